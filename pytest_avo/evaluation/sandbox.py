@@ -10,6 +10,7 @@ import ctypes
 import os
 import resource
 import signal
+import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -141,3 +142,14 @@ def _try_write(path: str, text: str) -> None:
         Path(path).write_text(text)
     except OSError:
         return  # an older kernel, or not permitted: the other limits hold
+
+
+def offered_layers() -> tuple[str, ...]:
+    """The layers that this machine offers, found by entering them in a process of their own."""
+    found = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, timeout=60)
+    return tuple(found.stdout.splitlines()) if found.returncode == 0 else ()
+
+
+if __name__ == "__main__":
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    sys.stdout.write("\n".join(enter_namespaces(home)))
