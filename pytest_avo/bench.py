@@ -151,6 +151,8 @@ class Bench:
         """Evaluate an item's kernel on its shape; blocks. EvaluatorError when the machine fails."""
         if item.evaluation is not None:
             return item.evaluation
+        if item.pending is not None:
+            return self.wait(item.pending)
         if item.kernel.fault:
             return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
         request = EvaluationRequest(
@@ -193,8 +195,9 @@ class Bench:
             self.rows.append(decode_row(text))
 
     def table(self) -> Iterator[terminal.Line]:
-        """The tables at the end of a run."""
-        yield from terminal.results(self.rows, verbosity=self.config.get_verbosity())
+        """The tables at the end of a bench; an evolution has its own."""
+        if self.settings.mode == "bench":
+            yield from terminal.results(self.rows, verbosity=self.config.get_verbosity())
 
     def export(self) -> None:
         """Write what the user asked to have written."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,8 @@ class KernelItem(pytest.Item):
     kernel: Kernel
     shape: Shape
     evaluation: Evaluation | None
+    pending: Future[Evaluation] | None
+    """Of an evaluation that is under way; None: it is asked for when the item is set up."""
     verdict: Verdict | None
     variant: bool
 
@@ -66,6 +69,7 @@ class KernelItem(pytest.Item):
         item.kernel = kernel
         item.shape = shape
         item.evaluation = None
+        item.pending = None
         item.verdict = None
         item.variant = kernel is not parent.kernel
         return item

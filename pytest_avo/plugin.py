@@ -141,6 +141,5 @@ class EvolutionHooks:
         for line in self.evolution.table():
             terminalreporter.write_line(line.text, **line.markup)
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_unconfigure(self) -> None:
         self.evolution.close()

@@ -1,0 +1,1 @@
+"""Variation operators: what proposes the next candidate."""
