@@ -222,7 +222,9 @@ def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     model = OpenAIChat(Endpoint(model="m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0, breaker_failures=1))
-    with pytest.raises(EndpointUnavailable, match=r"m at http://127.0.0.1:\d+/v1 failed 1 calls in a row, .*[Rr]efused"):
+    with pytest.raises(
+        EndpointUnavailable, match=r"m at http://127.0.0.1:\d+/v1 failed 1 calls in a row, .*[Rr]efused"
+    ):
         model.complete(HELLO, max_output_tokens=64)
 
 
