@@ -1,0 +1,1 @@
+"""Pure values: no torch, no pytest, no process."""

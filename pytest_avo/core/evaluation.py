@@ -1,0 +1,132 @@
+"""What is asked of an evaluator and what it answers: the values that cross processes and hosts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from pytest_avo.core.shape import Shape
+
+Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsupported"]
+KERNEL = "kernel"
+BASELINE = "baseline"
+"""Names of the two arms that every comparison may have; the other arms are peers, by their own names."""
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Seconds that a kernel's process may spend in each phase, per shape; then its whole process group is killed.
+
+    build: import and the first call (kernels compile there); check: all further calls of the correctness check;
+    time: all timed calls of one round.
+    """
+
+    build: float = 120.0
+    check: float = 60.0
+    time: float = 60.0
+
+
+class TimingPlan(msgspec.Struct, frozen=True):
+    """How long to measure: rounds per launch, launches (fresh processes for every arm), and when to stop early.
+
+    margin: with a baseline, stop as soon as the one-sided 99% bounds of the geomean against it lie wholly on one side
+    of this log-ratio. precision: without a margin, stop when every 95% interval is within +-precision.
+    """
+
+    min_rounds: int = 5
+    max_rounds: int = 30
+    launches: int = 1
+    budget_s: float = 30.0
+    precision: float = 0.01
+    margin: float | None = None
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A kernel to run: a name to show and the source to load."""
+
+    label: str
+    source: str
+
+
+class EvaluationRequest(msgspec.Struct, frozen=True):
+    """Evaluate one kernel on shapes: correctness always, timing where there is a plan."""
+
+    number: int
+    subject: Subject
+    shapes: tuple[Shape, ...]
+    limits: Limits = Limits()
+    plan: TimingPlan | None = None
+    baseline: Subject | None = None
+    peers: tuple[str, ...] = ()
+    fresh: bool = False
+    """Start every arm in a new process, as a confirmation needs."""
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Raw samples of one shape. Every arm ran once in each round, on the same inputs."""
+
+    seconds: dict[str, tuple[tuple[float, ...], ...]]
+    """arm -> launches -> seconds per call of each round, by the judge's clock."""
+    calls: int
+    """Calls in one timed slice, each on inputs of its own."""
+    stopped: str
+    """Why the rounds ended."""
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """The raw facts about one kernel on one shape."""
+
+    shape: str
+    outcome: Outcome
+    reason: str = ""
+    seed: int = 0
+    """Seed of the inputs; with the same kernel and versions it draws them again."""
+    worker: str = ""
+    device: str = ""
+    build_s: float = 0.0
+    check_s: float = 0.0
+    time_s: float = 0.0
+    timing: Timing | None = None
+    notes: tuple[str, ...] = ()
+    """What else a reader of the numbers must know: an absent peer, say."""
+    log: str = ""
+    """Tail of what the kernel printed. Data, never to be interpreted."""
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """A worker is ready: who it is and how kernels are confined there."""
+
+    host: str
+    pid: int
+    device: str
+    sandbox: str
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """What a worker is doing at the moment, in a few words."""
+
+    number: int
+    text: str
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """One finished shape of request `number`."""
+
+    number: int
+    evaluation: Evaluation
+
+
+class Finished(msgspec.Struct, frozen=True, tag="finished"):
+    """All shapes of request `number` are answered."""
+
+    number: int
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure"):
+    """The evaluator, not the kernel, failed on request `number`."""
+
+    number: int
+    reason: str
+
+
+Message = Hello | Progress | Answer | Finished | Failure

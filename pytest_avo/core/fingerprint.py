@@ -1,0 +1,55 @@
+"""What a figure depends on: the machine and the versions it was measured with."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+
+import msgspec
+
+
+class Fingerprint(msgspec.Struct, frozen=True):
+    """Two runs whose fingerprints differ must not be compared."""
+
+    target: str
+    device: str
+    units: int
+    """Threads of a CPU, streaming multiprocessors of a GPU."""
+    driver: str
+    torch: str
+    triton: str
+    python: str
+    os: str
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
+
+
+def differences(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
+    """One line for each field in which two machines differ."""
+    mine, other = msgspec.structs.asdict(ours), msgspec.structs.asdict(theirs)
+    return [f"{key}: {other[key]} there, {mine[key]} here" for key in mine if mine[key] != other[key]]
+
+
+def fingerprint(*, target: str, device: str, units: int, driver: str = "") -> Fingerprint:
+    """The fingerprint of a device of this machine. Imports nothing heavy: versions come from package metadata."""
+    return Fingerprint(
+        target=target,
+        device=device,
+        units=units,
+        driver=driver,
+        torch=installed_version("torch"),
+        triton=installed_version("triton"),
+        python=platform.python_version(),
+        os=f"{platform.system()} {platform.release()}",
+    )
+
+
+def installed_version(package: str) -> str:
+    """Version of an installed package, or "absent"."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

@@ -1,0 +1,156 @@
+"""A kernel file as the harness sees it: text and the literals it declares, read with ast and never imported."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from pathlib import Path
+
+import msgspec
+
+from pytest_avo.core.errors import InvalidInput
+
+Literal = bool | int | float | str
+PROVENANCE = "# avo: "
+TARGETS = ("cpu", "sm80", "sm90", "sm100")
+
+
+class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The module-level `AVO` literal: the target a kernel is written for and the suites it must pass."""
+
+    target: str
+    shapes: tuple[str, ...]
+
+
+class Tunable(msgspec.Struct, frozen=True):
+    """A module-level literal that an operator may change, with its present value and the values to choose from."""
+
+    name: str
+    value: Literal
+    choices: tuple[Literal, ...]
+
+
+class Kernel(msgspec.Struct, frozen=True):
+    """One kernel file. `claim` is None where the file declares none; `fault` says why the source cannot be parsed."""
+
+    path: Path
+    source: str
+    claim: Claim | None
+    tunables: tuple[Tunable, ...]
+    fault: str = ""
+
+    @property
+    def digest(self) -> str:
+        return source_digest(self.source)
+
+
+def source_digest(source: str) -> str:
+    """Identity of a kernel's text: SHA-256, 16 hex digits, provenance lines left out."""
+    return hashlib.sha256(without_provenance(source).encode()).hexdigest()[:16]
+
+
+def without_provenance(source: str) -> str:
+    """The source less the comment lines that a promotion wrote at its head."""
+    lines = source.splitlines(keepends=True)
+    start = 0
+    while start < len(lines) and lines[start].startswith(PROVENANCE):
+        start += 1
+    return "".join(lines[start:])
+
+
+def read_kernel(path: Path) -> Kernel:
+    """Read `path`; InvalidInput when its literals are wrong, `fault` set when it does not parse at all."""
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read as a kernel: {error}") from None
+    return parse_kernel(source, path=path)
+
+
+def parse_kernel(source: str, *, path: Path) -> Kernel:
+    """A Kernel from its text."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        return Kernel(path=path, source=source, claim=None, tunables=(), fault=f"syntax error: {message}{line}")
+    literals = dict(_module_assignments(tree))
+    claim = _claim(literals["AVO"], path) if "AVO" in literals else None
+    tunables = _tunables(literals, path) if "TUNABLES" in literals else ()
+    return Kernel(path=path, source=source, claim=claim, tunables=tunables)
+
+
+def declares_claim(path: Path) -> bool:
+    """Whether a file found in a folder is a kernel: it assigns `AVO` at module level. Cheap test first, then ast."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        return "AVO" in source and any(name == "AVO" for name, _ in _module_assignments(ast.parse(source)))
+    except (OSError, UnicodeDecodeError, SyntaxError, ValueError):
+        return False
+
+
+def assignment(tree: ast.Module, name: str) -> ast.expr | None:
+    """The value of the module-level assignment `name = ...`, or None."""
+    return dict(_module_assignments(tree)).get(name)
+
+
+def _module_assignments(tree: ast.Module) -> list[tuple[str, ast.expr]]:
+    found: list[tuple[str, ast.expr]] = []
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+            found.append((node.targets[0].id, node.value))
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
+            found.append((node.target.id, node.value))
+    return found
+
+
+def _literal(node: ast.expr, path: Path, name: str) -> object:
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError):
+        raise InvalidInput(
+            f"{path}, line {node.lineno}: {name} must be a literal, it is read without importing the file"
+        ) from None
+
+
+def _claim(node: ast.expr, path: Path) -> Claim:
+    expected = 'expected AVO = {"target": "cpu", "shapes": ["SUITE", ...]}'
+    try:
+        claim = msgspec.convert(_literal(node, path, "AVO"), Claim)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{path}, line {node.lineno}: AVO: {str(error).replace('`', '')}; {expected}") from None
+    if claim.target not in TARGETS:
+        raise InvalidInput(
+            f"{path}, line {node.lineno}: AVO, key target: expected one of {', '.join(TARGETS)}, got {claim.target!r}"
+        )
+    if not claim.shapes:
+        raise InvalidInput(f"{path}, line {node.lineno}: AVO, key shapes: expected at least one suite name")
+    return claim
+
+
+def _tunables(literals: dict[str, ast.expr], path: Path) -> tuple[Tunable, ...]:
+    node = literals["TUNABLES"]
+    try:
+        table = msgspec.convert(_literal(node, path, "TUNABLES"), dict[str, list[Literal]])
+    except msgspec.ValidationError as error:
+        raise InvalidInput(
+            f"{path}, line {node.lineno}: TUNABLES: {str(error).replace('`', '')}; expected name: [values]"
+        ) from None
+    found: list[Tunable] = []
+    for name, choices in table.items():
+        if name not in literals:
+            raise InvalidInput(
+                f"{path}, line {node.lineno}: TUNABLES, key {name}: expected a module-level assignment {name} = ..."
+            )
+        value = _literal(literals[name], path, name)
+        if not isinstance(value, (bool, int, float, str)):
+            raise InvalidInput(
+                f"{path}, line {literals[name].lineno}: {name}: expected a bool, number or string, got {value!r}"
+            )
+        if not any(value == choice and type(value) is type(choice) for choice in choices):
+            raise InvalidInput(
+                f"{path}, line {node.lineno}: TUNABLES, key {name}: expected its present value {value!r} among {choices}"
+            )
+        found.append(Tunable(name=name, value=value, choices=tuple(choices)))
+    return tuple(found)

@@ -1,0 +1,124 @@
+"""Attention shapes and the suites (shapes/NAME.toml) that list them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+from pytest_avo.core.errors import InvalidInput
+
+Dtype = Literal["f32", "bf16", "f16"]
+DTYPE_BYTES: dict[Dtype, int] = {"f32": 4, "bf16": 2, "f16": 2}
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One attention problem: q (batch, heads_q, seqlen_q, head_dim), k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+
+    batch: Count
+    heads_q: Count
+    heads_kv: Count
+    seqlen_q: Count
+    seqlen_kv: Count
+    head_dim: Annotated[int, msgspec.Meta(ge=1, le=1024)]
+    causal: bool
+    dtype: Dtype
+    weight: Positive = 1.0
+    scale: Positive | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.heads_q % self.heads_kv:
+            raise ValueError(f"heads_q must be a multiple of heads_kv, got {self.heads_q} and {self.heads_kv}")
+
+    @property
+    def id(self) -> str:
+        """Generated, unique within a suite and stable: `b4-h32kv8-q4096-k4096-d128-causal-bf16`."""
+        heads = f"h{self.heads_q}" if self.heads_q == self.heads_kv else f"h{self.heads_q}kv{self.heads_kv}"
+        mask = "causal" if self.causal else "full"
+        scale = "" if self.scale is None else f"-s{self.scale:g}"
+        lengths = f"q{self.seqlen_q}-k{self.seqlen_kv}-d{self.head_dim}"
+        return f"b{self.batch}-{heads}-{lengths}-{mask}-{self.dtype}{scale}"
+
+    @property
+    def softmax_scale(self) -> float:
+        """The factor on q k^T: the shape's own, or 1/sqrt(head_dim)."""
+        return self.scale if self.scale is not None else float(self.head_dim) ** -0.5
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the two products, 4*b*h*sq*sk*d, halved when causal (FlashAttention's count)."""
+        full = 4.0 * self.batch * self.heads_q * self.seqlen_q * self.seqlen_kv * self.head_dim
+        return full / 2 if self.causal else full
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes when each input is read once and the output written once."""
+        queries = 2 * self.batch * self.heads_q * self.seqlen_q * self.head_dim
+        keys = 2 * self.batch * self.heads_kv * self.seqlen_kv * self.head_dim
+        return (queries + keys) * DTYPE_BYTES[self.dtype]
+
+
+class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of shapes; `description` is shown in reports."""
+
+    shape: Annotated[list[Shape], msgspec.Meta(min_length=1)]
+    description: str = ""
+
+
+class SuiteFolders(msgspec.Struct, frozen=True):
+    """Where suites are looked up, first folder first: the project's shapes/, then those shipped with the plugin."""
+
+    folders: tuple[Path, ...]
+
+    def names(self) -> list[str]:
+        return sorted({path.stem for folder in self.folders for path in folder.glob("*.toml")})
+
+    def shapes(self, name: str) -> tuple[Shape, ...]:
+        """The shapes of suite `name`; InvalidInput names the file, table and key when it is wrong or unknown."""
+        for folder in self.folders:
+            if (path := folder / f"{name}.toml").is_file():
+                return read_suite(path)
+        known = ", ".join(self.names()) or "none"
+        raise InvalidInput(f"unknown shape suite {name!r}: expected one of {known} (looked in {self._places()})")
+
+    def _places(self) -> str:
+        return ", ".join(str(folder) for folder in self.folders)
+
+
+@cache
+def read_suite(path: Path) -> tuple[Shape, ...]:
+    """Read and validate one suite file."""
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: not valid TOML: {error}") from None
+    try:
+        suite = msgspec.convert(raw, Suite)
+    except msgspec.ValidationError as error:
+        raise InvalidInput(f"{path}: {_in_words(str(error))}") from None
+    seen: dict[str, int] = {}
+    for number, shape in enumerate(suite.shape, start=1):
+        if (first := seen.setdefault(shape.id, number)) != number:
+            raise InvalidInput(
+                f"{path}: [[shape]] table {number} repeats table {first} ({shape.id}): expected distinct shapes"
+            )
+    return tuple(suite.shape)
+
+
+def _in_words(message: str) -> str:
+    """Msgspec's "Expected `int`, got `str` - at `$.shape[2].batch`" with table and key named as TOML has them."""
+    what, _, where = message.partition(" - at ")
+    what = what.replace("`", "")
+    if place := re.fullmatch(r"`\$\.shape\[(\d+)\](?:\.(\w+))?`", where):
+        key = f", key {place[2]}" if place[2] else ""
+        return f"[[shape]] table {int(place[1]) + 1}{key}: {what}"
+    if place := re.fullmatch(r"`\$\.(\w+)`", where):
+        return f"key {place[1]}: {what}"
+    return what

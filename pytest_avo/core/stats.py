@@ -1,0 +1,95 @@
+"""Statistics of paired timings: pure functions on numbers, no input or output.
+
+A comparison of two kernels is a set of rounds; in one round both ran once on the same inputs, so the quantity of interest
+is the paired log-ratio d = log(t_reference / t_kernel): above zero the kernel is faster. Rounds belong to launches (one
+launch is one process per kernel); memory layout differs between launches, so rounds within one are not independent and
+the bootstrap resamples launches first, rounds second (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+RESAMPLES = 2000
+
+
+class Interval(msgspec.Struct, frozen=True):
+    """An estimate with its confidence interval, on the scale of the data."""
+
+    estimate: float
+    low: float
+    high: float
+
+    def exp(self) -> Interval:
+        """From log-ratios to ratios."""
+        return Interval(*(float(np.exp(x)) for x in (self.estimate, self.low, self.high)))
+
+    @property
+    def half_width(self) -> float:
+        return (self.high - self.low) / 2
+
+
+Launches = Sequence[Sequence[float]]
+"""Paired log-ratios, one inner sequence per launch, one number per round."""
+
+
+def log_ratios(reference_s: Sequence[float], kernel_s: Sequence[float]) -> list[float]:
+    """Paired log-ratios log(reference / kernel) of one launch; both sequences in seconds, same length, all positive."""
+    if len(reference_s) != len(kernel_s):
+        raise ValueError(f"paired samples wanted, got {len(reference_s)} and {len(kernel_s)}")
+    return [float(x) for x in np.log(np.asarray(reference_s) / np.asarray(kernel_s))]
+
+
+def location(launches: Launches) -> float:
+    """The point estimate: median over the rounds of a launch, mean over launches."""
+    return float(np.mean([np.median(rounds) for rounds in launches]))
+
+
+def bootstrap_locations(launches: Launches, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """`location` of `resamples` cluster-bootstrap replicates: launches with replacement, then rounds within each."""
+    random = np.random.default_rng(seed)
+    medians: Floats = np.empty((len(launches), resamples))
+    for index, rounds in enumerate(launches):
+        values = np.asarray(rounds, dtype=np.float64)
+        picks = random.integers(0, len(values), size=(resamples, len(values)))
+        medians[index] = np.median(values[picks], axis=1)
+    if len(launches) == 1:
+        return np.asarray(medians[0], dtype=np.float64)
+    chosen = random.integers(0, len(launches), size=(len(launches), resamples))
+    return np.asarray(np.take_along_axis(medians, chosen, axis=0).mean(axis=0), dtype=np.float64)
+
+
+def interval(launches: Launches, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
+    """Two-sided percentile interval of `location`."""
+    return _percentiles(location(launches), bootstrap_locations(launches, resamples=resamples, seed=seed), confidence)
+
+
+def geomean_interval(
+    shapes: Mapping[str, Launches],
+    weights: Mapping[str, float] | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """Interval of the weighted mean over shapes of `location`, still on the log scale (exp() of it is the geomean)."""
+    if not shapes:
+        raise ValueError("a geomean wants at least one shape")
+    share = np.array([1.0 if weights is None else weights[name] for name in shapes])
+    share = share / share.sum()
+    estimate = float(np.dot(share, [location(launches) for launches in shapes.values()]))
+    replicates = np.stack(
+        [bootstrap_locations(x, resamples=resamples, seed=seed + i) for i, x in enumerate(shapes.values())]
+    )
+    return _percentiles(estimate, share @ replicates, confidence)
+
+
+def _percentiles(estimate: float, replicates: Floats, confidence: float) -> Interval:
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(replicates, [tail, 1 - tail])
+    return Interval(estimate, float(low), float(high))

@@ -1,0 +1,91 @@
+"""From raw facts to a verdict: what one evaluation says about a kernel on a shape."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import Literal
+
+import msgspec
+
+from pytest_avo.core import stats
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
+from pytest_avo.core.shape import Shape
+
+Kind = Literal[
+    "faster", "same", "slower", "ambiguous", "correct", "incorrect", "crashed", "timeout", "rejected", "unsupported"
+]
+GOOD: frozenset[Kind] = frozenset({"faster", "same", "slower", "ambiguous", "correct"})
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """A peer beside the kernel. ratio = peer time / kernel time: above 1 the kernel is faster."""
+
+    median_us: float
+    ratio: float
+    ci95: tuple[float, float]
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The judgement of one kernel on one shape."""
+
+    shape: str
+    kind: Kind
+    reason: str = ""
+    median_us: float | None = None
+    tflops: float | None = None
+    gbps: float | None = None
+    baseline: Comparison | None = None
+    peers: dict[str, Comparison] = {}
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_good(self) -> bool:
+        """Correct, whatever its speed."""
+        return self.kind in GOOD
+
+
+def judge(evaluation: Evaluation, shape: Shape, *, floor: float) -> Verdict:
+    """The verdict on an evaluation; `floor` is the log-ratio below which a difference is noise."""
+    if evaluation.outcome != "ok":
+        return Verdict(shape.id, evaluation.outcome, evaluation.reason, notes=evaluation.notes)
+    timing = evaluation.timing
+    if timing is None:
+        return Verdict(shape.id, "correct", notes=evaluation.notes)
+    seconds = median(x for launch in timing.seconds[KERNEL] for x in launch)
+    compared = {arm: compare(timing, arm) for arm in timing.seconds if arm != KERNEL}
+    baseline = compared.pop(BASELINE, None)
+    verdict = Verdict(shape.id, "correct") if baseline is None else _against(shape.id, baseline, floor)
+    return msgspec.structs.replace(
+        verdict,
+        median_us=seconds * 1e6,
+        tflops=shape.flops / seconds / 1e12,
+        gbps=shape.bytes_moved / seconds / 1e9,
+        baseline=baseline,
+        peers=compared,
+        notes=evaluation.notes,
+    )
+
+
+def paired(timing: Timing, arm: str) -> list[list[float]]:
+    """Log-ratios log(t_arm / t_kernel), per launch and round."""
+    pairs = zip(timing.seconds[arm], timing.seconds[KERNEL], strict=True)
+    return [stats.log_ratios(reference, kernel) for reference, kernel in pairs]
+
+
+def compare(timing: Timing, arm: str) -> Comparison:
+    """How the kernel stands against `arm` on one shape."""
+    ratio = stats.interval(paired(timing, arm)).exp()
+    seconds = median(x for launch in timing.seconds[arm] for x in launch)
+    return Comparison(median_us=seconds * 1e6, ratio=ratio.estimate, ci95=(ratio.low, ratio.high))
+
+
+def _against(shape: str, baseline: Comparison, floor: float) -> Verdict:
+    low, high = (math.log(x) for x in baseline.ci95)
+    change = f"{abs(baseline.ratio - 1):.1%} {'faster' if baseline.ratio > 1 else 'slower'} than the incumbent"
+    spread = f"95% interval {baseline.ci95[0]:.3f} to {baseline.ci95[1]:.3f}"
+    if low > floor:
+        return Verdict(shape, "faster", f"{change}, {spread}")
+    if high < -floor:
+        return Verdict(shape, "slower", f"{change}, {spread}")
+    return Verdict(shape, "same" if -floor <= low and high <= floor else "ambiguous", spread)

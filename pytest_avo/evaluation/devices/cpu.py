@@ -1,0 +1,37 @@
+"""The CPU as a device: all cores that this process may use, the same number of threads for every kernel."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from pytest_avo.core.fingerprint import Fingerprint, fingerprint
+
+
+class CpuDevice:
+    """The host's processor."""
+
+    target = "cpu"
+    id = "cpu"
+    peers = ("torch-sdpa",)
+
+    @property
+    def threads(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(target="cpu", device=_model_name(), units=self.threads)
+
+    def environment(self) -> dict[str, str]:
+        return {"OMP_NUM_THREADS": str(self.threads)}
+
+
+def _model_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

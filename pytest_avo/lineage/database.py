@@ -1,0 +1,119 @@
+"""Connections to a lineage file: creation, schema version, durability."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pytest_avo.core.errors import InvalidInput
+
+VERSION = 1
+FOLDER = ".avo"
+FILE = "lineage.sqlite3"
+BUSY_S = 30.0
+
+Row = tuple[Any, ...]
+
+
+def open_to_write(path: Path) -> sqlite3.Connection:
+    """Connect to the lineage at `path`, creating it and its folder; InvalidInput when that cannot be.
+
+    Write-ahead log with synchronous=FULL: a committed transaction survives kill -9 and a power cut; readers never wait.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent.name == FOLDER and not (path.parent / ".gitignore").exists():
+            (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        connection = _connect(path, mode="rwc")
+    except (OSError, sqlite3.Error) as error:
+        raise InvalidInput(f"{path}: cannot be opened as a lineage for writing: {error}") from None
+    try:
+        if _version(connection, path) == 0:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.executescript(resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        # Without it INSERT OR REPLACE deletes a row and fires no DELETE trigger.
+        connection.execute("PRAGMA recursive_triggers = ON")
+    except sqlite3.Error as error:
+        connection.close()
+        raise InvalidInput(f"{path}: cannot be opened as a lineage for writing: {error}") from None
+    except InvalidInput:
+        connection.close()
+        raise
+    return connection
+
+
+def open_to_read(path: Path) -> sqlite3.Connection:
+    """Connect to the lineage at `path` for queries alone; InvalidInput when there is none."""
+    if not path.is_file():
+        raise InvalidInput(f"{path}: expected a lineage, there is no such file")
+    try:
+        # Not mode=ro: a reader of a write-ahead log must be able to create its shared-memory file.
+        connection = _connect(path, mode="rw")
+    except sqlite3.Error as error:
+        raise InvalidInput(f"{path}: cannot be opened as a lineage: {error}") from None
+    try:
+        if _version(connection, path) == 0:
+            raise InvalidInput(f"{path}: expected a lineage, the file is empty")
+        connection.execute("PRAGMA query_only = ON")
+    except InvalidInput:
+        connection.close()
+        raise
+    return connection
+
+
+class Reader:
+    """A connection for queries that several threads may share."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_to_read(path)
+        self._lock = threading.Lock()
+
+    def rows(self, query: str, *parameters: object) -> list[Row]:
+        """All rows of one SELECT: one consistent state of the lineage."""
+        with self._lock:
+            return self._connection.execute(query, parameters).fetchall()
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+
+
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The file's schema version, 0 for an empty file; InvalidInput for one that this code cannot read."""
+    try:
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+    except sqlite3.Error as error:
+        raise InvalidInput(f"{path}: expected a lineage (SQLite): {error}") from None
+    if found > VERSION:
+        raise InvalidInput(
+            f"{path}: written by a newer pytest-avo: expected schema version {VERSION} at most, found {found};"
+            " upgrade the plugin or move the file away"
+        )
+    if found == 0 and tables:
+        raise InvalidInput(f"{path}: expected a lineage, found another SQLite database")
+    return found

@@ -1,0 +1,250 @@
+"""The reading side of a lineage: queries of one run, while it is being written."""
+
+from __future__ import annotations
+
+import threading
+from itertools import accumulate
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.stats import Interval
+from pytest_avo.lineage.database import Reader, Row
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Event, Purpose, Run, Status, StoredEvaluation
+
+ATTEMPT = (
+    "SELECT a.id, a.run, generation, member, parent, digest, operator, hypothesis, predicted, created FROM attempt a"
+)
+OUTCOME = (
+    "SELECT id, attempt, status, reason, gain, gain_low, gain_high, confirmed, confirmed_low, confirmed_high, lesson,"
+    " tokens_in, tokens_out, cost, seconds FROM outcome"
+)
+RUN = "SELECT id, kernel, target, operator, seed, shapes, fingerprint, started, settings FROM run"
+EVALUATION = "SELECT attempt, purpose, digest, body FROM evaluation"
+
+RUNS = f"{RUN} ORDER BY id"
+RUNS_OF_KERNEL = f"{RUN} WHERE kernel = ? ORDER BY id"
+LATEST_RUN = f"{RUN} WHERE kernel = ? ORDER BY id DESC LIMIT 1"
+ONE_RUN = f"{RUN} WHERE id = ?"
+ATTEMPTS_AFTER = f"{ATTEMPT} WHERE a.run = ? AND a.id > ? ORDER BY a.id"
+ONE_ATTEMPT = f"{ATTEMPT} WHERE a.id = ? AND a.run = ?"
+SEED = f"{ATTEMPT} WHERE a.run = ? AND a.parent IS NULL ORDER BY a.id LIMIT 1"
+LAST_PROMOTED = (
+    f"{ATTEMPT} WHERE a.id ="
+    " (SELECT attempt FROM outcome WHERE run = ? AND status = 'promoted' ORDER BY id DESC LIMIT 1)"
+)
+OF_DIGEST = f"""{ATTEMPT} LEFT JOIN outcome o ON o.attempt = a.id
+    WHERE a.run = ? AND a.digest = ? AND (o.status IS NULL OR o.status NOT IN ('duplicate', 'failed'))
+    ORDER BY a.id LIMIT 1"""
+UNFINISHED = f"""{ATTEMPT} WHERE a.run = ? AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.attempt = a.id)
+    ORDER BY a.id"""
+OUTCOMES_AFTER = f"{OUTCOME} WHERE run = ? AND id > ? ORDER BY id"
+ONE_OUTCOME = f"{OUTCOME} WHERE attempt = ?"
+COUNTS = "SELECT status, count(*) FROM outcome WHERE run = ? GROUP BY status"
+EVALUATIONS = f"{EVALUATION} WHERE attempt = ? AND purpose = ? ORDER BY id"
+DRAFT_EVALUATIONS = f"{EVALUATION} WHERE attempt = ? AND purpose = ? AND digest = ? ORDER BY id"
+SOURCE = "SELECT text FROM source WHERE digest = ?"
+EVENTS = "SELECT id, run, time, kind, data FROM event WHERE run = ? ORDER BY id"
+
+
+def runs(path: Path, kernel: str | None = None) -> tuple[Run, ...]:
+    """The runs of the lineage at `path`, oldest first; of one kernel (path relative to the rootdir) when named."""
+    with Reader(path) as reader:
+        rows = reader.rows(RUNS) if kernel is None else reader.rows(RUNS_OF_KERNEL, kernel)
+        return tuple(_run(row) for row in rows)
+
+
+def latest_run(path: Path, kernel: str) -> Run | None:
+    """The youngest run of `kernel` in the lineage at `path`, or None."""
+    with Reader(path) as reader:
+        rows = reader.rows(LATEST_RUN, kernel)
+        return _run(rows[0]) if rows else None
+
+
+class View:
+    """One run of a lineage, read-only, for any thread. Every call sees what is committed by then.
+
+    Attempts and outcomes never change, so the view keeps those it has read and asks the file for the new ones alone.
+    """
+
+    def __init__(self, path: Path, run: int) -> None:
+        """Open run `run` of the lineage at `path`; InvalidInput when there is no such file or run."""
+        self.path = path
+        self._reader = Reader(path)
+        found = self._rows(ONE_RUN, run)
+        if not found:
+            self._reader.close()
+            raise InvalidInput(f"{path}: expected a run {run}, the lineage has none of that number")
+        self.run = _run(found[0])
+        self._lock = threading.Lock()
+        self._attempts: dict[int, Attempt] = {}
+        self._outcomes: dict[int, AttemptOutcome] = {}
+        self._last_attempt = self._last_outcome = 0
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """The attempts, oldest first."""
+        with self._lock:
+            for row in self._rows(ATTEMPTS_AFTER, self.run.id, self._last_attempt):
+                self._last_attempt = row[0]
+                self._attempts[row[0]] = _attempt(row)
+            return tuple(self._attempts.values())
+
+    def attempt(self, attempt: int) -> Attempt:
+        """The attempt with this id; KeyError when this run has none."""
+        if found := self._first_attempt(ONE_ATTEMPT, attempt, self.run.id):
+            return found
+        raise KeyError(attempt)
+
+    def unfinished(self) -> tuple[Attempt, ...]:
+        """Attempts without an outcome, oldest first: what a resumed run takes up again."""
+        return tuple(_attempt(row) for row in self._rows(UNFINISHED, self.run.id))
+
+    def find_by_digest(self, digest: str) -> Attempt | None:
+        """The first attempt of this run with this source, or None.
+
+        Attempts that ended as "duplicate" or "failed" were not evaluated and do not count. The one found may be
+        unfinished: another member of the same generation proposed the same text.
+        """
+        return self._first_attempt(OF_DIGEST, self.run.id, digest)
+
+    def incumbent(self) -> Attempt | None:
+        """The attempt promoted last, else the seed; None before the seed is recorded."""
+        return self._first_attempt(LAST_PROMOTED, self.run.id) or self._first_attempt(SEED, self.run.id)
+
+    def outcomes(self) -> dict[int, AttemptOutcome]:
+        """Attempt id -> outcome, of all finished attempts in the order they finished."""
+        with self._lock:
+            for row in self._rows(OUTCOMES_AFTER, self.run.id, self._last_outcome):
+                self._last_outcome = row[0]
+                self._outcomes[row[1]] = _outcome(row)
+            return dict(self._outcomes)
+
+    def outcome(self, attempt: int) -> AttemptOutcome | None:
+        """How the attempt ended, or None while it has not."""
+        rows = self._rows(ONE_OUTCOME, attempt)
+        return _outcome(rows[0]) if rows else None
+
+    def counts(self) -> dict[Status, int]:
+        """Status -> number of finished attempts, only those above zero. The seed counts under "seed"."""
+        return msgspec.convert(dict(self._rows(COUNTS, self.run.id)), dict[Status, int])
+
+    def evaluations(self, attempt: int, purpose: Purpose, *, digest: str | None = None) -> tuple[StoredEvaluation, ...]:
+        """What was stored for an attempt, in that order; `digest` picks one of the drafts made on top of it."""
+        if digest is None:
+            return tuple(_evaluation(row) for row in self._rows(EVALUATIONS, attempt, purpose))
+        return tuple(_evaluation(row) for row in self._rows(DRAFT_EVALUATIONS, attempt, purpose, digest))
+
+    def source(self, digest: str) -> str:
+        """The text with this digest, without provenance lines; KeyError when the lineage has none."""
+        rows = self._rows(SOURCE, digest)
+        if not rows:
+            raise KeyError(digest)
+        return str(rows[0][0])
+
+    def events(self) -> tuple[Event, ...]:
+        """The events of the run, oldest first."""
+        return tuple(_event(row) for row in self._rows(EVENTS, self.run.id))
+
+    def log_score(self, attempt: int) -> float | None:
+        """Log-ratio of an attempt to the seed: the steps along its chain of parents, its own included, added up.
+
+        A step is the confirmed gain where there is one (always, for a promoted parent), else the screening's.
+        None when a step was never measured; 0 for the seed.
+        """
+        return self.log_scores().get(attempt)
+
+    def log_scores(self) -> dict[int, float]:
+        """`log_score` of every attempt of the run that has one, parents before children."""
+        outcomes = self.outcomes()
+        scores: dict[int, float] = {}
+        for attempt in self.attempts():
+            if attempt.parent is None:
+                scores[attempt.id] = 0.0
+                continue
+            outcome = outcomes.get(attempt.id)
+            step = None if outcome is None else outcome.step
+            if step is not None and attempt.parent in scores:
+                scores[attempt.id] = scores[attempt.parent] + step
+        return scores
+
+    def trend(self) -> list[float]:
+        """Best log-ratio to the seed among the promoted, after each generation from 0 to the last that finished one."""
+        outcomes, scores = self.outcomes(), self.log_scores()
+        best: dict[int, float] = {}
+        last = -1
+        for attempt in self.attempts():
+            if outcome := outcomes.get(attempt.id):
+                last = max(last, attempt.generation)
+                if outcome.status == "promoted":
+                    best[attempt.generation] = max(best.get(attempt.generation, 0.0), scores.get(attempt.id, 0.0))
+        return list(accumulate((best.get(generation, 0.0) for generation in range(last + 1)), max))
+
+    def _rows(self, query: str, *parameters: object) -> list[Row]:
+        return self._reader.rows(query, *parameters)
+
+    def _first_attempt(self, query: str, *parameters: object) -> Attempt | None:
+        rows = self._rows(query, *parameters)
+        return _attempt(rows[0]) if rows else None
+
+
+PREDICTED = msgspec.json.Decoder(dict[str, float])
+BODY = msgspec.json.Decoder(Evaluation)
+
+
+def _run(row: Row) -> Run:
+    number, kernel, target, operator, seed, shapes, fingerprint, started, settings = row
+    return Run(
+        id=number,
+        kernel=kernel,
+        target=target,
+        operator=operator,
+        seed=seed,
+        shapes=msgspec.json.decode(shapes, type=tuple[str, ...]),
+        fingerprint=msgspec.json.decode(fingerprint, type=Fingerprint),
+        started=started,
+        settings=msgspec.json.decode(settings, type=dict[str, str]),
+    )
+
+
+def _attempt(row: Row) -> Attempt:
+    number, run, generation, member, parent, digest, operator, hypothesis, predicted, created = row
+    ratios = PREDICTED.decode(predicted)
+    return Attempt(number, run, generation, member, parent, digest, operator, hypothesis, ratios, created)
+
+
+def _outcome(row: Row) -> AttemptOutcome:
+    _, attempt, status, reason, gain, gain_low, gain_high, confirmed, confirmed_low, confirmed_high, *rest = row
+    return AttemptOutcome(
+        attempt,
+        status,
+        reason,
+        None if gain is None else Interval(gain, gain_low, gain_high),
+        None if confirmed is None else Interval(confirmed, confirmed_low, confirmed_high),
+        *rest,
+    )
+
+
+def _evaluation(row: Row) -> StoredEvaluation:
+    attempt, purpose, digest, body = row
+    return StoredEvaluation(attempt, purpose, digest, BODY.decode(body))
+
+
+def _event(row: Row) -> Event:
+    number, run, time, kind, data = row
+    return Event(number, run, time, kind, msgspec.json.decode(data))
