@@ -206,7 +206,7 @@ class Bench:
                 self.settings.json,
                 self.rows,
                 fingerprint=self.device.fingerprint(),
-                seed=self.settings.seed,
+                seed=self.settings.seed or 0,
                 rootdir=self.settings.rootdir,
             )
 

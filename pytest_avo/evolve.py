@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import msgspec
@@ -28,7 +28,7 @@ from pytest_avo.evolution.decision import Decision, confirmation, decide, geomea
 from pytest_avo.items import KernelFile, KernelItem
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.operators.catalogue import load_operator
-from pytest_avo.operators.operator import Proposal, Task, VariationOperator
+from pytest_avo.operators.operator import DraftResult, OperatorStopped, Proposal, Task, VariationOperator
 from pytest_avo.report import lineage, terminal
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal import Line
@@ -45,6 +45,8 @@ class Evolution:
         self._complete = False
         self._final: list[ResultRow] = []
         self._stopping = threading.Event()
+        self._spent: dict[int, Proposal] = {}
+        """What the attempts of this session cost their operator."""
 
     @cached_property
     def operator(self) -> VariationOperator:
@@ -77,8 +79,10 @@ class Evolution:
                 self._complete = True
         except InvalidInput as error:
             raise pytest.UsageError(str(error)) from None
+        except OperatorStopped as stop:
+            self._say(f"{self.operator.name} stopped: {stop}")
         except EvaluatorError as error:
-            pytest.exit(f"evaluator failed: {error}", returncode=pytest.ExitCode.INTERNAL_ERROR)
+            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         finally:
             session.testscollected = session.testsfailed + sum(1 for _ in self.bench.rows)
         return True
@@ -142,6 +146,10 @@ class Evolution:
                 self._say(f"generation {generation}: {self.operator.name} has nothing left to try")
                 return False
             attempt, earlier = campaign.add(proposal, generation=generation)
+            self._spent[attempt.id] = proposal
+            if proposal.failed:
+                self._settle(attempt, "failed", Decision("same", proposal.failed), since=since)
+                return True
             if earlier is not None:
                 reason = f"same source as generation {earlier.generation}"
                 self._settle(attempt, "duplicate", Decision("same", reason), since=since)
@@ -217,9 +225,18 @@ class Evolution:
         self, attempt: Attempt, status: Status, decision: Decision, *, since: float, confirmed: Interval | None = None
     ) -> None:
         """Record an attempt's outcome, the last thing that is ever written about it, and say it."""
-        seconds = time.monotonic() - since
+        proposal = self._spent.get(attempt.id)
         outcome = AttemptOutcome(
-            attempt.id, status, decision.reason, gain=decision.gain, confirmed=confirmed, seconds=seconds
+            attempt.id,
+            status,
+            decision.reason,
+            gain=decision.gain,
+            confirmed=confirmed,
+            lesson=proposal.lesson if proposal else "",
+            tokens_in=proposal.tokens_in if proposal else 0,
+            tokens_out=proposal.tokens_out if proposal else 0,
+            cost=proposal.cost if proposal else 0.0,
+            seconds=time.monotonic() - since,
         )
         self.campaign.store.add_outcome(outcome)
         parts = [f"generation {attempt.generation}: {status}"]
@@ -295,13 +312,20 @@ class Evolution:
         return {shape: self.bench.wait(future) for shape, future in self.bench.evaluator.submit(request).items()}
 
     def _request(
-        self, kernel: Kernel, baseline: Kernel, plan: TimingPlan | None, *, fresh: bool, peers: tuple[str, ...]
+        self,
+        kernel: Kernel,
+        baseline: Kernel,
+        plan: TimingPlan | None,
+        *,
+        fresh: bool,
+        peers: tuple[str, ...],
+        shapes: tuple[Shape, ...] | None = None,
     ) -> EvaluationRequest:
         name = self.campaign.plan.path.name
         return EvaluationRequest(
             number=0,
             subject=Subject(name, kernel.source),
-            shapes=self.campaign.plan.shapes,
+            shapes=self.campaign.plan.shapes if shapes is None else shapes,
             limits=self.settings.limits,
             plan=plan,
             baseline=Subject(f"{name} (incumbent)", baseline.source),
@@ -321,7 +345,11 @@ class Evolution:
             shapes=campaign.plan.shapes,
             view=campaign.view,
             seed=campaign.run.seed,
+            floor=self.bench.floor,
+            device=f"{campaign.plan.fingerprint.device} x{campaign.plan.fingerprint.units}",
+            folder=self.settings.store,
             evaluate=self._draft,
+            record=lambda kind, data: campaign.store.add_event(campaign.run.id, kind, data) and None,
             stopping=self._stopping,
             say=self._say,
         )
@@ -341,22 +369,30 @@ class Evolution:
                 self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
                 continue
             self.bench.status.clear()
-            if isinstance(answer, InvalidInput):
+            if isinstance(answer, InvalidInput | OperatorStopped):
                 raise answer
             if isinstance(answer, BaseException):
                 reason = f"{type(answer).__name__}: {answer}"
                 raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
             return answer
 
-    def _draft(self, source: str, timed: bool) -> Mapping[str, Verdict]:
-        """The evaluation tool of an operator: same evaluator, same isolation as the items. Any thread."""
+    def _draft(self, source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
+        """The evaluation tool of operators. Any thread."""
         campaign = self.campaign
-        plan = screening(self.settings.plan, floor=self.bench.floor) if timed else None
-        parent = campaign.kernel(campaign.incumbent)
-        draft = msgspec.structs.replace(parent, source=source)
-        futures = self.bench.evaluator.submit(self._request(draft, parent, plan, fresh=False, peers=()))
-        shapes = {shape.id: shape for shape in campaign.plan.shapes}
-        return {shape: self.bench.judge(future.result(), shapes[shape]) for shape, future in futures.items()}
+        parent = campaign.incumbent
+        known = campaign.drafts(parent, source, timed=timed)
+        missing = tuple(shape for shape in shapes if shape.id not in known)
+        if missing:
+            plan = screening(self.settings.plan, floor=self.bench.floor) if timed else None
+            kernel = campaign.kernel(parent)
+            draft = msgspec.structs.replace(kernel, source=source)
+            request = self._request(draft, kernel, plan, fresh=False, peers=(), shapes=missing)
+            new = {shape: future.result() for shape, future in self.bench.evaluator.submit(request).items()}
+            campaign.store.add_evaluations(parent.id, "draft", list(new.values()), source=source)
+            known |= new
+        return {
+            shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes
+        }
 
     # ---- what is shown
 

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict
-from pytest_avo.lineage.records import Attempt
+from pytest_avo.lineage.records import Attempt, Json
 from pytest_avo.lineage.view import View
+
+
+class OperatorStopped(Exception):
+    """The operator cannot go on (budget spent, endpoint down): the run ends in order and can be resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftResult:
+    """A draft on one shape: the facts and the verdict on them."""
+
+    evaluation: Evaluation
+    verdict: Verdict
+
+
+class EvaluateDraft(Protocol):
+    """The evaluation tool: same evaluator, same isolation as the items. Blocks; thread-safe."""
+
+    def __call__(self, source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
+        """Evaluate a draft on some shapes, timed against the parent or for correctness alone; shape id -> result.
+
+        Every result is in the lineage before it is returned, and what the lineage has is not evaluated again.
+        EvaluatorError when the machine fails.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +52,14 @@ class Task:
     view: View
     seed: int
     """Of the run: the same seed and lineage give the same choices."""
-    evaluate: Callable[[str, bool], Mapping[str, Verdict]]
-    """Evaluate a draft's source, timed against the parent or not; blocks, thread-safe, same isolation as the items."""
+    floor: float
+    """Log-ratio below which a difference is noise."""
+    device: str
+    folder: Path
+    """Where the run keeps its files: transcripts go there."""
+    evaluate: EvaluateDraft
+    record: Callable[[str, Mapping[str, Json]], None]
+    """Add an event to the lineage: kind and data."""
     stopping: threading.Event
     """Set when the run ends: give up."""
     say: Callable[[str], None]
@@ -47,6 +78,8 @@ class Proposal:
     tokens_out: int = 0
     cost: float = 0.0
     lesson: str = ""
+    failed: str = ""
+    """Why the step ended without a candidate; nothing is evaluated then and the attempt counts as failed."""
 
 
 class VariationOperator(Protocol):
@@ -60,4 +93,7 @@ class VariationOperator(Protocol):
         """For the header: what it is and what it may spend."""
 
     def propose(self, task: Task) -> Proposal | None:
-        """The next candidate; None when nothing is left to try, which ends the run. InvalidInput for a user's mistake."""
+        """The next candidate; None when nothing is left to try, which ends the run.
+
+        InvalidInput for a user's mistake, OperatorStopped where it cannot go on.
+        """
