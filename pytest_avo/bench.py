@@ -206,7 +206,6 @@ class Bench:
                 self.settings.json,
                 self.rows,
                 fingerprint=self.device.fingerprint(),
-                seed=self.settings.seed or 0,
                 rootdir=self.settings.rootdir,
             )
 

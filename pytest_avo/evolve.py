@@ -349,7 +349,7 @@ class Evolution:
             device=f"{campaign.plan.fingerprint.device} x{campaign.plan.fingerprint.units}",
             folder=self.settings.store,
             evaluate=self._draft,
-            record=lambda kind, data: campaign.store.add_event(campaign.run.id, kind, data) and None,
+            record=campaign.record,
             stopping=self._stopping,
             say=self._say,
         )

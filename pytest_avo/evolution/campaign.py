@@ -19,7 +19,7 @@ from pytest_avo.evolution.decision import noise_floor
 from pytest_avo.evolution.promotion import Provenance, check_unchanged
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.operator import Proposal
@@ -221,6 +221,10 @@ class Campaign:
     def add_total(self, ratio: Interval) -> None:
         """Record how much faster the best kernel is than the seed, compared side by side at the end."""
         self.store.add_event(self.run.id, TOTAL, {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high})
+
+    def record(self, kind: str, data: Mapping[str, Json]) -> None:
+        """Add an event of an operator's to the lineage."""
+        self.store.add_event(self.run.id, kind, data)
 
     def close(self) -> None:
         self.view.close()

@@ -27,7 +27,6 @@ def export_json(
     rows: Sequence[ResultRow],
     *,
     fingerprint: Fingerprint | None,
-    seed: int,
     notes: Sequence[str] = (),
     rootdir: Path,
 ) -> None:
@@ -35,12 +34,12 @@ def export_json(
 
     `rootdir` is where git is asked for the commit.
     """
-    content = document(rows, fingerprint=fingerprint, seed=seed, notes=notes, rootdir=rootdir)
+    content = document(rows, fingerprint=fingerprint, notes=notes, rootdir=rootdir)
     write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def document(
-    rows: Sequence[ResultRow], *, fingerprint: Fingerprint | None, seed: int, notes: Sequence[str] = (), rootdir: Path
+    rows: Sequence[ResultRow], *, fingerprint: Fingerprint | None, notes: Sequence[str] = (), rootdir: Path
 ) -> dict[str, object]:
     """The content of the file: plain values, every number finite (what is not becomes null)."""
     content = {
@@ -53,7 +52,6 @@ def document(
             "results": [_result(row) for row in rows],
             "geomean": {peer: {"ratio": x.ratio, "ci95": list(x.ci95)} for peer, x in geomeans(rows).items()},
             "fingerprint": None if fingerprint is None else msgspec.structs.asdict(fingerprint),
-            "seed": seed,
             "notes": list(dict.fromkeys([*notes, *(note for row in rows for note in row.verdict.notes)])),
         },
     }

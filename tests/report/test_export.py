@@ -40,13 +40,13 @@ def kernel_rows() -> list[ResultRow]:
 
 
 def content(rows: list[ResultRow], notes: tuple[str, ...] = ()) -> Any:
-    return document(rows, fingerprint=MACHINE, seed=3, notes=notes, rootdir=Path(__file__).parent)
+    return document(rows, fingerprint=MACHINE, notes=notes, rootdir=Path(__file__).parent)
 
 
 def test_the_top_level_is_pytest_benchmarks_and_one_key_more() -> None:
     made = content(kernel_rows())
     assert list(made) == ["machine_info", "commit_info", "benchmarks", "datetime", "version", "avo"]
-    assert list(made["avo"]) == ["results", "geomean", "fingerprint", "seed", "notes"]
+    assert list(made["avo"]) == ["results", "geomean", "fingerprint", "notes"]
 
 
 def test_every_item_is_a_result_the_failed_ones_too() -> None:
@@ -81,7 +81,7 @@ def test_only_correct_and_timed_items_are_benchmarks() -> None:
     assert (benchmark["stats"]["median"], benchmark["stats"]["iterations"]) == (0.001, 3)
 
 
-def test_geomean_fingerprint_seed_and_notes_stand_beside_the_results() -> None:
+def test_geomean_fingerprint_and_notes_stand_beside_the_results() -> None:
     avo = content(kernel_rows(), notes=("run note", "n1"))["avo"]
     assert avo["geomean"]["torch-sdpa"] == {
         "ratio": pytest.approx(1.2),
@@ -89,12 +89,12 @@ def test_geomean_fingerprint_seed_and_notes_stand_beside_the_results() -> None:
     }
     assert set(avo["geomean"]) == {"baseline", "torch-sdpa"}
     assert avo["fingerprint"]["device"] == "AMD EPYC"
-    assert (avo["seed"], avo["notes"]) == (3, ["run note", "n1", "n2"])
+    assert avo["notes"] == ["run note", "n1", "n2"]
 
 
 def test_no_number_is_infinite_or_nan(tmp_path: Path) -> None:
     odd = row(shape(), peers={"stuck": beside(math.inf, 1.0, math.nan)}, median_us=math.inf, samples_s=(math.nan, 1.0))
-    export_json(tmp_path / "out.json", [odd], fingerprint=None, seed=0, rootdir=tmp_path)
+    export_json(tmp_path / "out.json", [odd], fingerprint=None, rootdir=tmp_path)
     text = (tmp_path / "out.json").read_text(encoding="utf-8")
     made = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the file"))
     assert made["benchmarks"] == []
@@ -106,7 +106,7 @@ def test_no_number_is_infinite_or_nan(tmp_path: Path) -> None:
 def test_pytest_benchmark_reads_the_file(tmp_path: Path) -> None:
     path = tmp_path / "results" / "out.json"
     rows = [*kernel_rows(), row(shape(), kernel="kernels/cpu/other.py", samples_s=(0.002,)), row(shape(batch=3))]
-    export_json(path, rows, fingerprint=MACHINE, seed=3, rootdir=tmp_path)
+    export_json(path, rows, fingerprint=MACHINE, rootdir=tmp_path)
     command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=min,median,iqr,rounds,ops"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -148,7 +148,7 @@ def test_a_path_that_cannot_be_written_is_the_users_mistake(tmp_path: Path, name
     (tmp_path / "file").write_text("", encoding="utf-8")
     path = tmp_path / name
     with pytest.raises(InvalidInput, match=r"cannot be written: .*; expected the path of a file") as raised:
-        export_json(path, [], fingerprint=None, seed=0, rootdir=tmp_path)
+        export_json(path, [], fingerprint=None, rootdir=tmp_path)
     assert str(raised.value).startswith(f"{path}: ")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder"]
 
