@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from result_rows import beside, row, shape
+from tests.report.result_rows import beside, row, shape
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.fingerprint import Fingerprint

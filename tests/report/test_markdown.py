@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from result_rows import beside, row, shape
+from tests.report.result_rows import beside, row, shape
 
 from pytest_avo.report.markdown import escape, headline, markdown
 

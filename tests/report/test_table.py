@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from result_rows import beside, row, shape
+from tests.report.result_rows import beside, row, shape
 
 from pytest_avo.core.shape import Shape
 from pytest_avo.report.rows import ResultRow

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from result_rows import beside, row, shape
+from tests.report.result_rows import beside, row, shape
 
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Kind
