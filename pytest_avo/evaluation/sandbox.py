@@ -13,12 +13,14 @@ import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_avo.evaluation import landlock, seccomp
 
 _NEWPID, _NEWNET, _NEWIPC, _NEWUTS, _NEWUSER = 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x10000000
+_NETWORK = _NEWNET | _NEWIPC | _NEWUTS
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _SET_CHILD_SUBREAPER = 1, 38, 24, 36
 _LAST_CAPABILITY = 63
 _MAX_PROCESSES = 512
@@ -41,25 +43,17 @@ class Confinement:
     """Namespaces, Landlock and seccomp too; off only where the user said so."""
 
 
-def enter_namespaces(home_namespace: int) -> list[str]:
+def enter_namespaces() -> list[str]:
     """Give this single-threaded process network and IPC namespaces of its own, as far as the machine lets it.
 
-    Returns the layers that will hold for children, strongest first. home_namespace: descriptor of /proc/self/ns/pid.
+    Returns the layers that will hold for children, strongest first.
     """
-    wanted = _NEWNET | _NEWIPC | _NEWUTS
-    uid, gid = os.getuid(), os.getgid()
-    isolated = _libc.unshare(wanted) == 0
-    if not isolated and _libc.unshare(_NEWUSER | wanted) == 0:
-        isolated = True
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    own_pids = _libc.unshare(_NEWPID) == 0
-    if own_pids:
-        _libc.setns(home_namespace, _NEWPID)
+    isolated = _unshare(_NETWORK)
+    if not isolated and _works(_enter_user_namespace):
+        isolated = _enter_user_namespace()
     landlock_version = landlock.abi()
     offered = {
-        "pid namespace": own_pids,
+        "pid namespace": _works(lambda: _unshare(_NEWPID)),
         "no network": isolated,
         f"landlock {landlock_version}": landlock_version > 0,
         "seccomp": seccomp.available(),
@@ -67,16 +61,75 @@ def enter_namespaces(home_namespace: int) -> list[str]:
     return [layer for layer, holds in offered.items() if holds]
 
 
-def fork_confined(home_namespace: int) -> int:
+def fork_confined() -> int:
     """os.fork() whose child is the first process of a new PID namespace where the machine allows it.
 
-    home_namespace: descriptor of /proc/self/ns/pid, to which the parent returns so that it can fork again.
+    The namespace is entered by a helper that then ends, for its children only: nobody can come back out of one without
+    privileges over the outer namespace. The child is handed to this process, which has to be a subreaper, and runs only
+    once that has happened, so that it can ask to die with its parent.
     """
-    entered = _libc.unshare(_NEWPID) == 0
+    answer, tell = os.pipe()
+    gate, opened = os.pipe()
+    helper = os.fork()
+    if helper == 0 and _fork_in_namespace(tell):
+        for descriptor in (answer, tell, opened):
+            os.close(descriptor)
+        if not os.read(gate, 1):
+            os._exit(1)
+        os.close(gate)
+        return 0
+    for descriptor in (tell, gate):
+        os.close(descriptor)
+    try:
+        pid = os.read(answer, 32)
+        os.waitpid(helper, 0)
+        if not pid:
+            raise OSError("no process could be forked")
+        os.write(opened, b"!")
+    finally:
+        os.close(answer)
+        os.close(opened)
+    return int(pid)
+
+
+def _fork_in_namespace(tell: int) -> bool:
+    """In the helper: fork into a new PID namespace, tell the child's number and end. True in the child."""
+    try:
+        _unshare(_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            return True
+        os.write(tell, str(pid).encode())
+    except OSError:
+        os._exit(1)
+    os._exit(0)
+
+
+def _enter_user_namespace() -> bool:
+    """A user namespace, in which an ordinary user may have the others, with the same user and group in it."""
+    uid, gid = os.getuid(), os.getgid()
+    if not _unshare(_NEWUSER | _NETWORK):
+        return False
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    return True
+
+
+def _unshare(namespaces: int) -> bool:
+    return bool(_libc.unshare(namespaces) == 0)
+
+
+def _works(attempt: Callable[[], bool]) -> bool:
+    """Whether an attempt succeeds, made in a process of its own: some fail half-way and cannot be taken back."""
     pid = os.fork()
-    if pid and entered:
-        _libc.setns(home_namespace, _NEWPID)
-    return pid
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if attempt() else 1
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def become_subreaper() -> None:
@@ -151,5 +204,4 @@ def offered_layers() -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    sys.stdout.write("\n".join(enter_namespaces(home)))
+    sys.stdout.write("\n".join(enter_namespaces()))

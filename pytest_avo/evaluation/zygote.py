@@ -25,8 +25,7 @@ def main() -> None:
     sandbox.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    held = sandbox.enter_namespaces(home) if layers == "layers" else []
+    held = sandbox.enter_namespaces() if layers == "layers" else []
     sandbox.become_subreaper()
     for module in warm:
         importlib.import_module(module)
@@ -40,7 +39,7 @@ def main() -> None:
             break
         request = json.loads(message)
         if request["do"] == "fork":
-            pid = sandbox.fork_confined(home) if layers == "layers" else os.fork()
+            pid = sandbox.fork_confined() if layers == "layers" else os.fork()
             if pid == 0:
                 become_child(descriptors, runner.serve, request, layers == "layers")
             for received in descriptors:
