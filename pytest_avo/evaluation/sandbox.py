@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -152,8 +153,9 @@ def confine(confinement: Confinement) -> None:
         _limit(resource.RLIMIT_NPROC, 4096)
     if not confinement.layers:
         return
-    if os.getpid() == 1:
-        # Since Linux 6.14 the largest pid is a setting of the namespace: it stops fork bombs, of root too.
+    if os.getpid() == 1 and _linux() >= (6, 14):
+        # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was the
+        # machine's own, which root could write: never touch it there.
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)
@@ -194,7 +196,13 @@ def _try_write(path: str, text: str) -> None:
     try:
         Path(path).write_text(text)
     except OSError:
-        return  # an older kernel, or not permitted: the other limits hold
+        return  # not permitted: the other limits hold
+
+
+def _linux() -> tuple[int, int]:
+    """Version of the running kernel."""
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
+    return int(major), int(minor)
 
 
 def offered_layers() -> tuple[str, ...]:
