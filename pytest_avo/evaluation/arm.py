@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
@@ -29,6 +29,8 @@ POISON = b"\xff"
 """NaN in every floating-point dtype: an element that a kernel did not write shows."""
 ALIGNMENT = 256
 LOG_BYTES = 16384
+MAX_REASON = 500
+"""Characters of a kernel's own words that a reply may hold; what interferes with the harness gets no more."""
 Phase = Literal["build", "check", "time"]
 
 
@@ -57,7 +59,7 @@ class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_
     """The kernel raised; `refused` if it said that it does not do this shape."""
 
     refused: bool
-    what: str
+    what: Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
 
 
 class CallReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,10 +67,10 @@ class CallReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     plain: bool
     seconds: float
-    type: str = "Tensor"
-    shape: list[int] = []
-    dtype: str = ""
-    device: str = ""
+    type: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = "Tensor"
+    shape: Annotated[list[int], msgspec.Meta(max_length=64)] = []
+    dtype: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    device: Annotated[str, msgspec.Meta(max_length=32)] = ""
     aliased: bool = False
 
 
@@ -259,7 +261,7 @@ class Arm:
             raise KernelEnded(phase)
         try:
             reply: Loaded | Raised | Done = _reply.decode(message)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ValueError, RecursionError):
             raise KernelFault("rejected", "malformed reply: the kernel interfered with the harness") from None
         if isinstance(reply, Raised):
             raise KernelRaised("unsupported" if reply.refused else "crashed", f"raised {reply.what}")
