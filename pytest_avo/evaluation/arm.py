@@ -5,6 +5,7 @@ An arm is a kernel in a comparison: the candidate, the incumbent or a peer. All 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import select
@@ -125,8 +126,10 @@ class Memory:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.descriptor = os.memfd_create("avo", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("avo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, size)
+        # A kernel that shrinks the memory under the judge would kill it with SIGBUS.
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.map = mmap.mmap(self.descriptor, size)
 
     def tensor(self, *, dtype: Dtype, elements: int, offset: int) -> torch.Tensor:
