@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -135,7 +136,13 @@ class Nursery:
         """A kernel's private folder: its file and what it compiles. Kept per source, so no kernel is served another's."""
         folder = self._box / "kernels" / source_digest(subject.source)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / KERNEL_FILE).write_text(subject.source, encoding="utf-8")
+        # The folder is the kernel's to write: a link or a pipe left in the place of its file must not be opened here.
+        place = folder / KERNEL_FILE
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        new = self._box / "next.py"
+        new.write_text(subject.source, encoding="utf-8")
+        new.replace(place)
         return folder
 
 
