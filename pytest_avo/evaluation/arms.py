@@ -34,6 +34,8 @@ class Arms:
 
     def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits) -> Arm:
         """The process of an arm, loaded and with room for any slice of the shapes. KernelFault when it does not load."""
+        if not self._nursery.is_alive:
+            self._bury()
         given_bytes, result_bytes = room(shapes)
         digest = source_digest(subject.source)
         kept = self._kept.get(name)
@@ -84,6 +86,12 @@ class Arms:
         """End an arm's process, if there is one, so that the next use starts afresh."""
         if kept := self._kept.pop(name, None):
             self._nursery.end(kept.arm)
+
+    def _bury(self) -> None:
+        """Forget the processes that ended with their zygote; whatever ended it, it is not the next kernel's doing."""
+        for kept in self._kept.values():
+            kept.arm.close()
+        self._kept.clear()
 
 
 def max_calls(shape: Shape) -> int:

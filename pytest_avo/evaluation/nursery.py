@@ -17,6 +17,7 @@ from typing import Any
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
+from pytest_avo.evaluation import processes
 from pytest_avo.evaluation.arm import Arm, Log, Memory
 from pytest_avo.evaluation.runner import KERNEL_FILE
 from pytest_avo.evaluation.zygote import MAX_MESSAGE
@@ -40,6 +41,11 @@ class Nursery:
         self.layers: tuple[str, ...] = ()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the zygote, and so every process forked from it, can still be there."""
+        return self._process is not None and self._process.poll() is None
 
     def start(self, *, layers: bool) -> None:
         """Start the zygote; `wait` waits for it. layers: confine what it forks by more than limits."""
@@ -69,7 +75,8 @@ class Nursery:
 
     def wait(self) -> None:
         """Block until the zygote has imported what it imports; one that was lost is replaced."""
-        if self._process is None:
+        if not self.is_alive:
+            self.kill()
             self.start(layers=self._layers)
         if not self._ready:
             self.layers = tuple(self._receive()["layers"])
@@ -107,7 +114,7 @@ class Nursery:
             assert self._control is not None
             self._control.send(json.dumps({"do": "reap", "pid": arm.pid}).encode())
             status = int(self._receive()["status"])
-        except OSError:
+        except (OSError, EvaluatorError):
             self.kill()
             return "took the process that it was forked from down with it"
         finally:
@@ -118,10 +125,21 @@ class Nursery:
 
     def kill(self) -> None:
         """End the zygote, and with it all that it forked."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._process is None:
+            return
+        # What left its process group has the zygote, a subreaper, as its parent and would be anybody's orphan after it.
+        deadline = time.monotonic() + REAP_LIMIT_S
+        while below := [x.pid for x in processes.tree(self._process.pid)[1:] if x.state != "Z"]:
+            processes.send(below, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        self._ready = False
+        if self._control is not None:
+            self._control.close()
 
     def _receive(self) -> dict[str, Any]:
         assert self._control is not None

@@ -138,9 +138,9 @@ def become_subreaper() -> None:
     _libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent() -> None:
-    """Be killed when the thread that forked this process ends."""
-    _libc.prctl(_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+def be_told_of_parents_end(number: signal.Signals) -> None:
+    """Be sent a signal when the thread that forked this process ends."""
+    _libc.prctl(_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def confine(confinement: Confinement) -> None:
