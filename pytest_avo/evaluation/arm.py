@@ -108,7 +108,12 @@ class Log:
     def __init__(self) -> None:
         self._read, self.write_end = os.pipe()
         self._tail = bytearray()
-        threading.Thread(target=self._drain, daemon=True).start()
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last words of processes that are gone."""
+        self._thread.join(timeout=1.0)
 
     @property
     def tail(self) -> str:

@@ -31,6 +31,7 @@ class Arms:
         self._threads = threads
         self._memory_bytes = memory_bytes
         self._kept: dict[str, _Kept] = {}
+        self._last_words: dict[str, str] = {}
 
     def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits) -> Arm:
         """The process of an arm, loaded and with room for any slice of the shapes. KernelFault when it does not load."""
@@ -73,13 +74,16 @@ class Arms:
         return new
 
     def log(self, name: str) -> str:
-        """What the kernel's process printed last."""
-        return self._kept[name].arm.log.tail if name in self._kept else ""
+        """What the arm's process printed last before it was ended for a fault."""
+        return self._last_words.get(name, "")
 
     def fault(self, name: str, error: KernelFault | KernelEnded) -> KernelFault:
         """End an arm's process after an error and return the fault with what is now known of how it ended."""
         kept = self._kept.pop(name, None)
-        how = self._nursery.end(kept.arm) if kept else "ended"
+        how = "ended"
+        if kept is not None:
+            how = self._nursery.end(kept.arm)
+            self._last_words[name] = kept.arm.log.tail
         return KernelFault("crashed", f"process {how} in {error}") if isinstance(error, KernelEnded) else error
 
     def drop(self, name: str) -> None:

@@ -124,8 +124,8 @@ class Examiner:
             yield msgspec.structs.replace(evaluation, timing=timings[shape], time_s=seconds, notes=tuple(notes))
 
     def _failed(self, evaluation: Evaluation, error: KernelFault | KernelEnded) -> Evaluation:
-        log = self._arms.log(KERNEL)
         found = self._arms.fault(KERNEL, error)
+        log = self._arms.log(KERNEL)
         return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
 
 

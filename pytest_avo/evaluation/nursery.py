@@ -120,6 +120,7 @@ class Nursery:
         finally:
             arm.close()
         _verify_gone(arm.pid)
+        arm.log.finish()
         code = os.waitstatus_to_exitcode(status)
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
