@@ -47,7 +47,7 @@ def battery(shape: Shape, random: Random) -> list[Case]:
     """
     lengths = [(random.randint(2, 160), random.randint(161, 300)), (random.randint(161, 300), random.randint(2, 160))]
     equal = random.randint(65, 200)
-    other_group = shape.heads_kv if shape.heads_q != shape.heads_kv else _divisor(shape.heads_q, random)
+    ratios = [heads for heads in range(1, shape.heads_q + 1) if shape.heads_q % heads == 0 and heads != shape.heads_kv]
 
     def beside(name: str, *, distribution: str, layout: str = "bshd", **changes: object) -> Case:
         small = {"batch": min(shape.batch, 2), "seqlen_q": equal, "seqlen_kv": equal, **changes}
@@ -65,7 +65,7 @@ def battery(shape: Shape, random: Random) -> list[Case]:
         beside("more keys than queries", distribution="normal", seqlen_q=lengths[0][0], seqlen_kv=lengths[0][1]),
         beside("more queries than keys", distribution="normal", seqlen_q=lengths[1][0], seqlen_kv=lengths[1][1]),
         beside("one query", distribution="normal", seqlen_q=1, seqlen_kv=random.randint(1, 300)),
-        beside("other group ratio", distribution="normal", heads_kv=other_group),
+        beside("other group ratio", distribution="normal", heads_kv=random.choice(ratios or [shape.heads_kv])),
     ]
     random.shuffle(rest)
     return [first, *rest]
@@ -120,10 +120,6 @@ def _blocks(x: torch.Tensor) -> torch.Tensor:
     rows = min(x.shape[1], BLOCK_ROWS)
     padded = torch.nn.functional.pad(x, (0, 0, 0, missing))
     return padded.view(x.shape[0], -1, rows, x.shape[2])
-
-
-def _divisor(heads: int, random: Random) -> int:
-    return random.choice([n for n in range(1, heads + 1) if heads % n == 0])
 
 
 def _changed(shape: Shape, changes: dict[str, object]) -> Shape:
