@@ -9,10 +9,13 @@ from pytest_avo.core.evaluation import Limits, Subject
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault, batch_bytes
+from pytest_avo.evaluation.correctness import largest_beside
 from pytest_avo.evaluation.nursery import Nursery
 
 SLICE_BYTES = 64 << 20
 MAX_CALLS = 16
+LEAST_ROOM = 32 << 20
+"""So much that a kernel's process seldom has to be replaced for its next shape; untouched pages cost nothing."""
 
 
 @dataclass(slots=True)
@@ -106,5 +109,5 @@ def max_calls(shape: Shape) -> int:
 def room(shapes: Sequence[Shape]) -> tuple[int, int]:
     """Bytes for arguments and results that serve every slice of these shapes, and the small shapes checked beside."""
     sizes = [batch_bytes(shape, max_calls(shape)) for shape in shapes]
-    smallest = 32 << 20
-    return max(smallest, *(given for given, _ in sizes)), max(smallest, *(result for _, result in sizes))
+    sizes += [batch_bytes(largest_beside(shape), 1) for shape in shapes]
+    return max(LEAST_ROOM, *(given for given, _ in sizes)), max(LEAST_ROOM, *(result for _, result in sizes))
