@@ -199,10 +199,14 @@ class Arm:
 
     def freeze(self) -> None:
         """Stop the process and all below it."""
-        if not self._frozen:
-            self._below = [process.pid for process in processes.tree(self.pid)]
-            processes.send(self._below, signal.SIGSTOP)
-            self._frozen = True
+        if self._frozen:
+            return
+        self._below = []
+        # Again until nothing new is found: what is not stopped yet may fork.
+        while new := [x.pid for x in processes.tree(self.pid) if x.pid not in self._below]:
+            processes.send(new, signal.SIGSTOP)
+            self._below += new
+        self._frozen = True
 
     def thaw(self) -> None:
         """Let the process run."""
