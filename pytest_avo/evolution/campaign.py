@@ -116,8 +116,12 @@ class Campaign:
         return max(attempt.generation for attempt in self.view.attempts())
 
     def kernel(self, attempt: Attempt) -> Kernel:
-        """An attempt's source as a kernel of the evolved file."""
-        return parse_kernel(self.view.source(attempt.digest), path=self.plan.path)
+        """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
+        source, path = self.view.source(attempt.digest), self.plan.path
+        try:
+            return parse_kernel(source, path=path)
+        except InvalidInput as error:
+            return Kernel(path=path, source=source, claim=None, tunables=(), fault=str(error))
 
     def unfinished(self, generation: int) -> Attempt | None:
         """An attempt of a generation that was recorded but not settled before the run was interrupted."""
