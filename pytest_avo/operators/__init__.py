@@ -1,0 +1,1 @@
+"""Variation operators: what turns a lineage into the next candidate."""
