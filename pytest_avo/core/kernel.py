@@ -109,7 +109,9 @@ def _literal(node: ast.expr, path: Path, name: str) -> object:
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError):
-        raise InvalidInput(f"{path}, line {node.lineno}: {name} must be a literal, it is read without importing the file") from None
+        raise InvalidInput(
+            f"{path}, line {node.lineno}: {name} must be a literal, it is read without importing the file"
+        ) from None
 
 
 def _claim(node: ast.expr, path: Path) -> Claim:
@@ -119,7 +121,9 @@ def _claim(node: ast.expr, path: Path) -> Claim:
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{path}, line {node.lineno}: AVO: {str(error).replace('`', '')}; {expected}") from None
     if claim.target not in TARGETS:
-        raise InvalidInput(f"{path}, line {node.lineno}: AVO, key target: expected one of {', '.join(TARGETS)}, got {claim.target!r}")
+        raise InvalidInput(
+            f"{path}, line {node.lineno}: AVO, key target: expected one of {', '.join(TARGETS)}, got {claim.target!r}"
+        )
     if not claim.shapes:
         raise InvalidInput(f"{path}, line {node.lineno}: AVO, key shapes: expected at least one suite name")
     return claim
@@ -130,15 +134,23 @@ def _tunables(literals: dict[str, ast.expr], path: Path) -> tuple[Tunable, ...]:
     try:
         table = msgspec.convert(_literal(node, path, "TUNABLES"), dict[str, list[Literal]])
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"{path}, line {node.lineno}: TUNABLES: {str(error).replace('`', '')}; expected name: [values]") from None
+        raise InvalidInput(
+            f"{path}, line {node.lineno}: TUNABLES: {str(error).replace('`', '')}; expected name: [values]"
+        ) from None
     found: list[Tunable] = []
     for name, choices in table.items():
         if name not in literals:
-            raise InvalidInput(f"{path}, line {node.lineno}: TUNABLES, key {name}: expected a module-level assignment {name} = ...")
+            raise InvalidInput(
+                f"{path}, line {node.lineno}: TUNABLES, key {name}: expected a module-level assignment {name} = ..."
+            )
         value = _literal(literals[name], path, name)
         if not isinstance(value, (bool, int, float, str)):
-            raise InvalidInput(f"{path}, line {literals[name].lineno}: {name}: expected a bool, number or string, got {value!r}")
+            raise InvalidInput(
+                f"{path}, line {literals[name].lineno}: {name}: expected a bool, number or string, got {value!r}"
+            )
         if not any(value == choice and type(value) is type(choice) for choice in choices):
-            raise InvalidInput(f"{path}, line {node.lineno}: TUNABLES, key {name}: expected its present value {value!r} among {choices}")
+            raise InvalidInput(
+                f"{path}, line {node.lineno}: TUNABLES, key {name}: expected its present value {value!r} among {choices}"
+            )
         found.append(Tunable(name=name, value=value, choices=tuple(choices)))
     return tuple(found)

@@ -106,12 +106,14 @@ def read_suite(path: Path) -> tuple[Shape, ...]:
     seen: dict[str, int] = {}
     for number, shape in enumerate(suite.shape, start=1):
         if (first := seen.setdefault(shape.id, number)) != number:
-            raise InvalidInput(f"{path}: [[shape]] table {number} repeats table {first} ({shape.id}): expected distinct shapes")
+            raise InvalidInput(
+                f"{path}: [[shape]] table {number} repeats table {first} ({shape.id}): expected distinct shapes"
+            )
     return tuple(suite.shape)
 
 
 def _in_words(message: str) -> str:
-    """msgspec's "Expected `int`, got `str` - at `$.shape[2].batch`" with table and key named as TOML has them."""
+    """Msgspec's "Expected `int`, got `str` - at `$.shape[2].batch`" with table and key named as TOML has them."""
     what, _, where = message.partition(" - at ")
     what = what.replace("`", "")
     if place := re.fullmatch(r"`\$\.shape\[(\d+)\](?:\.(\w+))?`", where):

@@ -1,1 +1,1 @@
-"""Variation operators: what turns a lineage into the next candidate."""
+"""Variation operators: what proposes the next candidate."""

@@ -1,66 +1,99 @@
-"""The seam between the run loop and what proposes candidates."""
+"""The seam between an evolution and what proposes its candidates."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
+from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict
-from pytest_avo.lineage.records import Attempt
+from pytest_avo.lineage.records import Attempt, Json
 from pytest_avo.lineage.view import View
+
+
+class OperatorStopped(Exception):
+    """The operator cannot go on (budget spent, endpoint down): the run ends in order and can be resumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftResult:
+    """A draft on one shape: the facts and the verdict on them."""
+
+    evaluation: Evaluation
+    verdict: Verdict
+
+
+class EvaluateDraft(Protocol):
+    """The evaluation tool: same evaluator, same isolation as the items. Blocks; thread-safe."""
+
+    def __call__(self, source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
+        """Evaluate a draft on some shapes, timed against the parent or for correctness alone; shape id -> result.
+
+        Every result is in the lineage before it is returned, and what the lineage has is not evaluated again.
+        EvaluatorError when the machine fails.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One variation step: vary `parent`, knowing the whole lineage, and come back with one candidate."""
+    """What an operator is asked: the next candidate after `kernel`, in the light of the lineage."""
 
     kernel: Kernel
-    """The parent's text and what it declares."""
+    """The parent."""
     parent: Attempt
     generation: int
     member: int
-    """Which of the generation's candidates this is, from 0."""
     shapes: tuple[Shape, ...]
-    """What the candidate will be judged on."""
     view: View
     seed: int
-    """Of the run. With generation and member it fixes every choice an operator makes by chance."""
-    evaluate: Callable[[str, bool], Mapping[str, Verdict]]
-    """evaluate(source, timed) -> shape id -> verdict. Blocks; runs as isolated as the candidate itself will."""
+    """Of the run: the same seed and lineage give the same choices."""
+    floor: float
+    """Log-ratio below which a difference is noise."""
+    device: str
+    folder: Path
+    """Where the run keeps its files: transcripts go there."""
+    evaluate: EvaluateDraft
+    record: Callable[[str, Mapping[str, Json]], None]
+    """Add an event to the lineage: kind and data."""
     stopping: threading.Event
-    """Set when the run is to end: return as soon as that can be done."""
+    """Set when the run ends: give up."""
     say: Callable[[str], None]
-    """Show the user one line on what is being done."""
+    """Show one line of progress."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """A candidate, and what its author expects of it."""
+    """A candidate and why it should be better. Predicted effects are ratios, above 1 faster."""
 
     source: str
     hypothesis: str
     predicted: Mapping[str, float] = field(default_factory=dict)
-    """Shape id or "geomean" -> ratio to the parent, above 1 faster; empty when nothing can be said."""
+    """Shape id or "geomean" -> predicted ratio to the parent."""
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
     lesson: str = ""
+    failed: str = ""
+    """Why the step ended without a candidate; nothing is evaluated then and the attempt counts as failed."""
 
 
 class VariationOperator(Protocol):
-    """What proposes candidates. Each member of a generation calls from its own thread."""
+    """Varies a kernel."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What lineage and reports call it."""
 
     def describe(self) -> str:
-        """One line for the header of a run: what it is, and what it may spend."""
+        """For the header: what it is and what it may spend."""
 
     def propose(self, task: Task) -> Proposal | None:
-        """The next candidate, or None when nothing is left to try, which ends the run.
+        """The next candidate; None when nothing is left to try, which ends the run.
 
-        InvalidInput when the kernel gives the operator nothing to work on.
+        InvalidInput for a user's mistake, OperatorStopped where it cannot go on.
         """

@@ -7,7 +7,8 @@ import math
 import random
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,10 @@ from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
-from pytest_avo.core.verdict import Verdict
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.operator import Proposal, Task, VariationOperator
+from pytest_avo.operators.operator import DraftResult, Proposal, Task, VariationOperator
 from pytest_avo.operators.tuner import Tuner
 
 SHAPE = Shape(1, 8, 8, 256, 256, 64, True, "f32")
@@ -90,7 +90,7 @@ class Evolution:
         return parse_kernel(self.view.source(self.incumbent.digest), path=KERNEL)
 
     def task(self, *, member: int = 0) -> Task:
-        def evaluate(source: str, timed: bool) -> Mapping[str, Verdict]:
+        def evaluate(source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
             raise AssertionError("the tuner has no use for drafts")
 
         return Task(
@@ -101,7 +101,11 @@ class Evolution:
             shapes=(SHAPE,),
             view=self.view,
             seed=self.seed,
+            floor=0.003,
+            device="Some CPU",
+            folder=self.store.path.parent,
             evaluate=evaluate,
+            record=lambda kind, data: None,
             stopping=threading.Event(),
             say=lambda line: None,
         )
@@ -254,10 +258,7 @@ def test_sources_of_another_make_do_not_disturb(evolution: Evolution) -> None:
 
 def test_provenance_of_the_parent_is_not_inherited(evolution: Evolution) -> None:
     kernel = parse_kernel("# avo: promoted by run 1\n" + SOURCE, path=KERNEL)
-    task = evolution.task()
-    proposal = Tuner().propose(
-        Task(**{name: getattr(task, name) for name in Task.__slots__ if name != "kernel"}, kernel=kernel)
-    )
+    proposal = Tuner().propose(replace(evolution.task(), kernel=kernel))
     assert proposal is not None
     assert proposal.source.startswith('"""A kernel."""')
 

@@ -1,0 +1,192 @@
+"""Split-KV attention for decoding in plain Triton: few queries, many keys, bound by how fast keys and values arrive.
+
+Why it is fast:
+* The query heads that share a key/value head, and their query positions, are packed into the rows of one tile, so keys
+  and values are read once per group instead of once per query head, and the tensor cores have rows to work on.
+* The keys are cut into splits so that every multiprocessor has work even for one sequence; a second, small kernel
+  merges the partial results. The splits are as long as they can be without costing a further wave of programs.
+* Loads run several blocks ahead of the arithmetic (NUM_STAGES), which is what it takes to keep the memory busy.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import triton
+import triton.language as tl
+
+AVO = {"target": "sm90", "shapes": ["decode"]}
+
+BLOCK_N = 64
+NUM_WARPS = 4
+NUM_STAGES = 3
+PROGRAMS_PER_SM = 2
+MERGE_WARPS = 4
+
+TUNABLES = {
+    "BLOCK_N": [32, 64, 128],
+    "NUM_WARPS": [2, 4, 8],
+    "NUM_STAGES": [2, 3, 4],
+    "PROGRAMS_PER_SM": [1, 2, 3, 4],
+    "MERGE_WARPS": [1, 2, 4],
+}
+
+MAX_SPLITS = 128
+MERGE_BLOCK = 64  # partial results that the merging kernel holds at once, at most
+LOG2_E = 1.4426950408889634
+
+
+@triton.jit
+def attend_split(
+    q_ptr, k_ptr, v_ptr, o_ptr, part_ptr, max_ptr, sum_ptr,
+    q_stride_b, q_stride_h, q_stride_s,
+    k_stride_b, k_stride_h, k_stride_s,
+    v_stride_b, v_stride_h, v_stride_s,
+    o_stride_b, o_stride_h, o_stride_s,
+    heads_kv, group, seqlen_q, seqlen_kv, keys_per_split, scale_log2,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
+    FINAL: tl.constexpr,
+):  # fmt: skip
+    """Attend from BLOCK_M packed rows of one key/value head to one split of its keys.
+
+    Row r is query position r % seqlen_q of head r // seqlen_q of the group. With a single split the result is FINAL and
+    goes to o; else its unnormalised rows, maxima and sums go to part, max and sum.
+    """
+    split = tl.program_id(0)
+    batch = (tl.program_id(1) // heads_kv).to(tl.int64)
+    head = (tl.program_id(1) % heads_kv).to(tl.int64)
+    rows = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rows_total = group * seqlen_q
+    row_in_range = rows < rows_total
+    heads = head * group + rows // seqlen_q
+    positions = (rows % seqlen_q).to(tl.int64)
+    dims = tl.arange(0, HEAD_DIM)
+
+    q_rows = batch * q_stride_b + heads * q_stride_h + positions * q_stride_s
+    q = tl.load(q_ptr + q_rows[:, None] + dims[None, :], mask=row_in_range[:, None], other=0.0)
+    k_ptr += batch * k_stride_b + head * k_stride_h
+    v_ptr += batch * v_stride_b + head * v_stride_h
+
+    row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    row_sum = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    first = split * keys_per_split
+    end = tl.minimum(seqlen_kv, first + keys_per_split)
+    for start in range(first, end, BLOCK_N):
+        cols = start + tl.arange(0, BLOCK_N)
+        kv_rows = cols[:, None].to(tl.int64)
+        k = tl.load(k_ptr + kv_rows * k_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
+        v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
+        scores = tl.dot(q, tl.trans(k)) * scale_log2
+        visible = cols[None, :] < end
+        if CAUSAL:
+            visible = visible & (cols[None, :] <= positions[:, None] + (seqlen_kv - seqlen_q))
+        scores = tl.where(visible, scores, float("-inf"))
+        new_max = tl.maximum(row_max, tl.max(scores, 1))
+        # A row that has seen no key yet has a maximum of -inf, and -inf - -inf is NaN.
+        base = tl.where(new_max == float("-inf"), 0.0, new_max)
+        p = tl.exp2(scores - base[:, None])
+        rescale = tl.exp2(row_max - base)
+        row_sum = row_sum * rescale + tl.sum(p, 1)
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
+        row_max = new_max
+
+    if FINAL:
+        out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
+        o_rows = batch * o_stride_b + heads * o_stride_h + positions * o_stride_s
+        tl.store(o_ptr + o_rows[:, None] + dims[None, :], out.to(o_ptr.dtype.element_ty), mask=row_in_range[:, None])
+    else:
+        at = (tl.program_id(1).to(tl.int64) * rows_total + rows) * tl.num_programs(0) + split
+        tl.store(part_ptr + at[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_in_range[:, None])
+        tl.store(max_ptr + at, row_max, mask=row_in_range)
+        tl.store(sum_ptr + at, row_sum, mask=row_in_range)
+
+
+@triton.jit
+def merge_splits(
+    part_ptr, max_ptr, sum_ptr, o_ptr, o_stride_b, o_stride_h, o_stride_s, heads_kv, group, seqlen_q, splits,
+    HEAD_DIM: tl.constexpr, MERGE_BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Merge the partial results of one row: each weighs its sum, brought to the largest of the maxima."""
+    row = tl.program_id(0)
+    at = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + row) * splits
+    dims = tl.arange(0, HEAD_DIM)
+    lanes = tl.arange(0, MERGE_BLOCK)
+
+    top = tl.full([MERGE_BLOCK], float("-inf"), tl.float32)
+    for start in range(0, splits, MERGE_BLOCK):
+        here = start + lanes
+        top = tl.maximum(top, tl.load(max_ptr + at + here, mask=here < splits, other=float("-inf")))
+    base = tl.max(top, 0)
+    base = tl.where(base == float("-inf"), 0.0, base)
+
+    total = tl.zeros([MERGE_BLOCK], tl.float32)
+    acc = tl.zeros([HEAD_DIM], tl.float32)
+    for start in range(0, splits, MERGE_BLOCK):
+        here = start + lanes
+        in_range = here < splits
+        weight = tl.exp2(tl.load(max_ptr + at + here, mask=in_range, other=float("-inf")) - base)
+        total += weight * tl.load(sum_ptr + at + here, mask=in_range, other=0.0)
+        part = part_ptr + (at + here)[:, None] * HEAD_DIM + dims[None, :]
+        acc += tl.sum(weight[:, None] * tl.load(part, mask=in_range[:, None], other=0.0), 0)
+    denominator = tl.sum(total, 0)
+
+    batch = (tl.program_id(1) // heads_kv).to(tl.int64)
+    head = tl.program_id(1) % heads_kv * group + row // seqlen_q
+    o_ptr += batch * o_stride_b + head.to(tl.int64) * o_stride_h + (row % seqlen_q).to(tl.int64) * o_stride_s
+    out = acc / tl.where(denominator == 0.0, 1.0, denominator)
+    tl.store(o_ptr + dims, out.to(o_ptr.dtype.element_ty))
+
+
+@functools.cache
+def choose_split(tiles: int, slots: int, blocks: int) -> int:
+    """Key blocks per split for tiles * splits programs on slots: the longest split within 5% of the shortest time.
+
+    Time is counted in blocks, as waves of programs times the blocks that each one walks.
+    """
+
+    def time(length: int) -> int:
+        return triton.cdiv(tiles * triton.cdiv(blocks, length), slots) * length
+
+    lengths = range(triton.cdiv(blocks, MAX_SPLITS), blocks + 1)
+    shortest = min(map(time, lengths))
+    return max(length for length in lengths if time(length) <= 1.05 * shortest)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
+    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+    batch, heads_q, seqlen_q, head_dim = q.shape
+    heads_kv, seqlen_kv = k.shape[1:3]
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
+    if head_dim not in (16, 32, 64, 128, 256):
+        raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
+    group = heads_q // heads_kv
+    rows = group * seqlen_q
+    block_m = min(64, max(16, triton.next_power_of_2(rows)))
+    row_tiles = triton.cdiv(rows, block_m)
+    blocks = triton.cdiv(seqlen_kv, BLOCK_N)
+    processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+    blocks_per_split = choose_split(batch * heads_kv * row_tiles, processors * PROGRAMS_PER_SM, blocks)
+    splits = triton.cdiv(blocks, blocks_per_split)
+
+    out = torch.empty_like(q)
+    part = max_ = sum_ = None
+    if splits > 1:
+        part = torch.empty((batch * heads_q * seqlen_q, splits, head_dim), dtype=torch.float32, device=q.device)
+        max_ = torch.empty((batch * heads_q * seqlen_q, splits), dtype=torch.float32, device=q.device)
+        sum_ = torch.empty_like(max_)
+    attend_split[(splits, batch * heads_kv, row_tiles)](
+        q, k, v, out, part, max_, sum_,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * BLOCK_N, scale * LOG2_E,
+        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=BLOCK_N, CAUSAL=causal and seqlen_q > 1, FINAL=splits == 1,
+        num_warps=NUM_WARPS, num_stages=NUM_STAGES,
+    )  # fmt: skip
+    if splits > 1:
+        merge_splits[(rows, batch * heads_kv)](
+            part, max_, sum_, out, *out.stride()[:3], heads_kv, group, seqlen_q, splits,
+            HEAD_DIM=head_dim, MERGE_BLOCK=min(MERGE_BLOCK, triton.next_power_of_2(splits)), num_warps=MERGE_WARPS,
+        )  # fmt: skip
+    return out

@@ -1,0 +1,453 @@
+"""Warp-specialised attention for Hopper in Gluon: TMA fills a ring of key and value tiles, wgmma reads them in place.
+
+Why it is fast:
+* One producer warp issues every load, two or three consumer warpgroups of 64 query rows each do the arithmetic, and
+  mbarriers hand the tiles over; registers move from the producer to the consumers.
+* A consumer issues the score product of tile i and the value product of tile i - 1 together and computes the softmax of
+  tile i while the value product still runs. With PINGPONG, named barriers make the consumers take turns, so that one
+  warpgroup's softmax hides behind another's matrix products.
+* Probabilities stay in registers: the accumulator layout of wgmma is its operand layout after conversion to 16 bits.
+* Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop has no
+  branch. Row sums are kept per thread and reduced across threads once, at the end.
+* Blocks of query rows are handed out longest first, over as many heads at once as have their keys and values in the
+  L2 cache; a persistent program takes its next block from a counter and loads it while the last one finishes.
+
+TMA descriptors describe the four dimensions as they lie in memory, so any layout with 16-byte aligned strides is read
+without a copy, and rows past the end are filled with zeros on load and dropped on store.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    tma,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
+
+AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"]}
+
+D64_CONSUMERS = 3
+D64_BLOCK_N = 128
+D64_STAGES = 2
+D64_PINGPONG = False
+D128_BLOCK_N = 128
+D128_STAGES = 2
+D128_PINGPONG = False
+D256_BLOCK_N = 64
+D256_PINGPONG = False
+CAUSAL_SCHEDULE = "dynamic"
+FULL_SCHEDULE = "dynamic"
+L2_MIB = 16
+
+TUNABLES = {
+    "D64_CONSUMERS": [2, 3],
+    "D64_BLOCK_N": [64, 128],
+    "D64_STAGES": [2, 3, 4],
+    "D64_PINGPONG": [False, True],
+    "D128_BLOCK_N": [64, 128],
+    "D128_STAGES": [2, 3],
+    "D128_PINGPONG": [False, True],
+    "D256_BLOCK_N": [32, 64],
+    "D256_PINGPONG": [False, True],
+    "CAUSAL_SCHEDULE": ["single", "static", "dynamic"],
+    "FULL_SCHEDULE": ["single", "static", "dynamic"],
+    "L2_MIB": [1, 8, 16, 32],
+}
+
+ROWS = 64  # query rows of a consumer: the height of one wgmma
+SHARED_LIMIT = 232448 - 1024  # bytes a block may allocate, less room for the mbarriers
+LOG2_E = 1.4426950408889634
+
+
+@gluon.constexpr_function
+def turn_asm(op, consumer, consumers):
+    """PTX of one named-barrier operation; ids from 12 on are free, the lower ones belong to the compiler."""
+    return f"bar.{op} {12 + consumer % consumers}, 256; mov.b32 $0, $1;"
+
+
+@gluon.jit
+def turn(op: gl.constexpr, consumer: gl.constexpr, consumers: gl.constexpr, enabled: gl.constexpr):
+    """Wait for (op sync) or pass on (op arrive) the right to issue matrix products."""
+    if enabled:
+        one_per_thread: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+        asm: gl.constexpr = turn_asm(op, consumer, consumers)
+        token = gl.zeros([128], gl.int32, one_per_thread)
+        gl.inline_asm_elementwise(asm, "=r,r", [token], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def locate(tile, sizes, BLOCK_M: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
+    """Map a tile number to (batch, query head, first row, key blocks it reads, blocks of those that every row sees).
+
+    Tiles are numbered section by section; a section is a run of heads, and within it rows come before heads.
+    """
+    row_tiles, heads_total, heads_q, section, seqlen_q, seqlen_kv = sizes
+    per_section = row_tiles * section
+    first_head = tile // per_section * section
+    width = gl.minimum(section, heads_total - first_head)
+    rest = tile % per_section
+    head = first_head + rest % width
+    row = rest // width
+    end_last = seqlen_kv
+    end_first = seqlen_kv
+    if CAUSAL:
+        row = row_tiles - 1 - row
+        shift = seqlen_kv - seqlen_q
+        end_last = gl.minimum(seqlen_kv, gl.maximum(0, row * BLOCK_M + BLOCK_M + shift))
+        end_first = gl.minimum(seqlen_kv, gl.maximum(0, row * BLOCK_M + 1 + shift))
+    # A tile that sees no key still walks one block, wholly masked, and so writes its zeros without a path of its own.
+    blocks = gl.maximum(1, gl.cdiv(end_last, BLOCK_N))
+    return head // heads_q, head % heads_q, row * BLOCK_M, blocks, end_first // BLOCK_N
+
+
+@gluon.jit
+def produce(
+    q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
+    CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr,
+):  # fmt: skip
+    """Load the queries, keys and values of one tile after the other, and draw the tiles from the counter."""
+    q_s, k_s, v_s, _o_s, next_s = shared
+    q_full, q_empty, k_full, k_empty, v_full, v_empty, next_full, next_empty = bars
+    tiles = sizes[0] * sizes[1]
+    tile = gl.program_id(0)
+    turn_count = 0
+    filled = 0
+    while tile < tiles:
+        batch, head, row, blocks, _unmasked = locate(tile, sizes, CONSUMERS * 64, BLOCK_N, CAUSAL)
+        kv_head = head // group
+        for c in gl.static_range(CONSUMERS):
+            mbarrier.wait(q_empty.index(c), (turn_count & 1) ^ 1)
+            mbarrier.expect(q_full.index(c), q_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(q_desc, [batch, head, row + c * 64, 0], q_full.index(c), q_s.index(c))
+        for i in range(blocks):
+            stage = (filled + i) % STAGES
+            phase = ((filled + i) // STAGES) & 1
+            first_key = (blocks - 1 - i) * BLOCK_N
+            mbarrier.wait(k_empty.index(stage), phase ^ 1)
+            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
+            at = [batch, kv_head, first_key, 0]
+            tma.async_copy_global_to_shared(k_desc, at, k_full.index(stage), k_s.index(stage))
+            mbarrier.wait(v_empty.index(stage), phase ^ 1)
+            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
+            tma.async_copy_global_to_shared(v_desc, at, v_full.index(stage), v_s.index(stage))
+        if DYNAMIC:
+            # Drawn only now: the consumers still have tiles in the ring, which hides the latency of the atomic.
+            tile = gl.num_programs(0) + gl.atomic_add(counter_ptr, 1)
+            mbarrier.wait(next_empty, (turn_count & 1) ^ 1)
+            next_s.store(gl.full([1], tile, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
+            mbarrier.arrive(next_full, count=1)
+        else:
+            tile += gl.num_programs(0)
+        filled += blocks
+        turn_count += 1
+
+
+@gluon.jit
+def hide(qk, room):
+    """Set the scores (64, n) of the columns from room (64,) on to -inf.
+
+    A thread holds columns 8 i + 2 t + e for its own t. Seen that way, a column compares the constant 8 i + e with one
+    value per row and thread; compared as columns they cost a register each, computed far ahead and then spilled.
+    """
+    layout: gl.constexpr = qk.type.layout
+    split = qk.reshape([qk.shape[0], qk.shape[1] // 8, 4, 2])
+    parts: gl.constexpr = split.type.layout
+    i = gl.arange(0, qk.shape[1] // 8, gl.SliceLayout(0, gl.SliceLayout(2, gl.SliceLayout(3, parts))))
+    t = gl.arange(0, 4, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(3, parts))))
+    e = gl.arange(0, 2, gl.SliceLayout(0, gl.SliceLayout(1, gl.SliceLayout(2, parts))))
+    room = gl.convert_layout(room, gl.SliceLayout(1, gl.SliceLayout(2, gl.SliceLayout(3, parts))), assert_trivial=True)
+    left = room[:, None, None, None] - 2 * t[None, None, :, None]
+    split = gl.where(8 * i[None, :, None, None] + e[None, None, None, :] < left, split, float("-inf"))
+    return gl.convert_layout(split.reshape(qk.shape), layout, assert_trivial=True)
+
+
+@gluon.jit
+def softmax_step(qk, row_max, scale_log2, limit, first_key, MASKED: gl.constexpr):
+    """Turn scores into unnormalised probabilities: (p, new row maximum, factor for what came before).
+
+    limit is the number of keys that each row sees; only a MASKED block looks at it.
+    """
+    if MASKED:
+        qk = hide(qk, limit - first_key)
+    new_max = gl.maximum(row_max, gl.max(qk, 1) * scale_log2)
+    base = new_max
+    if MASKED:
+        # -inf - -inf is NaN: a row without a visible key so far subtracts nothing.
+        base = gl.where(new_max == float("-inf"), 0.0, new_max)
+    p = gl.exp2(qk * scale_log2 - base[:, None])
+    return p, new_max, gl.exp2(row_max - base)
+
+
+@gluon.jit
+def pack(p, BF16: gl.constexpr):
+    """Convert p (64, n) to 16 bits, two neighbours to an int32 (64, n / 2).
+
+    Carried through a loop as 16-bit values, the operand would be taken apart and put together in every iteration.
+    """
+    low, high = gl.split(p.reshape([p.shape[0], p.shape[1] // 2, 2]))
+    asm: gl.constexpr = "cvt.rn.bf16x2.f32 $0, $2, $1;" if BF16 else "cvt.rn.f16x2.f32 $0, $2, $1;"
+    return gl.inline_asm_elementwise(asm, "=r,r,r", [low, high], dtype=gl.int32, is_pure=True, pack=1)
+
+
+@gluon.jit
+def unpack(packed, dtype: gl.constexpr, layout: gl.constexpr):
+    """Undo pack: the (64, n) operand of the value product, without moving data between threads."""
+    low, high = gl.inline_asm_elementwise(
+        "mov.b32 {$0, $1}, $2;", "=h,=h,r", [packed], dtype=(gl.int16, gl.int16), is_pure=True, pack=1)  # fmt: skip
+    p = gl.join(low, high).to(dtype, bitcast=True).reshape([packed.shape[0], packed.shape[1] * 2])
+    return gl.convert_layout(p, layout, assert_trivial=True)
+
+
+@gluon.jit
+def thread_sums(p):
+    """Sum the columns of p that one thread holds: (64, 4), a column for each thread that shares a row."""
+    n: gl.constexpr = p.shape[1]
+    return gl.sum(gl.sum(p.reshape([p.shape[0], n // 8, 4, 2]), 3), 1)
+
+
+@gluon.jit
+def consume_block(
+    i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2,
+    CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    PINGPONG: gl.constexpr, MASKED: gl.constexpr,
+):  # fmt: skip
+    """Issue the scores of block i and the values of block i - 1; return the state with block i's probabilities."""
+    acc, packed, row_sum, row_max = state
+    _q_full, _q_empty, k_full, k_empty, v_full, v_empty, _next_full, _next_empty = bars
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    stage = (filled + i) % STAGES
+    phase = ((filled + i) // STAGES) & 1
+    last = (filled + i - 1) % STAGES
+    last_phase = ((filled + i - 1) // STAGES) & 1
+    mbarrier.wait(k_full.index(stage), phase)
+    turn("sync", CONSUMER, CONSUMERS, PINGPONG)
+    zero = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
+    k_t = k_s.index(stage).reshape([BLOCK_N, q_t.shape[1]]).permute((1, 0))
+    scores = warpgroup_mma(q_t, k_t, zero, use_acc=False, is_async=True)
+    mbarrier.wait(v_full.index(last), last_phase)
+    v_t = v_s.index(last).reshape([BLOCK_N, q_t.shape[1]])
+    p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=acc.type.layout, k_width=2)
+    values = warpgroup_mma(unpack(packed, q_t.dtype, p_layout), v_t, acc, is_async=True)
+    turn("arrive", CONSUMER + 1, CONSUMERS, PINGPONG)
+    qk = warpgroup_mma_wait(1, deps=[scores])
+    mbarrier.arrive(k_empty.index(stage), count=1)
+    p, row_max, rescale = softmax_step(qk, row_max, scale_log2, limit, (blocks - 1 - i) * BLOCK_N, MASKED)
+    sums = thread_sums(p)
+    sum_layout: gl.constexpr = sums.type.layout
+    row_sum = row_sum * gl.convert_layout(rescale, gl.SliceLayout(1, sum_layout))[:, None] + sums
+    acc = warpgroup_mma_wait(0, deps=[values])
+    mbarrier.arrive(v_empty.index(last), count=1)
+    acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, acc.type.layout))[:, None]
+    return acc, pack(p, q_t.dtype == gl.bfloat16), row_sum, row_max
+
+
+@gluon.jit
+def consume(
+    o_desc, shared, bars, sizes, scale_log2,
+    CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
+    CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, O_IN_Q: gl.constexpr,
+):  # fmt: skip
+    """Compute 64 rows of each tile that the producer loads, and store them."""
+    q_s, k_s, v_s, o_s, next_s = shared
+    HEAD_DIM: gl.constexpr = q_s.shape[4]
+    dtype: gl.constexpr = q_s.dtype
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
+    row_layout: gl.constexpr = gl.SliceLayout(1, s_layout)
+    q_full, q_empty, k_full, k_empty, v_full, v_empty, next_full, next_empty = bars
+    tiles = sizes[0] * sizes[1]
+    seqlen_q = sizes[4]
+    seqlen_kv = sizes[5]
+    q_t = q_s.index(CONSUMER).reshape([64, HEAD_DIM])
+    o_t = o_s.index(CONSUMER)
+
+    tile = gl.program_id(0)
+    turn_count = 0
+    filled = 0
+    if CONSUMER == CONSUMERS - 1:
+        turn("arrive", CONSUMERS, CONSUMERS, PINGPONG)
+    while tile < tiles:
+        batch, head, row, blocks, unmasked = locate(tile, sizes, CONSUMERS * 64, BLOCK_N, CAUSAL)
+        row += CONSUMER * 64
+        limit = gl.full([64], seqlen_kv, gl.int32, row_layout)
+        if CAUSAL:
+            limit = gl.minimum(limit, row + gl.arange(0, 64, row_layout) + (1 + seqlen_kv - seqlen_q))
+
+        stage = filled % STAGES
+        mbarrier.wait(q_full.index(CONSUMER), turn_count & 1)
+        mbarrier.wait(k_full.index(stage), (filled // STAGES) & 1)
+        turn("sync", CONSUMER, CONSUMERS, PINGPONG)
+        k_t = k_s.index(stage).reshape([BLOCK_N, HEAD_DIM]).permute((1, 0))
+        zero = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
+        scores = warpgroup_mma(q_t, k_t, zero, use_acc=False, is_async=True)
+        turn("arrive", CONSUMER + 1, CONSUMERS, PINGPONG)
+        qk = warpgroup_mma_wait(0, deps=[scores])
+        mbarrier.arrive(k_empty.index(stage), count=1)
+        row_max = gl.full([64], float("-inf"), gl.float32, row_layout)
+        p, row_max, _rescale = softmax_step(qk, row_max, scale_log2, limit, (blocks - 1) * BLOCK_N, True)
+        row_sum = thread_sums(p)
+        state = (gl.zeros([64, HEAD_DIM], gl.float32, o_layout), pack(p, dtype == gl.bfloat16), row_sum, row_max)
+
+        masked = 1  # without a causal mask only the last key tile, done above, can be partial
+        if CAUSAL:
+            masked = gl.maximum(1, blocks - unmasked)
+            for i in range(1, masked):
+                state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2,
+                                      CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, True)  # fmt: skip
+        for i in range(masked, blocks):
+            state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2,
+                                  CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, False)  # fmt: skip
+        acc, packed, row_sum, row_max = state
+
+        filled += blocks
+        stage = (filled - 1) % STAGES
+        if not O_IN_Q:
+            mbarrier.arrive(q_empty.index(CONSUMER), count=1)
+        mbarrier.wait(v_full.index(stage), ((filled - 1) // STAGES) & 1)
+        v_t = v_s.index(stage).reshape([BLOCK_N, HEAD_DIM])
+        acc = warpgroup_mma(unpack(packed, dtype, p_layout), v_t, acc, is_async=False)
+        mbarrier.arrive(v_empty.index(stage), count=1)
+        total = gl.convert_layout(gl.sum(row_sum, 1), gl.SliceLayout(1, o_layout))
+        acc = acc * (1.0 / gl.where(total == 0.0, 1.0, total))[:, None]
+        if not O_IN_Q:
+            tma.store_wait(0)
+        o_t.reshape([64, HEAD_DIM]).store(acc.to(dtype))
+        fence_async_shared()
+        tma.async_copy_shared_to_global(o_desc, [batch, head, row, 0], o_t)
+        if O_IN_Q:
+            tma.store_wait(0)
+            mbarrier.arrive(q_empty.index(CONSUMER), count=1)
+
+        if DYNAMIC:
+            mbarrier.wait(next_full, turn_count & 1)
+            tile = gl.max(next_s.load(gl.BlockedLayout([1], [32], [4], [0])), 0)
+            mbarrier.arrive(next_empty, count=1)
+        else:
+            tile += gl.num_programs(0)
+        turn_count += 1
+    tma.store_wait(0)
+
+
+@gluon.jit(do_not_specialize=["row_tiles", "heads_total", "heads_q", "group", "section", "seqlen_q", "seqlen_kv"])
+def attend(
+    q_desc, k_desc, v_desc, o_desc, counter_ptr,
+    row_tiles, heads_total, heads_q, group, section, seqlen_q, seqlen_kv, scale_log2,
+    CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
+    DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, O_IN_Q: gl.constexpr,
+    CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
+):  # fmt: skip
+    """Allocate the rings and start one producer warp and CONSUMERS warpgroups."""
+    dtype: gl.constexpr = q_desc.dtype
+    q_s = gl.allocate_shared_memory(dtype, [CONSUMERS] + q_desc.block_type.shape, q_desc.layout)
+    k_s = gl.allocate_shared_memory(dtype, [STAGES] + k_desc.block_type.shape, k_desc.layout)
+    v_s = gl.allocate_shared_memory(dtype, [STAGES] + v_desc.block_type.shape, v_desc.layout)
+    o_s = q_s if O_IN_Q else gl.allocate_shared_memory(dtype, [CONSUMERS] + o_desc.block_type.shape, o_desc.layout)
+    next_s = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    q_full = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
+    next_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    next_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    for c in gl.static_range(CONSUMERS):
+        mbarrier.init(q_full.index(c), count=1)
+        mbarrier.init(q_empty.index(c), count=1)
+    for s in gl.static_range(STAGES):
+        mbarrier.init(k_full.index(s), count=1)
+        mbarrier.init(v_full.index(s), count=1)
+        mbarrier.init(k_empty.index(s), count=CONSUMERS)
+        mbarrier.init(v_empty.index(s), count=CONSUMERS)
+    mbarrier.init(next_full, count=1)
+    mbarrier.init(next_empty, count=CONSUMERS)
+
+    bars = (q_full, q_empty, k_full, k_empty, v_full, v_empty, next_full, next_empty)
+    sizes = (row_tiles, heads_total, heads_q, section, seqlen_q, seqlen_kv)
+    shared = (q_s, k_s, v_s, o_s, next_s)
+    # The tuples stand inside the calls because a constexpr in a tuple that is assigned to a name becomes a tensor.
+    if CONSUMERS == 2:
+        gl.warp_specialize([
+            (consume, (o_desc, shared, bars, sizes, scale_log2,
+                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+            (consume, (o_desc, shared, bars, sizes, scale_log2,
+                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+            (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
+                       CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
+        ], [4, 1], [CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
+    else:
+        gl.warp_specialize([
+            (consume, (o_desc, shared, bars, sizes, scale_log2,
+                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+            (consume, (o_desc, shared, bars, sizes, scale_log2,
+                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+            (consume, (o_desc, shared, bars, sizes, scale_log2,
+                       2, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+            (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
+                       CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
+        ], [4, 4, 1], [CONSUMER_REGISTERS, CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
+
+
+def describe(x: torch.Tensor, rows: int) -> TensorDescriptor:
+    """TMA descriptor of (1, 1, rows, head_dim) tiles of x (batch, heads, seqlen, head_dim)."""
+    # The stride of a dimension of size 1 is never used, but TMA checks its alignment all the same.
+    outer = zip(x.shape[:-1], x.stride()[:-1], strict=True)
+    strides = [*(stride if size > 1 else x.shape[-1] for size, stride in outer), 1]
+    block = [1, 1, rows, x.shape[-1]]
+    dtype = gl.float16 if x.dtype == torch.float16 else gl.bfloat16
+    return TensorDescriptor(x, list(x.shape), strides, block, gl.NVMMASharedLayout.get_default_for(block, dtype))
+
+
+def aligned(x: torch.Tensor) -> torch.Tensor:
+    """Return x itself if TMA can read it in place, else a contiguous copy."""
+    used = [stride for size, stride in zip(x.shape[:-1], x.stride()[:-1], strict=True) if size > 1]
+    if x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(stride > 0 and stride % 8 == 0 for stride in used):
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
+    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+    batch, heads_q, seqlen_q, head_dim = q.shape
+    heads_kv, seqlen_kv = k.shape[1:3]
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
+    if head_dim == 64:
+        consumers, block_n, stages, pingpong = D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG
+    elif head_dim == 128:
+        consumers, block_n, stages, pingpong = 2, D128_BLOCK_N, D128_STAGES, D128_PINGPONG
+    elif head_dim == 256:
+        consumers, block_n, stages, pingpong = 2, D256_BLOCK_N, 2, D256_PINGPONG
+    else:
+        raise NotImplementedError(f"head_dim {head_dim}: 64, 128 and 256 only")
+    if scale <= 0:
+        # The running maximum is taken before scaling, which needs a positive factor.
+        q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
+
+    q, k, v = aligned(q), aligned(k), aligned(v)
+    out = torch.empty((batch, seqlen_q, heads_q, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
+    schedule = CAUSAL_SCHEDULE if causal else FULL_SCHEDULE
+    row_tiles = triton.cdiv(seqlen_q, consumers * ROWS)
+    tiles = row_tiles * batch * heads_q
+    processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+    group = heads_q // heads_kv
+    section = max(1, (L2_MIB << 20) // (4 * seqlen_kv * head_dim)) * group
+    q_and_o = 2 * consumers * ROWS * head_dim * 2
+    attend[(tiles if schedule == "single" else min(tiles, processors),)](
+        describe(q, ROWS), describe(k, block_n), describe(v, block_n), describe(out, ROWS),
+        torch.zeros(1, dtype=torch.int32, device=q.device) if schedule == "dynamic" else None,
+        row_tiles, batch * heads_q, heads_q, group, section, seqlen_q, seqlen_kv, scale * LOG2_E,
+        CONSUMERS=consumers, BLOCK_N=block_n, STAGES=stages, CAUSAL=causal, DYNAMIC=schedule == "dynamic",
+        PINGPONG=pingpong, O_IN_Q=q_and_o + 4 * stages * block_n * head_dim > SHARED_LIMIT,
+        CONSUMER_REGISTERS=240 if consumers == 2 else 160, PRODUCER_REGISTERS=24 if consumers == 2 else 32, num_warps=4,
+    )  # fmt: skip
+    return out

@@ -1,0 +1,226 @@
+"""A run over kernels: which files and shapes, how each is evaluated, and what its results add up to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from functools import cached_property
+from pathlib import Path
+
+import pytest
+
+from pytest_avo import __version__
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.fingerprint import installed_version
+from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import Verdict, judge
+from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.devices.device import Device
+from pytest_avo.evaluation.evaluator import Evaluator
+from pytest_avo.evaluation.peers import peer
+from pytest_avo.evaluation.pool import Pool
+from pytest_avo.evaluation.sandbox import offered_layers
+from pytest_avo.items import ROW, KernelItem
+from pytest_avo.report import export, terminal
+from pytest_avo.report.rows import ResultRow, decode_row
+from pytest_avo.report.status import StatusLine
+from pytest_avo.settings import Settings
+
+NOISE_FLOOR = 0.01
+"""Log-ratio below which two kernels count as the same where no A/A run has measured the noise."""
+LAYERS = ("pid namespace", "no network", "landlock", "seccomp")
+
+
+class Bench:
+    """What items of one pytest run share."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        self.config = config
+        self.settings = settings
+        self.device: Device = CpuDevice()
+        self.specs = ["popen"]
+        self.rows: list[ResultRow] = []
+        self.floor = NOISE_FLOOR
+        self._kernels: dict[Path, Kernel] = {}
+        self._evaluator: Evaluator | None = None
+        for name in self.peers:
+            peer(name)
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Names of the peers that every kernel is timed beside."""
+        return self.device.peers if self.settings.peers is None else self.settings.peers
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """The evaluator, started when it is first wanted."""
+        if self._evaluator is None:
+            self._evaluator = Pool(self.specs, layers=self.settings.sandbox != "off")
+        return self._evaluator
+
+    @cached_property
+    def status(self) -> StatusLine:
+        """The line that says what is going on; silent where there is no terminal."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        return StatusLine(reporter if self.config.get_verbosity() >= 0 else None)
+
+    def header(self) -> str:
+        """One line: what is run, where, and how kernels are confined."""
+        fingerprint = self.device.fingerprint()
+        parts = [
+            self.settings.mode,
+            f"{fingerprint.device} x{fingerprint.units}",
+            f"torch {installed_version('torch')}",
+            f"peers {', '.join(self.peers) or 'none'}",
+            f"sandbox {self.confinement}",
+        ]
+        return f"avo: {__version__} ({'; '.join(parts)})"
+
+    @cached_property
+    def confinement(self) -> str:
+        """The layers that hold; InvalidInput where the user requires more than the machine offers."""
+        if self.settings.sandbox == "off":
+            return "off"
+        offered = offered_layers()
+        missing = [layer for layer in LAYERS if not any(found.startswith(layer) for found in offered)]
+        if missing and self.settings.sandbox == "require":
+            raise InvalidInput(f"--avo-sandbox=require: this machine does not offer {', '.join(missing)}")
+        return ", ".join(offered) or "none"
+
+    # ---- which kernels on which shapes
+
+    def default_paths(self) -> list[str]:
+        """What is collected where the command line names no path."""
+        if self.settings.mode == "bench":
+            return [str(path) for path in self.settings.kernels]
+        named = self.settings.evolve.get(self.device.target)
+        if named is None:
+            target = self.device.target
+            raise InvalidInput(f"--avo-evolve: expected a kernel file, or a line '{target}: PATH' in the ini key avo_evolve")
+        return [str(self.settings.rootdir / named)]
+
+    def check_paths(self, arguments: list[str]) -> None:
+        """Read all kernels below the arguments, so that a mistake in one is a usage error before anything runs."""
+        for path in self._kernel_files(arguments):
+            self.shapes(self.kernel(path))
+
+    def is_kernel(self, path: Path, *, named: bool) -> bool:
+        """Whether a file is to be collected: one the user names, or one in a folder that declares a claim."""
+        return path.suffix == ".py" and (named or declares_claim(path))
+
+    def kernel(self, path: Path) -> Kernel:
+        """The kernel in a file."""
+        if path not in self._kernels:
+            self._kernels[path] = read_kernel(path)
+        return self._kernels[path]
+
+    def shapes(self, kernel: Kernel) -> list[Shape]:
+        """Shapes on which a kernel is evaluated: the hook's, those of --avo-shapes, or those it claims."""
+        chosen = self.config.hook.pytest_avo_shapes(config=self.config, kernel=kernel)
+        return list(chosen)
+
+    def chosen_shapes(self, kernel: Kernel) -> list[Shape]:
+        """The built-in choice of shapes."""
+        suites = self.settings.shapes or (kernel.claim.shapes if kernel.claim else ())
+        if not suites:
+            if kernel.fault:
+                return [UNREADABLE]
+            raise InvalidInput(f'{kernel.path}: claims no shapes: expected AVO = {{"target": ..., "shapes": [...]}} in the '
+                               "file, or --avo-shapes")  # fmt: skip
+        shapes = [shape for suite in suites for shape in self.settings.suites.shapes(suite)]
+        return list({shape.id: shape for shape in shapes}.values())
+
+    def is_claimed(self, kernel: Kernel, shape: Shape) -> bool:
+        """Whether the kernel itself promises to do the shape."""
+        suites = kernel.claim.shapes if kernel.claim else ()
+        return any(shape.id == other.id for suite in suites for other in self.settings.suites.shapes(suite))
+
+    def why_not_here(self, kernel: Kernel) -> str:
+        """Why a kernel cannot run on this machine, or ""."""
+        if kernel.claim is None or kernel.claim.target == self.device.target:
+            return ""
+        return f"needs {kernel.claim.target}, this machine has {self.device.target} ({self.device.fingerprint().device})"
+
+    # ---- evaluating
+
+    def evaluation(self, item: KernelItem) -> Evaluation:
+        """Evaluate an item's kernel on its shape; blocks. EvaluatorError when the machine fails."""
+        if item.evaluation is not None:
+            return item.evaluation
+        if item.pending is not None:
+            return self.wait(item.pending)
+        if item.kernel.fault:
+            return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
+        request = EvaluationRequest(
+            number=0,
+            subject=Subject(label=item.path.name, source=item.kernel.source),
+            shapes=(item.shape,),
+            limits=self.settings.limits,
+            plan=self.settings.plan,
+            peers=self.peers,
+        )
+        return self.wait(self.evaluator.submit(request)[item.shape.id])
+
+    def wait(self, future: Future[Evaluation]) -> Evaluation:
+        """The future's result; meanwhile the status line says what is being done."""
+        while True:
+            try:
+                result = future.result(timeout=0.25)
+            except FutureTimeoutError:
+                if future.done():
+                    raise
+                self.status.tick(self.evaluator.doing())
+            else:
+                self.status.clear()
+                return result
+
+    def judge(self, evaluation: Evaluation, shape: Shape) -> Verdict:
+        """The verdict on an evaluation, under the noise floor of this run."""
+        return judge(evaluation, shape, floor=self.floor)
+
+    def close(self) -> None:
+        """End the evaluator."""
+        if self._evaluator is not None:
+            self._evaluator.close()
+
+    # ---- results
+
+    def collect_row(self, report: pytest.TestReport) -> None:
+        """Keep the result that a report carries."""
+        if text := getattr(report, ROW, None):
+            self.rows.append(decode_row(text))
+
+    def table(self) -> Iterator[terminal.Line]:
+        """The tables at the end of a bench; an evolution has its own."""
+        if self.settings.mode == "bench":
+            yield from terminal.results(self.rows, verbosity=self.config.get_verbosity())
+
+    def export(self) -> None:
+        """Write what the user asked to have written."""
+        if self.settings.json is not None:
+            export.export_json(
+                self.settings.json,
+                self.rows,
+                fingerprint=self.device.fingerprint(),
+                rootdir=self.settings.rootdir,
+            )
+
+    def _kernel_files(self, arguments: list[str]) -> Iterator[Path]:
+        for argument in arguments:
+            path = Path(os.path.abspath(argument.partition("::")[0]))
+            if path.is_dir():
+                for found in sorted(path.rglob("*.py")):
+                    if self.is_kernel(found, named=False):
+                        yield found
+            elif path.is_file() and self.is_kernel(path, named=True):
+                yield path
+
+
+UNREADABLE = Shape(
+    batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"
+)
+"""Stands for the shapes of a file that cannot be parsed, so that it still is an item and fails with its syntax error."""

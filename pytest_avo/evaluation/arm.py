@@ -1,0 +1,290 @@
+"""One kernel's process as its judge sees it: memory to write arguments to, a socket to ask on, a clock outside.
+
+An arm is a kernel in a comparison: the candidate, the incumbent or a peer. All arms are treated alike.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+import torch
+
+from pytest_avo.core.evaluation import Outcome
+from pytest_avo.core.shape import DTYPE_BYTES, Dtype, Shape
+from pytest_avo.evaluation import processes
+from pytest_avo.evaluation.inputs import TORCH_DTYPES, Inputs
+from pytest_avo.evaluation.zygote import MAX_MESSAGE
+
+POISON = b"\xff"
+"""NaN in every floating-point dtype: an element that a kernel did not write shows."""
+ALIGNMENT = 256
+LOG_BYTES = 16384
+Phase = Literal["build", "check", "time"]
+
+
+class KernelFault(Exception):
+    """What a kernel did wrong: becomes its outcome and reason."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.reason = reason
+
+
+class KernelRaised(KernelFault):
+    """The kernel raised in Python: its process is still there and can be asked again."""
+
+
+class KernelEnded(Exception):
+    """The kernel's process is gone; how it went is known once it is reaped."""
+
+
+class Loaded(msgspec.Struct, frozen=True, tag_field="said", tag="loaded", forbid_unknown_fields=True):
+    """The kernel's file is imported."""
+
+
+class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_unknown_fields=True):
+    """The kernel raised; `refused` if it said that it does not do this shape."""
+
+    refused: bool
+    what: str
+
+
+class CallReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the kernel's process says of one call."""
+
+    plain: bool
+    seconds: float
+    type: str = "Tensor"
+    shape: list[int] = []
+    dtype: str = ""
+    device: str = ""
+    aliased: bool = False
+
+
+class Done(msgspec.Struct, frozen=True, tag_field="said", tag="done", forbid_unknown_fields=True):
+    """All calls of a request were made."""
+
+    calls: list[CallReport]
+
+
+_reply = msgspec.json.Decoder(Loaded | Raised | Done)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The outcome of one request: outputs of its calls, seconds by the judge's clock and by the process's own."""
+
+    outputs: list[torch.Tensor]
+    seconds: float
+    claimed_s: float
+
+
+def batch_bytes(shape: Shape, calls: int) -> tuple[int, int]:
+    """Memory for the arguments and results of `calls` calls of a shape, padded layouts included."""
+    item = DTYPE_BYTES[shape.dtype]
+    rows = shape.batch * (shape.heads_q * shape.seqlen_q + 2 * shape.heads_kv * shape.seqlen_kv)
+    given = calls * (rows * (shape.head_dim + 8) * item + 3 * ALIGNMENT)
+    result = calls * (shape.batch * shape.heads_q * shape.seqlen_q * shape.head_dim * item + ALIGNMENT)
+    return given, result
+
+
+class Log:
+    """The last of what a process printed, read by a thread so that a flood neither blocks it nor fills memory."""
+
+    def __init__(self) -> None:
+        self._read, self.write_end = os.pipe()
+        self._tail = bytearray()
+        threading.Thread(target=self._drain, daemon=True).start()
+
+    @property
+    def tail(self) -> str:
+        return bytes(self._tail[-LOG_BYTES:]).decode("utf-8", "replace")
+
+    def _drain(self) -> None:
+        while data := os.read(self._read, 65536):
+            self._tail += data
+            del self._tail[: -2 * LOG_BYTES]
+        os.close(self._read)
+
+
+class Memory:
+    """Shared memory of one direction, mapped in the judge and in the kernel's process."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.descriptor = os.memfd_create("avo", os.MFD_CLOEXEC)
+        os.ftruncate(self.descriptor, size)
+        self.map = mmap.mmap(self.descriptor, size)
+
+    def tensor(self, *, dtype: Dtype, elements: int, offset: int) -> torch.Tensor:
+        return torch.frombuffer(self.map, dtype=TORCH_DTYPES[dtype], count=elements, offset=offset)
+
+    def close(self) -> None:
+        # The mapping is freed with the last tensor over it.
+        os.close(self.descriptor)
+
+
+class Arm:
+    """A running kernel process. Frozen except while it answers."""
+
+    def __init__(self, *, pid: int, link: socket.socket, given: Memory, result: Memory, log: Log, label: str) -> None:
+        self.pid = pid
+        self.label = label
+        self.log = log
+        self.given = given
+        self.result = result
+        self._link = link
+        self._below: list[int] = []
+        self._frozen = False
+
+    def load(self, limit_s: float) -> float:
+        """Import the kernel's file; returns the seconds that took."""
+        start = time.perf_counter()
+        reply = self._ask({"do": "load"}, phase="build", limit_s=limit_s)
+        seconds = time.perf_counter() - start
+        self.freeze()
+        if not isinstance(reply, Loaded):
+            raise KernelFault("rejected", "answered a call that was not asked")
+        return seconds
+
+    def call(self, batch: Sequence[Inputs], dtype: Dtype, *, limit_s: float, phase: Phase) -> Slice:
+        """Call the kernel once on each of the inputs and return outputs and seconds.
+
+        The arguments are written while the process is frozen; the clock stops only once it is frozen again, so that an
+        early "done" buys no time in which the work is finished.
+        """
+        self.freeze()
+        calls, sources = self._write(batch, dtype)
+        start = time.perf_counter()
+        self.thaw()
+        try:
+            done = self._ask({"do": "call", "calls": calls}, phase=phase, limit_s=limit_s)
+        except KernelRaised:
+            self.freeze()
+            raise
+        processes.send(self._below, signal.SIGSTOP)
+        seconds = time.perf_counter() - start
+        self.freeze()
+        self._refuse_extra_replies()
+        if not isinstance(done, Done) or len(done.calls) != len(batch):
+            raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
+        for report, inputs in zip(done.calls, batch, strict=True):
+            _check_report(report, inputs, dtype)
+        for place, original in sources:
+            if not torch.equal(place.view(torch.uint8), original.view(torch.uint8)):
+                raise KernelFault("rejected", "modified its inputs")
+        outputs = [self._output(call, inputs, dtype) for call, inputs in zip(calls, batch, strict=True)]
+        return Slice(outputs, seconds, sum(report.seconds for report in done.calls))
+
+    def freeze(self) -> None:
+        """Stop the process and all below it."""
+        if not self._frozen:
+            self._below = [process.pid for process in processes.tree(self.pid)]
+            processes.send(self._below, signal.SIGSTOP)
+            self._frozen = True
+
+    def thaw(self) -> None:
+        """Let the process run."""
+        if self._frozen:
+            processes.send(self._below, signal.SIGCONT)
+            self._frozen = False
+
+    def cpu_s(self) -> float:
+        """CPU seconds used so far by the process and all below it."""
+        return sum(process.cpu_s for process in processes.tree(self.pid))
+
+    def kill(self) -> None:
+        """End the process group. Reaping, and verifying that nothing is left, is the zygote's part."""
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def close(self) -> None:
+        """Free what the judge holds of a dead arm."""
+        self._link.close()
+        self.given.close()
+        self.result.close()
+
+    def _write(
+        self, batch: Sequence[Inputs], dtype: Dtype
+    ) -> tuple[list[dict[str, object]], list[tuple[torch.Tensor, torch.Tensor]]]:
+        calls: list[dict[str, object]] = []
+        sources: list[tuple[torch.Tensor, torch.Tensor]] = []
+        offset = out = 0
+        for inputs in batch:
+            call: dict[str, object] = {"dtype": dtype, "causal": inputs.causal, "scale": inputs.scale, "out": out}
+            for name, x in zip("qkv", inputs.tensors, strict=True):
+                elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+                original = x.as_strided((elements,), (1,))
+                place = self.given.tensor(dtype=dtype, elements=elements, offset=offset)
+                place.copy_(original)
+                sources.append((place, original))
+                call[name] = {
+                    "offset": offset, "elements": elements, "shape": list(x.shape), "stride": list(x.stride()),
+                }  # fmt: skip
+                offset = _aligned(offset + elements * DTYPE_BYTES[dtype])
+            out = _aligned(out + inputs.q.numel() * DTYPE_BYTES[dtype])
+            calls.append(call)
+        self.result.map[:out] = POISON * out
+        return calls, sources
+
+    def _output(self, call: dict[str, object], inputs: Inputs, dtype: Dtype) -> torch.Tensor:
+        offset = int(str(call["out"]))
+        return self.result.tensor(dtype=dtype, elements=inputs.q.numel(), offset=offset).clone().view(inputs.q.shape)
+
+    def _ask(self, request: dict[str, object], *, phase: Phase, limit_s: float) -> Loaded | Done:
+        """Send one request and wait for its only reply."""
+        try:
+            self._link.send(msgspec.json.encode(request))
+            ready, _, _ = select.select([self._link], [], [], limit_s)
+            if not ready:
+                raise KernelFault("timeout", f"{phase} took longer than {limit_s:g} s")
+            message = self._link.recv(MAX_MESSAGE)
+        except OSError:
+            message = b""
+        if not message:
+            raise KernelEnded(phase)
+        try:
+            reply: Loaded | Raised | Done = _reply.decode(message)
+        except msgspec.DecodeError:
+            raise KernelFault("rejected", "malformed reply: the kernel interfered with the harness") from None
+        if isinstance(reply, Raised):
+            raise KernelRaised("unsupported" if reply.refused else "crashed", f"raised {reply.what}")
+        return reply
+
+    def _refuse_extra_replies(self) -> None:
+        if select.select([self._link], [], [], 0)[0] and self._link.recv(MAX_MESSAGE):
+            raise KernelFault("rejected", "more than one reply to a request")
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def _check_report(report: CallReport, inputs: Inputs, dtype: Dtype) -> None:
+    """The form of a result: exact type, shape, dtype and device, in memory of its own."""
+    if not report.plain:
+        raise KernelFault("rejected", f"returned a {report.type}, expected a plain torch.Tensor")
+    wanted = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
+    for what, got, expected in (
+        ("shape", report.shape, list(inputs.q.shape)),
+        ("dtype", report.dtype, wanted),
+        ("device", report.device, "cpu"),
+    ):
+        if got != expected:
+            raise KernelFault("incorrect", f"output {what} is {got}, expected {expected}")
+    if report.aliased:
+        raise KernelFault("rejected", "output shares memory with an input")

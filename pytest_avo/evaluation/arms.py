@@ -1,0 +1,98 @@
+"""The processes that a worker keeps: one per kernel, started on demand, shared by the shapes of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_avo.core.evaluation import Limits, Subject
+from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault, batch_bytes
+from pytest_avo.evaluation.nursery import Nursery
+
+SLICE_BYTES = 64 << 20
+MAX_CALLS = 16
+
+
+@dataclass(slots=True)
+class _Kept:
+    digest: str
+    arm: Arm
+    build_s: float
+    built: set[str]
+
+
+class Arms:
+    """One process per arm of a comparison, by the arm's name. A process that misbehaved is never used again."""
+
+    def __init__(self, nursery: Nursery, *, threads: int, memory_bytes: int) -> None:
+        self._nursery = nursery
+        self._threads = threads
+        self._memory_bytes = memory_bytes
+        self._kept: dict[str, _Kept] = {}
+
+    def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits) -> Arm:
+        """The process of an arm, loaded and with room for any slice of the shapes. KernelFault when it does not load."""
+        given_bytes, result_bytes = room(shapes)
+        digest = source_digest(subject.source)
+        kept = self._kept.get(name)
+        if (
+            kept
+            and kept.digest == digest
+            and kept.arm.given.size >= given_bytes
+            and kept.arm.result.size >= result_bytes
+        ):
+            return kept.arm
+        self.drop(name)
+        arm = self._nursery.fork(
+            subject,
+            given_bytes=given_bytes,
+            result_bytes=result_bytes,
+            threads=self._threads,
+            memory_bytes=self._memory_bytes,
+        )
+        kept = self._kept[name] = _Kept(digest, arm, 0.0, set())
+        try:
+            kept.build_s = arm.load(limits.build)
+        except (KernelFault, KernelEnded) as error:
+            raise self.fault(name, error) from None
+        return arm
+
+    def build_s(self, name: str) -> float:
+        """Seconds that importing the kernel took in its present process."""
+        return self._kept[name].build_s if name in self._kept else 0.0
+
+    def is_first_call(self, name: str, shape: Shape) -> bool:
+        """Whether the present process never saw this shape: kernels compile then."""
+        built = self._kept[name].built
+        new = shape.id not in built
+        built.add(shape.id)
+        return new
+
+    def log(self, name: str) -> str:
+        """What the kernel's process printed last."""
+        return self._kept[name].arm.log.tail if name in self._kept else ""
+
+    def fault(self, name: str, error: KernelFault | KernelEnded) -> KernelFault:
+        """End an arm's process after an error and return the fault with what is now known of how it ended."""
+        kept = self._kept.pop(name, None)
+        how = self._nursery.end(kept.arm) if kept else "ended"
+        return KernelFault("crashed", f"process {how} in {error}") if isinstance(error, KernelEnded) else error
+
+    def drop(self, name: str) -> None:
+        """End an arm's process, if there is one, so that the next use starts afresh."""
+        if kept := self._kept.pop(name, None):
+            self._nursery.end(kept.arm)
+
+
+def max_calls(shape: Shape) -> int:
+    """How many calls a timed slice of a shape may hold: each has inputs of its own, which must stay in memory."""
+    return max(1, min(MAX_CALLS, SLICE_BYTES // shape.bytes_moved))
+
+
+def room(shapes: Sequence[Shape]) -> tuple[int, int]:
+    """Bytes for arguments and results that serve every slice of these shapes, and the small shapes checked beside."""
+    sizes = [batch_bytes(shape, max_calls(shape)) for shape in shapes]
+    smallest = 32 << 20
+    return max(smallest, *(given for given, _ in sizes)), max(smallest, *(result for _, result in sizes))

@@ -1,0 +1,131 @@
+"""Whether an output is right: its error against the float64 reference, held to that of a same-precision computation.
+
+For every head and every block of 128 rows (a bad tail block cannot hide in an average), with errors divided by the largest
+value of the key/value head and eps the spacing of the dtype:
+
+    16-bit    max(e) <= 2 max(p) + 2 eps    and    rms(e) <= 1.5 rms(p) + eps / 2
+    float32   max(e) <= 5 max(p) + 16 eps   and    rms(e) <= 5 rms(p) + 8 eps
+
+e is the kernel's error and p that of plain torch operations in the input's dtype. The maximum rule is FlashAttention's
+own; the root mean square separates honest kernels (0.4 to 1.0 times p) from ones that drop keys or precision (5 times and
+more) where the maximum hardly can. docs/trust.md has the measurements behind the factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+import torch
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.inputs import Case, Inputs
+from pytest_avo.evaluation.reference import both_precisions
+
+BLOCK_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """Factors of the error rule: max(e) <= peak * max(p) + peak_eps * eps, rms(e) <= rms * rms(p) + rms_eps * eps."""
+
+    peak: float
+    peak_eps: float
+    rms: float
+    rms_eps: float
+
+
+HALF = Tolerance(peak=2.0, peak_eps=2.0, rms=1.5, rms_eps=0.5)
+SINGLE = Tolerance(peak=5.0, peak_eps=16.0, rms=5.0, rms_eps=8.0)
+
+
+def battery(shape: Shape, random: Random) -> list[Case]:
+    """The calls that a kernel must get right for one shape, in random order after the first.
+
+    Two are at the shape itself. The others vary what a kernel might ignore (mask, scale, group ratio, lengths, layout):
+    on lengths that it did not claim it may refuse, but must not answer wrongly.
+    """
+    lengths = [(random.randint(2, 160), random.randint(161, 300)), (random.randint(161, 300), random.randint(2, 160))]
+    equal = random.randint(65, 200)
+    other_group = shape.heads_kv if shape.heads_q != shape.heads_kv else _divisor(shape.heads_q, random)
+
+    def beside(name: str, *, distribution: str, layout: str = "bshd", **changes: object) -> Case:
+        small = {"batch": min(shape.batch, 2), "seqlen_q": equal, "seqlen_kv": equal, **changes}
+        return Case(name, _changed(shape, small), distribution, layout, required=False)
+
+    first = Case("normal", shape)
+    rest = [
+        Case("needle, padded rows", shape, "needle", "padded"),
+        beside("large logits", distribution="large"),
+        beside("constant keys", distribution="constant", layout="bhsd"),
+        beside("shifted values", distribution="shifted", seqlen_kv=equal + random.randint(0, 99)),
+        beside("value scales per head", distribution="scaled"),
+        beside("other mask", distribution="normal", causal=not shape.causal),
+        beside("other scale", distribution="normal", scale=random.choice((0.02, 0.37, 1.0))),
+        beside("more keys than queries", distribution="normal", seqlen_q=lengths[0][0], seqlen_kv=lengths[0][1]),
+        beside("more queries than keys", distribution="normal", seqlen_q=lengths[1][0], seqlen_kv=lengths[1][1]),
+        beside("one query", distribution="normal", seqlen_q=1, seqlen_kv=random.randint(1, 300)),
+        beside("other group ratio", distribution="normal", heads_kv=other_group),
+    ]
+    random.shuffle(rest)
+    return [first, *rest]
+
+
+def fault(inputs: Inputs, out: torch.Tensor) -> str | None:
+    """What is wrong with an output of shape (batch, heads_q, seqlen_q, head_dim), or None. Looks at every element."""
+    rows = slice(0, out.shape[2])
+    for batch in range(out.shape[0]):
+        for head_kv in range(inputs.k.shape[1]):
+            if found := _fault_of_group(inputs, out, batch=batch, head_kv=head_kv, rows=rows):
+                return found
+    return None
+
+
+def sampled_fault(inputs: Inputs, out: torch.Tensor, random: Random) -> str | None:
+    """`fault` for one random head group and block of rows, cheap enough for every timed round; NaN anywhere is found."""
+    if not bool(torch.isfinite(out).all()):
+        return "output has NaN or infinite elements"
+    first = random.randrange(0, max(1, out.shape[2] - BLOCK_ROWS + 1))
+    rows = slice(first, min(out.shape[2], first + BLOCK_ROWS))
+    batch, head_kv = random.randrange(out.shape[0]), random.randrange(inputs.k.shape[1])
+    return _fault_of_group(inputs, out, batch=batch, head_kv=head_kv, rows=rows)
+
+
+def _fault_of_group(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: int, rows: slice) -> str | None:
+    group = inputs.q.shape[1] // inputs.k.shape[1]
+    got = out[batch, head_kv * group : (head_kv + 1) * group, rows]
+    if not bool(torch.isfinite(got).all()):
+        return "output has NaN or infinite elements"
+    exact, plain = both_precisions(inputs, batch=batch, head_kv=head_kv, rows=rows)
+    largest = inputs.v[batch, head_kv].double().abs().max().clamp_min(1e-30)
+    error = _blocks((got.double() - exact).abs() / largest)
+    yardstick = _blocks((plain.double() - exact).abs() / largest)
+    rule = SINGLE if out.dtype == torch.float32 else HALF
+    eps = torch.finfo(out.dtype).eps
+    peak, peak_limit = error.amax((-1, -2)), rule.peak * yardstick.amax((-1, -2)) + rule.peak_eps * eps
+    rms = error.square().mean((-1, -2)).sqrt()
+    rms_limit = rule.rms * yardstick.square().mean((-1, -2)).sqrt() + rule.rms_eps * eps
+    for what, value, limit in (("max", peak, peak_limit), ("rms", rms, rms_limit)):
+        if bool((~(value <= limit)).any()):
+            head, block = (int(x) for x in torch.unravel_index((value / limit).argmax(), value.shape))
+            first = (rows.start or 0) + block * BLOCK_ROWS
+            where = f"head {head_kv * group + head}, rows from {first}"
+            return f"{what} error {float(value[head, block]):.2e} > limit {float(limit[head, block]):.2e} ({where})"
+    return None
+
+
+def _blocks(x: torch.Tensor) -> torch.Tensor:
+    """(heads, rows, head_dim) as (heads, blocks, BLOCK_ROWS, head_dim); missing rows of the last block count as exact."""
+    missing = -x.shape[1] % BLOCK_ROWS if x.shape[1] > BLOCK_ROWS else 0
+    rows = min(x.shape[1], BLOCK_ROWS)
+    padded = torch.nn.functional.pad(x, (0, 0, 0, missing))
+    return padded.view(x.shape[0], -1, rows, x.shape[2])
+
+
+def _divisor(heads: int, random: Random) -> int:
+    return random.choice([n for n in range(1, heads + 1) if heads % n == 0])
+
+
+def _changed(shape: Shape, changes: dict[str, object]) -> Shape:
+    fields = {name: getattr(shape, name) for name in shape.__struct_fields__}
+    return Shape(**{**fields, **changes})

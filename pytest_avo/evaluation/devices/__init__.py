@@ -1,0 +1,1 @@
+"""Kinds of device that a kernel can run on."""

@@ -1,0 +1,39 @@
+"""The CPU as a device: all cores that this process may use, the same number of threads for every kernel."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from pytest_avo.core.fingerprint import Fingerprint, fingerprint
+
+
+class CpuDevice:
+    """The host's processor."""
+
+    target = "cpu"
+    id = "cpu"
+    peers = ("torch-sdpa",)
+
+    @property
+    def threads(self) -> int:
+        return len(os.sched_getaffinity(0))
+
+    def fingerprint(self) -> Fingerprint:
+        return fingerprint(target="cpu", device=_model_name(), units=self.threads)
+
+    def environment(self) -> dict[str, str]:
+        # Threads that spin at a barrier while their partner waits for a core turn calls of 1 ms into scheduling quanta
+        # of 8 ms as soon as anything else runs on the machine. All arms sleep instead, so the comparison stays fair.
+        return {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
+
+
+def _model_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.machine()

@@ -1,0 +1,150 @@
+"""The judge at work: one request, from a fresh process and secret inputs to raw facts about every shape."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from random import Random
+
+import msgspec
+import torch
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms import Arms
+from pytest_avo.evaluation.correctness import battery, fault
+from pytest_avo.evaluation.inputs import Case, draw
+from pytest_avo.evaluation.peers import peer
+from pytest_avo.evaluation.timing import ArmFault, Race
+
+Lease = Callable[[bool], AbstractContextManager[None]]
+"""Hold the device's lease: alone (True) or shared (False)."""
+
+
+class Examiner:
+    """Evaluates requests one after another on one device."""
+
+    def __init__(self, arms: Arms, *, lease: Lease, say: Callable[[str], None], worker: str, device: str) -> None:
+        self._arms = arms
+        self._lease = lease
+        self._say = say
+        self._worker = worker
+        self._device = device
+
+    def examine(self, request: EvaluationRequest) -> Iterator[Evaluation]:
+        """Yield the facts of every shape as they are known.
+
+        Every shape is checked; only a kernel that is right on all of them is timed, on all of them together.
+        """
+        if request.fresh:
+            self._arms.drop(KERNEL)
+        right: dict[str, Evaluation] = {}
+        for number, shape in enumerate(request.shapes, start=1):
+            self._say(f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})")
+            with self._lease(False):
+                evaluation = self._check(request, shape)
+            if evaluation.outcome == "ok" and request.plan is not None:
+                right[shape.id] = evaluation
+            else:
+                yield evaluation
+        if len(right) < len(request.shapes):
+            yield from right.values()
+        else:
+            with self._lease(True):
+                yield from self._time(request, right)
+
+    def _check(self, request: EvaluationRequest, shape: Shape) -> Evaluation:
+        seed = int.from_bytes(os.urandom(6), "little")
+        evaluation = Evaluation(shape.id, "ok", seed=seed, worker=self._worker, device=self._device)
+        random, generator = Random(seed), torch.Generator().manual_seed(seed)
+        spent_s, build_s = 0.0, 0.0
+        try:
+            for case in battery(shape, random):
+                arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits)
+                first = self._arms.is_first_call(KERNEL, case.shape)
+                limit_s = request.limits.build if first else max(0.001, request.limits.check - spent_s)
+                start = time.perf_counter()
+                self._check_case(arm, case, generator, limit_s=limit_s, first=first)
+                seconds = time.perf_counter() - start
+                build_s += seconds if first and case.required else 0.0
+                spent_s += 0.0 if first else seconds
+        except (KernelFault, KernelEnded) as error:
+            return self._failed(evaluation, error)
+        build_s += self._arms.build_s(KERNEL)
+        return msgspec.structs.replace(evaluation, build_s=build_s, check_s=spent_s)
+
+    def _check_case(self, arm: Arm, case: Case, generator: torch.Generator, *, limit_s: float, first: bool) -> None:
+        inputs = draw(case, generator)
+        try:
+            result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase="build" if first else "check")
+        except KernelRaised as error:
+            if case.required:
+                raise KernelFault(error.outcome, f"{error.reason} ({case.name})") from None
+            return  # a shape that was not claimed may be refused
+        except KernelEnded as error:
+            raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
+        if found := fault(inputs, result.outputs[0]):
+            where = "" if case.required else f", {case.shape.id}"
+            raise KernelFault("incorrect", f"{found} ({case.name}{where})")
+
+    def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
+        assert request.plan is not None
+        subjects = {KERNEL: request.subject, **{name: peer(name) for name in request.peers}}
+        if request.baseline is not None:
+            subjects[BASELINE] = request.baseline
+        notes: list[str] = []
+        start = time.perf_counter()
+        while True:
+            race = Race(
+                shapes=list(request.shapes),
+                plan=request.plan,
+                limit_s=request.limits.time,
+                seed=int.from_bytes(os.urandom(6), "little"),
+            )
+            launch = _Launch(self._arms, subjects, request)
+            try:
+                timings = race.run(launch, lambda text: self._say(f"timing {request.subject.label}, {text}"))
+                break
+            except ArmFault as error:
+                if error.arm == KERNEL:
+                    yield self._failed(right.pop(error.shape), error.error)
+                    yield from right.values()
+                    return
+                found = self._arms.fault(error.arm, error.error)
+                if error.arm == BASELINE:
+                    raise EvaluatorError(f"the incumbent failed while it was timed: {found.reason}") from None
+                del subjects[error.arm]
+                notes.append(f"{error.arm}: {found.reason}")
+        seconds = (time.perf_counter() - start) / len(right)
+        for shape, evaluation in right.items():
+            yield msgspec.structs.replace(evaluation, timing=timings[shape], time_s=seconds, notes=tuple(notes))
+
+    def _failed(self, evaluation: Evaluation, error: KernelFault | KernelEnded) -> Evaluation:
+        log = self._arms.log(KERNEL)
+        found = self._arms.fault(KERNEL, error)
+        return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
+
+
+class _Launch:
+    """Provides the arms of a race: the present processes first, where the plan has one launch, else new ones each time."""
+
+    def __init__(self, arms: Arms, subjects: Mapping[str, Subject], request: EvaluationRequest) -> None:
+        self._arms = arms
+        self._subjects = subjects
+        self._request = request
+
+    def __call__(self) -> dict[str, Arm]:
+        plan = self._request.plan
+        started: dict[str, Arm] = {}
+        for name, subject in self._subjects.items():
+            if plan is not None and (plan.launches > 1 or (self._request.fresh and name != KERNEL)):
+                self._arms.drop(name)
+            try:
+                started[name] = self._arms.get(name, subject, self._request.shapes, self._request.limits)
+            except KernelFault as error:
+                raise ArmFault(name, self._request.shapes[0].id, error) from None
+        return started

@@ -1,0 +1,164 @@
+"""The worker's side of the zygote: starts kernels' processes and makes sure that they are gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import Subject
+from pytest_avo.core.kernel import source_digest
+from pytest_avo.evaluation.arm import Arm, Log, Memory
+from pytest_avo.evaluation.runner import KERNEL_FILE
+from pytest_avo.evaluation.zygote import MAX_MESSAGE
+
+PACKAGE = Path(__file__).parents[1]
+START_LIMIT_S = 120.0
+REAP_LIMIT_S = 10.0
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX")
+"""What of the user's environment reaches a kernel; no key and no token is among it."""
+
+
+class Nursery:
+    """One zygote and the arms forked from it."""
+
+    def __init__(self, *, box: Path, environment: Mapping[str, str], warm: Sequence[str]) -> None:
+        self._box = box
+        self._environment = environment
+        self._warm = tuple(warm)
+        self._layers = False
+        self._ready = False
+        self.layers: tuple[str, ...] = ()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, layers: bool) -> None:
+        """Start the zygote; `wait` waits for it. layers: confine what it forks by more than limits."""
+        self._layers = layers
+        self._ready = False
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(START_LIMIT_S)
+        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        # The zygote must find this package however the worker did; its children lose the variable again.
+        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+        private = {"LC_ALL": "C.UTF-8", "HOME": str(self._box), "PYTHONPATH": path}
+        environment = {**kept, **private, **self._environment}
+        mode = "layers" if layers else "plain"
+        command = [sys.executable, "-P", "-B", "-m", "pytest_avo.evaluation.zygote", str(theirs.fileno()), mode]
+        with (self._box / "zygote.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._warm],
+                env=environment,
+                cwd=self._box,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        theirs.close()
+
+    def wait(self) -> None:
+        """Block until the zygote has imported what it imports; one that was lost is replaced."""
+        if self._process is None:
+            self.start(layers=self._layers)
+        if not self._ready:
+            self.layers = tuple(self._receive()["layers"])
+            self._ready = True
+
+    def fork(self, subject: Subject, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Arm:
+        """A new process for a kernel, its file in place and nothing of it executed yet."""
+        self.wait()
+        assert self._control is not None
+        scratch = self._scratch(subject)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        given, result, log = Memory(given_bytes), Memory(result_bytes), Log()
+        request = {
+            "do": "fork",
+            "scratch": str(scratch),
+            "environment": _private_folders(scratch),
+            "threads": threads,
+            "memory_bytes": memory_bytes,
+        }
+        descriptors = [theirs.fileno(), given.descriptor, result.descriptor, log.write_end]
+        try:
+            socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
+            pid = int(self._receive()["pid"])
+        except OSError as error:
+            raise EvaluatorError(f"the zygote did not fork: {error}") from None
+        finally:
+            theirs.close()
+            os.close(log.write_end)
+        return Arm(pid=pid, link=ours, given=given, result=result, log=log, label=subject.label)
+
+    def end(self, arm: Arm) -> str:
+        """Kill an arm with all below it, verify that it is gone, and say how its process ended."""
+        arm.kill()
+        try:
+            assert self._control is not None
+            self._control.send(json.dumps({"do": "reap", "pid": arm.pid}).encode())
+            status = int(self._receive()["status"])
+        except OSError:
+            self.kill()
+            return "took the process that it was forked from down with it"
+        finally:
+            arm.close()
+        _verify_gone(arm.pid)
+        code = os.waitstatus_to_exitcode(status)
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
+    def kill(self) -> None:
+        """End the zygote, and with it all that it forked."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._control is not None
+        message = self._control.recv(MAX_MESSAGE)
+        if not message:
+            log = (self._box / "zygote.log").read_text(errors="replace").strip().splitlines()
+            raise EvaluatorError(f"the zygote ended: {log[-1] if log else 'no output'}")
+        answer: dict[str, Any] = json.loads(message)
+        return answer
+
+    def _scratch(self, subject: Subject) -> Path:
+        """A kernel's private folder: its file and what it compiles. Kept per source, so no kernel is served another's."""
+        folder = self._box / "kernels" / source_digest(subject.source)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / KERNEL_FILE).write_text(subject.source, encoding="utf-8")
+        return folder
+
+
+def _private_folders(scratch: Path) -> dict[str, str]:
+    names = {
+        "HOME": "",
+        "TMPDIR": "",
+        "XDG_CACHE_HOME": "cache",
+        "TRITON_CACHE_DIR": "triton",
+        "TORCH_EXTENSIONS_DIR": "extensions",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "CUDA_CACHE_PATH": "cuda",
+    }
+    return {variable: str(scratch / name) for variable, name in names.items()}
+
+
+def _verify_gone(pid: int) -> None:
+    """Raise unless the process group is empty; the kernel may need a moment to tear it down."""
+    deadline = time.monotonic() + REAP_LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(0.005)
+    raise EvaluatorError(f"process group {pid} survived SIGKILL for {REAP_LIMIT_S:g} s")

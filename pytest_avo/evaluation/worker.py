@@ -1,0 +1,113 @@
+"""The far end of a pool's gateway: one device, one judge, one zygote. Started over execnet on this host or another.
+
+Requests arrive and messages leave as JSON bytes with a fixed schema. The process ends, and takes everything below it along,
+when the channel closes, however the controller ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import Answer, EvaluationRequest, Failure, Finished, Hello, Message, Progress
+from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.lease import lease, lease_path
+from pytest_avo.evaluation.nursery import Nursery
+
+MEMORY_SHARE = 0.5
+"""A kernel's process may allocate this share of the host's memory."""
+
+
+class WorkerConfig(msgspec.Struct, frozen=True):
+    """What the controller tells a worker at the start."""
+
+    worker: str
+    layers: bool
+
+
+def serve(channel: Any) -> None:
+    """Answer requests from an execnet channel until it closes. Runs in the gateway's main thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
+    inbox: queue.Queue[bytes] = queue.Queue()
+    with _box() as box:
+        device = CpuDevice()
+        nursery = Nursery(box=box, environment=device.environment(), warm=["torch"])
+
+        def receive(message: bytes | None) -> None:
+            if message is not None:
+                inbox.put(message)
+                return
+            # The channel closed: end at once, also in the middle of a request, from execnet's receiving thread.
+            nursery.kill()
+            shutil.rmtree(box, ignore_errors=True)
+            os._exit(0)
+
+        channel.setcallback(receive, endmarker=None)
+        config = msgspec.json.decode(inbox.get(), type=WorkerConfig)
+        nursery.start(layers=config.layers)
+        # torch takes two seconds to import: here and in the zygote at the same time.
+        from pytest_avo.evaluation.arms import Arms
+        from pytest_avo.evaluation.examiner import Examiner, Lease
+
+        _be_a_quiet_judge()
+        nursery.wait()
+        number = 0
+
+        def send(message: Message) -> None:
+            channel.send(msgspec.json.encode(message))
+
+        def say(text: str) -> None:
+            send(Progress(number, text))
+
+        def hold(exclusive: bool) -> Any:
+            return lease(lease_path(device.id), exclusive=exclusive, waiting=lambda: say(f"waiting for {device.id}"))
+
+        holder: Lease = hold
+        arms = Arms(nursery, threads=device.threads, memory_bytes=_memory_bytes())
+        examiner = Examiner(arms, lease=holder, say=say, worker=config.worker, device=device.fingerprint().device)
+        send(Hello(host=socket.gethostname(), pid=os.getpid(), device=device.id, sandbox=", ".join(nursery.layers)))
+        while True:
+            request = msgspec.json.decode(inbox.get(), type=EvaluationRequest)
+            number = request.number
+            try:
+                for evaluation in examiner.examine(request):
+                    send(Answer(number, evaluation))
+                send(Finished(number))
+            except EvaluatorError as error:
+                send(Failure(number, str(error)))
+
+
+def _be_a_quiet_judge() -> None:
+    """One thread for the judge's own arithmetic: a second would spin on a core that a kernel is timed on."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _memory_bytes() -> int:
+    return int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+@contextlib.contextmanager
+def _box() -> Iterator[Path]:
+    """A private folder for all kernels of this worker; those of workers that were killed are removed on the way."""
+    for stale in Path(tempfile.gettempdir()).glob("pytest-avo-*-*"):
+        with contextlib.suppress(ValueError, OSError):
+            if not Path(f"/proc/{int(stale.name.split('-')[2])}").exists():
+                shutil.rmtree(stale, ignore_errors=True)
+    box = Path(tempfile.mkdtemp(prefix=f"pytest-avo-{os.getpid()}-"))
+    try:
+        yield box
+    finally:
+        shutil.rmtree(box, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""The process that kernels' processes are forked from: torch imported, no kernel's code, no device call, ever.
+
+Started by a worker with one control socket (SOCK_SEQPACKET). Requests are JSON; a fork request carries the child's socket,
+its input and output memory and its log as descriptors. The zygote ends, with all below it, when the worker does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+
+from pytest_avo.evaluation import processes, sandbox
+
+MAX_MESSAGE = 65536
+CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT = 3, 4, 5
+
+
+def main() -> None:
+    """Serve fork and reap requests until the worker closes the control socket."""
+    descriptor, layers, *warm = sys.argv[1:]
+    sandbox.die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    held = sandbox.enter_namespaces(home) if layers == "layers" else []
+    sandbox.become_subreaper()
+    for module in warm:
+        importlib.import_module(module)
+    runner = importlib.import_module("pytest_avo.evaluation.runner")
+    control = socket.socket(fileno=int(descriptor))
+    control.send(json.dumps({"layers": held}).encode())
+    children: set[int] = set()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE, 4)
+        if not message:
+            break
+        request = json.loads(message)
+        if request["do"] == "fork":
+            pid = sandbox.fork_confined(home) if layers == "layers" else os.fork()
+            if pid == 0:
+                become_child(descriptors, runner.serve, request, layers == "layers")
+            for received in descriptors:
+                os.close(received)
+            children.add(pid)
+            control.send(json.dumps({"pid": pid}).encode())
+        else:
+            pid = request["pid"]
+            status = os.waitpid(pid, 0)[1]
+            children.discard(pid)
+            control.send(json.dumps({"status": status, "swept": sweep(children)}).encode())
+    for pid in children:
+        kill_group(pid)
+    sweep(set())
+
+
+def become_child(descriptors: list[int], serve: object, request: dict[str, object], layers: bool) -> None:
+    """In the forked child: a process group of its own, only its own descriptors, confined; then serve calls. No return."""
+    status = 1
+    try:
+        os.setsid()
+        sandbox.die_with_parent()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        log = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(log, 0)
+        os.dup2(descriptors[3], 1)
+        os.dup2(descriptors[3], 2)
+        for target, source in zip((13, 14, 15), descriptors[:3], strict=True):
+            os.dup2(source, target)
+        for target in (CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT):
+            os.dup2(target + 10, target)
+        os.closerange(CHILD_OUTPUT + 1, 1024)
+        scratch = str(request["scratch"])
+        os.chdir(scratch)
+        os.environ.pop("PYTHONPATH", None)
+        os.environ.update({str(k): str(v) for k, v in dict(request["environment"]).items()})  # type: ignore[call-overload]
+        memory = int(str(request["memory_bytes"]))
+        sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=layers))
+        serve(threads=int(str(request["threads"])))  # type: ignore[operator]
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL to a child's process group; its PID namespace, where it has one, dies with it."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def sweep(keep: set[int]) -> int:
+    """Kill and reap every child that is not in `keep`: orphans that left their group. Returns how many there were."""
+    swept = 0
+    while strays := [pid for pid in processes.children(os.getpid()) if pid not in keep]:
+        for pid in strays:
+            kill_group(pid)
+            os.waitpid(pid, 0)
+            swept += 1
+    return swept
+
+
+if __name__ == "__main__":
+    main()

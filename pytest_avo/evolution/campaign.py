@@ -1,0 +1,245 @@
+"""One evolution of one kernel as its lineage has it: opened or resumed, attempt by attempt, until its end."""
+
+from __future__ import annotations
+
+import math
+import random
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.fingerprint import Fingerprint, differences
+from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval
+from pytest_avo.evolution.decision import noise_floor
+from pytest_avo.evolution.promotion import Provenance, check_unchanged
+from pytest_avo.lineage import view as lineage_view
+from pytest_avo.lineage.database import FILE
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
+from pytest_avo.lineage.store import Store
+from pytest_avo.lineage.view import View
+from pytest_avo.operators.operator import Proposal
+from pytest_avo.report.lineage import AttemptRow, Summary
+
+NOISE = "noise"
+TOTAL = "total"
+"""Kinds of events: the A/A run's noise floor, and the last comparison of the best kernel with the seed."""
+PURPOSES: tuple[Purpose, ...] = ("screen", "confirm")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an evolution is asked for."""
+
+    path: Path
+    rootdir: Path
+    folder: Path
+    """Where the lineage is kept."""
+    shapes: tuple[Shape, ...]
+    target: str
+    fingerprint: Fingerprint
+    operator: str
+    seed: int | None
+    generations: int
+
+    @property
+    def name(self) -> str:
+        """The kernel's path as lineage and commands have it."""
+        if self.path.is_relative_to(self.rootdir):
+            return self.path.relative_to(self.rootdir).as_posix()
+        return str(self.path)
+
+
+class Campaign:
+    """A run of the lineage with its two sides, writing and reading."""
+
+    def __init__(self, plan: Plan, store: Store, run: Run) -> None:
+        self.plan = plan
+        self.store = store
+        self.run = run
+        self.view = View(store.path, run.id)
+
+    @classmethod
+    def begin(cls, plan: Plan, kernel: Kernel) -> Campaign:
+        """Start a new run with the kernel's present text as its seed."""
+        store = Store.open(plan.folder / FILE)
+        run = store.start_run(
+            kernel=plan.name,
+            target=plan.target,
+            operator=plan.operator,
+            seed=random.SystemRandom().randrange(2**31) if plan.seed is None else plan.seed,
+            shapes=tuple(shape.id for shape in plan.shapes),
+            fingerprint=plan.fingerprint,
+            settings={"generations": str(plan.generations)},
+        )
+        campaign = cls(plan, store, run)
+        campaign._add(kernel.source, generation=0, parent=None, hypothesis="the seed", predicted={})
+        return campaign
+
+    @classmethod
+    def resume(cls, plan: Plan) -> Campaign:
+        """Continue the kernel's last run; InvalidInput where that would mix what must not be mixed."""
+        path = plan.folder / FILE
+        run = lineage_view.latest_run(path, plan.name) if path.is_file() else None
+        if run is None:
+            raise InvalidInput(f"--avo-resume: expected a run of {plan.name} in {path}, there is none")
+        if found := differences(plan.fingerprint, run.fingerprint):
+            raise InvalidInput(f"--avo-resume: run {run.id} was measured elsewhere ({'; '.join(found)})")
+        if run.shapes != tuple(shape.id for shape in plan.shapes):
+            raise InvalidInput(f"--avo-resume: run {run.id} evolved on other shapes: {', '.join(run.shapes)}")
+        campaign = cls(plan, Store.open(path), run)
+        # A winner may have landed in the file just before the run was killed.
+        known = [campaign.incumbent, *campaign.view.unfinished()]
+        check_unchanged(plan.path, {attempt.digest for attempt in known})
+        return campaign
+
+    @property
+    def incumbent(self) -> Attempt:
+        """The attempt that all new ones have to beat."""
+        found = self.view.incumbent()
+        assert found is not None, "a run begins with its seed"
+        return found
+
+    @property
+    def floor(self) -> float | None:
+        """The noise floor measured at the start of this run, a log-ratio; None before that."""
+        floors = [event.data["floor"] for event in self.view.events() if event.kind == NOISE]
+        return float(str(floors[-1])) if floors else None
+
+    @property
+    def last_generation(self) -> int:
+        """The youngest generation that was begun."""
+        return max(attempt.generation for attempt in self.view.attempts())
+
+    def kernel(self, attempt: Attempt) -> Kernel:
+        """An attempt's source as a kernel of the evolved file."""
+        return parse_kernel(self.view.source(attempt.digest), path=self.plan.path)
+
+    def unfinished(self, generation: int) -> Attempt | None:
+        """An attempt of a generation that was recorded but not settled before the run was interrupted."""
+        return next((x for x in self.view.unfinished() if x.generation == generation), None)
+
+    def measure_noise(self, attempt: Attempt, evaluations: Mapping[str, Evaluation]) -> None:
+        """Record the noise floor from the seed's comparison with itself."""
+        self.store.add_event(self.run.id, NOISE, {"floor": noise_floor(evaluations, self.plan.shapes)})
+        self.store.add_outcome(AttemptOutcome(attempt.id, "seed"))
+
+    def add(self, proposal: Proposal, *, generation: int) -> tuple[Attempt, Attempt | None]:
+        """Record a proposal; also the earlier attempt with the same source, if there is one."""
+        earlier = self.view.find_by_digest(source_digest(proposal.source))
+        attempt = self._add(
+            proposal.source,
+            generation=generation,
+            parent=self.incumbent.id,
+            hypothesis=proposal.hypothesis,
+            predicted=dict(proposal.predicted),
+        )
+        return attempt, earlier
+
+    def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:
+        """Evaluations of an attempt that are in the lineage already, by shape; all shapes or none."""
+        return {x.evaluation.shape: x.evaluation for x in self.view.evaluations(attempt.id, purpose)}
+
+    def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
+        """What the lineage has of a draft on top of `parent`, by shape; with `timed` only what settles its speed too."""
+        stored = self.view.evaluations(parent.id, "draft", digest=source_digest(source))
+        found = {x.evaluation.shape: x.evaluation for x in stored}
+        return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}
+
+    def provenance(self, attempt: Attempt, outcome: AttemptOutcome) -> Provenance:
+        """What the head of the promoted file says."""
+        assert outcome.confirmed is not None
+        assert attempt.parent is not None
+        gained = (self.view.log_score(attempt.parent) or 0.0) + outcome.confirmed.estimate
+        return Provenance(
+            digest=attempt.digest,
+            parent=self.view.attempt(attempt.parent).digest,
+            run=self.run.id,
+            generation=attempt.generation,
+            operator=attempt.operator,
+            hypothesis=attempt.hypothesis,
+            over_parent=outcome.confirmed.exp(),
+            over_seed=math.exp(gained),
+            device=self.plan.fingerprint.device,
+            torch=self.plan.fingerprint.torch,
+        )
+
+    def rows(self) -> list[AttemptRow]:
+        """The attempts for the table at the end."""
+        outcomes, trend = self.view.outcomes(), self.view.trend()
+        rows = []
+        for attempt in self.view.attempts():
+            outcome = outcomes.get(attempt.id)
+            if outcome is None:
+                continue
+            stored = [x for purpose in PURPOSES for x in self.view.evaluations(attempt.id, purpose)]
+            rows.append(
+                AttemptRow(
+                    generation=attempt.generation,
+                    member=attempt.member,
+                    status=outcome.status,
+                    hypothesis=attempt.hypothesis,
+                    gain=outcome.gain,
+                    confirmed=outcome.confirmed,
+                    score=math.exp(trend[attempt.generation]) if attempt.generation < len(trend) else 1.0,
+                    seconds=outcome.seconds,
+                    evaluations=len(stored),
+                )
+            )
+        return rows
+
+    def summary(self, *, wall_s: float, complete: bool) -> Summary:
+        """The totals for the end."""
+        counts = dict(self.view.counts())
+        counts.pop("seed", None)
+        commits = counts.pop("promoted", 0)
+        evaluations = [
+            x.evaluation
+            for attempt in self.view.attempts()
+            for purpose in PURPOSES
+            for x in self.view.evaluations(attempt.id, purpose)
+        ]
+        totals = [event.data for event in self.view.events() if event.kind == TOTAL]
+        best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
+        resume = f"pytest --avo-evolve {shlex.quote(self.plan.name)} --avo-resume --generations {self.plan.generations}"
+        return Summary(
+            kernel=self.plan.name,
+            attempts=sum(counts.values()) + commits,
+            commits=commits,
+            rejected={str(status): number for status, number in counts.items()},
+            best_ratio=best,
+            wall_s=wall_s,
+            evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
+            evaluations=len(evaluations),
+            resume_hint="" if complete else resume,
+        )
+
+    def add_total(self, ratio: Interval) -> None:
+        """Record how much faster the best kernel is than the seed, compared side by side at the end."""
+        self.store.add_event(self.run.id, TOTAL, {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high})
+
+    def record(self, kind: str, data: Mapping[str, Json]) -> None:
+        """Add an event of an operator's to the lineage."""
+        self.store.add_event(self.run.id, kind, data)
+
+    def close(self) -> None:
+        self.view.close()
+        self.store.close()
+
+    def _add(
+        self, source: str, *, generation: int, parent: int | None, hypothesis: str, predicted: Mapping[str, float]
+    ) -> Attempt:
+        return self.store.add_attempt(
+            run=self.run.id,
+            generation=generation,
+            member=0,
+            parent=parent,
+            source=source,
+            operator=self.run.operator,
+            hypothesis=hypothesis,
+            predicted=dict(predicted),
+        )

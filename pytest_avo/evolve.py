@@ -1,0 +1,426 @@
+"""The loop of an evolution: generation after generation, on pytest's main thread, a candidate's shapes as items.
+
+What is known is written to the lineage before anything is built on it, so that the run can be killed at any instant: a
+resumed run takes every recorded evaluation as it is and goes on from there.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import msgspec
+import pytest
+
+from pytest_avo.bench import Bench
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval
+from pytest_avo.core.verdict import Verdict
+from pytest_avo.evolution import promotion
+from pytest_avo.evolution.campaign import Campaign, Plan
+from pytest_avo.evolution.decision import Decision, confirmation, decide, geomean_gain, screening
+from pytest_avo.items import KernelFile, KernelItem
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
+from pytest_avo.operators.catalogue import load_operator
+from pytest_avo.operators.operator import DraftResult, OperatorStopped, Proposal, Task, VariationOperator
+from pytest_avo.report import lineage, terminal
+from pytest_avo.report.rows import ResultRow, result_row
+from pytest_avo.report.terminal import Line
+
+
+class Evolution:
+    """An evolution in a pytest session."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self.settings = bench.settings
+        self._campaign: Campaign | None = None
+        self._started = time.monotonic()
+        self._complete = False
+        self._final: list[ResultRow] = []
+        self._stopping = threading.Event()
+        self._spent: dict[int, Proposal] = {}
+        """What the attempts of this session cost their operator."""
+
+    @cached_property
+    def operator(self) -> VariationOperator:
+        """What proposes candidates."""
+        return load_operator(self.settings.operator)
+
+    @property
+    def campaign(self) -> Campaign:
+        assert self._campaign is not None, "the loop opens it"
+        return self._campaign
+
+    # ---- the loop
+
+    def run(self, session: pytest.Session) -> bool | None:
+        """Run all generations; pytest's own loop runs instead when nothing is to be executed."""
+        if session.config.option.collectonly:
+            return None
+        if session.testsfailed:
+            raise session.Interrupted(f"{session.testsfailed} errors during collection")
+        items = [item for item in session.items if isinstance(item, KernelItem)]
+        try:
+            file = self._file(items)
+            self._open(file, tuple(item.shape for item in items))
+            session.testscollected = len(items) * (self.settings.generations + 1)
+            if self._seed(session, items):
+                for generation in range(1, self.settings.generations + 1):
+                    if not self._generation(session, file, generation):
+                        break
+                self._compare_with_seed()
+                self._complete = True
+        except InvalidInput as error:
+            raise pytest.UsageError(str(error)) from None
+        except OperatorStopped as stop:
+            self._say(f"{self.operator.name} stopped: {stop}")
+        except EvaluatorError as error:
+            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+        finally:
+            session.testscollected = session.testsfailed + sum(1 for _ in self.bench.rows)
+        return True
+
+    def _file(self, items: list[KernelItem]) -> KernelFile:
+        files = {item.parent for item in items}
+        if len(files) != 1:
+            names = ", ".join(sorted(file.path.name for file in files)) or "none"
+            raise InvalidInput(f"--avo-evolve: expected one kernel file, got {names}")
+        file = files.pop()
+        if reason := self.bench.why_not_here(file.kernel):
+            raise InvalidInput(f"{file.path}: {reason}")
+        return file
+
+    def _open(self, file: KernelFile, shapes: tuple[Shape, ...]) -> None:
+        plan = Plan(
+            path=file.path,
+            rootdir=self.settings.rootdir,
+            folder=self.settings.store,
+            shapes=shapes,
+            target=self.bench.device.target,
+            fingerprint=self.bench.device.fingerprint(),
+            operator=self.operator.name,
+            seed=self.settings.seed,
+            generations=self.settings.generations,
+        )
+        self._campaign = Campaign.resume(plan) if self.settings.resume else Campaign.begin(plan, file.kernel)
+        word = "resuming" if self.settings.resume else "starting"
+        run = self.campaign.run
+        self._say(f"{word} run {run.id}: {plan.name}, {self.settings.generations} generations, seed {run.seed}, "
+                  f"operator {self.operator.describe()}")  # fmt: skip
+
+    def _seed(self, session: pytest.Session, items: list[KernelItem]) -> bool:
+        """Evaluate the seed beside itself, which gives the noise floor; False when it is not even correct."""
+        seed = self.campaign.view.attempts()[0]
+        if self.campaign.floor is None:
+            kernel = self.campaign.kernel(seed)
+            plan = screening(self.settings.plan, floor=None)
+            evaluations = self._items_run(session, items, seed, kernel=kernel, baseline=kernel, plan=plan)
+            decision = decide(evaluations, self.campaign.plan.shapes, floor=0.0)
+            if decision.gain is None:
+                self._say(f"the seed is no good, nothing to evolve from: {decision.ranking}: {decision.reason}")
+                self._settle(seed, _status(decision), decision, since=self._started)
+                return False
+            self.campaign.measure_noise(seed, evaluations)
+        floor = self.campaign.floor
+        assert floor is not None
+        self.bench.floor = floor
+        self._say(f"noise floor {floor:.2%}: a candidate must be faster by more than that, at 99% confidence")
+        return True
+
+    def _generation(self, session: pytest.Session, file: KernelFile, generation: int) -> bool:
+        """One attempt, from proposal to outcome; False when the operator has nothing left to try."""
+        campaign, since = self.campaign, time.monotonic()
+        if any(x.generation == generation and campaign.view.outcome(x.id) for x in campaign.view.attempts()):
+            return True  # settled before the run was resumed
+        attempt = campaign.unfinished(generation)
+        if attempt is None:
+            proposal = self._propose(generation)
+            if proposal is None:
+                self._say(f"generation {generation}: {self.operator.name} has nothing left to try")
+                return False
+            attempt, earlier = campaign.add(proposal, generation=generation)
+            self._spent[attempt.id] = proposal
+            if proposal.failed:
+                self._settle(attempt, "failed", Decision("same", proposal.failed), since=since)
+                return True
+            if earlier is not None:
+                reason = f"same source as generation {earlier.generation}"
+                self._settle(attempt, "duplicate", Decision("same", reason), since=since)
+                return True
+        self._say(f"generation {generation}: {attempt.hypothesis}")
+        verdicts = self._try(session, file, attempt, since=since)
+        self.bench.config.hook.pytest_avo_generation_finish(
+            config=self.bench.config, generation=generation, verdicts=verdicts
+        )
+        return True
+
+    def _try(
+        self, session: pytest.Session, file: KernelFile, attempt: Attempt, *, since: float
+    ) -> Mapping[str, Verdict]:
+        """Screen a candidate, confirm it if it looks faster, promote it if it is."""
+        campaign, floor = self.campaign, self.bench.floor
+        assert attempt.parent is not None
+        kernel, parent = campaign.kernel(attempt), campaign.kernel(campaign.view.attempt(attempt.parent))
+        items = file.items(kernel, campaign.plan.shapes, label=f"gen{attempt.generation:04d}-")
+        plan = screening(self.settings.plan, floor=floor)
+        evaluations = self._items_run(session, items, attempt, kernel=kernel, baseline=parent, plan=plan)
+        decision = decide(evaluations, campaign.plan.shapes, floor=floor)
+        verdicts = {item.shape.id: item.verdict for item in items if item.verdict is not None}
+        if decision.gain is None or not self._is_worth_confirming(decision):
+            self._settle(attempt, _status(decision), decision, since=since)
+            return verdicts
+        confirmed = self._confirm(attempt, kernel=kernel, parent=parent)
+        hook = self.bench.config.hook
+        if confirmed.gain is not None and hook.pytest_avo_promote(
+            config=self.bench.config, attempt=attempt, confirmed=confirmed.gain, floor=floor
+        ):
+            self._promote(attempt, decision, confirmed.gain, since=since)
+        elif confirmed.gain is not None:
+            refused = msgspec.structs.replace(decision, reason="not confirmed in fresh processes")
+            self._settle(attempt, "ambiguous", refused, confirmed=confirmed.gain, since=since)
+        else:
+            self._settle(attempt, _status(confirmed), confirmed, since=since)
+        return verdicts
+
+    def _is_worth_confirming(self, decision: Decision) -> bool:
+        if self.settings.accept == "match":
+            return decision.gain is not None and decision.gain.estimate >= 0
+        return decision.ranking == "faster"
+
+    def accepts(self, confirmed: Interval, floor: float) -> bool:
+        """The built-in promotion rule."""
+        return confirmed.estimate >= 0 if self.settings.accept == "match" else confirmed.low > floor
+
+    def _confirm(self, attempt: Attempt, *, kernel: Kernel, parent: Kernel) -> Decision:
+        """Measure a winner once more, in fresh processes on fresh inputs: only this estimate is believed."""
+        campaign = self.campaign
+        evaluations = campaign.stored(attempt, "confirm")
+        if not evaluations:
+            plan = confirmation(self.settings.plan)
+            evaluations = self._evaluate(kernel, parent, plan, fresh=True, peers=())
+            campaign.store.add_evaluations(attempt.id, "confirm", list(evaluations.values()))
+        return decide(evaluations, campaign.plan.shapes, floor=self.bench.floor)
+
+    def _promote(self, attempt: Attempt, decision: Decision, confirmed: Interval, *, since: float) -> None:
+        """Write the winner into kernels/, then record that: killed in between, a resumed run does both again."""
+        campaign, path = self.campaign, self.campaign.plan.path
+        promotion.check_unchanged(path, {campaign.incumbent.digest, attempt.digest})
+        outcome = AttemptOutcome(attempt.id, "promoted", gain=decision.gain, confirmed=confirmed)
+        provenance = campaign.provenance(attempt, outcome)
+        source = campaign.view.source(attempt.digest)
+        promotion.promote(path, source, provenance, lock=self.settings.store / "promotion.lock")
+        where = f"{provenance.over_seed:.3f}x over the seed, now in {campaign.plan.name}"
+        if self.settings.commit:
+            where += f", commit {promotion.commit(path, provenance)}"
+        self._settle(attempt, "promoted", Decision("faster", where, decision.gain), confirmed=confirmed, since=since)
+
+    def _settle(
+        self, attempt: Attempt, status: Status, decision: Decision, *, since: float, confirmed: Interval | None = None
+    ) -> None:
+        """Record an attempt's outcome, the last thing that is ever written about it, and say it."""
+        proposal = self._spent.get(attempt.id)
+        outcome = AttemptOutcome(
+            attempt.id,
+            status,
+            decision.reason,
+            gain=decision.gain,
+            confirmed=confirmed,
+            lesson=proposal.lesson if proposal else "",
+            tokens_in=proposal.tokens_in if proposal else 0,
+            tokens_out=proposal.tokens_out if proposal else 0,
+            cost=proposal.cost if proposal else 0.0,
+            seconds=time.monotonic() - since,
+        )
+        self.campaign.store.add_outcome(outcome)
+        parts = [f"generation {attempt.generation}: {status}"]
+        if measured := confirmed or decision.gain:
+            ratio = measured.exp()
+            parts.append(f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]")
+        self._say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
+
+    def _compare_with_seed(self) -> None:
+        """The claimed total, measured: the best kernel beside the seed, in one interleaved comparison."""
+        campaign = self.campaign
+        seed, best = campaign.view.attempts()[0], campaign.incumbent
+        if best.id == seed.id:
+            return
+        self._say("comparing the best kernel with the seed")
+        plan = confirmation(self.settings.plan)
+        kernels = campaign.kernel(best), campaign.kernel(seed)
+        evaluations = self._evaluate(*kernels, plan, fresh=True, peers=self.bench.peers)
+        if all(evaluation.outcome == "ok" for evaluation in evaluations.values()):
+            ratio = geomean_gain(evaluations, campaign.plan.shapes, confidence=0.95).exp()
+            campaign.add_total(ratio)
+        self._final = [
+            result_row(
+                evaluations[shape.id],
+                self.bench.judge(evaluations[shape.id], shape),
+                node_id=f"{campaign.plan.name}::{shape.id}",
+                kernel=campaign.plan.name,
+                target=campaign.plan.target,
+                shape=shape,
+            )
+            for shape in campaign.plan.shapes
+        ]
+
+    # ---- evaluating and proposing
+
+    def _items_run(
+        self,
+        session: pytest.Session,
+        items: list[KernelItem],
+        attempt: Attempt,
+        *,
+        kernel: Kernel,
+        baseline: Kernel,
+        plan: TimingPlan,
+    ) -> dict[str, Evaluation]:
+        """Run a candidate's items as pytest tests and record their evaluations, those of the lineage where it has them."""
+        stored = self.campaign.stored(attempt, "screen")
+        if stored or kernel.fault:
+            for item in items:
+                item.evaluation = stored.get(item.shape.id)
+        else:
+            request = self._request(kernel, baseline, plan, fresh=False, peers=self.bench.peers)
+            futures = self.bench.evaluator.submit(request)
+            for item in items:
+                item.pending = futures[item.shape.id]
+        for item, following in zip(items, [*items[1:], None], strict=True):
+            self.bench.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.shouldfail:
+                raise session.Failed(session.shouldfail)
+            if session.shouldstop:
+                raise session.Interrupted(session.shouldstop)
+        evaluations = {item.shape.id: item.evaluation for item in items if item.evaluation is not None}
+        if len(evaluations) < len(items):
+            raise EvaluatorError("some shapes could not be evaluated; what was finished is kept")
+        if not stored:
+            self.campaign.store.add_evaluations(attempt.id, "screen", list(evaluations.values()))
+        return evaluations
+
+    def _evaluate(
+        self, kernel: Kernel, baseline: Kernel, plan: TimingPlan | None, *, fresh: bool, peers: tuple[str, ...]
+    ) -> dict[str, Evaluation]:
+        request = self._request(kernel, baseline, plan, fresh=fresh, peers=peers)
+        return {shape: self.bench.wait(future) for shape, future in self.bench.evaluator.submit(request).items()}
+
+    def _request(
+        self,
+        kernel: Kernel,
+        baseline: Kernel,
+        plan: TimingPlan | None,
+        *,
+        fresh: bool,
+        peers: tuple[str, ...],
+        shapes: tuple[Shape, ...] | None = None,
+    ) -> EvaluationRequest:
+        name = self.campaign.plan.path.name
+        return EvaluationRequest(
+            number=0,
+            subject=Subject(name, kernel.source),
+            shapes=self.campaign.plan.shapes if shapes is None else shapes,
+            limits=self.settings.limits,
+            plan=plan,
+            baseline=Subject(f"{name} (incumbent)", baseline.source),
+            peers=peers,
+            fresh=fresh,
+        )
+
+    def _propose(self, generation: int) -> Proposal | None:
+        """Ask for a candidate, on a thread of its own: Ctrl-C must not wait for it."""
+        campaign = self.campaign
+        parent = campaign.incumbent
+        task = Task(
+            kernel=campaign.kernel(parent),
+            parent=parent,
+            generation=generation,
+            member=0,
+            shapes=campaign.plan.shapes,
+            view=campaign.view,
+            seed=campaign.run.seed,
+            floor=self.bench.floor,
+            device=f"{campaign.plan.fingerprint.device} x{campaign.plan.fingerprint.units}",
+            folder=self.settings.store,
+            evaluate=self._draft,
+            record=campaign.record,
+            stopping=self._stopping,
+            say=self._say,
+        )
+        answers: queue.Queue[Proposal | None | BaseException] = queue.Queue()
+
+        def ask() -> None:
+            try:
+                answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
+            except BaseException as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True, name=f"avo-propose-{generation}").start()
+        while True:
+            try:
+                answer = answers.get(timeout=0.25)
+            except queue.Empty:
+                self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
+                continue
+            self.bench.status.clear()
+            if isinstance(answer, InvalidInput | OperatorStopped):
+                raise answer
+            if isinstance(answer, BaseException):
+                reason = f"{type(answer).__name__}: {answer}"
+                raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
+            return answer
+
+    def _draft(self, source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
+        """The evaluation tool of operators. Any thread."""
+        campaign = self.campaign
+        parent = campaign.incumbent
+        known = campaign.drafts(parent, source, timed=timed)
+        missing = tuple(shape for shape in shapes if shape.id not in known)
+        if missing:
+            plan = screening(self.settings.plan, floor=self.bench.floor) if timed else None
+            kernel = campaign.kernel(parent)
+            draft = msgspec.structs.replace(kernel, source=source)
+            request = self._request(draft, kernel, plan, fresh=False, peers=(), shapes=missing)
+            new = {shape: future.result() for shape, future in self.bench.evaluator.submit(request).items()}
+            campaign.store.add_evaluations(parent.id, "draft", list(new.values()), source=source)
+            known |= new
+        return {
+            shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes
+        }
+
+    # ---- what is shown
+
+    def table(self) -> Iterator[Line]:
+        """The best kernel's shapes and the lineage, at the end of the run, complete or not."""
+        if self._campaign is None:
+            return
+        label = f"::gen{self.campaign.incumbent.generation:04d}-"
+        best = self._final or [row for row in self.bench.rows if label in row.node_id]
+        yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
+        wall_s = time.monotonic() - self._started
+        summary = self.campaign.summary(wall_s=wall_s, complete=self._complete)
+        yield from lineage.lineage(self.campaign.rows(), summary)
+
+    def close(self) -> None:
+        """Tell operators to stop and close the lineage."""
+        self._stopping.set()
+        if self._campaign is not None:
+            self._campaign.close()
+
+    def _say(self, text: str, **markup: bool) -> None:
+        reporter = self.bench.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self.bench.config.get_verbosity() >= 0:
+            self.bench.status.clear()
+            reporter.ensure_newline()
+            reporter.write_line(text[: terminal.WIDTH], **markup)
+
+
+def _status(decision: Decision) -> Status:
+    """An attempt that was not promoted keeps what it was ranked as; one that looked faster was not confirmed."""
+    return "ambiguous" if decision.ranking == "faster" else decision.ranking

@@ -1,0 +1,55 @@
+"""Hooks that a conftest.py can implement to replace a part of the plugin.
+
+Each says on which thread it is called and what None means. All are called on the controller, never in an xdist worker
+unless it says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_avo.core.kernel import Kernel
+    from pytest_avo.core.shape import Shape
+    from pytest_avo.core.stats import Interval
+    from pytest_avo.core.verdict import Verdict
+    from pytest_avo.lineage.records import Attempt
+    from pytest_avo.operators.operator import Proposal, Task
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_avo_shapes(config: pytest.Config, kernel: Kernel) -> Sequence[Shape] | None:
+    """Shapes on which a kernel is collected. Main thread, also in xdist workers: must be deterministic.
+
+    None: the suites of --avo-shapes, else those that the kernel claims.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_avo_propose(config: pytest.Config, task: Task) -> Proposal | None:
+    """Propose the next candidate. Called on a thread of its own and may take hours; `task.stopping` says when to give up.
+
+    Return None to leave it to the next implementation. The built-in one asks the operator of --avo-operator; if that has
+    nothing left to try, the evolution ends.
+    """
+
+
+@pytest.hookspec
+def pytest_avo_generation_finish(config: pytest.Config, generation: int, verdicts: Mapping[str, Verdict]) -> None:
+    """All items of a generation are reported and its promotion is decided. Main thread; a notification.
+
+    verdicts: shape id -> the candidate's verdict against its parent.
+    """
+
+
+@pytest.hookspec(firstresult=True)
+def pytest_avo_promote(config: pytest.Config, attempt: Attempt, confirmed: Interval, floor: float) -> bool | None:
+    """Decide whether a correct candidate becomes the incumbent and its source lands in kernels/. Main thread.
+
+    confirmed: log-ratio to the incumbent from the confirmation in fresh processes, with its one-sided 99% bounds; floor:
+    the log-ratio below which a difference is noise on this machine today. None: the next implementation; the built-in one
+    wants the lower bound above the floor (with --avo-accept=match: an estimate of at least zero).
+    """

@@ -1,0 +1,251 @@
+"""The budget ledger: what a run has spent, and the hard limits that are checked before anything is spent.
+
+Spending is two steps. ``reserve`` asks for the most a model call may use and fails if that could pass a limit;
+``settle`` puts what was really used in its place. A limit that stops a run therefore never discards a call already paid
+for, and calls made at the same time cannot pass a limit together.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_UNLIMITED = 2**62
+
+
+class BudgetExhausted(Exception):
+    """A hard limit would be passed by what was about to be spent; everything finished so far is kept."""
+
+    def __init__(self, limit: str, reason: str) -> None:
+        super().__init__(f"budget exhausted ({limit}): {reason}")
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prices:
+    """What the model costs per million tokens, in the user's currency."""
+
+    input_per_million: float
+    output_per_million: float
+
+    def cost(self, *, tokens_in: int, tokens_out: int) -> float:
+        """The cost of so many tokens."""
+        return (tokens_in * self.input_per_million + tokens_out * self.output_per_million) / 1e6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Hard limits of a run, ``None`` where there is none: tokens in and out together, cost, seconds of wall time."""
+
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_time_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """A snapshot of the ledger. ``cost`` is ``None`` where the user gave no prices."""
+
+    attempts: int = 0
+    turns: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float | None = None
+    evaluations: int = 0
+    evaluator_s: float = 0.0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """Tokens set aside for one model call; ``tokens_out`` is the most that the call may answer with."""
+
+    number: int
+    tokens_in: int
+    tokens_out: int
+
+
+class Ledger:
+    """Counts a run's spending and refuses what could pass a limit. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        prices: Prices | None = None,
+        *,
+        spent: Spending | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start at ``spent``, the snapshot of an interrupted run, or at nothing."""
+        for name in ("max_tokens", "max_cost", "max_time_s"):
+            value = getattr(limits, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name}: expected a positive number, got {value}")
+        if limits.max_cost is not None and prices is None:
+            raise ValueError("max_cost: expected the model's prices per million tokens too: nothing else tells a cost")
+        self.limits = limits
+        self.prices = prices
+        self._spent = spent or Spending()
+        self._clock = clock
+        self._started = clock() - self._spent.wall_s
+        self._open: dict[int, Reservation] = {}
+        self._numbers = 0
+        self._lock = threading.Lock()
+
+    def reserve(self, *, tokens_in: int, tokens_out: int, least_out: int = 1) -> Reservation:
+        """Set tokens aside for one model call, or raise ``BudgetExhausted``.
+
+        The answer is granted ``tokens_out`` tokens, or what the limits still allow if that is at least ``least_out``:
+        pass the granted number to the model as its limit.
+        """
+        with self._lock:
+            self._check_time(0.0)
+            granted = tokens_out
+            for limit, room in self._room(tokens_in).items():
+                granted = min(granted, room)
+                if granted < min(least_out, tokens_out):
+                    raise self._exhausted(limit, tokens_in + min(least_out, tokens_out))
+            self._numbers += 1
+            reservation = Reservation(number=self._numbers, tokens_in=tokens_in, tokens_out=granted)
+            self._open[reservation.number] = reservation
+            return reservation
+
+    def settle(self, reservation: Reservation, *, tokens_in: int, tokens_out: int) -> None:
+        """Replace a reservation by the tokens that the call really used: zero for one that failed unanswered."""
+        with self._lock:
+            if self._open.pop(reservation.number, None) is None:
+                raise ValueError(f"reservation {reservation.number} is not open: it was settled before")
+            self._spent = replace(
+                self._spent,
+                turns=self._spent.turns + 1,
+                tokens_in=self._spent.tokens_in + tokens_in,
+                tokens_out=self._spent.tokens_out + tokens_out,
+                cost=self._added_cost(tokens_in, tokens_out),
+            )
+
+    def begin_attempt(self) -> None:
+        """Count one variation attempt, or raise ``BudgetExhausted`` if the run's time is over."""
+        with self._lock:
+            self._check_time(0.0)
+            self._spent = replace(self._spent, attempts=self._spent.attempts + 1)
+
+    def check_time(self, expected_s: float = 0.0) -> None:
+        """Raise ``BudgetExhausted`` if work expected to take so many seconds would end after the run's time."""
+        with self._lock:
+            self._check_time(expected_s)
+
+    def add_evaluation(self, seconds: float) -> None:
+        """Count one evaluation asked for by the operator and the time the evaluator spent on it."""
+        with self._lock:
+            self._spent = replace(
+                self._spent,
+                evaluations=self._spent.evaluations + 1,
+                evaluator_s=self._spent.evaluator_s + seconds,
+            )
+
+    def snapshot(self) -> Spending:
+        """What is spent by now, without what is only reserved."""
+        with self._lock:
+            return replace(self._spent, wall_s=self._clock() - self._started)
+
+    def time_left_s(self) -> float | None:
+        """Seconds until the time limit (not below zero), ``None`` where there is no limit."""
+        if self.limits.max_time_s is None:
+            return None
+        return max(0.0, self.limits.max_time_s - (self._clock() - self._started))
+
+    def preflight(self) -> str:
+        """One line that says what the run may spend, and what a resumed run has spent already."""
+        limits = self.limits
+        allowed = []
+        if limits.max_tokens is not None:
+            allowed.append(f"{limits.max_tokens:,} tokens")
+        if limits.max_cost is not None:
+            allowed.append(f"a cost of {limits.max_cost:.2f}")
+        if limits.max_time_s is not None:
+            allowed.append(f"{_spoken(limits.max_time_s)} of wall time")
+        line = "may spend up to " + " and ".join(allowed) if allowed else "no limit on tokens, cost or time"
+        if self.prices is not None:
+            each = self.prices
+            line += f"; {each.input_per_million:g} in and {each.output_per_million:g} out per million tokens"
+        spent = self._spent
+        if spent.turns or spent.attempts:
+            line += f"; spent so far: {spent.tokens_in + spent.tokens_out:,} tokens"
+            if spent.cost is not None:
+                line += f", cost {spent.cost:.2f}"
+            line += f", {_spoken(spent.wall_s)}"
+        return line
+
+    def summary_rows(self) -> list[tuple[str, str, str]]:
+        """The ledger for the end of the run: rows of what was counted, how much, and its limit (empty where none)."""
+        spent, limits = self.snapshot(), self.limits
+        total = spent.tokens_in + spent.tokens_out
+        rows = [
+            ("attempts", f"{spent.attempts:,}", ""),
+            ("model turns", f"{spent.turns:,}", ""),
+            ("tokens in", f"{spent.tokens_in:,}", ""),
+            ("tokens out", f"{spent.tokens_out:,}", ""),
+            ("tokens", f"{total:,}", "" if limits.max_tokens is None else f"{limits.max_tokens:,}"),
+        ]
+        if self.prices is not None:
+            limit = "" if limits.max_cost is None else f"{limits.max_cost:.2f}"
+            rows.append(("cost", f"{spent.cost or 0.0:.2f}", limit))
+        rows.append(("evaluations by the operator", f"{spent.evaluations:,}", ""))
+        rows.append(("evaluator time", _spoken(spent.evaluator_s), ""))
+        rows.append(
+            ("wall time", _spoken(spent.wall_s), "" if limits.max_time_s is None else _spoken(limits.max_time_s))
+        )
+        return rows
+
+    def _check_time(self, expected_s: float) -> None:
+        limit = self.limits.max_time_s
+        if limit is None:
+            return
+        used = self._clock() - self._started
+        if used + expected_s >= limit:
+            coming = f" and the next step takes about {_spoken(expected_s)}" if expected_s else ""
+            raise BudgetExhausted("max_time", f"{_spoken(used)} of {_spoken(limit)} are over{coming}")
+
+    def _room(self, tokens_in: int) -> dict[str, int]:
+        """For each limit the output tokens it leaves beside so many input tokens; below zero: not even those."""
+        room = {}
+        reserved_in = sum(each.tokens_in for each in self._open.values())
+        reserved_out = sum(each.tokens_out for each in self._open.values())
+        if self.limits.max_tokens is not None:
+            used = self._spent.tokens_in + self._spent.tokens_out + reserved_in + reserved_out
+            room["max_tokens"] = self.limits.max_tokens - used - tokens_in
+        if self.limits.max_cost is not None and self.prices is not None:
+            reserved = self.prices.cost(tokens_in=reserved_in + tokens_in, tokens_out=reserved_out)
+            left = self.limits.max_cost - (self._spent.cost or 0.0) - reserved
+            per_token = self.prices.output_per_million / 1e6
+            room["max_cost"] = -1 if left < 0 else int(left / per_token) if per_token > 0 else _UNLIMITED
+        return room
+
+    def _exhausted(self, limit: str, tokens: int) -> BudgetExhausted:
+        spent, limits = self._spent, self.limits
+        if limit == "max_tokens":
+            state = f"{spent.tokens_in + spent.tokens_out:,} of {limits.max_tokens:,} tokens are spent"
+        else:
+            state = f"{spent.cost or 0.0:.2f} of {limits.max_cost:.2f} are spent"
+        in_flight = f" (calls in flight: {len(self._open)})" if self._open else ""
+        return BudgetExhausted(limit, f"{state}{in_flight}, the next call needs about {tokens:,} tokens")
+
+    def _added_cost(self, tokens_in: int, tokens_out: int) -> float | None:
+        if self.prices is None:
+            return self._spent.cost
+        return (self._spent.cost or 0.0) + self.prices.cost(tokens_in=tokens_in, tokens_out=tokens_out)
+
+
+def _spoken(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -1,0 +1,48 @@
+"""When two kernel sources are the same kernel: sources without what does not run, and how alike they are."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import re
+import threading
+import warnings
+
+_WARNINGS_LOCK = threading.Lock()
+_IGNORED_LINE = re.compile(r"\s*(#.*)?")
+
+
+def normalised(source: str) -> str:
+    """The source without comments (provenance lines among them), blank lines, docstrings and layout.
+
+    Two sources with the same normalised text run the same program. Docstrings stay where the source names ``__doc__``,
+    since a kernel may then read them. A source that does not parse only loses its blank and comment lines.
+    """
+    try:
+        tree = _parsed(source)
+        if "__doc__" not in source:
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+                    _drop_docstring(node)
+        return ast.unparse(tree) + "\n"
+    except (SyntaxError, ValueError, RecursionError):
+        return "".join(f"{line.rstrip()}\n" for line in source.splitlines() if not _IGNORED_LINE.fullmatch(line))
+
+
+def similarity(a: str, b: str) -> float:
+    """How alike two sources are as programs, by lines of their normalised text: 1.0 is the same, 0.0 shares no line."""
+    return difflib.SequenceMatcher(None, normalised(a).splitlines(), normalised(b).splitlines(), autojunk=False).ratio()
+
+
+def _parsed(source: str) -> ast.Module:
+    # A candidate's "invalid escape sequence" is no concern of the user's run; catch_warnings itself is not thread-safe.
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return ast.parse(source)
+
+
+def _drop_docstring(node: ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
+    match node.body:
+        case [ast.Expr(value=ast.Constant(value=str())), *rest]:
+            node.body = rest or ([] if isinstance(node, ast.Module) else [ast.Pass()])

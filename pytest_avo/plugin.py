@@ -1,0 +1,145 @@
+"""The plugin: hook implementations, each a few lines, nothing else.
+
+Importing this module imports neither torch nor triton nor openai. Without --avo-bench or --avo-evolve only the options
+exist: nothing is registered, printed or started.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pytest_avo import hookspecs, options
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+    from pytest_avo.bench import Bench
+    from pytest_avo.core.kernel import Kernel
+    from pytest_avo.core.shape import Shape
+    from pytest_avo.core.stats import Interval
+    from pytest_avo.evolve import Evolution
+    from pytest_avo.lineage.records import Attempt
+    from pytest_avo.operators.operator import Proposal, Task
+
+NAME = "avo-run"
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    pluginmanager.add_hookspecs(hookspecs)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    options.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    # Before xdist's own pytest_configure, which is trylast: an evolution takes its -n and --tx over.
+    if config.option.avo_bench or config.option.avo_evolve:
+        from pytest_avo.start import start
+
+        run, evolution = start(config)
+        config.pluginmanager.register(BenchHooks(run), NAME)
+        if evolution is not None:
+            config.pluginmanager.register(EvolutionHooks(evolution), f"{NAME}-evolution")
+
+
+class NoTests(pytest.File):
+    """An ordinary Python file in a run over kernels: nothing is collected from it and it is not imported."""
+
+    def collect(self) -> list[pytest.Item]:
+        return []
+
+
+class BenchHooks:
+    """Hooks of any run over kernels."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    def pytest_report_header(self) -> str:
+        return self.bench.header()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self, session: pytest.Session) -> None:
+        from pytest_avo.start import usage_errors
+
+        with usage_errors():
+            self.bench.check_paths(session.config.args)
+
+    def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        from pytest_avo.items import KernelFile
+
+        named = parent.session.isinitpath(file_path)
+        if self.bench.is_kernel(file_path, named=named):
+            return KernelFile.from_kernel(parent, path=file_path, bench=self.bench)
+        return None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Collector:
+        collector: NoTests = NoTests.from_parent(parent, path=module_path)
+        return collector
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_avo_shapes(self, kernel: Kernel) -> Sequence[Shape]:
+        return self.bench.chosen_shapes(kernel)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        from pytest_avo.items import attach_row
+
+        report = yield
+        attach_row(item, report)
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.bench.collect_row(report)
+
+    def pytest_report_teststatus(
+        self, report: pytest.CollectReport | pytest.TestReport
+    ) -> tuple[str, str, str | tuple[str, dict[str, bool]]] | None:
+        from pytest_avo.report.letters import status
+
+        return status(report)
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        for line in self.bench.table():
+            terminalreporter.write_line(line.text, **line.markup)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.bench.close()
+        if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+            self.bench.export()
+
+
+class EvolutionHooks:
+    """Hooks of an evolution, beside those of a bench."""
+
+    def __init__(self, evolution: Evolution) -> None:
+        self.evolution = evolution
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        return self.evolution.run(session)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_avo_propose(self, task: Task) -> Proposal | None:
+        return self.evolution.operator.propose(task)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_avo_promote(self, attempt: Attempt, confirmed: Interval, floor: float) -> bool:
+        return self.evolution.accepts(confirmed, floor)
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        for line in self.evolution.table():
+            terminalreporter.write_line(line.text, **line.markup)
+
+    def pytest_unconfigure(self) -> None:
+        self.evolution.close()

@@ -1,0 +1,146 @@
+"""--avo-json: results in pytest-benchmark's schema, so that its readers work, and everything else under `avo`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.report.provenance import commit_info, machine_info
+from pytest_avo.report.rows import ResultRow, comparisons, geomeans
+from pytest_avo.report.samples import sample_stats
+
+SCHEMA = "5.3.1"
+"""The release of pytest-benchmark whose schema the file follows."""
+
+
+def export_json(
+    path: Path,
+    rows: Sequence[ResultRow],
+    *,
+    fingerprint: Fingerprint | None,
+    notes: Sequence[str] = (),
+    rootdir: Path,
+) -> None:
+    """Write the results to `path`, whole or not at all; InvalidInput when it cannot be written.
+
+    `rootdir` is where git is asked for the commit.
+    """
+    content = document(rows, fingerprint=fingerprint, notes=notes, rootdir=rootdir)
+    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def document(
+    rows: Sequence[ResultRow], *, fingerprint: Fingerprint | None, notes: Sequence[str] = (), rootdir: Path
+) -> dict[str, object]:
+    """The content of the file: plain values, every number finite (what is not becomes null)."""
+    content = {
+        "machine_info": machine_info(),
+        "commit_info": commit_info(rootdir),
+        "benchmarks": [_benchmark(row) for row in rows if _is_timed(row)],
+        "datetime": datetime.now(UTC).isoformat(),
+        "version": SCHEMA,
+        "avo": {
+            "results": [_result(row) for row in rows],
+            "geomean": {peer: {"ratio": x.ratio, "ci95": list(x.ci95)} for peer, x in geomeans(rows).items()},
+            "fingerprint": None if fingerprint is None else msgspec.structs.asdict(fingerprint),
+            "notes": list(dict.fromkeys([*notes, *(note for row in rows for note in row.verdict.notes)])),
+        },
+    }
+    return {key: _finite(value) for key, value in content.items()}
+
+
+def prepare(path: Path) -> None:
+    """Make the folder of `path`; InvalidInput when a file cannot be written there. Cheap: ask before a long run."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from None
+    if os.path.exists(path) and not os.path.isfile(path):  # unlike Path.exists these never raise
+        raise _unwritable(path, "it is no regular file")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"no permission to write into {path.parent}")
+
+
+def write_atomically(path: Path, content: str) -> None:
+    """Replace the file at `path` in one step; a link is followed. InvalidInput when it cannot be written."""
+    prepare(path)
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(content, encoding="utf-8")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from None
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _unwritable(path: Path, reason: str) -> InvalidInput:
+    return InvalidInput(f"{path}: cannot be written: {reason}; expected the path of a file")
+
+
+def _is_timed(row: ResultRow) -> bool:
+    return row.verdict.is_good and bool(row.samples_s) and all(map(math.isfinite, row.samples_s))
+
+
+def _benchmark(row: ResultRow) -> dict[str, object]:
+    """One entry of `benchmarks`; the group is the shape, since only kernels on the same shape compare."""
+    verdict = row.verdict
+    return {
+        "group": row.shape.id,
+        "name": f"{Path(row.kernel).stem}[{row.shape.id}]",
+        "fullname": row.node_id,
+        "params": {"shape": row.shape.id},
+        "param": row.shape.id,
+        "extra_info": {
+            "target": row.target,
+            "device": row.device,
+            "verdict": verdict.kind,
+            "tflops": verdict.tflops,
+            "gbps": verdict.gbps,
+            "seed": row.seed,
+        },
+        "options": {},
+        "stats": sample_stats(row.samples_s, iterations=row.calls),
+    }
+
+
+def _result(row: ResultRow) -> dict[str, object]:
+    verdict = row.verdict
+    return {
+        "kernel": row.kernel,
+        "shape": row.shape.id,
+        "target": row.target,
+        "device": row.device,
+        "verdict": verdict.kind,
+        "reason": verdict.reason,
+        "median_us": verdict.median_us,
+        "tflops": verdict.tflops,
+        "gbps": verdict.gbps,
+        "roofline_fraction": row.roofline_fraction,
+        "peers": {
+            name: {"median_us": beside.median_us, "ratio": beside.ratio, "ci95": list(beside.ci95)}
+            for name, beside in comparisons(row).items()
+        },
+    }
+
+
+def _finite(value: object) -> object:
+    """The value with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,117 @@
+"""One row per kernel and shape: the value every report is made of, and what rows add up to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import Comparison, Verdict
+
+
+class ResultRow(msgspec.Struct, frozen=True):
+    """The result of one item: what was judged, where, and the samples behind it."""
+
+    node_id: str
+    kernel: str
+    """Path of the kernel file as the node id has it."""
+    target: str
+    device: str
+    shape: Shape
+    verdict: Verdict
+    samples_s: tuple[float, ...] = ()
+    """Seconds per call of every round of the kernel's own arm, launch after launch; empty when it was not timed."""
+    calls: int = 1
+    """Calls that one sample is the mean of."""
+    seed: int = 0
+    roofline_fraction: float | None = None
+    """Throughput as a share of what the device could reach at best; None where its limits are not known."""
+
+
+class Geomean(msgspec.Struct, frozen=True):
+    """Weighted geometric mean of peer time / kernel time: above 1 the kernel is faster."""
+
+    ratio: float
+    ci95: tuple[float, float]
+    shapes: int
+    """How many rows it is the mean of."""
+
+
+def result_row(
+    evaluation: Evaluation, verdict: Verdict, *, node_id: str, kernel: str, target: str, shape: Shape
+) -> ResultRow:
+    """The row of an evaluation and the verdict on it."""
+    timing = evaluation.timing
+    return ResultRow(
+        node_id=node_id,
+        kernel=kernel,
+        target=target,
+        device=evaluation.device,
+        shape=shape,
+        verdict=verdict,
+        samples_s=() if timing is None else tuple(x for launch in timing.seconds[KERNEL] for x in launch),
+        calls=1 if timing is None else timing.calls,
+        seed=evaluation.seed,
+    )
+
+
+def encode_row(row: ResultRow) -> str:
+    """The row as JSON text, to travel on a test report."""
+    # Python's json keeps an infinity, which msgspec's would turn into a null that no float field accepts.
+    return json.dumps(msgspec.to_builtins(row))
+
+
+def decode_row(text: str) -> ResultRow:
+    """The row that `encode_row` wrote."""
+    return msgspec.convert(json.loads(text), ResultRow)
+
+
+def comparisons(row: ResultRow) -> dict[str, Comparison]:
+    """Everything the kernel was timed beside: the baseline first, where there is one, then the peers."""
+    named = row.verdict.baseline
+    return ({} if named is None else {BASELINE: named}) | row.verdict.peers
+
+
+def arms(rows: Iterable[ResultRow]) -> tuple[str, ...]:
+    """Names of all that rows were timed beside, in order of first appearance, the baseline first."""
+    names = dict.fromkeys(name for row in rows for name in comparisons(row))
+    return tuple(sorted(names, key=lambda name: name != BASELINE))
+
+
+def by_kernel(rows: Iterable[ResultRow]) -> dict[tuple[str, str], list[ResultRow]]:
+    """Rows per (kernel, device) in order of first appearance: figures of two devices never stand in one table."""
+    groups: dict[tuple[str, str], list[ResultRow]] = {}
+    for row in rows:
+        groups.setdefault((row.kernel, row.device), []).append(row)
+    return groups
+
+
+def geomeans(rows: Iterable[ResultRow]) -> dict[str, Geomean]:
+    """The weighted geomean against the baseline and every peer, over the shapes that were timed beside it.
+
+    A kernel that is not correct on every shape has no score: none of its rows counts.
+    """
+    scored = [row for group in by_kernel(rows).values() if all(x.verdict.is_good for x in group) for row in group]
+    found: dict[str, Geomean] = {}
+    for name in arms(scored):
+        pairs = [(row.shape.weight, comparisons(row)[name]) for row in scored if name in comparisons(row)]
+        found[name] = _geomean(pairs)
+    return found
+
+
+def _geomean(pairs: Sequence[tuple[float, Comparison]]) -> Geomean:
+    """Combine ratios r_i with weights w_i (that sum to 1) on the log scale: L = sum w_i log r_i.
+
+    Each 95% interval gives a half width h_i = (log high_i - log low_i) / 2 = 1.96 s_i. For independent shapes the
+    variances add, s^2 = sum w_i^2 s_i^2, so the 95% interval of L is L +- sqrt(sum (w_i h_i)^2); exp() of it all is
+    the geomean. What shapes share (one launch, one clock) is not in it: with the raw samples at hand,
+    core.stats.geomean_interval is the better answer.
+    """
+    total = sum(weight for weight, _ in pairs)
+    mean = sum(weight / total * math.log(peer.ratio) for weight, peer in pairs)
+    half = math.hypot(*(weight / total * math.log(peer.ci95[1] / peer.ci95[0]) / 2 for weight, peer in pairs))
+    return Geomean(ratio=math.exp(mean), ci95=(math.exp(mean - half), math.exp(mean + half)), shapes=len(pairs))

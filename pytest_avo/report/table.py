@@ -1,0 +1,128 @@
+"""The table of one kernel as cells of text: which columns, in which words. Terminal and Markdown draw it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.report import text
+from pytest_avo.report.rows import ResultRow, arms, comparisons
+
+DECODE_QUERIES = 16
+"""Up to so many query rows a shape is bound by memory and shown in GB/s: a tile of them fills no matrix unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a table shows besides shape, median, throughput and verdict."""
+
+    peers: tuple[str, ...]
+    intervals: bool = True
+    whole_shapes: bool = True
+    """False: parts of the shape's id that all rows share stand in the caption instead."""
+    details: bool = False
+    """Rounds and seed too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A header and one cell per row; `align` is left or right."""
+
+    header: str
+    cells: tuple[str, ...]
+    align: str = "right"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns of equal length, and what is true of all rows."""
+
+    columns: tuple[Column, ...]
+    caption: str = ""
+
+    @property
+    def headers(self) -> list[str]:
+        return [column.header for column in self.columns]
+
+    @property
+    def body(self) -> list[tuple[str, ...]]:
+        return list(zip(*(column.cells for column in self.columns), strict=True))
+
+    @property
+    def aligns(self) -> list[str]:
+        return [column.align for column in self.columns]
+
+
+def table(rows: Sequence[ResultRow], layout: Layout) -> Table:
+    """The table of `rows` (at least one), in their order."""
+    names, shared = _shape_names([row.shape.id for row in rows], whole=layout.whole_shapes)
+    columns = [Column("shape", names, "left")]
+    if any(row.verdict.median_us is not None for row in rows):
+        columns += [_median(rows), _throughput(rows), *(_peer(rows, peer, layout) for peer in layout.peers)]
+    columns.append(Column("verdict", tuple(row.verdict.kind for row in rows), "left"))
+    if layout.details:
+        columns.append(Column("rounds", tuple(str(len(row.samples_s) or text.ABSENT) for row in rows)))
+        columns.append(Column("seed", tuple(str(row.seed) for row in rows)))
+    return Table(tuple(columns), f"every shape: {shared}" if shared else "")
+
+
+def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[Layout]:
+    """Layouts from the fullest to the narrowest: intervals go first, then shared parts of shapes, then peers."""
+    peers = arms(rows)
+    return [
+        Layout(peers, details=details),
+        Layout(peers, intervals=False, details=details),
+        *(
+            Layout(peers[:count], intervals=False, whole_shapes=False, details=details)
+            for count in range(len(peers), -1, -1)
+        ),
+    ]
+
+
+def _shape_names(ids: Sequence[str], *, whole: bool) -> tuple[tuple[str, ...], str]:
+    """Names of the rows' shapes, and the parts that all of them share when those are left out."""
+    split = [name.split("-") for name in ids]
+    shared = [part for part in split[0] if all(part in parts for parts in split)]
+    if whole or len(set(ids)) == 1:
+        return tuple(ids), ""
+    names = tuple("-".join(part for part in parts if part not in shared) or text.ABSENT for parts in split)
+    return names, "-".join(shared)
+
+
+def _median(rows: Sequence[ResultRow]) -> Column:
+    medians = [row.verdict.median_us for row in rows]
+    # One unit per table: the one that suits the middle of the medians on a log scale.
+    middle = fmean(math.log(value) for value in medians if value)
+    unit, factor = ("ms", 1e-3) if middle >= math.log(1e3) else ("us", 1.0)
+    cells = tuple(text.significant(None if x is None else x * factor, digits=4) for x in medians)
+    return Column(f"median {unit}", cells)
+
+
+def _throughput(rows: Sequence[ResultRow]) -> Column:
+    units = [_unit(row.shape) for row in rows]
+    figures = [
+        text.significant(row.verdict.gbps if unit == "GB/s" else row.verdict.tflops)
+        for row, unit in zip(rows, units, strict=True)
+    ]
+    if len(set(units)) == 1:
+        return Column(units[0], tuple(figures))
+    mixed = zip(figures, units, strict=True)
+    return Column("throughput", tuple(x if x == text.ABSENT else f"{x} {unit}" for x, unit in mixed))
+
+
+def _unit(shape: Shape) -> str:
+    return "GB/s" if shape.seqlen_q <= DECODE_QUERIES else "TFLOP/s"
+
+
+def _peer(rows: Sequence[ResultRow], name: str, layout: Layout) -> Column:
+    cells = []
+    for row in rows:
+        beside = comparisons(row).get(name)
+        if beside is None:
+            cells.append(text.ABSENT)
+        else:
+            cells.append(text.ratio(beside.ratio, beside.ci95, bounds=layout.intervals))
+    return Column(f"vs {name}" if layout.intervals else name, tuple(cells))

@@ -1,0 +1,135 @@
+"""What the user asked for, as one frozen value: command line before environment before ini before default."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import pytest
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import Limits, TimingPlan
+from pytest_avo.core.kernel import TARGETS
+from pytest_avo.core.shape import SuiteFolders
+
+STORE_FOLDER = ".avo"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All choices of a run. Paths are absolute."""
+
+    mode: Literal["bench", "evolve"]
+    rootdir: Path
+    suites: SuiteFolders
+    shapes: tuple[str, ...]
+    """Suites that override the kernels' claims; empty: the claims hold."""
+    peers: tuple[str, ...] | None
+    """None: what the device offers."""
+    limits: Limits
+    plan: TimingPlan
+    sandbox: Literal["auto", "require", "off"]
+    json: Path | None
+    kernels: tuple[Path, ...]
+    evolve: dict[str, str]
+    """Target -> kernel that a bare --avo-evolve takes."""
+    generations: int
+    operator: str
+    seed: int | None
+    accept: Literal["faster", "match"]
+    resume: bool
+    commit: bool
+
+    @property
+    def store(self) -> Path:
+        """Folder of the lineage and of all else that a run keeps."""
+        return self.rootdir / STORE_FOLDER
+
+
+def read_settings(config: pytest.Config) -> Settings | None:
+    """The settings of this run, or None when the user asked nothing of this plugin. InvalidInput for a wrong value."""
+    option = config.option
+    if not (option.avo_bench or option.avo_evolve):
+        return None
+    if option.avo_bench and option.avo_evolve:
+        raise InvalidInput("--avo-bench and --avo-evolve: expected one of them")
+    if option.avo_evolve and (getattr(option, "lf", False) or getattr(option, "failedfirst", False)):
+        raise InvalidInput("--avo-evolve: does not go with --lf or --ff, its items are made while it runs")
+    if option.generations < 1:
+        raise InvalidInput(f"--generations: expected a number of at least 1, got {option.generations}")
+    peers = _text(config, "avo_peers")
+    return Settings(
+        mode="bench" if option.avo_bench else "evolve",
+        rootdir=config.rootpath,
+        suites=_suite_folders(config.rootpath),
+        shapes=_names(_text(config, "avo_shapes")),
+        peers=None if not peers else () if peers == "none" else _names(peers),
+        limits=_limits(_text(config, "avo_limits")),
+        plan=_plan(option.avo_max_rounds),
+        sandbox=option.avo_sandbox,
+        json=Path(os.path.abspath(option.avo_json)) if option.avo_json else None,
+        kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
+        evolve=_kernel_per_target(config.getini("avo_evolve")),
+        generations=option.generations,
+        operator=_text(config, "avo_operator") or "tuner",
+        seed=option.avo_seed,
+        accept=option.avo_accept,
+        resume=option.avo_resume,
+        commit=option.avo_commit,
+    )
+
+
+def _text(config: pytest.Config, name: str) -> str:
+    """A text option: command line, then PYTEST_AVO_..., then ini."""
+    given = getattr(config.option, name)
+    if given is not None:
+        return str(given)
+    return os.environ.get(f"PYTEST_{name.upper()}") or str(config.getini(name))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _limits(text: str) -> Limits:
+    expected = "expected PHASE=SECONDS for build, check or time, as in build=60,check=30"
+    given: dict[str, float] = {}
+    for part in _names(text):
+        phase, _, seconds = part.partition("=")
+        try:
+            given[phase] = float(seconds)
+        except ValueError:
+            raise InvalidInput(f"--avo-limits: {part!r}: {expected}") from None
+        if phase not in Limits.__struct_fields__ or not given[phase] > 0:
+            raise InvalidInput(f"--avo-limits: {part!r}: {expected}")
+    return Limits(**given)
+
+
+def _plan(max_rounds: int | None) -> TimingPlan:
+    if max_rounds is None:
+        return TimingPlan()
+    if max_rounds < 3:
+        raise InvalidInput(f"--avo-max-rounds: expected at least 3, got {max_rounds}")
+    default = TimingPlan()
+    return msgspec.structs.replace(default, max_rounds=max_rounds, min_rounds=min(default.min_rounds, max_rounds))
+
+
+def _kernel_per_target(lines: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in lines:
+        target, colon, path = (part.strip() for part in line.partition(":"))
+        if not colon or target not in TARGETS or not path:
+            expected = f"expected 'TARGET: PATH' with a target of {', '.join(TARGETS)}"
+            raise InvalidInput(f"ini key avo_evolve: {line!r}: {expected}")
+        found[target] = path
+    return found
+
+
+def _suite_folders(rootdir: Path) -> SuiteFolders:
+    package = Path(__file__).parent
+    shipped = (package / "shapes", package.parent / "shapes")  # in a wheel, in a checkout
+    folders = [rootdir / "shapes", *shipped]
+    return SuiteFolders(tuple(dict.fromkeys(folder for folder in folders if folder.is_dir())))

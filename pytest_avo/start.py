@@ -1,0 +1,51 @@
+"""The start of a run: from pytest's configuration to the objects that the hooks hand on to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from pytest_avo.bench import Bench
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.evolve import Evolution
+from pytest_avo.report import export
+from pytest_avo.settings import read_settings
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """A user's mistake becomes pytest's usage error: one line, exit status 4."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
+    """Read the settings and set up the run; UsageError where something is wrong, before anything is started."""
+    with usage_errors():
+        settings = read_settings(config)
+        assert settings is not None
+        bench = Bench(config, settings)
+        if config.args_source is not pytest.Config.ArgsSource.ARGS and not hasattr(config, "workerinput"):
+            config.args = bench.default_paths()
+        if settings.json is not None:
+            export.prepare(settings.json)
+        bench.confinement  # noqa: B018 - refuses to run unconfined where the user requires it
+        evolution = Evolution(bench) if settings.mode == "evolve" else None
+        if evolution is not None and not config.option.collectonly:
+            bench.specs = take_over_workers(config)
+    return bench, evolution
+
+
+def take_over_workers(config: pytest.Config) -> list[str]:
+    """xdist's -n and --tx as gateway specs of evaluation workers; xdist itself starts no session then."""
+    if not getattr(config.option, "tx", None):
+        return ["popen"]
+    from xdist.workermanage import parse_tx_spec_config
+
+    specs = [str(spec) for spec in parse_tx_spec_config(config)]
+    config.option.dist = "no"
+    return specs

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.report.result_rows import beside, row, shape
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.report.export import document, export_json, prepare, write_atomically
+from pytest_avo.report.rows import ResultRow
+
+MACHINE = Fingerprint("cpu", "AMD EPYC", 2, "", "2.13.0", "3.6.0", "3.11.7", "Linux 6.1")
+RESULT_KEYS = [
+    "kernel",
+    "shape",
+    "target",
+    "device",
+    "verdict",
+    "reason",
+    "median_us",
+    "tflops",
+    "gbps",
+    "roofline_fraction",
+    "peers",
+]
+
+
+def kernel_rows() -> list[ResultRow]:
+    return [
+        row(shape(), peers={"torch-sdpa": beside(1.2, 1.1, 1.3)}, baseline=beside(1.05, 1.0, 1.1), notes=("n1",)),
+        row(shape(batch=2), "incorrect", reason="max error 3.2e-2", kernel="kernels/cpu/decode.py", notes=("n1", "n2")),
+    ]
+
+
+def content(rows: list[ResultRow], notes: tuple[str, ...] = ()) -> Any:
+    return document(rows, fingerprint=MACHINE, notes=notes, rootdir=Path(__file__).parent)
+
+
+def test_the_top_level_is_pytest_benchmarks_and_one_key_more() -> None:
+    made = content(kernel_rows())
+    assert list(made) == ["machine_info", "commit_info", "benchmarks", "datetime", "version", "avo"]
+    assert list(made["avo"]) == ["results", "geomean", "fingerprint", "notes"]
+
+
+def test_every_item_is_a_result_the_failed_ones_too() -> None:
+    good, bad = content(kernel_rows())["avo"]["results"]
+    assert list(good) == list(bad) == RESULT_KEYS
+    assert (good["kernel"], good["shape"], good["verdict"]) == ("kernels/cpu/prefill.py", shape().id, "correct")
+    assert good["median_us"] == 400.0
+    assert good["roofline_fraction"] is None
+    assert good["peers"] == {
+        "baseline": {"median_us": 1210.0, "ratio": 1.05, "ci95": [1.0, 1.1]},
+        "torch-sdpa": {"median_us": 1210.0, "ratio": 1.2, "ci95": [1.1, 1.3]},
+    }
+    assert (bad["verdict"], bad["reason"], bad["median_us"], bad["peers"]) == (
+        "incorrect",
+        "max error 3.2e-2",
+        None,
+        {},
+    )
+
+
+def test_a_known_roofline_fraction_is_kept() -> None:
+    known = msgspec.structs.replace(row(shape()), roofline_fraction=0.62)
+    assert content([known])["avo"]["results"][0]["roofline_fraction"] == 0.62
+
+
+def test_only_correct_and_timed_items_are_benchmarks() -> None:
+    (benchmark,) = content([*kernel_rows(), row(shape(batch=3), samples_s=())])["benchmarks"]
+    assert list(benchmark) == ["group", "name", "fullname", "params", "param", "extra_info", "options", "stats"]
+    assert benchmark["fullname"] == f"kernels/cpu/prefill.py::{shape().id}"
+    assert benchmark["name"] == f"prefill[{shape().id}]"
+    assert benchmark["stats"]["data"] == [0.001, 0.0011, 0.0009]
+    assert (benchmark["stats"]["median"], benchmark["stats"]["iterations"]) == (0.001, 3)
+
+
+def test_geomean_fingerprint_and_notes_stand_beside_the_results() -> None:
+    avo = content(kernel_rows(), notes=("run note", "n1"))["avo"]
+    assert avo["geomean"]["torch-sdpa"] == {
+        "ratio": pytest.approx(1.2),
+        "ci95": pytest.approx([1.104, 1.304], rel=1e-3),
+    }
+    assert set(avo["geomean"]) == {"baseline", "torch-sdpa"}
+    assert avo["fingerprint"]["device"] == "AMD EPYC"
+    assert avo["notes"] == ["run note", "n1", "n2"]
+
+
+def test_no_number_is_infinite_or_nan(tmp_path: Path) -> None:
+    odd = row(shape(), peers={"stuck": beside(math.inf, 1.0, math.nan)}, median_us=math.inf, samples_s=(math.nan, 1.0))
+    export_json(tmp_path / "out.json", [odd], fingerprint=None, rootdir=tmp_path)
+    text = (tmp_path / "out.json").read_text(encoding="utf-8")
+    made = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the file"))
+    assert made["benchmarks"] == []
+    assert made["avo"]["results"][0]["median_us"] is None
+    assert made["avo"]["results"][0]["peers"]["stuck"]["ratio"] is None
+    assert made["avo"]["fingerprint"] is None
+
+
+def test_pytest_benchmark_reads_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "results" / "out.json"
+    rows = [*kernel_rows(), row(shape(), kernel="kernels/cpu/other.py", samples_s=(0.002,)), row(shape(batch=3))]
+    export_json(path, rows, fingerprint=MACHINE, rootdir=tmp_path)
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=min,median,iqr,rounds,ops"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Failed to load" not in done.stdout + done.stderr
+    for name in (f"prefill[{shape().id}]", f"other[{shape().id}]", f"prefill[{shape(batch=3).id}]"):
+        assert name in done.stdout
+    assert "2,000.0000 (2.22)" in done.stdout
+
+
+def test_the_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "out.json"
+    write_atomically(path, "old")
+    write_atomically(path, "new")
+    assert path.read_text(encoding="utf-8") == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    link = tmp_path / "latest.json"
+    link.symlink_to(tmp_path / "store" / "run1.json")
+    write_atomically(link, "{}")
+    assert link.is_symlink()
+    assert (tmp_path / "store" / "run1.json").read_text(encoding="utf-8") == "{}"
+
+
+def test_an_old_file_survives_a_failed_write(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(path, "half \ud800 a surrogate")
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["folder", "file/out.json", "x" * 300])
+def test_a_path_that_cannot_be_written_is_the_users_mistake(tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    path = tmp_path / name
+    with pytest.raises(InvalidInput, match=r"cannot be written: .*; expected the path of a file") as raised:
+        export_json(path, [], fingerprint=None, rootdir=tmp_path)
+    assert str(raised.value).startswith(f"{path}: ")
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_device_file_is_refused_before_the_run() -> None:
+    with pytest.raises(InvalidInput, match="it is no regular file"):
+        prepare(Path("/dev/null"))
+
+
+def test_a_folder_is_made_before_the_run(tmp_path: Path) -> None:
+    prepare(tmp_path / "new" / "out.json")
+    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
+    assert list((tmp_path / "new").iterdir()) == []
