@@ -1,8 +1,10 @@
 """Where to look next in a space of tunables: Optuna's TPE sampler, fed with everything measured so far.
 
 With a dozen attempts to spend on half a dozen tunables, sampling all of them at once wastes attempts on mixtures of
-good and bad values. So until each value has been seen once, one tunable is varied on the incumbent, the one with most
-values unseen; afterwards the sampler is asked for all tunables, or for two of them, by the toss of a coin.
+good and bad values. So until each value has been seen once, one tunable is varied, the one with most values unseen;
+afterwards the sampler is asked for all tunables, or for two of them, by the toss of a coin. The others keep the values
+of the best configuration measured, promoted or not: where noise is large, gains too small to be promoted one by one
+add up to one that is not.
 """
 
 from __future__ import annotations
@@ -48,12 +50,13 @@ def next_configuration(
 ) -> Configuration | None:
     """A configuration that `is_tried` does not know, or None: the same for the same arguments."""
     chance = random.Random(seed)
+    base = _best(measured, incumbent)
     space = {tunable.name: _distribution(tunable) for tunable in tunables}
     study = _study(tunables, measured, space, seed)
-    unseen = {tunable.name: _unseen(tunable, measured, incumbent, is_tried) for tunable in tunables}
+    unseen = {tunable.name: _unseen(tunable, measured, base, is_tried) for tunable in tunables}
     for _ in range(ASKS):
         free = _free(unseen, chance)
-        study.enqueue_trial({t.name: position(t, incumbent[t.name]) for t in tunables if t.name not in free})
+        study.enqueue_trial({t.name: position(t, base[t.name]) for t in tunables if t.name not in free})
         answer = study.ask(space).params
         configuration = {tunable.name: tunable.choices[answer[tunable.name]] for tunable in tunables}
         if not is_tried(configuration):
@@ -69,21 +72,27 @@ def position(tunable: Tunable, value: Literal) -> int:
     raise ValueError(f"{tunable.name}: expected one of {list(tunable.choices)}, got {value!r}")
 
 
+def _best(measured: Sequence[Measured], incumbent: Configuration) -> Configuration:
+    """The configuration with the highest score; the incumbent while nothing has one."""
+    scored = [(one.score, one.values) for one in measured if one.score is not None]
+    return max(scored, key=lambda pair: pair[0])[1] if scored else incumbent
+
+
 def _unseen(
-    tunable: Tunable, measured: Sequence[Measured], incumbent: Configuration, is_tried: Callable[[Configuration], bool]
+    tunable: Tunable, measured: Sequence[Measured], base: Configuration, is_tried: Callable[[Configuration], bool]
 ) -> float:
-    """Share of a tunable's values that no measurement has, and that were not tried on the incumbent either."""
+    """Share of a tunable's values that no measurement has, and that were not tried on the base either."""
     seen = {position(tunable, one.values[tunable.name]) for one in measured}
     unseen = [
         choice
         for index, choice in enumerate(tunable.choices)
-        if index not in seen and not is_tried({**incumbent, tunable.name: choice})
+        if index not in seen and not is_tried({**base, tunable.name: choice})
     ]
     return len(unseen) / len(tunable.choices)
 
 
 def _free(unseen: Mapping[str, float], chance: random.Random) -> frozenset[str]:
-    """The tunables to vary in one question; the others keep the incumbent's value."""
+    """The tunables to vary in one question; the others keep the base's value."""
     most = max(unseen.values())
     if most > 0:
         return frozenset({chance.choice([name for name, share in unseen.items() if share == most])})

@@ -34,7 +34,7 @@ class Tuner:
         self._lock = threading.Lock()
 
     def describe(self) -> str:
-        return "tuner (embedded: Optuna's TPE over the kernel's TUNABLES; no model, no network)"
+        return "tuner (no model, no network)"
 
     def propose(self, task: Task) -> Proposal | None:
         """The parent with other values of its tunables; None when this run has tried them all.
@@ -50,7 +50,6 @@ class Tuner:
             )
         tried = {attempt.digest for attempt in task.view.attempts()} | {kernel.digest}
         measured = self._measured(task.view, kernel.tunables)
-        task.say(f"tuner: choosing from {len(measured)} measured configurations")
         rewriter = Rewriter.of(kernel.source, (tunable.name for tunable in kernel.tunables))
         incumbent = {tunable.name: tunable.value for tunable in kernel.tunables}
         chosen = next_configuration(

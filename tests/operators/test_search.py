@@ -45,8 +45,8 @@ class Landscape:
         allowed = {t.name: [i for i, choice in enumerate(t.choices) if choice != self.refused] for t in SPACE}
         return sum(max(self.effects[name][index] for index in indices) for name, indices in allowed.items())
 
-    def evolve(self, generations: int) -> float:
-        """True score of the incumbent at the end; measured with 1% of noise, promoted from 2% on."""
+    def evolve(self, *, generations: int, noise: float, floor: float) -> float:
+        """True score of the incumbent at the end, where gains above the floor are promoted."""
         incumbent, reached = SEED, 0.0
         measured = [Measured(SEED, 0.0)]
         for generation in range(generations):
@@ -61,9 +61,9 @@ class Landscape:
             if self.refused in values.values():
                 measured.append(Measured(values, None))
                 continue
-            gain = self.score(values) - self.score(incumbent) + self.chance.gauss(0, 0.01)
+            gain = self.score(values) - self.score(incumbent) + self.chance.gauss(0, noise)
             measured.append(Measured(values, reached + gain))
-            if gain > 0.02:
+            if gain > floor:
                 incumbent, reached = values, reached + gain
         return self.score(incumbent)
 
@@ -73,10 +73,15 @@ def _same(one: Configuration, other: Configuration) -> bool:
 
 
 @pytest.mark.parametrize("refused", [None, "online"])
-def test_twelve_attempts_reach_most_of_the_optimum(refused: str | None) -> None:
-    shares = [landscape.evolve(12) / landscape.best() for landscape in (Landscape(seed, refused) for seed in range(12))]
-    assert mean(shares) > 0.94, shares
-    assert min(shares) > 0.7, shares
+@pytest.mark.parametrize(("noise", "floor", "share"), [(0.01, 0.02, 0.94), (0.03, 0.08, 0.88)])
+def test_twelve_attempts_reach_most_of_the_optimum(
+    refused: str | None, noise: float, floor: float, share: float
+) -> None:
+    shares = [
+        landscape.evolve(generations=12, noise=noise, floor=floor) / landscape.best()
+        for landscape in (Landscape(seed, refused) for seed in range(12))
+    ]
+    assert mean(shares) > share, shares
 
 
 def test_every_configuration_comes_exactly_once_and_then_none() -> None:
@@ -115,6 +120,17 @@ def test_first_attempts_change_one_tunable_each() -> None:
         )
         assert values is not None
         assert sum(position(t, values[t.name]) != position(t, SEED[t.name]) for t in SPACE) == 1
+
+
+def test_what_was_better_but_not_promoted_is_built_upon() -> None:
+    measured = [Measured(SEED, 0.0), Measured({**SEED, "SKIP": True}, 0.05), Measured({**SEED, "GROUP": True}, -0.05)]
+    tried = [one.values for one in measured]
+    for seed in range(6):
+        values = next_configuration(
+            SPACE, measured, incumbent=SEED, is_tried=lambda values: any(_same(values, one) for one in tried), seed=seed
+        )
+        assert values is not None
+        assert (values["SKIP"], values["GROUP"]) == (True, False)
 
 
 def test_a_tunable_with_one_value_is_no_obstacle() -> None:
