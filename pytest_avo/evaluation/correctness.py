@@ -1,14 +1,14 @@
 """Whether an output is right: its error against the float64 reference, held to that of a same-precision computation.
 
-For every head and every block of 128 rows (a bad tail block cannot hide in an average), with errors divided by the largest
-value of the key/value head and eps the spacing of the dtype:
+For every head and every block of 128 rows (a bad tail block cannot hide in an average), with errors divided by the
+largest value of the key/value head and eps the spacing of the dtype:
 
     16-bit    max(e) <= 2 max(p) + 2 eps    and    rms(e) <= 1.5 rms(p) + eps / 2
     float32   max(e) <= 5 max(p) + 16 eps   and    rms(e) <= 5 rms(p) + 8 eps
 
 e is the kernel's error and p that of plain torch operations in the input's dtype. The maximum rule is FlashAttention's
-own; the root mean square separates honest kernels (0.4 to 1.0 times p) from ones that drop keys or precision (5 times and
-more) where the maximum hardly can. docs/trust.md has the measurements behind the factors.
+own; the root mean square separates honest kernels (0.4 to 1.0 times p) from ones that drop keys or precision (5 times
+and more) where the maximum hardly can. docs/trust.md has the measurements behind the factors.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def fault(inputs: Inputs, out: torch.Tensor) -> str | None:
 
 
 def sampled_fault(inputs: Inputs, out: torch.Tensor, random: Random) -> str | None:
-    """`fault` for one random head group and block of rows, cheap enough for every timed round; NaN anywhere is found."""
+    """`fault` for a random head group and block of rows, cheap enough for every timed round; finds NaN anywhere."""
     if not bool(torch.isfinite(out).all()):
         return "output has NaN or infinite elements"
     first = random.randrange(0, max(1, out.shape[2] - BLOCK_ROWS + 1))
@@ -115,7 +115,7 @@ def _fault_of_group(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: i
 
 
 def _blocks(x: torch.Tensor) -> torch.Tensor:
-    """(heads, rows, head_dim) as (heads, blocks, BLOCK_ROWS, head_dim); missing rows of the last block count as exact."""
+    """(heads, rows, head_dim) as (heads, blocks, BLOCK_ROWS, head_dim); rows missing in the last block are exact."""
     missing = -x.shape[1] % BLOCK_ROWS if x.shape[1] > BLOCK_ROWS else 0
     rows = min(x.shape[1], BLOCK_ROWS)
     padded = torch.nn.functional.pad(x, (0, 0, 0, missing))

@@ -1,8 +1,9 @@
 """Inputs for a kernel: drawn afresh for every check and every timed round, from a secret seed.
 
-Distributions follow the faults that they betray. Zero-mean values find missing or perturbed keys; a needle (a query that
-points at one key) finds dropped blocks; shifted values find weak accumulators; constant keys find a wrong normalisation;
-large logits find a softmax without maximum; value scales that differ between heads find errors hidden by a large head.
+Distributions follow the faults that they betray. Zero-mean values find missing or perturbed keys; a needle (a query
+that points at one key) finds dropped blocks; shifted values find weak accumulators; constant keys find a wrong
+normalisation; large logits find a softmax without maximum; value scales that differ between heads find errors hidden by
+a large head.
 """
 
 from __future__ import annotations
@@ -111,8 +112,8 @@ def plant_needles(
 class Stream:
     """Endless cheap fresh inputs of one shape for timed rounds.
 
-    A pool of random rows is drawn once; every round gathers rows from it in a new order with new signs, at the speed of a
-    copy. No output can be replayed: every query meets other keys and every key carries another value.
+    A pool of random rows is drawn once; every round gathers rows from it in a new order with new signs, at the speed of
+    a copy. No output can be replayed: every query meets other keys and every key carries another value.
     """
 
     def __init__(self, shape: Shape, generator: torch.Generator) -> None:

@@ -149,7 +149,7 @@ class Campaign:
         return {x.evaluation.shape: x.evaluation for x in self.view.evaluations(attempt.id, purpose)}
 
     def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
-        """What the lineage has of a draft on top of `parent`, by shape; with `timed` only what settles its speed too."""
+        """What the lineage has of a draft on `parent`, by shape; with `timed` only what settles its speed too."""
         stored = self.view.evaluations(parent.id, "draft", digest=source_digest(source))
         found = {x.evaluation.shape: x.evaluation for x in stored}
         return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}

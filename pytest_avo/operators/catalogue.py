@@ -15,8 +15,10 @@ def load_operator(name: str) -> VariationOperator:
     """The operator of a name, or of MODULE:ATTRIBUTE (a class without arguments); InvalidInput where there is none."""
     module, _, attribute = KNOWN.get(name, name).partition(":")
     if not attribute:
-        raise InvalidInput(f"--avo-operator: expected one of {', '.join(sorted(KNOWN))} or MODULE:ATTRIBUTE, got {name!r}")
+        raise InvalidInput(
+            f"--avo-operator: expected one of {', '.join(sorted(KNOWN))} or MODULE:ATTRIBUTE, got {name!r}"
+        )
     try:
-        return cast(VariationOperator, getattr(importlib.import_module(module), attribute)())
+        return cast("VariationOperator", getattr(importlib.import_module(module), attribute)())
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"--avo-operator: {name!r} cannot be loaded: {error}") from None
