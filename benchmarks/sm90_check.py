@@ -201,7 +201,7 @@ def peers(decode: bool) -> dict[str, Any]:
         fa3 = importlib.import_module(module).flash_attn_func
         options = {"num_splits": 0} if decode else {}
 
-        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> Any:
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
             result = fa3(q, k, v, softmax_scale=scale, causal=causal, **options)  # noqa: B023
             return (result[0] if isinstance(result, tuple) else result).transpose(1, 2)
