@@ -36,7 +36,8 @@ AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"]}
 D64_CONSUMERS = 3
 D64_BLOCK_N = 128
 D64_STAGES = 2
-D64_PINGPONG = False
+D64_PINGPONG = True
+D128_CONSUMERS = 2
 D128_BLOCK_N = 128
 D128_STAGES = 2
 D128_PINGPONG = False
@@ -51,6 +52,7 @@ TUNABLES = {
     "D64_BLOCK_N": [64, 128],
     "D64_STAGES": [2, 3, 4],
     "D64_PINGPONG": [False, True],
+    "D128_CONSUMERS": [2, 3],
     "D128_BLOCK_N": [64, 128],
     "D128_STAGES": [2, 3],
     "D128_PINGPONG": [False, True],
@@ -425,7 +427,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     if head_dim == 64:
         consumers, block_n, stages, pingpong = D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG
     elif head_dim == 128:
-        consumers, block_n, stages, pingpong = 2, D128_BLOCK_N, D128_STAGES, D128_PINGPONG
+        consumers, block_n, stages, pingpong = D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG
     elif head_dim == 256:
         consumers, block_n, stages, pingpong = 2, D256_BLOCK_N, 2, D256_PINGPONG
     else:
