@@ -128,7 +128,7 @@ def test_the_gluon_kernel_uses_wgmma_without_spills(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "changes", "kernels"),
     [
-        ("naive", {"causal": True}, ["attend"]),
+        ("naive", {"causal": True, "head_dim": 256}, ["attend"]),
         ("decode", {"seqlen_q": 1, "heads_q": 32, "heads_kv": 8, "seqlen_kv": 8192}, ["attend_split", "merge_splits"]),
     ],
 )
