@@ -124,7 +124,7 @@ template <bool ADD> static inline void product(const word* a, int a_row, const w
         for (int j = 0; j < VECTORS; j++) std::memcpy(&b[j], panel + i * LANES + 16 * j, 64);
         #pragma GCC unroll 16
         for (int r = 0; r < ROWS; r++) {
-            const operand x = operand{} + a[r * a_row + i];
+            const operand x = a[r * a_row + i] - operand{};  // minus zero is a broadcast; plus zero would be computed
             for (int j = 0; j < VECTORS; j++) sums[r][j] = multiply_add(sums[r][j], x, b[j]);
         }
     }
