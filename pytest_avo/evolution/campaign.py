@@ -107,7 +107,7 @@ class Campaign:
     @property
     def floor(self) -> float | None:
         """The noise floor measured at the start of this run, a log-ratio; None before that."""
-        floors = [event.data["floor"] for event in self.view.events() if event.kind == NOISE]
+        floors = [event.data["floor"] for event in self.view.events(NOISE)]
         return float(str(floors[-1])) if floors else None
 
     @property
@@ -207,7 +207,7 @@ class Campaign:
             for purpose in PURPOSES
             for x in self.view.evaluations(attempt.id, purpose)
         ]
-        totals = [event.data for event in self.view.events() if event.kind == TOTAL]
+        totals = [event.data for event in self.view.events(TOTAL)]
         best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
         resume = f"pytest --avo-evolve {shlex.quote(self.plan.name)} --avo-resume --generations {self.plan.generations}"
         return Summary(

@@ -226,6 +226,19 @@ QUERIES = {
 }
 
 
+def test_events_by_kind_and_after_an_id_in_the_order_they_happened(store: Store, run: Run) -> None:
+    first, second, third, fourth = (
+        store.add_event(run.id, kind, {"n": n}) for n, kind in enumerate(["lesson", "noise", "directions", "lesson"])
+    )
+    with View(store.path, run.id) as view:
+        assert view.events() == (first, second, third, fourth)
+        assert view.events("lesson") == (first, fourth)
+        assert view.events("directions", "lesson") == (first, third, fourth)
+        assert view.events("lesson", after=first.id) == (fourth,)
+        assert view.events(after=second.id) == (third, fourth)
+        assert view.events("unheard of") == ()
+
+
 @pytest.mark.parametrize("name", sorted(QUERIES))
 def test_no_query_of_a_large_lineage_scans_a_table(large: Path, name: str) -> None:
     query = QUERIES[name]
