@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pytest_avo import __version__
@@ -178,9 +179,15 @@ class Bench:
                 self.status.clear()
                 return result
 
-    def judge(self, evaluation: Evaluation, shape: Shape) -> Verdict:
-        """The verdict on an evaluation, under the noise floor of this run."""
-        return judge(evaluation, shape, floor=self.floor)
+    def judge(self, evaluation: Evaluation, shape: Shape, *, beside_baseline: bool = True) -> Verdict:
+        """The verdict on an evaluation, under the noise floor of this run.
+
+        beside_baseline: False for a seed, which is timed beside itself only to measure the noise.
+        """
+        verdict = judge(evaluation, shape, floor=self.floor)
+        if beside_baseline or verdict.baseline is None:
+            return verdict
+        return msgspec.structs.replace(verdict, kind="correct", reason="", baseline=None)
 
     def close(self) -> None:
         """End the evaluator."""

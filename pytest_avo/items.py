@@ -84,7 +84,7 @@ class KernelItem(pytest.Item):
             self.evaluation = bench.evaluation(self)
         except EvaluatorError as error:
             pytest.fail(f"evaluator: {error}", pytrace=False)
-        self._judged(bench.judge(self.evaluation, self.shape))
+        self._judged(bench.judge(self.evaluation, self.shape, beside_baseline=self.variant))
         if self.evaluation.log:
             self.add_report_section("call", "kernel", self.evaluation.log)
 

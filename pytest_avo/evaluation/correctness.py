@@ -23,6 +23,9 @@ from pytest_avo.evaluation.inputs import Case, Inputs
 from pytest_avo.evaluation.reference import both_precisions
 
 BLOCK_ROWS = 128
+LONGEST_BESIDE = 300
+MOST_BATCHES_BESIDE = 2
+"""Bounds of the shapes that are checked beside the claimed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +48,13 @@ def battery(shape: Shape, random: Random) -> list[Case]:
     Two are at the shape itself. The others vary what a kernel might ignore (mask, scale, group ratio, lengths, layout):
     on lengths that it did not claim it may refuse, but must not answer wrongly.
     """
-    lengths = [(random.randint(2, 160), random.randint(161, 300)), (random.randint(161, 300), random.randint(2, 160))]
+    few, many = (2, 160), (161, LONGEST_BESIDE)
+    lengths = [(random.randint(*few), random.randint(*many)), (random.randint(*many), random.randint(*few))]
     equal = random.randint(65, 200)
-    other_group = shape.heads_kv if shape.heads_q != shape.heads_kv else _divisor(shape.heads_q, random)
+    ratios = [heads for heads in range(1, shape.heads_q + 1) if shape.heads_q % heads == 0 and heads != shape.heads_kv]
 
     def beside(name: str, *, distribution: str, layout: str = "bshd", **changes: object) -> Case:
-        small = {"batch": min(shape.batch, 2), "seqlen_q": equal, "seqlen_kv": equal, **changes}
+        small = {"batch": min(shape.batch, MOST_BATCHES_BESIDE), "seqlen_q": equal, "seqlen_kv": equal, **changes}
         return Case(name, _changed(shape, small), distribution, layout, required=False)
 
     first = Case("normal", shape)
@@ -64,11 +68,17 @@ def battery(shape: Shape, random: Random) -> list[Case]:
         beside("other scale", distribution="normal", scale=random.choice((0.02, 0.37, 1.0))),
         beside("more keys than queries", distribution="normal", seqlen_q=lengths[0][0], seqlen_kv=lengths[0][1]),
         beside("more queries than keys", distribution="normal", seqlen_q=lengths[1][0], seqlen_kv=lengths[1][1]),
-        beside("one query", distribution="normal", seqlen_q=1, seqlen_kv=random.randint(1, 300)),
-        beside("other group ratio", distribution="normal", heads_kv=other_group),
+        beside("one query", distribution="normal", seqlen_q=1, seqlen_kv=random.randint(1, LONGEST_BESIDE)),
+        beside("other group ratio", distribution="normal", heads_kv=random.choice(ratios or [shape.heads_kv])),
     ]
     random.shuffle(rest)
     return [first, *rest]
+
+
+def largest_beside(shape: Shape) -> Shape:
+    """A shape that needs at least the memory of any other than `shape` itself in its battery."""
+    most = {"seqlen_q": LONGEST_BESIDE, "seqlen_kv": LONGEST_BESIDE, "heads_kv": shape.heads_q}
+    return _changed(shape, {"batch": min(shape.batch, MOST_BATCHES_BESIDE), **most})
 
 
 def fault(inputs: Inputs, out: torch.Tensor) -> str | None:
@@ -120,10 +130,6 @@ def _blocks(x: torch.Tensor) -> torch.Tensor:
     rows = min(x.shape[1], BLOCK_ROWS)
     padded = torch.nn.functional.pad(x, (0, 0, 0, missing))
     return padded.view(x.shape[0], -1, rows, x.shape[2])
-
-
-def _divisor(heads: int, random: Random) -> int:
-    return random.choice([n for n in range(1, heads + 1) if heads % n == 0])
 
 
 def _changed(shape: Shape, changes: dict[str, object]) -> Shape:

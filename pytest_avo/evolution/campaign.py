@@ -107,7 +107,7 @@ class Campaign:
     @property
     def floor(self) -> float | None:
         """The noise floor measured at the start of this run, a log-ratio; None before that."""
-        floors = [event.data["floor"] for event in self.view.events() if event.kind == NOISE]
+        floors = [event.data["floor"] for event in self.view.events(NOISE)]
         return float(str(floors[-1])) if floors else None
 
     @property
@@ -116,8 +116,12 @@ class Campaign:
         return max(attempt.generation for attempt in self.view.attempts())
 
     def kernel(self, attempt: Attempt) -> Kernel:
-        """An attempt's source as a kernel of the evolved file."""
-        return parse_kernel(self.view.source(attempt.digest), path=self.plan.path)
+        """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
+        source, path = self.view.source(attempt.digest), self.plan.path
+        try:
+            return parse_kernel(source, path=path)
+        except InvalidInput as error:
+            return Kernel(path=path, source=source, claim=None, tunables=(), fault=str(error))
 
     def unfinished(self, generation: int) -> Attempt | None:
         """An attempt of a generation that was recorded but not settled before the run was interrupted."""
@@ -203,7 +207,7 @@ class Campaign:
             for purpose in PURPOSES
             for x in self.view.evaluations(attempt.id, purpose)
         ]
-        totals = [event.data for event in self.view.events() if event.kind == TOTAL]
+        totals = [event.data for event in self.view.events(TOTAL)]
         best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
         resume = f"pytest --avo-evolve {shlex.quote(self.plan.name)} --avo-resume --generations {self.plan.generations}"
         return Summary(

@@ -1,0 +1,107 @@
+"""The consultation of an operator: asked on a thread of its own, as Ctrl-C must not wait for it, and given tools."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from pytest_avo.bench import Bench
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.core.evaluation import EvaluationRequest, Subject
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.evolution.campaign import Campaign
+from pytest_avo.evolution.decision import screening
+from pytest_avo.lineage.records import Attempt
+from pytest_avo.operators.operator import DraftResult, OperatorStopped, Proposal, Task, VariationOperator
+
+
+class Consultation:
+    """What stands between the loop and its operator during one run."""
+
+    def __init__(
+        self, bench: Bench, campaign: Campaign, operator: VariationOperator, *, say: Callable[[str], None]
+    ) -> None:
+        self.bench = bench
+        self.campaign = campaign
+        self.operator = operator
+        self._say = say
+        self._stopping = threading.Event()
+
+    def propose(self, generation: int) -> Proposal | None:
+        """The next candidate, or None when nothing is left to try.
+
+        Blocks. InvalidInput and OperatorStopped as the operator raises them; all else that it raises: EvaluatorError.
+        """
+        answers: queue.Queue[Proposal | BaseException | None] = queue.Queue()
+        task = self._task(generation)
+
+        def ask() -> None:
+            try:
+                answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
+            except BaseException as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True, name=f"avo-propose-{generation}").start()
+        while True:
+            try:
+                answer = answers.get(timeout=0.25)
+            except queue.Empty:
+                self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
+                continue
+            self.bench.status.clear()
+            if isinstance(answer, InvalidInput | OperatorStopped):
+                raise answer
+            if isinstance(answer, BaseException):
+                reason = f"{type(answer).__name__}: {answer}"
+                raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
+            return answer
+
+    def close(self) -> None:
+        """Tell an operator that is still at work to stop."""
+        self._stopping.set()
+
+    def _task(self, generation: int) -> Task:
+        campaign, fingerprint = self.campaign, self.campaign.plan.fingerprint
+        parent = campaign.incumbent
+        kernel = campaign.kernel(parent)
+        return Task(
+            kernel=kernel,
+            parent=parent,
+            generation=generation,
+            member=0,
+            shapes=campaign.plan.shapes,
+            view=campaign.view,
+            seed=campaign.run.seed,
+            floor=self.bench.floor,
+            device=f"{fingerprint.device} x{fingerprint.units}",
+            folder=self.bench.settings.store,
+            evaluate=partial(self._evaluate, parent, kernel),
+            record=campaign.record,
+            stopping=self._stopping,
+            say=self._say,
+        )
+
+    def _evaluate(
+        self, parent: Attempt, kernel: Kernel, source: str, shapes: Sequence[Shape], *, timed: bool
+    ) -> Mapping[str, DraftResult]:
+        """Evaluate a draft; see EvaluateDraft. Each shape is on disk when it is finished: a kill loses none of them."""
+        if self._stopping.is_set():
+            raise OperatorStopped("the run is ending")
+        known = self.campaign.drafts(parent, source, timed=timed)
+        if missing := tuple(shape for shape in shapes if shape.id not in known):
+            settings = self.bench.settings
+            request = EvaluationRequest(
+                number=0,
+                subject=Subject(kernel.path.name, source),
+                shapes=missing,
+                limits=settings.limits,
+                plan=screening(settings.plan, floor=self.bench.floor) if timed else None,
+                baseline=Subject(f"{kernel.path.name} (incumbent)", kernel.source) if timed else None,
+            )
+            for shape, future in self.bench.evaluator.submit(request).items():
+                known[shape] = future.result()
+                self.campaign.store.add_evaluations(parent.id, "draft", [known[shape]], source=source)
+        return {shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes}
