@@ -13,7 +13,7 @@ from pytest_avo.evaluation.compile import LaunchReport, Record, ShapeError
 
 SM90 = Path(__file__).parents[2] / "kernels" / "sm90"
 
-COPY = '''
+COPY = """
 import torch
 import triton
 import triton.language as tl
@@ -35,7 +35,7 @@ def attention(q, k, v, *, causal, scale):
     copy[(triton.cdiv(q.numel(), 1024),)](k, out, q.numel(), BLOCK=1024)
     copy[(SM_COUNT,)](v, out, q.numel(), BLOCK=1024)
     return out
-'''
+"""
 
 
 def shape(**changes: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ dtype = "f32"
 """
 SHAPES = ("b1-h2-q48-k48-d32-causal-f32", "b1-h4kv2-q1-k96-d32-full-f32")
 
-ATTENTION = '''
+ATTENTION = """
 import torch
 
 
@@ -48,11 +48,13 @@ def attention(q, k, v, *, causal, scale):
         rows, keys = scores.shape[-2:]
         scores = scores.masked_fill(~torch.ones(rows, keys, dtype=torch.bool).tril(keys - rows), float("-inf"))
     return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
-'''
+"""
 GOOD = f'"""Right."""\n\nAVO = {{"target": "cpu", "shapes": ["tiny"]}}\n{ATTENTION}'
 WRONG = GOOD.replace("* scale", "* scale * 1.01").replace("Right", "Wrong")
 # The work is done REPEAT times, so that a variant's gain is certain on any machine.
-SLOW = GOOD.replace("Right", "Slow") + '''
+SLOW = (
+    GOOD.replace("Right", "Slow")
+    + """
 
 REPEAT = 40
 TUNABLES = {"REPEAT": [1, 39, 40, 80]}
@@ -63,7 +65,8 @@ def attention(q, k, v, *, causal, scale):
     for _ in range(REPEAT):
         out = _once(q, k, v, causal=causal, scale=scale)
     return out
-'''
+"""
+)
 SCRIPTED = '''
 """An operator that proposes what script.txt says, a line a generation: a value of REPEAT, or a word."""
 
@@ -134,7 +137,16 @@ class Project:
 
     def evolve_arguments(self, *arguments: str) -> list[str]:
         operator = ["--avo-operator", "scripted:Scripted"]
-        return ["--avo-evolve", "kernels/slow.py", *operator, "--avo-max-rounds", "6", "--avo-peers", "none", *arguments]
+        return [
+            "--avo-evolve",
+            "kernels/slow.py",
+            *operator,
+            "--avo-max-rounds",
+            "6",
+            "--avo-peers",
+            "none",
+            *arguments,
+        ]
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The same without waiting, in a session of its own."""

@@ -162,7 +162,9 @@ def test_a_kernel_without_tunables_is_a_usage_error_for_the_embedded_operator(pr
 def test_commit_makes_a_git_commit_with_the_scores(project: Project) -> None:
     def git(*arguments: str) -> str:
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
-        found = subprocess.run(["git", *identity, *arguments], cwd=project.path, capture_output=True, text=True, check=True)
+        found = subprocess.run(
+            ["git", *identity, *arguments], cwd=project.path, capture_output=True, text=True, check=True
+        )
         return found.stdout
 
     git("init", "-q")

@@ -11,7 +11,14 @@ def test_has_every_item_and_the_geomean(project: Project) -> None:
     project.kernel("good.py", GOOD)
     project.kernel("wrong.py", WRONG)
     result = project.run(
-        "--avo-bench", "kernels/good.py", "kernels/wrong.py", "--avo-max-rounds", "4", "--avo-json", "made/out.json", "-q"
+        "--avo-bench",
+        "kernels/good.py",
+        "kernels/wrong.py",
+        "--avo-max-rounds",
+        "4",
+        "--avo-json",
+        "made/out.json",
+        "-q",
     )
     assert result.ret == 1
     made = project.json("made/out.json")

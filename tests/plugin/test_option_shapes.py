@@ -10,7 +10,9 @@ from tests.plugin.conftest import GOOD, SHAPES, SUITE, Project
 def test_overrides_the_claim_for_any_file_given_by_path(project: Project) -> None:
     outside = project.path / "elsewhere.py"
     outside.write_text(GOOD.replace("AVO", "NOTES"))
-    (project.path / "shapes" / "one.toml").write_text(SUITE.split("[[shape]]", 2)[0] + "[[shape]]" + SUITE.split("[[shape]]")[1])
+    (project.path / "shapes" / "one.toml").write_text(
+        SUITE.split("[[shape]]", 2)[0] + "[[shape]]" + SUITE.split("[[shape]]")[1]
+    )
     result = project.run("--avo-bench", "elsewhere.py", "kernels", "--avo-shapes", "one", "--co", "-q")
     assert result.outlines[:2] == [f"elsewhere.py::{SHAPES[0]}", f"kernels/slow.py::{SHAPES[0]}"]
 
