@@ -449,9 +449,7 @@ def check_all(variants: list[dict[str, Any]], worker_: Worker, deadline: float) 
     return alive
 
 
-def time_all(
-    variants: list[dict[str, Any]], arguments: argparse.Namespace, worker_: Worker, deadline: float
-) -> None:
+def time_all(variants: list[dict[str, Any]], arguments: argparse.Namespace, worker_: Worker, deadline: float) -> None:
     """Time every grid and print a line per shape and the geometric means."""
     for grid in arguments.grids:
         kernels = ("decode", "naive") if grid == "decode" else ("mha", "naive")

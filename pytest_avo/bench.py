@@ -101,7 +101,9 @@ class Bench:
         named = self.settings.evolve.get(self.device.target)
         if named is None:
             target = self.device.target
-            raise InvalidInput(f"--avo-evolve: expected a kernel file, or a line '{target}: PATH' in the ini key avo_evolve")
+            raise InvalidInput(
+                f"--avo-evolve: expected a kernel file, or a line '{target}: PATH' in the ini key avo_evolve"
+            )
         return [str(self.settings.rootdir / named)]
 
     def check_paths(self, arguments: list[str]) -> None:
@@ -144,7 +146,9 @@ class Bench:
         """Why a kernel cannot run on this machine, or ""."""
         if kernel.claim is None or kernel.claim.target == self.device.target:
             return ""
-        return f"needs {kernel.claim.target}, this machine has {self.device.target} ({self.device.fingerprint().device})"
+        return (
+            f"needs {kernel.claim.target}, this machine has {self.device.target} ({self.device.fingerprint().device})"
+        )
 
     # ---- evaluating
 

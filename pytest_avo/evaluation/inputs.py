@@ -95,11 +95,12 @@ def plant_needles(
     """Point a share of the queries, in place, at one random visible key each."""
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1:3]
-    rows = max(1, int(seqlen_q * share))
     # The wanted logit is NEEDLE_LOGIT * sqrt(head_dim) whatever the scale, within what half precision holds.
     length = min(NEEDLE_LOGIT * head_dim**0.5 / (scale * head_dim**0.5), 1e4)
     for b in range(batch):
         for h in range(heads_q):
+            # Rounded at random: a single query must not be a needle every time.
+            rows = min(seqlen_q, int(seqlen_q * share + random.random()))
             picked = random.sample(range(seqlen_q), rows)
             keys = []
             for row in picked:
