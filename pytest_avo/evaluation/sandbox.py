@@ -155,8 +155,8 @@ def confine(confinement: Confinement) -> None:
     if not confinement.layers:
         return
     if os.getpid() == 1 and _linux() >= (6, 14):
-        # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was the
-        # machine's own, which root could write: never touch it there.
+        # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
+        # the machine's own, which root could write: never touch it there.
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""--avo-limits, --avo-max-rounds, --avo-peers, --avo-sandbox, --generations: values that are checked before anything runs."""
+"""Options whose values are checked before anything runs: limits, rounds, peers, sandbox, generations."""
 
 from __future__ import annotations
 
