@@ -28,6 +28,7 @@ Attention = Callable[..., torch.Tensor]
 
 
 def load(path: Path) -> Attention:
+    """Import a kernel file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
@@ -37,6 +38,7 @@ def load(path: Path) -> Attention:
 
 
 def sdpa() -> Attention:
+    """The peer torch-sdpa."""
     namespace: dict[str, Any] = {}
     exec(TORCH_SDPA, namespace)
     return namespace["attention"]  # type: ignore[no-any-return]
@@ -55,6 +57,7 @@ def margin(inputs: Any, out: torch.Tensor) -> float:
 
 
 def main(batteries: int) -> None:
+    """Print the margins of all kernels."""
     torch.set_num_threads(1)
     kernels = {"torch-sdpa": sdpa()} | {path.stem: load(path) for path in sorted((ROOT / "kernels/cpu").glob("*.py"))}
     shapes = [shape for suite in ("smoke", "quickstart", "prefill-cpu", "decode-cpu") for shape in small(suite)]
@@ -77,6 +80,7 @@ def main(batteries: int) -> None:
 
 
 def small(suite: str) -> list[Shape]:
+    """Shapes of a suite with few heads."""
     return [shape for shape in read_suite(ROOT / "shapes" / f"{suite}.toml") if shape.heads_q <= 16]
 
 

@@ -132,8 +132,8 @@ class Bench:
         if not suites:
             if kernel.fault:
                 return [UNREADABLE]
-            raise InvalidInput(f'{kernel.path}: claims no shapes: expected AVO = {{"target": ..., "shapes": [...]}} in the '
-                               "file, or --avo-shapes")  # fmt: skip
+            expected = 'expected AVO = {"target": ..., "shapes": [...]} in the file, or --avo-shapes'
+            raise InvalidInput(f"{kernel.path}: claims no shapes: {expected}")
         shapes = [shape for suite in suites for shape in self.settings.suites.shapes(suite)]
         return list({shape.id: shape for shape in shapes}.values())
 
@@ -234,4 +234,4 @@ class Bench:
 UNREADABLE = Shape(
     batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"
 )
-"""Stands for the shapes of a file that cannot be parsed, so that it still is an item and fails with its syntax error."""
+"""Stands for the shapes of a file that does not parse: it still is an item, and fails with its syntax error."""

@@ -287,7 +287,7 @@ class Evolution:
         baseline: Kernel,
         plan: TimingPlan,
     ) -> dict[str, Evaluation]:
-        """Run a candidate's items as pytest tests and record their evaluations, those of the lineage where it has them."""
+        """Run a candidate's items as pytest tests and record their evaluations, unless the lineage has them already."""
         stored = self.campaign.stored(attempt, "screen")
         if stored or kernel.fault:
             for item in items:
