@@ -14,8 +14,18 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import screening
-from pytest_avo.lineage.records import Attempt
-from pytest_avo.operators.operator import DraftResult, OperatorStopped, Proposal, Task, VariationOperator
+from pytest_avo.lineage.records import Attempt, AttemptOutcome
+from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
+from pytest_avo.operators.catalogue import ASKING
+from pytest_avo.operators.comparison import COMPARISON, compared, event_data, measured_ratios
+from pytest_avo.operators.operator import (
+    DraftResult,
+    OperatorStopped,
+    Proposal,
+    Task,
+    Unavailable,
+    VariationOperator,
+)
 
 
 class Consultation:
@@ -27,8 +37,14 @@ class Consultation:
         self.bench = bench
         self.campaign = campaign
         self.operator = operator
+        self.ledger = Ledger(bench.settings.budget, bench.settings.prices, spent=campaign.spending())
         self._say = say
         self._stopping = threading.Event()
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether there is something to spend: a model is asked, or the run is limited."""
+        return self.bench.settings.operator in ASKING or self.bench.settings.budget != Limits()
 
     def propose(self, generation: int) -> Proposal | None:
         """The next candidate, or None when nothing is left to try.
@@ -40,6 +56,7 @@ class Consultation:
 
         def ask() -> None:
             try:
+                self.ledger.begin_attempt()
                 answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
             except BaseException as error:
                 answers.put(error)
@@ -52,12 +69,22 @@ class Consultation:
                 self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
                 continue
             self.bench.status.clear()
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
+            if isinstance(answer, BudgetExhausted):
+                raise OperatorStopped(str(answer)) from answer
             if isinstance(answer, InvalidInput | OperatorStopped):
                 raise answer
             if isinstance(answer, BaseException):
                 reason = f"{type(answer).__name__}: {answer}"
                 raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
             return answer
+
+    def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
+        stored = self.campaign.stored(attempt, "confirm") or self.campaign.stored(attempt, "screen")
+        if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
+            self.campaign.record(COMPARISON, event_data(attempt.id, found))
+            self._say(f"  {found[0]}")
 
     def close(self) -> None:
         """Tell an operator that is still at work to stop."""
@@ -79,7 +106,10 @@ class Consultation:
             device=f"{fingerprint.device} x{fingerprint.units}",
             folder=self.bench.settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
+            compile_report=_no_compile_report,
+            profile=_no_profile,
             record=campaign.record,
+            ledger=self.ledger,
             stopping=self._stopping,
             say=self._say,
         )
@@ -92,6 +122,7 @@ class Consultation:
             raise OperatorStopped("the run is ending")
         known = self.campaign.drafts(parent, source, timed=timed)
         if missing := tuple(shape for shape in shapes if shape.id not in known):
+            self.ledger.check_time()
             settings = self.bench.settings
             request = EvaluationRequest(
                 number=0,
@@ -102,6 +133,16 @@ class Consultation:
                 baseline=Subject(f"{kernel.path.name} (incumbent)", kernel.source) if timed else None,
             )
             for shape, future in self.bench.evaluator.submit(request).items():
-                known[shape] = future.result()
-                self.campaign.store.add_evaluations(parent.id, "draft", [known[shape]], source=source)
+                evaluation = known[shape] = future.result()
+                self.campaign.store.add_evaluations(parent.id, "draft", [evaluation], source=source)
+                self.ledger.add_evaluation(evaluation.build_s + evaluation.check_s + evaluation.time_s)
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
         return {shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes}
+
+
+def _no_compile_report(source: str, shape: Shape) -> str:
+    raise Unavailable("there is no compile report for kernels of this target")
+
+
+def _no_profile(source: str, shape: Shape) -> str:
+    raise Unavailable("there is no profiler for kernels of this target")

@@ -6,8 +6,10 @@ import math
 import random
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
@@ -22,12 +24,15 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.budget import SPENDING, Spending
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.report.lineage import AttemptRow, Summary
 
 NOISE = "noise"
 TOTAL = "total"
-"""Kinds of events: the A/A run's noise floor, and the last comparison of the best kernel with the seed."""
+PROPOSED = "proposed"
+"""Kinds of events: the A/A run's noise floor, the last comparison of the best kernel with the seed, and what a proposal
+cost its operator."""
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm")
 
 
@@ -131,6 +136,10 @@ class Campaign:
     def add(self, proposal: Proposal, *, generation: int) -> tuple[Attempt, Attempt | None]:
         """Record a proposal; also the earlier attempt with the same source, if there is one."""
         earlier = self.view.find_by_digest(source_digest(proposal.source))
+        # Before the attempt: killed in between, the attempt is proposed again and this event is not the last of its kind.
+        price: dict[str, Json] = {"tokens_in": proposal.tokens_in, "tokens_out": proposal.tokens_out}
+        price |= {"cost": proposal.cost, "lesson": proposal.lesson, "generation": generation}
+        self.record(PROPOSED, price)
         attempt = self._add(
             proposal.source,
             generation=generation,
@@ -139,6 +148,24 @@ class Campaign:
             predicted=dict(proposal.predicted),
         )
         return attempt, earlier
+
+    def settle(self, outcome: AttemptOutcome, attempt: Attempt) -> AttemptOutcome:
+        """Record an outcome, the last thing that is ever written about an attempt, with what its proposal cost."""
+        prices = [event.data for event in self.view.events(PROPOSED)]
+        price = next((x for x in reversed(prices) if x["generation"] == attempt.generation), None)
+        if price is not None:
+            known = {key: value for key, value in price.items() if key != "generation"}
+            outcome = msgspec.convert(msgspec.structs.asdict(outcome) | known, AttemptOutcome)
+        self.store.add_outcome(outcome)
+        return outcome
+
+    def spending(self) -> Spending | None:
+        """What the run had spent when it was interrupted; None where it begins."""
+        snapshots = self.view.events(SPENDING)
+        if not snapshots:
+            return None
+        # An attempt that was interrupted before it was recorded is begun, and counted, once more.
+        return replace(Spending.of(snapshots[-1].data), attempts=len(self.view.attempts()) - 1)
 
     def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:
         """Evaluations of an attempt that are in the lineage already, by shape; all shapes or none."""
