@@ -224,7 +224,7 @@ class Evolution:
         provenance = campaign.provenance(attempt, outcome)
         source = campaign.view.source(attempt.digest)
         promotion.promote(path, source, provenance, lock=self.settings.store / "promotion.lock")
-        where = f"{provenance.over_seed:.3f}x over the seed, now in {campaign.plan.name}"
+        where = f"({provenance.over_seed:.2f}x the seed) now in {campaign.plan.name}"
         if self.settings.commit:
             where += f", commit {promotion.commit(path, provenance)}"
         self._settle(attempt, "promoted", Decision("faster", where, decision.gain), confirmed=confirmed, since=since)
@@ -282,7 +282,7 @@ class Evolution:
         baseline: Kernel,
         plan: TimingPlan,
     ) -> dict[str, Evaluation]:
-        """Run a candidate's items as pytest tests and record their evaluations, those of the lineage where it has them."""
+        """Run a candidate's items as pytest tests and record their evaluations, unless the lineage has them already."""
         stored = self.campaign.stored(attempt, "screen")
         if stored or kernel.fault:
             for item in items:
@@ -359,7 +359,7 @@ class Evolution:
         if reporter is not None and self.bench.config.get_verbosity() >= 0:
             self.bench.status.clear()
             reporter.ensure_newline()
-            reporter.write_line(text[: terminal.WIDTH], **markup)
+            reporter.write_line(text, **markup)
 
 
 def _status(decision: Decision) -> Status:

@@ -89,9 +89,7 @@ class BenchHooks:
         return self.bench.chosen_shapes(kernel)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         from pytest_avo.items import attach_row
 
         report = yield

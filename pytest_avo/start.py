@@ -41,7 +41,7 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
 
 
 def take_over_workers(config: pytest.Config) -> list[str]:
-    """xdist's -n and --tx as gateway specs of evaluation workers; xdist itself starts no session then."""
+    """Read xdist's -n and --tx as gateway specs of evaluation workers; xdist itself starts no session then."""
     if not getattr(config.option, "tx", None):
         return ["popen"]
     from xdist.workermanage import parse_tx_spec_config

@@ -71,10 +71,16 @@ def parse_kernel(source: str, *, path: Path) -> Kernel:
     """A Kernel from its text."""
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
-        line = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
-        message = error.msg if isinstance(error, SyntaxError) else str(error)
-        return Kernel(path=path, source=source, claim=None, tunables=(), fault=f"syntax error: {message}{line}")
+    except SyntaxError as error:
+        fault = f"{error.msg} (line {error.lineno})"
+    except (ValueError, RecursionError, MemoryError) as error:  # the last two by nesting that no compiler takes either
+        fault = str(error) or "nested too deeply"
+    else:
+        return _read_literals(tree, source, path)
+    return Kernel(path=path, source=source, claim=None, tunables=(), fault=f"syntax error: {fault}")
+
+
+def _read_literals(tree: ast.Module, source: str, path: Path) -> Kernel:
     literals = dict(_module_assignments(tree))
     claim = _claim(literals["AVO"], path) if "AVO" in literals else None
     tunables = _tunables(literals, path) if "TUNABLES" in literals else ()
@@ -86,7 +92,7 @@ def declares_claim(path: Path) -> bool:
     try:
         source = path.read_text(encoding="utf-8")
         return "AVO" in source and any(name == "AVO" for name, _ in _module_assignments(ast.parse(source)))
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
@@ -108,7 +114,7 @@ def _module_assignments(tree: ast.Module) -> list[tuple[str, ast.expr]]:
 def _literal(node: ast.expr, path: Path, name: str) -> object:
     try:
         return ast.literal_eval(node)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError, MemoryError):
         raise InvalidInput(
             f"{path}, line {node.lineno}: {name} must be a literal, it is read without importing the file"
         ) from None
@@ -150,7 +156,8 @@ def _tunables(literals: dict[str, ast.expr], path: Path) -> tuple[Tunable, ...]:
             )
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise InvalidInput(
-                f"{path}, line {node.lineno}: TUNABLES, key {name}: expected its present value {value!r} among {choices}"
+                f"{path}, line {node.lineno}: TUNABLES, key {name}: "
+                f"expected its present value {value!r} among {choices}"
             )
         found.append(Tunable(name=name, value=value, choices=tuple(choices)))
     return tuple(found)

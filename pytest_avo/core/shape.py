@@ -15,7 +15,7 @@ from pytest_avo.core.errors import InvalidInput
 Dtype = Literal["f32", "bf16", "f16"]
 DTYPE_BYTES: dict[Dtype, int] = {"f32": 4, "bf16": 2, "f16": 2}
 Count = Annotated[int, msgspec.Meta(ge=1)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -97,6 +97,8 @@ def read_suite(path: Path) -> tuple[Shape, ...]:
     """Read and validate one suite file."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path}: not valid TOML: {error}") from None
     try:
@@ -114,11 +116,19 @@ def read_suite(path: Path) -> tuple[Shape, ...]:
 
 def _in_words(message: str) -> str:
     """Msgspec's "Expected `int`, got `str` - at `$.shape[2].batch`" with table and key named as TOML has them."""
-    what, _, where = message.partition(" - at ")
-    what = what.replace("`", "")
-    if place := re.fullmatch(r"`\$\.shape\[(\d+)\](?:\.(\w+))?`", where):
-        key = f", key {place[2]}" if place[2] else ""
-        return f"[[shape]] table {int(place[1]) + 1}{key}: {what}"
-    if place := re.fullmatch(r"`\$\.(\w+)`", where):
-        return f"key {place[1]}: {what}"
-    return what
+    what, _, where = message.replace("`", "").partition(" - at $.")
+    place = re.fullmatch(r"shape\[(\d+)\](?:\.(\w+))?", where)
+    table = f"[[shape]] table {int(place[1]) + 1}" if place else ""
+    key = (place[2] or "") if place else where
+    known: type[msgspec.Struct] = Shape if place else Suite
+    if unknown := re.fullmatch(r"Object contains unknown field (.+)", what):
+        key, what = unknown[1], f"unknown, expected one of {', '.join(known.__struct_fields__)}"
+    elif missing := re.fullmatch(r"Object missing required field (\w+)", what):
+        key, what = missing[1], f"missing, expected in every {'[[shape]] table' if place else 'suite'}"
+    elif wrong := re.fullmatch(r"Invalid enum value (.+)", what):
+        what = f"expected one of {', '.join(DTYPE_BYTES)}, got {wrong[1]}"
+    else:
+        what = what.replace("Expected array", "expected [[shape]] tables").replace("object", "table")
+        what = what.replace("Expected", "expected")
+    where = ", ".join(part for part in (table, f"key {key}" if key else "") if part)
+    return f"{where}: {what}" if where else what

@@ -5,6 +5,7 @@ An arm is a kernel in a comparison: the candidate, the incumbent or a peer. All 
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import select
@@ -14,7 +15,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import torch
@@ -29,6 +30,8 @@ POISON = b"\xff"
 """NaN in every floating-point dtype: an element that a kernel did not write shows."""
 ALIGNMENT = 256
 LOG_BYTES = 16384
+MAX_REASON = 500
+"""Characters of a kernel's own words that a reply may hold; what interferes with the harness gets no more."""
 Phase = Literal["build", "check", "time"]
 
 
@@ -57,7 +60,7 @@ class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_
     """The kernel raised; `refused` if it said that it does not do this shape."""
 
     refused: bool
-    what: str
+    what: Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
 
 
 class CallReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,10 +68,10 @@ class CallReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     plain: bool
     seconds: float
-    type: str = "Tensor"
-    shape: list[int] = []
-    dtype: str = ""
-    device: str = ""
+    type: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = "Tensor"
+    shape: Annotated[list[int], msgspec.Meta(max_length=64)] = []
+    dtype: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    device: Annotated[str, msgspec.Meta(max_length=32)] = ""
     aliased: bool = False
 
 
@@ -105,7 +108,12 @@ class Log:
     def __init__(self) -> None:
         self._read, self.write_end = os.pipe()
         self._tail = bytearray()
-        threading.Thread(target=self._drain, daemon=True).start()
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last words of processes that are gone."""
+        self._thread.join(timeout=1.0)
 
     @property
     def tail(self) -> str:
@@ -123,8 +131,10 @@ class Memory:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.descriptor = os.memfd_create("avo", os.MFD_CLOEXEC)
+        self.descriptor = os.memfd_create("avo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.descriptor, size)
+        # A kernel that shrinks the memory under the judge would kill it with SIGBUS.
+        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self.map = mmap.mmap(self.descriptor, size)
 
     def tensor(self, *, dtype: Dtype, elements: int, offset: int) -> torch.Tensor:
@@ -189,10 +199,14 @@ class Arm:
 
     def freeze(self) -> None:
         """Stop the process and all below it."""
-        if not self._frozen:
-            self._below = [process.pid for process in processes.tree(self.pid)]
-            processes.send(self._below, signal.SIGSTOP)
-            self._frozen = True
+        if self._frozen:
+            return
+        self._below = []
+        # Again until nothing new is found: what is not stopped yet may fork.
+        while new := [x.pid for x in processes.tree(self.pid) if x.pid not in self._below]:
+            processes.send(new, signal.SIGSTOP)
+            self._below += new
+        self._frozen = True
 
     def thaw(self) -> None:
         """Let the process run."""
@@ -259,7 +273,7 @@ class Arm:
             raise KernelEnded(phase)
         try:
             reply: Loaded | Raised | Done = _reply.decode(message)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ValueError, RecursionError):
             raise KernelFault("rejected", "malformed reply: the kernel interfered with the harness") from None
         if isinstance(reply, Raised):
             raise KernelRaised("unsupported" if reply.refused else "crashed", f"raised {reply.what}")

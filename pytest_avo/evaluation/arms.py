@@ -9,10 +9,13 @@ from pytest_avo.core.evaluation import Limits, Subject
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault, batch_bytes
+from pytest_avo.evaluation.correctness import largest_beside
 from pytest_avo.evaluation.nursery import Nursery
 
 SLICE_BYTES = 64 << 20
 MAX_CALLS = 16
+LEAST_ROOM = 32 << 20
+"""So much that a kernel's process seldom has to be replaced for its next shape; untouched pages cost nothing."""
 
 
 @dataclass(slots=True)
@@ -31,9 +34,12 @@ class Arms:
         self._threads = threads
         self._memory_bytes = memory_bytes
         self._kept: dict[str, _Kept] = {}
+        self._last_words: dict[str, str] = {}
 
     def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits) -> Arm:
-        """The process of an arm, loaded and with room for any slice of the shapes. KernelFault when it does not load."""
+        """The process of an arm, loaded, with room for any slice of the shapes. KernelFault when it does not load."""
+        if not self._nursery.is_alive:
+            self._bury()
         given_bytes, result_bytes = room(shapes)
         digest = source_digest(subject.source)
         kept = self._kept.get(name)
@@ -71,19 +77,28 @@ class Arms:
         return new
 
     def log(self, name: str) -> str:
-        """What the kernel's process printed last."""
-        return self._kept[name].arm.log.tail if name in self._kept else ""
+        """What the arm's process printed last before it was ended for a fault."""
+        return self._last_words.get(name, "")
 
     def fault(self, name: str, error: KernelFault | KernelEnded) -> KernelFault:
         """End an arm's process after an error and return the fault with what is now known of how it ended."""
         kept = self._kept.pop(name, None)
-        how = self._nursery.end(kept.arm) if kept else "ended"
+        how = "ended"
+        if kept is not None:
+            how = self._nursery.end(kept.arm)
+            self._last_words[name] = kept.arm.log.tail
         return KernelFault("crashed", f"process {how} in {error}") if isinstance(error, KernelEnded) else error
 
     def drop(self, name: str) -> None:
         """End an arm's process, if there is one, so that the next use starts afresh."""
         if kept := self._kept.pop(name, None):
             self._nursery.end(kept.arm)
+
+    def _bury(self) -> None:
+        """Forget the processes that ended with their zygote; whatever ended it, it is not the next kernel's doing."""
+        for kept in self._kept.values():
+            kept.arm.close()
+        self._kept.clear()
 
 
 def max_calls(shape: Shape) -> int:
@@ -94,5 +109,5 @@ def max_calls(shape: Shape) -> int:
 def room(shapes: Sequence[Shape]) -> tuple[int, int]:
     """Bytes for arguments and results that serve every slice of these shapes, and the small shapes checked beside."""
     sizes = [batch_bytes(shape, max_calls(shape)) for shape in shapes]
-    smallest = 32 << 20
-    return max(smallest, *(given for given, _ in sizes)), max(smallest, *(result for _, result in sizes))
+    sizes += [batch_bytes(largest_beside(shape), 1) for shape in shapes]
+    return max(LEAST_ROOM, *(given for given, _ in sizes)), max(LEAST_ROOM, *(result for _, result in sizes))

@@ -1,18 +1,20 @@
 """Whether an output is right: its error against the float64 reference, held to that of a same-precision computation.
 
-For every head and every block of 128 rows (a bad tail block cannot hide in an average), with errors divided by the largest
-value of the key/value head and eps the spacing of the dtype:
+For every head and every block of 128 rows (a bad tail block cannot hide in an average), with errors divided by the
+largest value of the key/value head and eps the spacing of the dtype:
 
     16-bit    max(e) <= 2 max(p) + 2 eps    and    rms(e) <= 1.5 rms(p) + eps / 2
     float32   max(e) <= 5 max(p) + 16 eps   and    rms(e) <= 5 rms(p) + 8 eps
 
-e is the kernel's error and p that of plain torch operations in the input's dtype. The maximum rule is FlashAttention's
-own; the root mean square separates honest kernels (0.4 to 1.0 times p) from ones that drop keys or precision (5 times and
-more) where the maximum hardly can. docs/trust.md has the measurements behind the factors.
+e is the kernel's error there and p that of plain torch operations in the input's dtype, over all rows of the heads that
+share a key/value head: a block of a few rows would make a yardstick of chance. The maximum rule is FlashAttention's
+own; the root mean square separates honest kernels (0.4 to 1.0 times p) from ones that drop keys or precision (5 times
+and more) where the maximum hardly can. docs/trust.md has the measurements behind the factors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -23,6 +25,9 @@ from pytest_avo.evaluation.inputs import Case, Inputs
 from pytest_avo.evaluation.reference import both_precisions
 
 BLOCK_ROWS = 128
+LONGEST_BESIDE = 300
+MOST_BATCHES_BESIDE = 2
+"""Bounds of the shapes that are checked beside the claimed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,13 @@ def battery(shape: Shape, random: Random) -> list[Case]:
     Two are at the shape itself. The others vary what a kernel might ignore (mask, scale, group ratio, lengths, layout):
     on lengths that it did not claim it may refuse, but must not answer wrongly.
     """
-    lengths = [(random.randint(2, 160), random.randint(161, 300)), (random.randint(161, 300), random.randint(2, 160))]
+    few, many = (2, 160), (161, LONGEST_BESIDE)
+    lengths = [(random.randint(*few), random.randint(*many)), (random.randint(*many), random.randint(*few))]
     equal = random.randint(65, 200)
-    other_group = shape.heads_kv if shape.heads_q != shape.heads_kv else _divisor(shape.heads_q, random)
+    ratios = [heads for heads in range(1, shape.heads_q + 1) if shape.heads_q % heads == 0 and heads != shape.heads_kv]
 
     def beside(name: str, *, distribution: str, layout: str = "bshd", **changes: object) -> Case:
-        small = {"batch": min(shape.batch, 2), "seqlen_q": equal, "seqlen_kv": equal, **changes}
+        small = {"batch": min(shape.batch, MOST_BATCHES_BESIDE), "seqlen_q": equal, "seqlen_kv": equal, **changes}
         return Case(name, _changed(shape, small), distribution, layout, required=False)
 
     first = Case("normal", shape)
@@ -64,11 +70,17 @@ def battery(shape: Shape, random: Random) -> list[Case]:
         beside("other scale", distribution="normal", scale=random.choice((0.02, 0.37, 1.0))),
         beside("more keys than queries", distribution="normal", seqlen_q=lengths[0][0], seqlen_kv=lengths[0][1]),
         beside("more queries than keys", distribution="normal", seqlen_q=lengths[1][0], seqlen_kv=lengths[1][1]),
-        beside("one query", distribution="normal", seqlen_q=1, seqlen_kv=random.randint(1, 300)),
-        beside("other group ratio", distribution="normal", heads_kv=other_group),
+        beside("one query", distribution="normal", seqlen_q=1, seqlen_kv=random.randint(1, LONGEST_BESIDE)),
+        beside("other group ratio", distribution="normal", heads_kv=random.choice(ratios or [shape.heads_kv])),
     ]
     random.shuffle(rest)
     return [first, *rest]
+
+
+def largest_beside(shape: Shape) -> Shape:
+    """A shape that needs at least the memory of any other than `shape` itself in its battery."""
+    most = {"seqlen_q": LONGEST_BESIDE, "seqlen_kv": LONGEST_BESIDE, "heads_kv": shape.heads_q}
+    return _changed(shape, {"batch": min(shape.batch, MOST_BATCHES_BESIDE), **most})
 
 
 def fault(inputs: Inputs, out: torch.Tensor) -> str | None:
@@ -82,7 +94,7 @@ def fault(inputs: Inputs, out: torch.Tensor) -> str | None:
 
 
 def sampled_fault(inputs: Inputs, out: torch.Tensor, random: Random) -> str | None:
-    """`fault` for one random head group and block of rows, cheap enough for every timed round; NaN anywhere is found."""
+    """`fault` for a random head group and block of rows, cheap enough for every timed round; finds NaN anywhere."""
     if not bool(torch.isfinite(out).all()):
         return "output has NaN or infinite elements"
     first = random.randrange(0, max(1, out.shape[2] - BLOCK_ROWS + 1))
@@ -96,34 +108,35 @@ def _fault_of_group(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: i
     got = out[batch, head_kv * group : (head_kv + 1) * group, rows]
     if not bool(torch.isfinite(got).all()):
         return "output has NaN or infinite elements"
-    exact, plain = both_precisions(inputs, batch=batch, head_kv=head_kv, rows=rows)
-    largest = inputs.v[batch, head_kv].double().abs().max().clamp_min(1e-30)
-    error = _blocks((got.double() - exact).abs() / largest)
-    yardstick = _blocks((plain.double() - exact).abs() / largest)
-    rule = SINGLE if out.dtype == torch.float32 else HALF
-    eps = torch.finfo(out.dtype).eps
-    peak, peak_limit = error.amax((-1, -2)), rule.peak * yardstick.amax((-1, -2)) + rule.peak_eps * eps
-    rms = error.square().mean((-1, -2)).sqrt()
-    rms_limit = rule.rms * yardstick.square().mean((-1, -2)).sqrt() + rule.rms_eps * eps
-    for what, value, limit in (("max", peak, peak_limit), ("rms", rms, rms_limit)):
-        if bool((~(value <= limit)).any()):
-            head, block = (int(x) for x in torch.unravel_index((value / limit).argmax(), value.shape))
-            first = (rows.start or 0) + block * BLOCK_ROWS
-            where = f"head {head_kv * group + head}, rows from {first}"
-            return f"{what} error {float(value[head, block]):.2e} > limit {float(limit[head, block]):.2e} ({where})"
+    first_row = rows.start or 0
+    for number, (value, limit) in enumerate(margins(inputs, got, batch=batch, head_kv=head_kv, first_row=first_row)):
+        if not value <= limit:
+            block, what = divmod(number, 2)
+            where = f"heads from {head_kv * group}, rows from {first_row + block * BLOCK_ROWS}"
+            return f"{('max', 'rms')[what]} error {value:.2e} > limit {limit:.2e} ({where})"
     return None
 
 
-def _blocks(x: torch.Tensor) -> torch.Tensor:
-    """(heads, rows, head_dim) as (heads, blocks, BLOCK_ROWS, head_dim); missing rows of the last block count as exact."""
-    missing = -x.shape[1] % BLOCK_ROWS if x.shape[1] > BLOCK_ROWS else 0
-    rows = min(x.shape[1], BLOCK_ROWS)
-    padded = torch.nn.functional.pad(x, (0, 0, 0, missing))
-    return padded.view(x.shape[0], -1, rows, x.shape[2])
+def margins(
+    inputs: Inputs, got: torch.Tensor, *, batch: int, head_kv: int, first_row: int
+) -> Iterator[tuple[float, float]]:
+    """Error and its limit, maximum and root mean square in turn, for every block of rows of one key/value head.
 
-
-def _divisor(heads: int, random: Random) -> int:
-    return random.choice([n for n in range(1, heads + 1) if heads % n == 0])
+    got: (group, rows, head_dim), the outputs of the query heads that share the key/value head, from `first_row` on.
+    """
+    rows = slice(first_row, first_row + got.shape[1])
+    exact, plain = both_precisions(inputs, batch=batch, head_kv=head_kv, rows=rows)
+    largest = inputs.v[batch, head_kv].double().abs().max().clamp_min(1e-30)
+    error = (got.double() - exact).abs() / largest
+    yardstick = (plain.double() - exact).abs() / largest
+    rule = SINGLE if got.dtype == torch.float32 else HALF
+    eps = torch.finfo(got.dtype).eps
+    peak_limit = rule.peak * float(yardstick.max()) + rule.peak_eps * eps
+    rms_limit = rule.rms * float(yardstick.square().mean().sqrt()) + rule.rms_eps * eps
+    for first in range(0, error.shape[1], BLOCK_ROWS):
+        block = error[:, first : first + BLOCK_ROWS]
+        yield float(block.max()), peak_limit
+        yield float(block.square().mean((-1, -2)).max().sqrt()), rms_limit
 
 
 def _changed(shape: Shape, changes: dict[str, object]) -> Shape:

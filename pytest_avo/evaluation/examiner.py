@@ -44,9 +44,9 @@ class Examiner:
             self._arms.drop(KERNEL)
         right: dict[str, Evaluation] = {}
         for number, shape in enumerate(request.shapes, start=1):
-            self._say(f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})")
+            what = f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})"
             with self._lease(False):
-                evaluation = self._check(request, shape)
+                evaluation = self._check(request, shape, what)
             if evaluation.outcome == "ok" and request.plan is not None:
                 right[shape.id] = evaluation
             else:
@@ -57,13 +57,14 @@ class Examiner:
             with self._lease(True):
                 yield from self._time(request, right)
 
-    def _check(self, request: EvaluationRequest, shape: Shape) -> Evaluation:
+    def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
         seed = int.from_bytes(os.urandom(6), "little")
         evaluation = Evaluation(shape.id, "ok", seed=seed, worker=self._worker, device=self._device)
         random, generator = Random(seed), torch.Generator().manual_seed(seed)
         spent_s, build_s = 0.0, 0.0
         try:
             for case in battery(shape, random):
+                self._say(f"{what}: {case.name}")
                 arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits)
                 first = self._arms.is_first_call(KERNEL, case.shape)
                 limit_s = request.limits.build if first else max(0.001, request.limits.check - spent_s)
@@ -124,13 +125,13 @@ class Examiner:
             yield msgspec.structs.replace(evaluation, timing=timings[shape], time_s=seconds, notes=tuple(notes))
 
     def _failed(self, evaluation: Evaluation, error: KernelFault | KernelEnded) -> Evaluation:
-        log = self._arms.log(KERNEL)
         found = self._arms.fault(KERNEL, error)
+        log = self._arms.log(KERNEL)
         return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
 
 
 class _Launch:
-    """Provides the arms of a race: the present processes first, where the plan has one launch, else new ones each time."""
+    """Provides the arms of a race: the present processes where the plan has one launch, else new ones each time."""
 
     def __init__(self, arms: Arms, subjects: Mapping[str, Subject], request: EvaluationRequest) -> None:
         self._arms = arms

@@ -1,8 +1,9 @@
 """Inputs for a kernel: drawn afresh for every check and every timed round, from a secret seed.
 
-Distributions follow the faults that they betray. Zero-mean values find missing or perturbed keys; a needle (a query that
-points at one key) finds dropped blocks; shifted values find weak accumulators; constant keys find a wrong normalisation;
-large logits find a softmax without maximum; value scales that differ between heads find errors hidden by a large head.
+Distributions follow the faults that they betray. Zero-mean values find missing or perturbed keys; a needle (a query
+that points at one key) finds dropped blocks; shifted values find weak accumulators; constant keys find a wrong
+normalisation; large logits find a softmax without maximum; value scales that differ between heads find errors hidden by
+a large head.
 """
 
 from __future__ import annotations
@@ -94,11 +95,12 @@ def plant_needles(
     """Point a share of the queries, in place, at one random visible key each."""
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1:3]
-    rows = max(1, int(seqlen_q * share))
     # The wanted logit is NEEDLE_LOGIT * sqrt(head_dim) whatever the scale, within what half precision holds.
     length = min(NEEDLE_LOGIT * head_dim**0.5 / (scale * head_dim**0.5), 1e4)
     for b in range(batch):
         for h in range(heads_q):
+            # Rounded at random: a single query must not be a needle every time.
+            rows = min(seqlen_q, int(seqlen_q * share + random.random()))
             picked = random.sample(range(seqlen_q), rows)
             keys = []
             for row in picked:
@@ -111,8 +113,8 @@ def plant_needles(
 class Stream:
     """Endless cheap fresh inputs of one shape for timed rounds.
 
-    A pool of random rows is drawn once; every round gathers rows from it in a new order with new signs, at the speed of a
-    copy. No output can be replayed: every query meets other keys and every key carries another value.
+    A pool of random rows is drawn once; every round gathers rows from it in a new order with new signs, at the speed of
+    a copy. No output can be replayed: every query meets other keys and every key carries another value.
     """
 
     def __init__(self, shape: Shape, generator: torch.Generator) -> None:

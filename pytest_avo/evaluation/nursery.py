@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
+from pytest_avo.evaluation import processes
 from pytest_avo.evaluation.arm import Arm, Log, Memory
 from pytest_avo.evaluation.runner import KERNEL_FILE
 from pytest_avo.evaluation.zygote import MAX_MESSAGE
@@ -39,6 +41,11 @@ class Nursery:
         self.layers: tuple[str, ...] = ()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the zygote, and so every process forked from it, can still be there."""
+        return self._process is not None and self._process.poll() is None
 
     def start(self, *, layers: bool) -> None:
         """Start the zygote; `wait` waits for it. layers: confine what it forks by more than limits."""
@@ -68,7 +75,8 @@ class Nursery:
 
     def wait(self) -> None:
         """Block until the zygote has imported what it imports; one that was lost is replaced."""
-        if self._process is None:
+        if not self.is_alive:
+            self.kill()
             self.start(layers=self._layers)
         if not self._ready:
             self.layers = tuple(self._receive()["layers"])
@@ -106,21 +114,33 @@ class Nursery:
             assert self._control is not None
             self._control.send(json.dumps({"do": "reap", "pid": arm.pid}).encode())
             status = int(self._receive()["status"])
-        except OSError:
+        except (OSError, EvaluatorError):
             self.kill()
             return "took the process that it was forked from down with it"
         finally:
             arm.close()
         _verify_gone(arm.pid)
+        arm.log.finish()
         code = os.waitstatus_to_exitcode(status)
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
 
     def kill(self) -> None:
         """End the zygote, and with it all that it forked."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self._process is None:
+            return
+        # What left its process group has the zygote, a subreaper, as its parent and would be anybody's orphan after it.
+        deadline = time.monotonic() + REAP_LIMIT_S
+        while below := [x.pid for x in processes.tree(self._process.pid)[1:] if x.state != "Z"]:
+            processes.send(below, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        self._ready = False
+        if self._control is not None:
+            self._control.close()
 
     def _receive(self) -> dict[str, Any]:
         assert self._control is not None
@@ -132,10 +152,16 @@ class Nursery:
         return answer
 
     def _scratch(self, subject: Subject) -> Path:
-        """A kernel's private folder: its file and what it compiles. Kept per source, so no kernel is served another's."""
+        """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
         folder = self._box / "kernels" / source_digest(subject.source)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / KERNEL_FILE).write_text(subject.source, encoding="utf-8")
+        # The folder is the kernel's to write: a link or a pipe left in the place of its file must not be opened here.
+        place = folder / KERNEL_FILE
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        new = self._box / "next.py"
+        new.write_text(subject.source, encoding="utf-8")
+        new.replace(place)
         return folder
 
 

@@ -88,7 +88,7 @@ class _Worker(threading.Thread):
             ) as error:  # execnet reports a lost gateway by many types; none of them is the kernel's doing
                 self.drop()
                 job.tries += 1
-                if job.tries < TRIES and not self.pool.closed:
+                if job.tries < TRIES:
                     self.pool.put(job, urgent=True)
                 else:
                     job.fail(EvaluatorError(f"worker {self.worker} ({self.spec}) was lost: {_brief(error)}"))
@@ -106,8 +106,12 @@ class _Worker(threading.Thread):
         import execnet
 
         self.doing = f"starting worker {self.worker}"
-        group = self._group = execnet.Group()
+        group = execnet.Group()
         gateway = group.makegateway(f"{self.spec}//execmodel=main_thread_only//id={self.worker}{_without_secrets()}")
+        with self._dropping:
+            self._group = group
+        if self.pool.closed:
+            raise EvaluatorError("the run is ending")  # drop() came too early to see the gateway
         package = str(Path(__file__).parents[2])
         self._channel = gateway.remote_exec(BOOTSTRAP.format(path=package))
         self._channel.send(msgspec.json.encode(WorkerConfig(worker=self.worker, layers=self.pool.layers)))
@@ -145,20 +149,23 @@ class Pool:
         self.hellos: queue.Queue[Hello] = queue.Queue()
         self._jobs: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
         self._order = itertools.count()
+        self._closing = threading.Lock()
         self._workers = [_Worker(self, spec, f"gw{index}") for index, spec in enumerate(specs)]
         for worker in self._workers:
             worker.start()
 
     def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
         job = _Job(request)
-        if self.closed:
-            job.fail(EvaluatorError("the run is ending"))
-        else:
-            self.put(job, urgent=urgent)
+        self.put(job, urgent=urgent)
         return job.futures
 
     def put(self, job: _Job, *, urgent: bool) -> None:
-        self._jobs.put((0 if urgent else 1, next(self._order), job))
+        """Queue a job; once the pool is closed nobody would take it, so it fails at once."""
+        with self._closing:
+            if not self.closed:
+                self._jobs.put((0 if urgent else 1, next(self._order), job))
+                return
+        job.fail(EvaluatorError("the run is ending"))
 
     def take(self) -> _Job | None:
         """The next job for a worker; None when the pool is closed."""
@@ -179,8 +186,9 @@ class Pool:
         return hellos[0].sandbox if hellos else ""
 
     def close(self) -> None:
-        self.closed = True
-        self._jobs.put((-1, next(self._order), None))
+        with self._closing:
+            self.closed = True
+            self._jobs.put((-1, next(self._order), None))
         for worker in self._workers:
             worker.drop()
         for worker in self._workers:
@@ -192,7 +200,7 @@ class Pool:
 
 
 def _without_secrets() -> str:
-    """The part of a gateway spec that blanks what looks like a key: no process near a kernel has it in its environment."""
+    """The part of a gateway spec that blanks what looks like a key: no process near a kernel has it."""
     secret = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
     return "".join(f"//env:{name}=" for name in os.environ if secret.search(name))
 

@@ -1,24 +1,28 @@
-"""Confinement of a kernel's process, in layers; each is used where the machine offers it, and the report says which hold.
+"""Confinement of a kernel's process in layers: each is used where the machine offers it, the report says which hold.
 
-The zygote enters network and IPC namespaces of its own once; every child gets a PID namespace (so that its death takes all
-its descendants), resource limits, no capabilities, and, last, Landlock and seccomp. None of it needs an installed tool.
+The zygote enters network and IPC namespaces of its own once; every child gets a PID namespace (so that its death takes
+all its descendants), resource limits, no capabilities, and, last, Landlock and seccomp. None of it needs an installed
+tool.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pytest_avo.evaluation import landlock, seccomp
 
 _NEWPID, _NEWNET, _NEWIPC, _NEWUTS, _NEWUSER = 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x10000000
+_NETWORK = _NEWNET | _NEWIPC | _NEWUTS
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _SET_CHILD_SUBREAPER = 1, 38, 24, 36
 _LAST_CAPABILITY = 63
 _MAX_PROCESSES = 512
@@ -41,25 +45,17 @@ class Confinement:
     """Namespaces, Landlock and seccomp too; off only where the user said so."""
 
 
-def enter_namespaces(home_namespace: int) -> list[str]:
+def enter_namespaces() -> list[str]:
     """Give this single-threaded process network and IPC namespaces of its own, as far as the machine lets it.
 
-    Returns the layers that will hold for children, strongest first. home_namespace: descriptor of /proc/self/ns/pid.
+    Returns the layers that will hold for children, strongest first.
     """
-    wanted = _NEWNET | _NEWIPC | _NEWUTS
-    uid, gid = os.getuid(), os.getgid()
-    isolated = _libc.unshare(wanted) == 0
-    if not isolated and _libc.unshare(_NEWUSER | wanted) == 0:
-        isolated = True
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    own_pids = _libc.unshare(_NEWPID) == 0
-    if own_pids:
-        _libc.setns(home_namespace, _NEWPID)
+    isolated = _unshare(_NETWORK)
+    if not isolated and _works(_enter_user_namespace):
+        isolated = _enter_user_namespace()
     landlock_version = landlock.abi()
     offered = {
-        "pid namespace": own_pids,
+        "pid namespace": _works(lambda: _unshare(_NEWPID)),
         "no network": isolated,
         f"landlock {landlock_version}": landlock_version > 0,
         "seccomp": seccomp.available(),
@@ -67,16 +63,75 @@ def enter_namespaces(home_namespace: int) -> list[str]:
     return [layer for layer, holds in offered.items() if holds]
 
 
-def fork_confined(home_namespace: int) -> int:
+def fork_confined() -> int:
     """os.fork() whose child is the first process of a new PID namespace where the machine allows it.
 
-    home_namespace: descriptor of /proc/self/ns/pid, to which the parent returns so that it can fork again.
+    The namespace is entered by a helper that then ends, for its children only: nobody can come back out of one without
+    privileges over the outer namespace. The child is handed to this process, which has to be a subreaper, and runs only
+    once that has happened, so that it can ask to die with its parent.
     """
-    entered = _libc.unshare(_NEWPID) == 0
+    answer, tell = os.pipe()
+    gate, opened = os.pipe()
+    helper = os.fork()
+    if helper == 0 and _fork_in_namespace(tell):
+        for descriptor in (answer, tell, opened):
+            os.close(descriptor)
+        if not os.read(gate, 1):
+            os._exit(1)
+        os.close(gate)
+        return 0
+    for descriptor in (tell, gate):
+        os.close(descriptor)
+    try:
+        pid = os.read(answer, 32)
+        os.waitpid(helper, 0)
+        if not pid:
+            raise OSError("no process could be forked")
+        os.write(opened, b"!")
+    finally:
+        os.close(answer)
+        os.close(opened)
+    return int(pid)
+
+
+def _fork_in_namespace(tell: int) -> bool:
+    """In the helper: fork into a new PID namespace, tell the child's number and end. True in the child."""
+    try:
+        _unshare(_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            return True
+        os.write(tell, str(pid).encode())
+    except OSError:
+        os._exit(1)
+    os._exit(0)
+
+
+def _enter_user_namespace() -> bool:
+    """A user namespace, in which an ordinary user may have the others, with the same user and group in it."""
+    uid, gid = os.getuid(), os.getgid()
+    if not _unshare(_NEWUSER | _NETWORK):
+        return False
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    return True
+
+
+def _unshare(namespaces: int) -> bool:
+    return bool(_libc.unshare(namespaces) == 0)
+
+
+def _works(attempt: Callable[[], bool]) -> bool:
+    """Whether an attempt succeeds, made in a process of its own: some fail half-way and cannot be taken back."""
     pid = os.fork()
-    if pid and entered:
-        _libc.setns(home_namespace, _NEWPID)
-    return pid
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if attempt() else 1
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
 
 
 def become_subreaper() -> None:
@@ -84,9 +139,9 @@ def become_subreaper() -> None:
     _libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def die_with_parent() -> None:
-    """Be killed when the thread that forked this process ends."""
-    _libc.prctl(_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+def be_told_of_parents_end(number: signal.Signals) -> None:
+    """Be sent a signal when the thread that forked this process ends."""
+    _libc.prctl(_SET_PDEATHSIG, int(number), 0, 0, 0)
 
 
 def confine(confinement: Confinement) -> None:
@@ -99,8 +154,9 @@ def confine(confinement: Confinement) -> None:
         _limit(resource.RLIMIT_NPROC, 4096)
     if not confinement.layers:
         return
-    if os.getpid() == 1:
-        # Since Linux 6.14 the largest pid is a setting of the namespace: it stops fork bombs, of root too.
+    if os.getpid() == 1 and _linux() >= (6, 14):
+        # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
+        # the machine's own, which root could write: never touch it there.
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)
@@ -141,7 +197,13 @@ def _try_write(path: str, text: str) -> None:
     try:
         Path(path).write_text(text)
     except OSError:
-        return  # an older kernel, or not permitted: the other limits hold
+        return  # not permitted: the other limits hold
+
+
+def _linux() -> tuple[int, int]:
+    """Version of the running kernel."""
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
+    return int(major), int(minor)
 
 
 def offered_layers() -> tuple[str, ...]:
@@ -151,5 +213,4 @@ def offered_layers() -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    sys.stdout.write("\n".join(enter_namespaces(home)))
+    sys.stdout.write("\n".join(enter_namespaces()))

@@ -1,7 +1,7 @@
 """The far end of a pool's gateway: one device, one judge, one zygote. Started over execnet on this host or another.
 
-Requests arrive and messages leave as JSON bytes with a fixed schema. The process ends, and takes everything below it along,
-when the channel closes, however the controller ended.
+Requests arrive and messages leave as JSON bytes with a fixed schema. The process ends, and takes everything below it
+along, when the channel closes, however the controller ended.
 """
 
 from __future__ import annotations

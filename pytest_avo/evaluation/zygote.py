@@ -1,7 +1,8 @@
 """The process that kernels' processes are forked from: torch imported, no kernel's code, no device call, ever.
 
-Started by a worker with one control socket (SOCK_SEQPACKET). Requests are JSON; a fork request carries the child's socket,
-its input and output memory and its log as descriptors. The zygote ends, with all below it, when the worker does.
+Started by a worker with one control socket (SOCK_SEQPACKET). Requests are JSON; a fork request carries the child's
+socket, its input and output memory and its log as descriptors. The zygote ends, with all below it, when the worker
+does.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from typing import NoReturn
 
 from pytest_avo.evaluation import processes, sandbox
 
@@ -22,11 +24,10 @@ CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT = 3, 4, 5
 def main() -> None:
     """Serve fork and reap requests until the worker closes the control socket."""
     descriptor, layers, *warm = sys.argv[1:]
-    sandbox.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    home = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    held = sandbox.enter_namespaces(home) if layers == "layers" else []
+    signal.signal(signal.SIGTERM, end)
+    sandbox.be_told_of_parents_end(signal.SIGTERM)
+    held = sandbox.enter_namespaces() if layers == "layers" else []
     sandbox.become_subreaper()
     for module in warm:
         importlib.import_module(module)
@@ -40,7 +41,7 @@ def main() -> None:
             break
         request = json.loads(message)
         if request["do"] == "fork":
-            pid = sandbox.fork_confined(home) if layers == "layers" else os.fork()
+            pid = sandbox.fork_confined() if layers == "layers" else os.fork()
             if pid == 0:
                 become_child(descriptors, runner.serve, request, layers == "layers")
             for received in descriptors:
@@ -52,18 +53,23 @@ def main() -> None:
             status = os.waitpid(pid, 0)[1]
             children.discard(pid)
             control.send(json.dumps({"status": status, "swept": sweep(children)}).encode())
-    for pid in children:
-        kill_group(pid)
+    end()
+
+
+def end(*_: object) -> NoReturn:
+    """Take everything below along. Also on SIGTERM, which the worker's death sends."""
     sweep(set())
+    os._exit(0)
 
 
 def become_child(descriptors: list[int], serve: object, request: dict[str, object], layers: bool) -> None:
-    """In the forked child: a process group of its own, only its own descriptors, confined; then serve calls. No return."""
+    """In the forked child: own process group, own descriptors alone, confined; then serve calls. Never returns."""
     status = 1
     try:
         os.setsid()
-        sandbox.die_with_parent()
+        sandbox.be_told_of_parents_end(signal.SIGKILL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         log = os.open(os.devnull, os.O_RDONLY)
         os.dup2(log, 0)
         os.dup2(descriptors[3], 1)

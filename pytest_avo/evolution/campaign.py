@@ -121,8 +121,12 @@ class Campaign:
         return max(attempt.generation for attempt in self.view.attempts())
 
     def kernel(self, attempt: Attempt) -> Kernel:
-        """An attempt's source as a kernel of the evolved file."""
-        return parse_kernel(self.view.source(attempt.digest), path=self.plan.path)
+        """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
+        source, path = self.view.source(attempt.digest), self.plan.path
+        try:
+            return parse_kernel(source, path=path)
+        except InvalidInput as error:
+            return Kernel(path=path, source=source, claim=None, tunables=(), fault=str(error))
 
     def unfinished(self, generation: int) -> Attempt | None:
         """An attempt of a generation that was recorded but not settled before the run was interrupted."""
@@ -172,7 +176,7 @@ class Campaign:
         return {x.evaluation.shape: x.evaluation for x in self.view.evaluations(attempt.id, purpose)}
 
     def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
-        """What the lineage has of a draft on top of `parent`, by shape; with `timed` only what settles its speed too."""
+        """What the lineage has of a draft on `parent`, by shape; with `timed` only what settles its speed too."""
         stored = self.view.evaluations(parent.id, "draft", digest=source_digest(source))
         found = {x.evaluation.shape: x.evaluation for x in stored}
         return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}

@@ -146,6 +146,13 @@ def test_a_source_is_found_unless_it_was_never_evaluated(view: View, author: Aut
     assert view.unfinished() == (running,)
 
 
+def test_events_are_picked_by_kind_and_number(view: View, store: Store, run: Run) -> None:
+    first, second, third = (store.add_event(run.id, kind, {"n": 1}) for kind in ("lesson", "stall", "lesson"))
+    assert view.events() == (first, second, third)
+    assert view.events("lesson") == (first, third)
+    assert view.events("lesson", after=first.id) == (third,)
+
+
 def test_runs_do_not_mix(store: Store, run: Run, author: Author) -> None:
     author.ended("X = 0", "seed")
     other = store.start_run(
