@@ -128,7 +128,7 @@ def _add_agent(group: pytest.OptionGroup) -> None:
     group.addoption(
         "--avo-base-url",
         metavar="URL",
-        help="Server that speaks chat completions with tools (default: OpenAI's). A key comes from OPENAI_API_KEY alone",
+        help="Server that speaks chat completions with tools (default: OpenAI's). A key comes from OPENAI_API_KEY only",
     )
     group.addoption(
         "--avo-model-timeout",
@@ -160,9 +160,7 @@ def _add_agent(group: pytest.OptionGroup) -> None:
         help="Add a folder of texts to what the agent can look up; can be given several times",
     )
     group.addoption("--avo-no-knowledge", action="store_true", help="Give the agent no knowledge base")
-    group.addoption(
-        "--avo-no-memory", action="store_true", help="Keep lessons and rejected attempts from the agent"
-    )
+    group.addoption("--avo-no-memory", action="store_true", help="Keep lessons and rejected attempts from the agent")
     group.addoption("--avo-no-supervisor", action="store_true", help="Never step in when the agent makes no progress")
     group.addoption(
         "--avo-stall",

@@ -140,7 +140,7 @@ class Campaign:
     def add(self, proposal: Proposal, *, generation: int) -> tuple[Attempt, Attempt | None]:
         """Record a proposal; also the earlier attempt with the same source, if there is one."""
         earlier = self.view.find_by_digest(source_digest(proposal.source))
-        # Before the attempt: killed in between, the attempt is proposed again and this event is not the last of its kind.
+        # Before the attempt: killed in between, it is proposed again and this event is not the last of its kind.
         price: dict[str, Json] = {"tokens_in": proposal.tokens_in, "tokens_out": proposal.tokens_out}
         price |= {"cost": proposal.cost, "lesson": proposal.lesson, "generation": generation}
         self.record(PROPOSED, price)
