@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
+
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
@@ -63,12 +65,17 @@ def stored(view: View, attempt: Attempt) -> dict[str, Evaluation]:
 def scores(view: View, attempt: Attempt, shapes: Sequence[Shape], *, floor: float) -> list[str]:
     """A line per shape: what the attempt achieved there."""
     found = stored(view, attempt)
-    if not found:
-        return ["not evaluated"]
-    return [
-        score_line(judge(found[shape.id], shape, floor=floor)) if shape.id in found else f"{shape.id}: not evaluated"
-        for shape in shapes
-    ]
+    lines = []
+    for shape in shapes:
+        if shape.id not in found:
+            lines.append(f"{shape.id}: not evaluated")
+            continue
+        verdict = judge(found[shape.id], shape, floor=floor)
+        if attempt.parent is None and verdict.is_good:
+            # The seed is measured beside itself, for the noise: that says nothing about its speed.
+            verdict = msgspec.structs.replace(verdict, kind="correct", baseline=None)
+        lines.append(score_line(verdict))
+    return lines
 
 
 def score_line(verdict: Verdict) -> str:
