@@ -66,6 +66,8 @@ def battery(shape: Shape, random: Random) -> list[Case]:
         beside("constant keys", distribution="constant", layout="bhsd"),
         beside("shifted values", distribution="shifted", seqlen_kv=equal + random.randint(0, 99)),
         beside("value scales per head", distribution="scaled"),
+        beside("tiny values", distribution="tiny"),
+        beside("huge values", distribution="huge"),
         beside("other mask", distribution="normal", causal=not shape.causal),
         beside("other scale", distribution="normal", scale=random.choice((0.02, 0.37, 1.0))),
         beside("more keys than queries", distribution="normal", seqlen_q=lengths[0][0], seqlen_kv=lengths[0][1]),

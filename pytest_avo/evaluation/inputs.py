@@ -67,6 +67,10 @@ def draw(case: Case, generator: torch.Generator) -> Inputs:
             v += 3
         case "scaled":
             v *= torch.logspace(-3, 2, shape.heads_kv).view(1, -1, 1, 1)
+        case "tiny":
+            v *= 2.0**-12  # an absolute tolerance, or a flush of small numbers, shows
+        case "huge":
+            v *= 2.0**12  # still within half precision, whose largest number is 65504
         case unknown:
             raise ValueError(f"no distribution {unknown!r}")
     dtype = TORCH_DTYPES[shape.dtype]
@@ -105,9 +109,18 @@ def plant_needles(
             keys = []
             for row in picked:
                 visible = min(seqlen_kv, row + 1 + seqlen_kv - seqlen_q) if causal else seqlen_kv
-                keys.append(random.randrange(visible) if visible > 0 else 0)
+                keys.append(_needle_key(visible, random) if visible > 0 else 0)
             pointed = k[b, h // (heads_q // heads_kv), keys]
             q[b, h, picked] = (pointed * (length / (pointed.norm(dim=-1, keepdim=True) + 1e-6))).to(q.dtype)
+
+
+def _needle_key(visible: int, random: Random) -> int:
+    """A random visible key; every other time one at the edge of a tile, where kernels go wrong."""
+    if random.random() < 0.5:
+        return random.randrange(visible)
+    tile = random.choice((16, 32, 64, 128))
+    edge = tile * random.randrange(-(-visible // tile))
+    return min(visible - 1, random.choice((edge, edge + tile - 1)))
 
 
 class Stream:

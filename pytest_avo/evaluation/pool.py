@@ -24,8 +24,8 @@ from pytest_avo.core.evaluation import (
     Hello,
     Message,
     Progress,
+    WorkerConfig,
 )
-from pytest_avo.evaluation.worker import WorkerConfig
 
 CONNECT_LIMIT_S = 120.0
 SILENCE_LIMIT_S = 900.0

@@ -71,7 +71,8 @@ class Race:
                 say(f"round {number * rounds + index + 1} of at most {rounds * plan.launches}")
                 for shape in self._shapes:
                     self._round(shape, arms, backwards=bool(index % 2))
-                if stopped := self._verdict_is_in(number, index + 1):
+                if reason := self._verdict_is_in(number, index + 1):
+                    stopped = reason
                     break
         self._check_clocks()
         return {

@@ -69,7 +69,10 @@ def promote(path: Path, source: str, provenance: Provenance, *, lock: Path) -> N
 
 def check_unchanged(path: Path, expected: set[str]) -> None:
     """InvalidInput unless the file holds one of the sources with these digests: nobody's edit is overwritten."""
-    found = source_digest(path.read_text(encoding="utf-8"))
+    try:
+        found = source_digest(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path}: cannot be read as the kernel of this run: {error}") from None
     if found not in expected:
         raise InvalidInput(
             f"{path}: was edited since this run began (digest {found}, expected {' or '.join(sorted(expected))}); "
@@ -95,7 +98,10 @@ def commit(path: Path, provenance: Provenance) -> str:
 
 
 def _git(path: Path, *arguments: str) -> str:
-    found = subprocess.run(["git", *arguments], cwd=path.parent, capture_output=True, text=True)
+    try:
+        found = subprocess.run(["git", *arguments], cwd=path.parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise InvalidInput("--avo-commit: expected git on the PATH, there is none") from None
     if found.returncode:
         reason = (found.stderr or found.stdout).strip().splitlines()
         raise InvalidInput(f"--avo-commit: git {arguments[0]} refused: {reason[-1] if reason else 'no message'}")

@@ -1,0 +1,45 @@
+"""What makes two machines different, and that finding it out stays cheap."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from pytest_avo.core.fingerprint import Fingerprint, differences, fingerprint, installed_version
+
+OURS = fingerprint(target="cpu", device="Some CPU", units=2)
+
+
+def test_a_machine_does_not_differ_from_itself() -> None:
+    assert differences(OURS, fingerprint(target="cpu", device="Some CPU", units=2)) == []
+
+
+@pytest.mark.parametrize("field", Fingerprint.__struct_fields__)
+def test_every_field_makes_a_difference(field: str) -> None:
+    value = 64 if field == "units" else "something else"
+    theirs = msgspec.structs.replace(OURS, **{field: value})
+    assert differences(OURS, theirs) == [f"{field}: {value} there, {getattr(OURS, field)} here"]
+    assert theirs.digest != OURS.digest
+
+
+def test_the_digest_survives_storing() -> None:
+    stored = msgspec.json.decode(msgspec.json.encode(OURS), type=Fingerprint)
+    assert stored.digest == OURS.digest
+    assert len(OURS.digest) == 12
+
+
+def test_versions_are_those_installed() -> None:
+    assert installed_version("pytest") == pytest.__version__
+    assert installed_version("no-such-package-here") == "absent"
+    assert OURS.python == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_a_fingerprint_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from pytest_avo.core.fingerprint import fingerprint; "
+        "fingerprint(target='cpu', device='x', units=1); sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

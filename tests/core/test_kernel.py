@@ -1,0 +1,177 @@
+"""Kernel files as text: claims, tunables, identity and provenance, all read without importing anything."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.kernel import (
+    PROVENANCE,
+    Claim,
+    Tunable,
+    assignment,
+    declares_claim,
+    parse_kernel,
+    read_kernel,
+    source_digest,
+    without_provenance,
+)
+
+PATH = Path("kernels/mine.py")
+SOURCE = '''"""A kernel."""
+raise SystemExit("a kernel is never imported to be read")
+AVO = {"target": "cpu", "shapes": ["smoke", "decode-cpu"]}
+BLOCK_Q = 64  # queries per tile
+FAST: bool = True
+SHIFT = -1.5
+MODE = "a"
+TUNABLES = {"BLOCK_Q": [32, 64], "FAST": [False, True], "SHIFT": [-1.5, 0.0], "MODE": ["a", "b"]}
+'''
+
+
+def test_claim_and_tunables_are_read_without_running_the_file() -> None:
+    kernel = parse_kernel(SOURCE, path=PATH)
+    assert kernel.claim == Claim(target="cpu", shapes=("smoke", "decode-cpu"))
+    assert kernel.tunables == (
+        Tunable("BLOCK_Q", 64, (32, 64)),
+        Tunable("FAST", True, (False, True)),
+        Tunable("SHIFT", -1.5, (-1.5, 0.0)),
+        Tunable("MODE", "a", ("a", "b")),
+    )
+    assert kernel.fault == ""
+
+
+def test_a_file_may_claim_and_tune_nothing() -> None:
+    kernel = parse_kernel("x = 1\n", path=PATH)
+    assert (kernel.claim, kernel.tunables, kernel.fault) == (None, (), "")
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("def attention(:\n    pass\n", ["line 1"]),
+        ("x = 1\ny = (\n", ["was never closed", "line 2"]),
+        ("x = '\0'\n", ["null bytes"]),
+        ("x = " + "-" * 100_000 + "1\n", ["nested too deeply"]),
+        ("x = " + ".a" * 50_000, ["syntax error"]),
+        ("x = a" + ".a" * 50_000, ["recursion"]),
+    ],
+)
+def test_a_file_that_does_not_parse_is_a_fault_of_the_kernel(source: str, words: list[str]) -> None:
+    kernel = parse_kernel(source, path=PATH)
+    assert kernel.claim is None
+    assert kernel.fault.startswith("syntax error: ")
+    assert all(word in kernel.fault for word in words)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("AVO = 1", "line 1: AVO: Expected object, got int; expected AVO = {"),
+        ("AVO = {'target': 'cpu'}", "line 1: AVO: Object missing required field shapes; expected AVO = {"),
+        ("AVO = {'target': 'cpu', 'shapes': 'smoke'}", "line 1: AVO: Expected array, got str"),
+        ("AVO = {'target': 'cpu', 'shapes': [1]}", "line 1: AVO: Expected str, got int"),
+        ("AVO = {'target': 'cpu', 'shapes': []}", "line 1: AVO, key shapes: expected at least one suite name"),
+        ("AVO = {'target': 'cpu', 'shapes': ['a'], 'x': 1}", "line 1: AVO: Object contains unknown field x"),
+        ("\nAVO = {'target': 'tpu', 'shapes': ['a']}", "line 2: AVO, key target: expected one of cpu, sm80, sm90"),
+        ("AVO = dict(target='cpu')", "line 1: AVO must be a literal"),
+        ("N = 3\nAVO = {'target': 'cpu', 'shapes': [N]}", "line 2: AVO must be a literal"),
+        ("TUNABLES = [1]", "line 1: TUNABLES: Expected object, got array; expected name: [values]"),
+        ("A = 1\nTUNABLES = {'A': [1, [2]]}", "line 2: TUNABLES: Expected bool | int | float | str, got array"),
+        ("TUNABLES = {'A': [1]}", "line 1: TUNABLES, key A: expected a module-level assignment A = ..."),
+        ("def f():\n    A = 1\nTUNABLES = {'A': [1]}", "line 3: TUNABLES, key A: expected a module-level assignment"),
+        ("A = 2\nTUNABLES = {'A': [1]}", "line 2: TUNABLES, key A: expected its present value 2 among [1]"),
+        ("A = 1\nTUNABLES = {'A': []}", "line 2: TUNABLES, key A: expected its present value 1 among []"),
+        ("A = 1\nTUNABLES = {'A': [True]}", "line 2: TUNABLES, key A: expected its present value 1 among [True]"),
+        ("A = 1\nTUNABLES = {'A': [1.0]}", "line 2: TUNABLES, key A: expected its present value 1 among [1.0]"),
+        ("A = [1]\nTUNABLES = {'A': [1]}", "line 1: A: expected a bool, number or string, got [1]"),
+        ("A = f()\nTUNABLES = {'A': [1]}", "line 1: A must be a literal"),
+    ],
+)
+def test_a_wrong_literal_is_named_with_file_line_and_expectation(source: str, expected: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        parse_kernel(source, path=PATH)
+    assert str(error.value).startswith(f"{PATH}, {expected}")
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    binary = tmp_path / "binary.py"
+    binary.write_bytes(b"\xff\x00")
+    for path in (tmp_path / "absent.py", tmp_path, binary):
+        with pytest.raises(InvalidInput, match="cannot be read as a kernel") as error:
+            read_kernel(path)
+        assert str(error.value).startswith(str(path))
+
+
+def test_a_kernel_is_read_from_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(SOURCE)
+    assert read_kernel(path) == parse_kernel(SOURCE, path=path)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (SOURCE, True),
+        ("AVO: dict = {}\n", True),
+        ("AVO = 1\n", True),
+        ("# AVO = 1\n", False),
+        ("text = 'AVO'\n", False),
+        ("def f():\n    AVO = 1\n", False),
+        ("AVO = (\n", False),
+        ("AVO = " + "-" * 100_000 + "1", False),
+    ],
+)
+def test_only_a_file_that_assigns_the_claim_is_a_kernel(tmp_path: Path, source: str, expected: bool) -> None:
+    path = tmp_path / "found.py"
+    path.write_text(source)
+    assert declares_claim(path) is expected
+
+
+def test_what_is_no_text_is_no_kernel(tmp_path: Path) -> None:
+    path = tmp_path / "found.py"
+    path.write_bytes(b"AVO = \xff")
+    assert not declares_claim(path)
+    assert not declares_claim(tmp_path / "absent.py")
+
+
+def test_provenance_lines_are_no_part_of_a_kernels_identity() -> None:
+    promoted = f"{PROVENANCE}digest=1\n{PROVENANCE}measured=2\n{SOURCE}"
+    assert without_provenance(promoted) == SOURCE
+    assert source_digest(promoted) == source_digest(SOURCE)
+    assert parse_kernel(promoted, path=PATH).digest == source_digest(SOURCE)
+
+
+def test_only_lines_at_the_head_are_provenance() -> None:
+    inside = f"{SOURCE}{PROVENANCE}not at the head\n"
+    assert without_provenance(inside) == inside
+    assert source_digest(inside) != source_digest(SOURCE)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(alphabet=st.characters(codec="utf-8")), st.lists(st.text(alphabet="abc =.", max_size=9)))
+def test_any_text_survives_having_provenance_written_and_removed(source: str, words: list[str]) -> None:
+    body = without_provenance(source)
+    head = "".join(f"{PROVENANCE}{word}\n" for word in words)
+    assert without_provenance(head + body) == body
+    assert source_digest(head + body) == source_digest(source)
+
+
+def test_a_digest_is_16_hex_digits_and_follows_the_text() -> None:
+    assert len(source_digest(SOURCE)) == 16
+    assert int(source_digest(SOURCE), 16) >= 0
+    assert source_digest(SOURCE) != source_digest(SOURCE + " ")
+
+
+def test_the_last_assignment_counts_as_in_python() -> None:
+    tree = ast.parse("A = 1\nA = 2\nB.c = 3\nD = E = 4\n")
+    found = assignment(tree, "A")
+    assert isinstance(found, ast.Constant)
+    assert found.value == 2
+    assert assignment(tree, "c") is None
+    assert assignment(tree, "D") is None

@@ -1,0 +1,159 @@
+"""Intervals of paired timings: against scipy, against simulation with known truth, and by their symmetries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import bootstrap
+
+from pytest_avo.core.stats import Interval, bootstrap_locations, geomean_interval, interval, location, log_ratios
+
+rounds = st.lists(st.floats(-1, 1, allow_subnormal=False), min_size=1, max_size=12)
+launch_lists = st.lists(rounds, min_size=1, max_size=4)
+
+
+def simulated(
+    seed: int, *, launches: int, count: int, truth: float, within: float, between: float
+) -> list[list[float]]:
+    """Log-ratios with a deviation per round and one that all rounds of a launch share."""
+    random = np.random.default_rng(seed)
+    offsets = random.normal(truth, between, launches) if between else np.full(launches, truth)
+    return [[float(x) for x in random.normal(offset, within, count)] for offset in offsets]
+
+
+def test_a_log_ratio_is_above_zero_where_the_kernel_is_faster() -> None:
+    assert log_ratios([2.0, 1.0], [1.0, 2.0]) == pytest.approx([math.log(2), -math.log(2)])
+
+
+def test_unpaired_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="paired samples wanted, got 2 and 1"):
+        log_ratios([1.0, 2.0], [1.0])
+
+
+def test_the_location_is_the_mean_over_launches_of_medians() -> None:
+    assert location([[1.0, 9.0, 2.0], [4.0]]) == 3.0
+
+
+def test_an_interval_of_logs_becomes_one_of_ratios() -> None:
+    ratio = Interval(0.0, math.log(0.5), math.log(2)).exp()
+    assert (ratio.estimate, ratio.low, ratio.high) == pytest.approx((1.0, 0.5, 2.0))
+    assert Interval(0.0, -1.0, 3.0).half_width == 2.0
+
+
+@pytest.mark.parametrize("confidence", [0.683, 0.95, 0.98])
+@pytest.mark.parametrize("count", [9, 40])
+def test_one_launch_agrees_with_scipys_percentile_bootstrap(count: int, confidence: float) -> None:
+    [sample] = simulated(3, launches=1, count=count, truth=0.05, within=0.03, between=0)
+    ours = interval([sample], confidence=confidence, resamples=20_000)
+    theirs = bootstrap(
+        (np.array(sample),),
+        np.median,
+        confidence_level=confidence,
+        n_resamples=20_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    )
+    assert ours.estimate == pytest.approx(float(np.median(sample)))
+    # Bootstrap medians of few rounds take few values: ends may fall on neighbouring ones.
+    slack = float(np.median(np.diff(np.sort(sample))))
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=slack)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=slack)
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says() -> None:
+    """150 simulated comparisons in one launch: with a nominal 95%, coverage stays within four standard errors."""
+    truth = 0.02
+    found = [
+        interval(simulated(seed, launches=1, count=30, truth=truth, within=0.05, between=0), resamples=500)
+        for seed in range(150)
+    ]
+    covered = sum(x.low <= truth <= x.high for x in found) / len(found)
+    assert covered >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / 150)
+
+
+def test_launches_that_differ_widen_the_interval_beyond_the_naive_one() -> None:
+    ratios = []
+    for seed in range(20):
+        launches = simulated(seed, launches=5, count=20, truth=0.0, within=0.01, between=0.02)
+        naive = interval([[x for launch in launches for x in launch]])
+        ratios.append(interval(launches).half_width / naive.half_width)
+    assert np.median(ratios) > 1.5
+
+
+def test_launches_that_agree_do_not_widen_the_interval_much() -> None:
+    launches = simulated(5, launches=5, count=40, truth=0.0, within=0.01, between=0)
+    naive = interval([[x for launch in launches for x in launch]])
+    assert interval(launches).half_width < 2.5 * naive.half_width
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    launches = simulated(1, launches=3, count=10, truth=0.0, within=0.1, between=0.01)
+    assert interval(launches, seed=4) == interval(launches, seed=4)
+    assert bootstrap_locations(launches, resamples=50, seed=4).shape == (50,)
+
+
+@settings(max_examples=60, deadline=None)
+@given(launch_lists)
+def test_the_estimate_lies_within_the_data(launches: list[list[float]]) -> None:
+    found = interval(launches, resamples=100)
+    values = [x for launch in launches for x in launch]
+    assert min(values) - 1e-12 <= found.low <= found.high <= max(values) + 1e-12
+    assert min(values) - 1e-12 <= found.estimate <= max(values) + 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(launch_lists, st.floats(-3, 3))
+def test_a_shift_of_all_rounds_shifts_the_interval(launches: list[list[float]], shift: float) -> None:
+    before = interval(launches, resamples=100)
+    after = interval([[x + shift for x in launch] for launch in launches], resamples=100)
+    for name in ("estimate", "low", "high"):
+        assert getattr(after, name) == pytest.approx(getattr(before, name) + shift, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(launch_lists)
+def test_exchanging_the_kernels_mirrors_the_interval(launches: list[list[float]]) -> None:
+    before = interval(launches, resamples=200)
+    after = interval([[-x for x in launch] for launch in launches], resamples=200)
+    assert after.estimate == pytest.approx(-before.estimate, abs=1e-12)
+    assert after.low == pytest.approx(-before.high, abs=1e-9)
+    assert after.high == pytest.approx(-before.low, abs=1e-9)
+
+
+def test_a_geomean_of_one_shape_is_that_shapes_interval() -> None:
+    launches = simulated(2, launches=3, count=10, truth=0.1, within=0.05, between=0.01)
+    assert geomean_interval({"one": launches}) == interval(launches)
+
+
+def test_weights_count_relative_to_each_other() -> None:
+    shapes = {"a": [[0.0] * 5], "b": [[1.0] * 5]}
+    assert geomean_interval(shapes).estimate == pytest.approx(0.5)
+    weighted = geomean_interval(shapes, {"a": 30.0, "b": 10.0})
+    assert (weighted.estimate, weighted.low, weighted.high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_many_shapes_narrow_the_interval_of_the_geomean() -> None:
+    shapes = {str(seed): simulated(seed, launches=1, count=20, truth=0.0, within=0.05, between=0) for seed in range(16)}
+    widths = [interval(launches).half_width for launches in shapes.values()]
+    assert geomean_interval(shapes).half_width < np.mean(widths) / 2.5
+
+
+def test_the_geomean_covers_the_truth_as_often_as_it_says() -> None:
+    truth, covered = 0.01, 0
+    for seed in range(60):
+        shapes = {
+            str(i): simulated(1000 * seed + i, launches=1, count=20, truth=truth, within=0.05, between=0)
+            for i in range(4)
+        }
+        found = geomean_interval(shapes, resamples=500)
+        covered += found.low <= truth <= found.high
+    assert covered / 60 >= 0.95 - 4 * math.sqrt(0.95 * 0.05 / 60)
+
+
+def test_a_geomean_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one shape"):
+        geomean_interval({})
