@@ -6,6 +6,8 @@ resumed run takes every recorded evaluation as it is and goes on from there.
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -342,10 +344,15 @@ class Evolution:
         best = self._final or [row for row in self.bench.rows if label in row.node_id]
         yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
         wall_s = time.monotonic() - self._started
-        summary = self.campaign.summary(wall_s=wall_s, complete=self._complete)
+        summary = self.campaign.summary(wall_s=wall_s, resume_hint="" if self._complete else self._resume_command())
         yield from lineage.lineage(self.campaign.rows(), summary)
         if self.consultation.is_budgeted:
             yield from ledger.ledger(self.consultation.ledger.summary_rows())
+
+    def _resume_command(self) -> str:
+        """What continues this run: what the user typed, since model, suites and limits are among it."""
+        typed = [os.fspath(argument) for argument in self.bench.config.invocation_params.args]
+        return shlex.join(["pytest", *(each for each in typed if each != "--avo-resume"), "--avo-resume"])
 
     def close(self) -> None:
         """Tell operators to stop and close the lineage."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,8 +222,8 @@ class Campaign:
             )
         return rows
 
-    def summary(self, *, wall_s: float, complete: bool) -> Summary:
-        """The totals for the end."""
+    def summary(self, *, wall_s: float, resume_hint: str) -> Summary:
+        """The totals for the end; `resume_hint` is the command that continues the run, "" for a complete one."""
         counts = dict(self.view.counts())
         counts.pop("seed", None)
         commits = counts.pop("promoted", 0)
@@ -236,7 +235,6 @@ class Campaign:
         ]
         totals = [event.data for event in self.view.events(TOTAL)]
         best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
-        resume = f"pytest --avo-evolve {shlex.quote(self.plan.name)} --avo-resume --generations {self.plan.generations}"
         return Summary(
             kernel=self.plan.name,
             attempts=sum(counts.values()) + commits,
@@ -246,7 +244,7 @@ class Campaign:
             wall_s=wall_s,
             evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
             evaluations=len(evaluations),
-            resume_hint="" if complete else resume,
+            resume_hint=resume_hint,
         )
 
     def add_total(self, ratio: Interval) -> None:

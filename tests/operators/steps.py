@@ -51,7 +51,9 @@ def evaluation(source: str, parent: str, shape: Shape, *, timed: bool) -> Evalua
     if 'RESULT = "crash' in source:
         return Evaluation(shape=shape.id, outcome="crashed", reason=f"RuntimeError: {HOSTILE}", log=source, build_s=0.5)
     arms = {KERNEL: seconds(source), BASELINE: seconds(parent)}
-    samples = {arm: ((value, value * 1.001, value * 0.999),) for arm, value in arms.items()}
+    samples: dict[str, tuple[tuple[float, ...], ...]] = {
+        arm: ((value, value * 1.001, value * 0.999),) for arm, value in arms.items()
+    }
     timing = Timing(samples, calls=1, stopped="") if timed else None
     return Evaluation(shape=shape.id, outcome="ok", build_s=0.5, time_s=0.5 if timed else 0.0, timing=timing)
 
