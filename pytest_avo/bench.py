@@ -25,7 +25,7 @@ from pytest_avo.evaluation.evaluator import Evaluator
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
 from pytest_avo.evaluation.sandbox import offered_layers
-from pytest_avo.items import ROW, KernelItem
+from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
 from pytest_avo.report import export, terminal
 from pytest_avo.report.rows import ResultRow, decode_row
 from pytest_avo.report.status import StatusLine
@@ -96,7 +96,7 @@ class Bench:
 
     def default_paths(self) -> list[str]:
         """What is collected where the command line names no path."""
-        if self.settings.mode == "bench":
+        if self.settings.mode != "evolve":
             return [str(path) for path in self.settings.kernels]
         named = self.settings.evolve.get(self.device.target)
         if named is None:
@@ -114,6 +114,10 @@ class Bench:
     def is_kernel(self, path: Path, *, named: bool) -> bool:
         """Whether a file is to be collected: one the user names, or one in a folder that declares a claim."""
         return path.suffix == ".py" and (named or declares_claim(path))
+
+    def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
+        """What collects the items of a kernel file."""
+        return KernelFile.from_kernel(parent, path=path, bench=self)
 
     def kernel(self, path: Path) -> Kernel:
         """The kernel in a file."""
@@ -199,6 +203,10 @@ class Bench:
             self._evaluator.close()
 
     # ---- results
+
+    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Put an item's result on its report."""
+        attach_row(item, report)
 
     def collect_row(self, report: pytest.TestReport) -> None:
         """Keep the result that a report carries."""

@@ -29,6 +29,14 @@ def add_options(parser: pytest.Parser) -> None:
         help="Evolve one kernel: the given file, or the one that the ini key avo_evolve names for this machine",
     )
     group.addoption(
+        "--avo-compile",
+        nargs="?",
+        const="sm90",
+        metavar="TARGET",
+        help="Report what kernels for TARGET compile to, without its GPU: registers, spills, shared memory, wgmma. "
+        "Fails on spills, serialised wgmma and too much shared memory (default: sm90)",
+    )
+    group.addoption(
         "--avo-shapes",
         metavar="SUITE[,SUITE]",
         help="Use these shape suites (shapes/SUITE.toml) instead of those that the kernels claim",

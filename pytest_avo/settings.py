@@ -21,13 +21,16 @@ from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
 
 STORE_FOLDER = ".avo"
+MODES: tuple[Literal["bench"], Literal["evolve"], Literal["compile"]] = ("bench", "evolve", "compile")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All choices of a run. Paths are absolute."""
 
-    mode: Literal["bench", "evolve"]
+    mode: Literal["bench", "evolve", "compile"]
+    target: str
+    """Of a compile report; otherwise the machine's own is taken."""
     rootdir: Path
     suites: SuiteFolders
     shapes: tuple[str, ...]
@@ -60,10 +63,12 @@ class Settings:
 def read_settings(config: pytest.Config) -> Settings | None:
     """The settings of this run, or None when the user asked nothing of this plugin. InvalidInput for a wrong value."""
     option = config.option
-    if not (option.avo_bench or option.avo_evolve):
+    modes = {"bench": option.avo_bench, "evolve": option.avo_evolve, "compile": option.avo_compile is not None}
+    chosen: list[Literal["bench", "evolve", "compile"]] = [name for name in MODES if modes[name]]
+    if not chosen:
         return None
-    if option.avo_bench and option.avo_evolve:
-        raise InvalidInput("--avo-bench and --avo-evolve: expected one of them")
+    if len(chosen) > 1:
+        raise InvalidInput(f"{' and '.join(f'--avo-{name}' for name in chosen)}: expected one of them")
     if option.avo_evolve and (getattr(option, "lf", False) or getattr(option, "failedfirst", False)):
         raise InvalidInput("--avo-evolve: does not go with --lf or --ff, its items are made while it runs")
     if option.generations < 1:
@@ -71,7 +76,8 @@ def read_settings(config: pytest.Config) -> Settings | None:
     peers = _text(config, "avo_peers")
     agent = _agent(config)
     return Settings(
-        mode="bench" if option.avo_bench else "evolve",
+        mode=chosen[0],
+        target=option.avo_compile or "",
         rootdir=config.rootpath,
         suites=_suite_folders(config.rootpath),
         shapes=_names(_text(config, "avo_shapes")),

@@ -9,8 +9,9 @@ Why it is fast:
 * Probabilities stay in registers: the accumulator layout of wgmma is its operand layout after conversion to 16 bits.
 * Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop has no
   branch. Row sums are kept per thread and reduced across threads once, at the end.
-* Blocks of query rows are handed out longest first, over as many heads at once as have their keys and values in the
-  L2 cache; a persistent program takes its next block from a counter and loads it while the last one finishes.
+* Blocks of query rows are handed out longest first, head by head or over a few heads at once (L2_MIB), so that keys and
+  values are read from the L2 cache; a persistent program takes its next block from a counter and loads it while the
+  last one finishes.
 
 TMA descriptors describe the four dimensions as they lie in memory, so any layout with 16-byte aligned strides is read
 without a copy, and rows past the end are filled with zeros on load and dropped on store.
@@ -45,7 +46,7 @@ D256_BLOCK_N = 64
 D256_PINGPONG = False
 CAUSAL_SCHEDULE = "dynamic"
 FULL_SCHEDULE = "dynamic"
-L2_MIB = 16
+L2_MIB = 1  # keys and values of the heads that are worked on at once
 
 TUNABLES = {
     "D64_CONSUMERS": [2, 3],

@@ -171,11 +171,24 @@ def describe(error: Exception) -> str:
     return f"{type(error).__name__}: {message}"
 
 
+def confine(scratch: str) -> None:
+    """Hold this process to what a kernel's process may do, before any of the kernel's code runs.
+
+    All that the report needs is imported first: the folder of this package can no longer be read afterwards.
+    """
+    from pytest_avo.evaluation import dry_run, sandbox, sass  # noqa: F401
+
+    sandbox.enter_namespaces()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=True))
+
+
 def main() -> int:
     """Run the command line; usage errors end with status 2, a bad list of shapes among them."""
     parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.compile")
     parser.add_argument("kernel", type=Path)
     parser.add_argument("--target", choices=list(ARCHITECTURES), required=True)
+    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
     parser.add_argument("--shapes-json", required=True, metavar="FILE", help="JSON list of shapes; - reads stdin")
     arguments = parser.parse_args()
     source = arguments.shapes_json
@@ -184,6 +197,8 @@ def main() -> int:
         shapes = msgspec.json.decode(text, type=list[LaunchShape])
     except msgspec.DecodeError as error:
         parser.error(f"--shapes-json {source}: {error}")
+    if arguments.scratch is not None:
+        confine(arguments.scratch)
     # The kernel may print: its standard output becomes standard error, and the report keeps the real one.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
