@@ -27,8 +27,9 @@ SLICE_S = 0.005
 WARM_UP_ROUNDS = 2
 CLOCK_TOLERANCE = 0.10
 CLOCK_SLACK_S = 0.002
-"""How far a process's own account of a slice may fall short of the judge's, beyond what honest arms show: a share of
-the slice and a time. A larger gap means a false clock or work outside the call."""
+CLOCK_FACTOR = 2.0
+"""How far a process's own account of a slice may fall short of the judge's, beyond twice what honest arms show: a
+share of the slice and a time. A larger gap means a false clock or work outside the call."""
 
 
 class ArmFault(Exception):
@@ -144,7 +145,10 @@ class Race:
         """Reject a kernel whose process accounts for less, or more, of the measured time than the other arms do."""
         for shape, arms in self._unclaimed.items():
             missing = median(arms[KERNEL])
-            usual = max((median(gaps) for name, gaps in arms.items() if name != KERNEL), default=0.0)
+            others = [median(gaps) for name, gaps in arms.items() if name != KERNEL]
+            if not others:
+                continue  # how long a busy machine takes to wake a process is not known without another arm
+            usual = CLOCK_FACTOR * max(others)
             slices = [x * self._calls[shape] for rounds in self._samples[shape][KERNEL] for x in rounds]
             allowed = usual + CLOCK_TOLERANCE * median(slices) + CLOCK_SLACK_S
             if not -CLOCK_SLACK_S <= missing <= allowed:
