@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -124,26 +124,48 @@ class Compilation(Bench):
     def _compiled(self, kernel: Kernel) -> list[Record]:
         if kernel.fault:
             return [ShapeError(index, kernel.fault) for index, _ in enumerate(self.shapes(kernel))]
-        shapes = [_launch_shape(shape) for shape in self.shapes(kernel)]
-        with tempfile.TemporaryDirectory(prefix="pytest-avo-compile-") as scratch:
-            copy = Path(scratch) / "kernel.py"
-            copy.write_text(kernel.source, encoding="utf-8")
-            command = [sys.executable, "-m", "pytest_avo.evaluation.compile", str(copy)]
-            command += ["--target", self.settings.target, "--shapes-json", "-"]
-            command += [] if self.settings.sandbox == "off" else ["--scratch", scratch]
-            private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-            path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        confined = self.settings.sandbox != "off"
+        return compiled_records(kernel, self.shapes(kernel), target=self.settings.target, confined=confined)
+
+
+def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:
+    """What a kernel launches on shapes, compiled in a process of its own that has no key and no GPU.
+
+    EvaluatorError when that process ends without a report, or not within LIMIT_S.
+    """
+    with tempfile.TemporaryDirectory(prefix="pytest-avo-compile-") as scratch:
+        copy = Path(scratch) / "kernel.py"
+        copy.write_text(kernel.source, encoding="utf-8")
+        command = [sys.executable, "-m", "pytest_avo.evaluation.compile", str(copy)]
+        command += ["--target", target, "--shapes-json", "-"]
+        command += ["--scratch", scratch] if confined else []
+        private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
+        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        try:
             found = subprocess.run(
                 command,
-                input=msgspec.json.encode(shapes),
+                input=msgspec.json.encode([_launch_shape(shape) for shape in shapes]),
                 capture_output=True,
                 env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, **private},
                 timeout=LIMIT_S,
             )
-        if found.returncode:
-            last = found.stderr.decode(errors="replace").strip().splitlines()
-            raise EvaluatorError(f"{kernel.path.name}: the compile report ended early: {last[-1] if last else ''}")
-        return [msgspec.json.decode(line, type=Record) for line in found.stdout.splitlines()]
+        except subprocess.TimeoutExpired:
+            raise EvaluatorError(f"{kernel.path.name}: no compile report within {LIMIT_S:g} s") from None
+    if found.returncode:
+        last = found.stderr.decode(errors="replace").strip().splitlines()
+        raise EvaluatorError(f"{kernel.path.name}: the compile report ended early: {last[-1] if last else ''}")
+    return [msgspec.json.decode(line, type=Record) for line in found.stdout.splitlines()]
+
+
+def compiled_text(kernel: Kernel, shape: Shape, *, target: str, confined: bool) -> str:
+    """The compile report of one kernel on one shape, to be read as text; errors as `compiled_records`."""
+    records = compiled_records(kernel, [shape], target=target, confined=confined)
+    launches = [record for record in records if isinstance(record, LaunchReport)]
+    node_id = f"{kernel.path.name}::{shape.id}"
+    lines = [line.text for line in compiled.tables([compiled.CompiledRow(node_id, launch) for launch in launches])]
+    lines += [f"{launch.kernel}: {failure}" for launch in launches for failure in launch.failures]
+    lines += [record.error for record in records if isinstance(record, ShapeError)]
+    return "\n".join(lines).strip()
 
 
 def _launch_shape(shape: Shape) -> LaunchShape:

@@ -7,15 +7,29 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import msgspec
+
 from pytest_avo.bench import Bench
+from pytest_avo.compilation import compiled_text
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.compile import ARCHITECTURES
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import screening
-from pytest_avo.lineage.records import Attempt
-from pytest_avo.operators.operator import DraftResult, OperatorStopped, Proposal, Task, VariationOperator
+from pytest_avo.lineage.records import Attempt, AttemptOutcome
+from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
+from pytest_avo.operators.catalogue import ASKING
+from pytest_avo.operators.comparison import COMPARISON, compared, event_data, measured_ratios
+from pytest_avo.operators.operator import (
+    DraftResult,
+    OperatorStopped,
+    Proposal,
+    Task,
+    Unavailable,
+    VariationOperator,
+)
 
 
 class Consultation:
@@ -27,8 +41,14 @@ class Consultation:
         self.bench = bench
         self.campaign = campaign
         self.operator = operator
+        self.ledger = Ledger(bench.settings.budget, bench.settings.prices, spent=campaign.spending())
         self._say = say
         self._stopping = threading.Event()
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether there is something to spend: a model is asked, or the run is limited."""
+        return self.bench.settings.operator in ASKING or self.bench.settings.budget != Limits()
 
     def propose(self, generation: int) -> Proposal | None:
         """The next candidate, or None when nothing is left to try.
@@ -40,6 +60,7 @@ class Consultation:
 
         def ask() -> None:
             try:
+                self.ledger.begin_attempt()
                 answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
             except BaseException as error:
                 answers.put(error)
@@ -52,12 +73,22 @@ class Consultation:
                 self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
                 continue
             self.bench.status.clear()
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
+            if isinstance(answer, BudgetExhausted):
+                raise OperatorStopped(str(answer)) from answer
             if isinstance(answer, InvalidInput | OperatorStopped):
                 raise answer
             if isinstance(answer, BaseException):
                 reason = f"{type(answer).__name__}: {answer}"
                 raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
             return answer
+
+    def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
+        stored = self.campaign.stored(attempt, "confirm") or self.campaign.stored(attempt, "screen")
+        if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
+            self.campaign.record(COMPARISON, event_data(attempt.id, found))
+            self._say(f"  {found[0]}")
 
     def close(self) -> None:
         """Tell an operator that is still at work to stop."""
@@ -79,7 +110,10 @@ class Consultation:
             device=f"{fingerprint.device} x{fingerprint.units}",
             folder=self.bench.settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
+            compile_report=partial(self._compile_report, kernel),
+            profile=_no_profile,
             record=campaign.record,
+            ledger=self.ledger,
             stopping=self._stopping,
             say=self._say,
         )
@@ -92,6 +126,7 @@ class Consultation:
             raise OperatorStopped("the run is ending")
         known = self.campaign.drafts(parent, source, timed=timed)
         if missing := tuple(shape for shape in shapes if shape.id not in known):
+            self.ledger.check_time()
             settings = self.bench.settings
             request = EvaluationRequest(
                 number=0,
@@ -102,6 +137,23 @@ class Consultation:
                 baseline=Subject(f"{kernel.path.name} (incumbent)", kernel.source) if timed else None,
             )
             for shape, future in self.bench.evaluator.submit(request).items():
-                known[shape] = future.result()
-                self.campaign.store.add_evaluations(parent.id, "draft", [known[shape]], source=source)
+                evaluation = known[shape] = future.result()
+                self.campaign.store.add_evaluations(parent.id, "draft", [evaluation], source=source)
+                self.ledger.add_evaluation(evaluation.build_s + evaluation.check_s + evaluation.time_s)
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
         return {shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes}
+
+    def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
+        target = self.campaign.plan.target
+        if target not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise Unavailable(f"there is no compile report for {target} kernels, only for those of {known}")
+        draft = msgspec.structs.replace(kernel, source=source)
+        try:
+            return compiled_text(draft, shape, target=target, confined=self.bench.settings.sandbox != "off")
+        except EvaluatorError as error:
+            raise Unavailable(str(error)) from None
+
+
+def _no_profile(source: str, shape: Shape) -> str:
+    raise Unavailable("no profiler is wired up: time single shapes, and compare versions that leave a part out")

@@ -6,6 +6,8 @@ resumed run takes every recorded evaluation as it is and goes on from there.
 
 from __future__ import annotations
 
+import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -27,8 +29,8 @@ from pytest_avo.evolution.decision import Decision, confirmation, decide, geomea
 from pytest_avo.items import KernelFile, KernelItem
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.operators.catalogue import load_operator
-from pytest_avo.operators.operator import OperatorStopped, Proposal, VariationOperator
-from pytest_avo.report import lineage, terminal
+from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, VariationOperator
+from pytest_avo.report import ledger, lineage, terminal
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal import Line
 
@@ -44,13 +46,13 @@ class Evolution:
         self._started = time.monotonic()
         self._complete = False
         self._final: list[ResultRow] = []
-        self._spent: dict[int, Proposal] = {}
-        """What the attempts of this session cost their operator."""
+        self.exit_status: pytest.ExitCode | None = None
+        """What the run ends with, where that is not for its tests to say."""
 
     @cached_property
     def operator(self) -> VariationOperator:
         """What proposes candidates."""
-        return load_operator(self.settings.operator)
+        return load_operator(self.settings.operator, self.settings.agent, folder=self.settings.store)
 
     @property
     def campaign(self) -> Campaign:
@@ -85,6 +87,8 @@ class Evolution:
             raise pytest.UsageError(str(error)) from None
         except OperatorStopped as stop:
             self._say(f"{self.operator.name} stopped: {stop}")
+            if isinstance(stop, OperatorFailed):
+                self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         except EvaluatorError as error:
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         finally:
@@ -119,6 +123,8 @@ class Evolution:
         run = self.campaign.run
         self._say(f"{word} run {run.id}: {plan.name}, {self.settings.generations} generations, seed {run.seed}, "
                   f"operator {self.operator.describe()}")  # fmt: skip
+        if self._consultation.is_budgeted:
+            self._say(self._consultation.ledger.preflight())
 
     def _seed(self, session: pytest.Session, items: list[KernelItem]) -> bool:
         """Evaluate the seed beside itself, which gives the noise floor; False when it is not even correct."""
@@ -151,7 +157,6 @@ class Evolution:
                 self._say(f"generation {generation}: {self.operator.name} has nothing left to try")
                 return False
             attempt, earlier = campaign.add(proposal, generation=generation)
-            self._spent[attempt.id] = proposal
             if proposal.failed:
                 self._settle(attempt, "failed", Decision("same", proposal.failed), since=since)
                 return True
@@ -230,25 +235,17 @@ class Evolution:
         self, attempt: Attempt, status: Status, decision: Decision, *, since: float, confirmed: Interval | None = None
     ) -> None:
         """Record an attempt's outcome, the last thing that is ever written about it, and say it."""
-        proposal = self._spent.get(attempt.id)
+        seconds = time.monotonic() - since
         outcome = AttemptOutcome(
-            attempt.id,
-            status,
-            decision.reason,
-            gain=decision.gain,
-            confirmed=confirmed,
-            lesson=proposal.lesson if proposal else "",
-            tokens_in=proposal.tokens_in if proposal else 0,
-            tokens_out=proposal.tokens_out if proposal else 0,
-            cost=proposal.cost if proposal else 0.0,
-            seconds=time.monotonic() - since,
+            attempt.id, status, decision.reason, gain=decision.gain, confirmed=confirmed, seconds=seconds
         )
-        self.campaign.store.add_outcome(outcome)
+        outcome = self.campaign.settle(outcome, attempt)
         parts = [f"generation {attempt.generation}: {status}"]
         if measured := confirmed or decision.gain:
             ratio = measured.exp()
             parts.append(f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]")
         self._say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
+        self.consultation.settled(attempt, outcome)
 
     def _compare_with_seed(self) -> None:
         """The claimed total, measured: the best kernel beside the seed, in one interleaved comparison."""
@@ -347,8 +344,15 @@ class Evolution:
         best = self._final or [row for row in self.bench.rows if label in row.node_id]
         yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
         wall_s = time.monotonic() - self._started
-        summary = self.campaign.summary(wall_s=wall_s, complete=self._complete)
+        summary = self.campaign.summary(wall_s=wall_s, resume_hint="" if self._complete else self._resume_command())
         yield from lineage.lineage(self.campaign.rows(), summary)
+        if self.consultation.is_budgeted:
+            yield from ledger.ledger(self.consultation.ledger.summary_rows())
+
+    def _resume_command(self) -> str:
+        """What continues this run: what the user typed, since model, suites and limits are among it."""
+        typed = [os.fspath(argument) for argument in self.bench.config.invocation_params.args]
+        return shlex.join(["pytest", *(each for each in typed if each != "--avo-resume"), "--avo-resume"])
 
     def close(self) -> None:
         """Tell operators to stop and close the lineage."""

@@ -134,5 +134,10 @@ class EvolutionHooks:
         for line in self.evolution.table():
             terminalreporter.write_line(line.text, **line.markup)
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.evolution.exit_status is not None and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = self.evolution.exit_status
+
     def pytest_unconfigure(self) -> None:
         self.evolution.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
@@ -22,12 +23,15 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.budget import SPENDING, Spending
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.report.lineage import AttemptRow, Summary
 
 NOISE = "noise"
 TOTAL = "total"
-"""Kinds of events: the A/A run's noise floor, and the last comparison of the best kernel with the seed."""
+PROPOSED = "proposed"
+"""Kinds of events: the A/A run's noise floor, the last comparison of the best kernel with the seed, and what a proposal
+cost its operator."""
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm")
 
 
@@ -135,6 +139,10 @@ class Campaign:
     def add(self, proposal: Proposal, *, generation: int) -> tuple[Attempt, Attempt | None]:
         """Record a proposal; also the earlier attempt with the same source, if there is one."""
         earlier = self.view.find_by_digest(source_digest(proposal.source))
+        # Before the attempt: killed in between, it is proposed again and this event is not the last of its kind.
+        price: dict[str, Json] = {"tokens_in": proposal.tokens_in, "tokens_out": proposal.tokens_out}
+        price |= {"cost": proposal.cost, "lesson": proposal.lesson, "generation": generation}
+        self.record(PROPOSED, price)
         attempt = self._add(
             proposal.source,
             generation=generation,
@@ -143,6 +151,24 @@ class Campaign:
             predicted=dict(proposal.predicted),
         )
         return attempt, earlier
+
+    def settle(self, outcome: AttemptOutcome, attempt: Attempt) -> AttemptOutcome:
+        """Record an outcome, the last thing that is ever written about an attempt, with what its proposal cost."""
+        prices = [event.data for event in self.view.events(PROPOSED)]
+        price = next((x for x in reversed(prices) if x["generation"] == attempt.generation), None)
+        if price is not None:
+            known = {key: value for key, value in price.items() if key != "generation"}
+            outcome = msgspec.convert(msgspec.structs.asdict(outcome) | known, AttemptOutcome)
+        self.store.add_outcome(outcome)
+        return outcome
+
+    def spending(self) -> Spending | None:
+        """What the run had spent when it was interrupted; None where it begins."""
+        snapshots = self.view.events(SPENDING)
+        if not snapshots:
+            return None
+        # An attempt that was interrupted before it was recorded is begun, and counted, once more.
+        return replace(Spending.of(snapshots[-1].data), attempts=len(self.view.attempts()) - 1)
 
     def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:
         """Evaluations of an attempt that are in the lineage already, by shape; all shapes or none."""
@@ -196,8 +222,8 @@ class Campaign:
             )
         return rows
 
-    def summary(self, *, wall_s: float, complete: bool) -> Summary:
-        """The totals for the end."""
+    def summary(self, *, wall_s: float, resume_hint: str) -> Summary:
+        """The totals for the end; `resume_hint` is the command that continues the run, "" for a complete one."""
         counts = dict(self.view.counts())
         counts.pop("seed", None)
         commits = counts.pop("promoted", 0)
@@ -209,7 +235,6 @@ class Campaign:
         ]
         totals = [event.data for event in self.view.events(TOTAL)]
         best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
-        resume = f"pytest --avo-evolve {shlex.quote(self.plan.name)} --avo-resume --generations {self.plan.generations}"
         return Summary(
             kernel=self.plan.name,
             attempts=sum(counts.values()) + commits,
@@ -219,7 +244,7 @@ class Campaign:
             wall_s=wall_s,
             evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
             evaluations=len(evaluations),
-            resume_hint="" if complete else resume,
+            resume_hint=resume_hint,
         )
 
     def add_total(self, ratio: Interval) -> None:

@@ -21,6 +21,7 @@ from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.budget import Ledger, Limits
 from pytest_avo.operators.operator import DraftResult, Proposal, Task, VariationOperator
 from pytest_avo.operators.tuner import Tuner
 
@@ -93,6 +94,9 @@ class Evolution:
         def evaluate(source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
             raise AssertionError("the tuner has no use for drafts")
 
+        def diagnose(source: str, shape: Shape) -> str:
+            raise AssertionError("the tuner has no use for drafts")
+
         return Task(
             kernel=self.kernel,
             parent=self.incumbent,
@@ -105,6 +109,9 @@ class Evolution:
             device="Some CPU",
             folder=self.store.path.parent,
             evaluate=evaluate,
+            compile_report=diagnose,
+            profile=diagnose,
+            ledger=Ledger(Limits()),
             record=lambda kind, data: None,
             stopping=threading.Event(),
             say=lambda line: None,
