@@ -2,8 +2,9 @@
 
 Every kernel, and every variant of one with other literals, first runs over shapes that no tile divides, both masks,
 unequal lengths, group ratios, layouts and scales, against a float32 reference. What survives is timed beside cuDNN,
-FlashAttention-2 and FlashAttention-3: interleaved rounds in one process, order reversed every other round, L2 flushed
-before each call, CUDA events, median. Decode shapes are replayed from CUDA graphs, so that no host time is in them.
+FlashAttention-2 and FlashAttention-3: interleaved rounds in one process, L2 flushed before each call, CUDA events.
+Each round has an order of its own, because under a power limit a kernel pays for what ran just before it, and ratios
+are medians over rounds. Decode shapes are replayed from CUDA graphs, so that no host time is in them.
 
 Jobs run in a worker process, so a fault or a hang costs the variant that caused it and nothing else.
 """
@@ -16,6 +17,7 @@ import json
 import math
 import os
 import queue
+import random
 import re
 import statistics
 import subprocess
@@ -90,12 +92,12 @@ def correctness_cases(kernel: str) -> list[Case]:
     return cases
 
 
-def timed_cases(grid: str, short: bool) -> list[Case]:
+def timed_cases(grid: str, short: bool, layout: str) -> list[Case]:
     """The grids of the paper, head dimensions 64 and 256, and decoding."""
     if grid == "decode":
         sizes = [(1, 8192), (4, 8192), (16, 8192), (64, 4096), (1, 65536), (8, 32768)]
         return [
-            Case(batch, heads, 8, 1, kv, 128, False)
+            Case(batch, heads, 8, 1, kv, 128, False, layout=layout)
             for heads in (32, 64)
             for batch, kv in (sizes[::2] if short else sizes)
         ]
@@ -105,7 +107,12 @@ def timed_cases(grid: str, short: bool) -> list[Case]:
         "hdim": [(32, 32, 64), (8, 8, 256)],
     }[grid]
     lengths = LENGTHS[::2] if short else LENGTHS
-    return [Case(b, hq, hk, s, s, d, c) for hq, hk, d in heads for c in (False, True) for b, s in lengths]
+    return [
+        Case(b, hq, hk, s, s, d, causal, layout=layout)
+        for hq, hk, d in heads
+        for causal in (False, True)
+        for b, s in lengths
+    ]
 
 
 def tensors(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -201,7 +208,7 @@ def peers(decode: bool) -> dict[str, Any]:
         fa3 = importlib.import_module(module).flash_attn_func
         options = {"num_splits": 0} if decode else {}
 
-        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> torch.Tensor:
+        def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float) -> Any:
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
             result = fa3(q, k, v, softmax_scale=scale, causal=causal, **options)  # noqa: B023
             return (result[0] if isinstance(result, tuple) else result).transpose(1, 2)
@@ -289,7 +296,7 @@ def replayable(call: Callable[[], object]) -> Callable[[], object]:
 
 
 def measure(job: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
-    """Median milliseconds of every peer and variant on one case; notes on those that failed."""
+    """Milliseconds of every peer and variant on one case, round by round; notes on those that failed."""
     import torch
 
     case = Case(*job["case"])
@@ -297,7 +304,8 @@ def measure(job: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
     q, k, v = tensors(case)
     scale = case.head_dim**-0.5
     ends = [(0, 0), (case.batch - 1, case.heads_q - 1)]
-    calls, notes = dict(peers(decode)), {}
+    calls = {name: call for name, call in peers(decode).items() if name in job["peers"]}
+    notes = {}
     for variant in job["variants"]:
         if variant["name"] not in loaded:
             loaded[variant["name"]] = load(variant)
@@ -320,8 +328,11 @@ def measure(job: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
             notes[name] = one_line(failure)
     flush = torch.empty(FLUSH_BYTES // 4, dtype=torch.int32, device="cuda")
     samples: dict[str, list[float]] = {name: [] for name in ready}
-    for number in range(job["rounds"]):
-        for name in list(ready) if number % 2 == 0 else list(reversed(ready)):
+    order = list(ready)
+    shuffle = random.Random(0).shuffle
+    for _ in range(job["rounds"]):
+        shuffle(order)
+        for name in order:
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             flush.zero_()
             start.record()
@@ -329,7 +340,7 @@ def measure(job: dict[str, Any], loaded: dict[str, Any]) -> dict[str, Any]:
             end.record()
             end.synchronize()
             samples[name].append(start.elapsed_time(end))
-    return {"ms": {name: statistics.median(times) for name, times in samples.items()}, "notes": notes}
+    return {"ms": samples, "notes": notes}
 
 
 def worker() -> None:
@@ -438,21 +449,20 @@ def check_all(variants: list[dict[str, Any]], worker_: Worker, deadline: float) 
     return alive
 
 
-def time_all(
-    variants: list[dict[str, Any]], arguments: argparse.Namespace, worker_: Worker, deadline: float
-) -> None:
+def time_all(variants: list[dict[str, Any]], arguments: argparse.Namespace, worker_: Worker, deadline: float) -> None:
     """Time every grid and print a line per shape and the geometric means."""
     for grid in arguments.grids:
         kernels = ("decode", "naive") if grid == "decode" else ("mha", "naive")
-        chosen = [v for v in variants if v["kernel"] in kernels]
+        chosen = [v for v in variants if Path(v["kernel"]).stem in kernels]
         unit = "GB/s" if grid == "decode" else "TFLOP/s"
         say(f"\n{grid}: {unit}; in brackets the speed relative to cudnn and to fa3")
         ratios: dict[tuple[str, str], list[float]] = {}
-        for case in timed_cases(grid, arguments.short):
+        for case in timed_cases(grid, arguments.short, arguments.layout):
             if monotonic() > deadline:
                 say("  out of time")
                 break
             job = {"kind": "time", "variants": chosen, "case": case, "rounds": arguments.rounds}
+            job["peers"] = arguments.peers.split(",")
             answer = worker_.run(job, 180)
             if "ms" not in answer:
                 say(f"  {case.label()}: {answer['failed']}")
@@ -462,13 +472,16 @@ def time_all(
             flops = 4 * case.batch * case.heads_q * case.seqlen_q * case.seqlen_kv * case.head_dim
             work = 2 * elements / 1e6 if grid == "decode" else flops / (2 if case.causal else 1) / 1e9
             parts = []
-            for name, time in ms.items():
-                text = f"{name} {work / time:.0f}"
+            for name, times in ms.items():
+                text = f"{name} {work / statistics.median(times):.0f}"
                 if name not in ("cudnn", "fa2", "fa3"):
+                    against = []
                     for peer in ("cudnn", "fa3"):
                         if peer in ms:
-                            ratios.setdefault((name, peer), []).append(ms[peer] / time)
-                    text += f" [{'/'.join(f'{ms[p] / time:.3f}' for p in ('cudnn', 'fa3') if p in ms)}]"
+                            ratio = statistics.median(p / own for p, own in zip(ms[peer], times, strict=True))
+                            ratios.setdefault((name, peer), []).append(ratio)
+                            against.append(f"{ratio:.3f}")
+                    text += f" [{'/'.join(against)}]"
                 parts.append(text)
             say(f"  {case.label()}: {'  '.join(parts)}")
             for name, note in answer["notes"].items():
@@ -492,6 +505,8 @@ def main() -> None:
     parser.add_argument("--variant", action="append", default=[], help="mha:D128_STAGES=3,L2_MIB=8 (repeatable)")
     parser.add_argument("--grids", default="mha,gqa,hdim,decode", help="mha, gqa, hdim, decode; empty: no timing")
     parser.add_argument("--short", action="store_true", help="every other length of each grid")
+    parser.add_argument("--layout", choices=("bshd", "bhsd"), default="bshd", help="memory order when timing")
+    parser.add_argument("--peers", default="cudnn,fa2,fa3")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--budget-s", type=float, default=540, help="start no further job after this long")
     parser.add_argument("--no-check", action="store_true", help="time only")

@@ -9,6 +9,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pytest_avo import __version__
@@ -24,7 +25,7 @@ from pytest_avo.evaluation.evaluator import Evaluator
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
 from pytest_avo.evaluation.sandbox import offered_layers
-from pytest_avo.items import ROW, KernelItem
+from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
 from pytest_avo.report import export, terminal
 from pytest_avo.report.rows import ResultRow, decode_row
 from pytest_avo.report.status import StatusLine
@@ -95,12 +96,14 @@ class Bench:
 
     def default_paths(self) -> list[str]:
         """What is collected where the command line names no path."""
-        if self.settings.mode == "bench":
+        if self.settings.mode != "evolve":
             return [str(path) for path in self.settings.kernels]
         named = self.settings.evolve.get(self.device.target)
         if named is None:
             target = self.device.target
-            raise InvalidInput(f"--avo-evolve: expected a kernel file, or a line '{target}: PATH' in the ini key avo_evolve")
+            raise InvalidInput(
+                f"--avo-evolve: expected a kernel file, or a line '{target}: PATH' in the ini key avo_evolve"
+            )
         return [str(self.settings.rootdir / named)]
 
     def check_paths(self, arguments: list[str]) -> None:
@@ -111,6 +114,10 @@ class Bench:
     def is_kernel(self, path: Path, *, named: bool) -> bool:
         """Whether a file is to be collected: one the user names, or one in a folder that declares a claim."""
         return path.suffix == ".py" and (named or declares_claim(path))
+
+    def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
+        """What collects the items of a kernel file."""
+        return KernelFile.from_kernel(parent, path=path, bench=self)
 
     def kernel(self, path: Path) -> Kernel:
         """The kernel in a file."""
@@ -129,8 +136,8 @@ class Bench:
         if not suites:
             if kernel.fault:
                 return [UNREADABLE]
-            raise InvalidInput(f'{kernel.path}: claims no shapes: expected AVO = {{"target": ..., "shapes": [...]}} in the '
-                               "file, or --avo-shapes")  # fmt: skip
+            expected = 'expected AVO = {"target": ..., "shapes": [...]} in the file, or --avo-shapes'
+            raise InvalidInput(f"{kernel.path}: claims no shapes: {expected}")
         shapes = [shape for suite in suites for shape in self.settings.suites.shapes(suite)]
         return list({shape.id: shape for shape in shapes}.values())
 
@@ -143,7 +150,9 @@ class Bench:
         """Why a kernel cannot run on this machine, or ""."""
         if kernel.claim is None or kernel.claim.target == self.device.target:
             return ""
-        return f"needs {kernel.claim.target}, this machine has {self.device.target} ({self.device.fingerprint().device})"
+        return (
+            f"needs {kernel.claim.target}, this machine has {self.device.target} ({self.device.fingerprint().device})"
+        )
 
     # ---- evaluating
 
@@ -178,9 +187,15 @@ class Bench:
                 self.status.clear()
                 return result
 
-    def judge(self, evaluation: Evaluation, shape: Shape) -> Verdict:
-        """The verdict on an evaluation, under the noise floor of this run."""
-        return judge(evaluation, shape, floor=self.floor)
+    def judge(self, evaluation: Evaluation, shape: Shape, *, beside_baseline: bool = True) -> Verdict:
+        """The verdict on an evaluation, under the noise floor of this run.
+
+        beside_baseline: False for a seed, which is timed beside itself only to measure the noise.
+        """
+        verdict = judge(evaluation, shape, floor=self.floor)
+        if beside_baseline or verdict.baseline is None:
+            return verdict
+        return msgspec.structs.replace(verdict, kind="correct", reason="", baseline=None)
 
     def close(self) -> None:
         """End the evaluator."""
@@ -188,6 +203,10 @@ class Bench:
             self._evaluator.close()
 
     # ---- results
+
+    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """Put an item's result on its report."""
+        attach_row(item, report)
 
     def collect_row(self, report: pytest.TestReport) -> None:
         """Keep the result that a report carries."""
@@ -223,4 +242,4 @@ class Bench:
 UNREADABLE = Shape(
     batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"
 )
-"""Stands for the shapes of a file that cannot be parsed, so that it still is an item and fails with its syntax error."""
+"""Stands for the shapes of a file that does not parse: it still is an item, and fails with its syntax error."""

@@ -6,16 +6,17 @@ resumed run takes every recorded evaluation as it is and goes on from there.
 
 from __future__ import annotations
 
-import queue
-import threading
+import os
+import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 import msgspec
 import pytest
 
 from pytest_avo.bench import Bench
+from pytest_avo.consultation import Consultation
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
 from pytest_avo.core.kernel import Kernel
@@ -28,8 +29,8 @@ from pytest_avo.evolution.decision import Decision, confirmation, decide, geomea
 from pytest_avo.items import KernelFile, KernelItem
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.operators.catalogue import load_operator
-from pytest_avo.operators.operator import DraftResult, OperatorStopped, Proposal, Task, VariationOperator
-from pytest_avo.report import lineage, terminal
+from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, VariationOperator
+from pytest_avo.report import ledger, lineage, terminal
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal import Line
 
@@ -41,22 +42,27 @@ class Evolution:
         self.bench = bench
         self.settings = bench.settings
         self._campaign: Campaign | None = None
+        self._consultation: Consultation | None = None
         self._started = time.monotonic()
         self._complete = False
         self._final: list[ResultRow] = []
-        self._stopping = threading.Event()
-        self._spent: dict[int, Proposal] = {}
-        """What the attempts of this session cost their operator."""
+        self.exit_status: pytest.ExitCode | None = None
+        """What the run ends with, where that is not for its tests to say."""
 
     @cached_property
     def operator(self) -> VariationOperator:
         """What proposes candidates."""
-        return load_operator(self.settings.operator)
+        return load_operator(self.settings.operator, self.settings.agent, folder=self.settings.store)
 
     @property
     def campaign(self) -> Campaign:
         assert self._campaign is not None, "the loop opens it"
         return self._campaign
+
+    @property
+    def consultation(self) -> Consultation:
+        assert self._consultation is not None, "the loop opens it"
+        return self._consultation
 
     # ---- the loop
 
@@ -81,6 +87,8 @@ class Evolution:
             raise pytest.UsageError(str(error)) from None
         except OperatorStopped as stop:
             self._say(f"{self.operator.name} stopped: {stop}")
+            if isinstance(stop, OperatorFailed):
+                self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         except EvaluatorError as error:
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         finally:
@@ -110,10 +118,13 @@ class Evolution:
             generations=self.settings.generations,
         )
         self._campaign = Campaign.resume(plan) if self.settings.resume else Campaign.begin(plan, file.kernel)
+        self._consultation = Consultation(self.bench, self._campaign, self.operator, say=self._say)
         word = "resuming" if self.settings.resume else "starting"
         run = self.campaign.run
         self._say(f"{word} run {run.id}: {plan.name}, {self.settings.generations} generations, seed {run.seed}, "
                   f"operator {self.operator.describe()}")  # fmt: skip
+        if self._consultation.is_budgeted:
+            self._say(self._consultation.ledger.preflight())
 
     def _seed(self, session: pytest.Session, items: list[KernelItem]) -> bool:
         """Evaluate the seed beside itself, which gives the noise floor; False when it is not even correct."""
@@ -141,12 +152,11 @@ class Evolution:
             return True  # settled before the run was resumed
         attempt = campaign.unfinished(generation)
         if attempt is None:
-            proposal = self._propose(generation)
+            proposal = self.consultation.propose(generation)
             if proposal is None:
                 self._say(f"generation {generation}: {self.operator.name} has nothing left to try")
                 return False
             attempt, earlier = campaign.add(proposal, generation=generation)
-            self._spent[attempt.id] = proposal
             if proposal.failed:
                 self._settle(attempt, "failed", Decision("same", proposal.failed), since=since)
                 return True
@@ -216,7 +226,7 @@ class Evolution:
         provenance = campaign.provenance(attempt, outcome)
         source = campaign.view.source(attempt.digest)
         promotion.promote(path, source, provenance, lock=self.settings.store / "promotion.lock")
-        where = f"{provenance.over_seed:.3f}x over the seed, now in {campaign.plan.name}"
+        where = f"({provenance.over_seed:.2f}x the seed) now in {campaign.plan.name}"
         if self.settings.commit:
             where += f", commit {promotion.commit(path, provenance)}"
         self._settle(attempt, "promoted", Decision("faster", where, decision.gain), confirmed=confirmed, since=since)
@@ -225,25 +235,17 @@ class Evolution:
         self, attempt: Attempt, status: Status, decision: Decision, *, since: float, confirmed: Interval | None = None
     ) -> None:
         """Record an attempt's outcome, the last thing that is ever written about it, and say it."""
-        proposal = self._spent.get(attempt.id)
+        seconds = time.monotonic() - since
         outcome = AttemptOutcome(
-            attempt.id,
-            status,
-            decision.reason,
-            gain=decision.gain,
-            confirmed=confirmed,
-            lesson=proposal.lesson if proposal else "",
-            tokens_in=proposal.tokens_in if proposal else 0,
-            tokens_out=proposal.tokens_out if proposal else 0,
-            cost=proposal.cost if proposal else 0.0,
-            seconds=time.monotonic() - since,
+            attempt.id, status, decision.reason, gain=decision.gain, confirmed=confirmed, seconds=seconds
         )
-        self.campaign.store.add_outcome(outcome)
+        outcome = self.campaign.settle(outcome, attempt)
         parts = [f"generation {attempt.generation}: {status}"]
         if measured := confirmed or decision.gain:
             ratio = measured.exp()
             parts.append(f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]")
         self._say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
+        self.consultation.settled(attempt, outcome)
 
     def _compare_with_seed(self) -> None:
         """The claimed total, measured: the best kernel beside the seed, in one interleaved comparison."""
@@ -282,7 +284,7 @@ class Evolution:
         baseline: Kernel,
         plan: TimingPlan,
     ) -> dict[str, Evaluation]:
-        """Run a candidate's items as pytest tests and record their evaluations, those of the lineage where it has them."""
+        """Run a candidate's items as pytest tests and record their evaluations, unless the lineage has them already."""
         stored = self.campaign.stored(attempt, "screen")
         if stored or kernel.fault:
             for item in items:
@@ -319,80 +321,18 @@ class Evolution:
         *,
         fresh: bool,
         peers: tuple[str, ...],
-        shapes: tuple[Shape, ...] | None = None,
     ) -> EvaluationRequest:
         name = self.campaign.plan.path.name
         return EvaluationRequest(
             number=0,
             subject=Subject(name, kernel.source),
-            shapes=self.campaign.plan.shapes if shapes is None else shapes,
+            shapes=self.campaign.plan.shapes,
             limits=self.settings.limits,
             plan=plan,
             baseline=Subject(f"{name} (incumbent)", baseline.source),
             peers=peers,
             fresh=fresh,
         )
-
-    def _propose(self, generation: int) -> Proposal | None:
-        """Ask for a candidate, on a thread of its own: Ctrl-C must not wait for it."""
-        campaign = self.campaign
-        parent = campaign.incumbent
-        task = Task(
-            kernel=campaign.kernel(parent),
-            parent=parent,
-            generation=generation,
-            member=0,
-            shapes=campaign.plan.shapes,
-            view=campaign.view,
-            seed=campaign.run.seed,
-            floor=self.bench.floor,
-            device=f"{campaign.plan.fingerprint.device} x{campaign.plan.fingerprint.units}",
-            folder=self.settings.store,
-            evaluate=self._draft,
-            record=campaign.record,
-            stopping=self._stopping,
-            say=self._say,
-        )
-        answers: queue.Queue[Proposal | None | BaseException] = queue.Queue()
-
-        def ask() -> None:
-            try:
-                answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
-            except BaseException as error:
-                answers.put(error)
-
-        threading.Thread(target=ask, daemon=True, name=f"avo-propose-{generation}").start()
-        while True:
-            try:
-                answer = answers.get(timeout=0.25)
-            except queue.Empty:
-                self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
-                continue
-            self.bench.status.clear()
-            if isinstance(answer, InvalidInput | OperatorStopped):
-                raise answer
-            if isinstance(answer, BaseException):
-                reason = f"{type(answer).__name__}: {answer}"
-                raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
-            return answer
-
-    def _draft(self, source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
-        """The evaluation tool of operators. Any thread."""
-        campaign = self.campaign
-        parent = campaign.incumbent
-        known = campaign.drafts(parent, source, timed=timed)
-        missing = tuple(shape for shape in shapes if shape.id not in known)
-        if missing:
-            plan = screening(self.settings.plan, floor=self.bench.floor) if timed else None
-            kernel = campaign.kernel(parent)
-            draft = msgspec.structs.replace(kernel, source=source)
-            request = self._request(draft, kernel, plan, fresh=False, peers=(), shapes=missing)
-            new = {shape: future.result() for shape, future in self.bench.evaluator.submit(request).items()}
-            campaign.store.add_evaluations(parent.id, "draft", list(new.values()), source=source)
-            known |= new
-        return {
-            shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes
-        }
 
     # ---- what is shown
 
@@ -404,12 +344,20 @@ class Evolution:
         best = self._final or [row for row in self.bench.rows if label in row.node_id]
         yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
         wall_s = time.monotonic() - self._started
-        summary = self.campaign.summary(wall_s=wall_s, complete=self._complete)
+        summary = self.campaign.summary(wall_s=wall_s, resume_hint="" if self._complete else self._resume_command())
         yield from lineage.lineage(self.campaign.rows(), summary)
+        if self.consultation.is_budgeted:
+            yield from ledger.ledger(self.consultation.ledger.summary_rows())
+
+    def _resume_command(self) -> str:
+        """What continues this run: what the user typed, since model, suites and limits are among it."""
+        typed = [os.fspath(argument) for argument in self.bench.config.invocation_params.args]
+        return shlex.join(["pytest", *(each for each in typed if each != "--avo-resume"), "--avo-resume"])
 
     def close(self) -> None:
         """Tell operators to stop and close the lineage."""
-        self._stopping.set()
+        if self._consultation is not None:
+            self._consultation.close()
         if self._campaign is not None:
             self._campaign.close()
 
@@ -418,7 +366,7 @@ class Evolution:
         if reporter is not None and self.bench.config.get_verbosity() >= 0:
             self.bench.status.clear()
             reporter.ensure_newline()
-            reporter.write_line(text[: terminal.WIDTH], **markup)
+            reporter.write_line(text, **markup)
 
 
 def _status(decision: Decision) -> Status:

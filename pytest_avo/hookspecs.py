@@ -30,10 +30,10 @@ def pytest_avo_shapes(config: pytest.Config, kernel: Kernel) -> Sequence[Shape] 
 
 @pytest.hookspec(firstresult=True)
 def pytest_avo_propose(config: pytest.Config, task: Task) -> Proposal | None:
-    """Propose the next candidate. Called on a thread of its own and may take hours; `task.stopping` says when to give up.
+    """Propose the next candidate. On a thread of its own; may take hours; `task.stopping` says when to give up.
 
-    Return None to leave it to the next implementation. The built-in one asks the operator of --avo-operator; if that has
-    nothing left to try, the evolution ends.
+    Return None to leave it to the next implementation. The built-in one asks the operator of --avo-operator; if that
+    has nothing left to try, the evolution ends.
     """
 
 
@@ -49,7 +49,7 @@ def pytest_avo_generation_finish(config: pytest.Config, generation: int, verdict
 def pytest_avo_promote(config: pytest.Config, attempt: Attempt, confirmed: Interval, floor: float) -> bool | None:
     """Decide whether a correct candidate becomes the incumbent and its source lands in kernels/. Main thread.
 
-    confirmed: log-ratio to the incumbent from the confirmation in fresh processes, with its one-sided 99% bounds; floor:
-    the log-ratio below which a difference is noise on this machine today. None: the next implementation; the built-in one
-    wants the lower bound above the floor (with --avo-accept=match: an estimate of at least zero).
+    confirmed: log-ratio to the incumbent from the confirmation in fresh processes, with its one-sided 99% bounds;
+    floor: the log-ratio below which a difference is noise on this machine today. None: the next implementation; the
+    built-in one wants the lower bound above the floor (with --avo-accept=match: an estimate of at least zero).
     """

@@ -84,7 +84,7 @@ class KernelItem(pytest.Item):
             self.evaluation = bench.evaluation(self)
         except EvaluatorError as error:
             pytest.fail(f"evaluator: {error}", pytrace=False)
-        self._judged(bench.judge(self.evaluation, self.shape))
+        self._judged(bench.judge(self.evaluation, self.shape, beside_baseline=self.variant))
         if self.evaluation.log:
             self.add_report_section("call", "kernel", self.evaluation.log)
 
@@ -116,9 +116,7 @@ class KernelItem(pytest.Item):
         kernel = Path(self.nodeid.partition("::")[0]).as_posix()
         target = self.kernel.claim.target if self.kernel.claim else self.parent.bench.device.target
         evaluation = self.evaluation or Evaluation(shape=self.shape.id, outcome="unsupported")
-        return result_row(
-            evaluation, self.verdict, node_id=self.nodeid, kernel=kernel, target=target, shape=self.shape
-        )
+        return result_row(evaluation, self.verdict, node_id=self.nodeid, kernel=kernel, target=target, shape=self.shape)
 
     def _judged(self, verdict: Verdict) -> None:
         self.verdict = verdict

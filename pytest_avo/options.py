@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_avo.operators import agent_settings
+
 GROUP = "avo"
 DEFAULT_GENERATIONS = 20
 
@@ -25,6 +27,14 @@ def add_options(parser: pytest.Parser) -> None:
         "--avo-evolve",
         action="store_true",
         help="Evolve one kernel: the given file, or the one that the ini key avo_evolve names for this machine",
+    )
+    group.addoption(
+        "--avo-compile",
+        nargs="?",
+        const="sm90",
+        metavar="TARGET",
+        help="Report what kernels for TARGET compile to, without its GPU: registers, spills, shared memory, wgmma. "
+        "Fails on spills, serialised wgmma and too much shared memory (default: sm90)",
     )
     group.addoption(
         "--avo-shapes",
@@ -67,7 +77,9 @@ def add_options(parser: pytest.Parser) -> None:
     group.addoption(
         "--avo-operator",
         metavar="NAME",
-        help="What proposes variants: 'tuner' (embedded, no model), or MODULE:ATTRIBUTE (default: tuner)",
+        help="What proposes variants: 'agent' (a model with tools), 'oneshot' (the same model, one answer, no tools), "
+        "'tuner' (embedded, no model), or MODULE:ATTRIBUTE (default: agent where --avo-model names a model and "
+        "OPENAI_API_KEY or --avo-base-url says how to reach it, else tuner)",
     )
     group.addoption(
         "--avo-seed",
@@ -88,6 +100,8 @@ def add_options(parser: pytest.Parser) -> None:
         action="store_true",
         help="Commit every promoted kernel to git, with its scores in the message's trailers",
     )
+    _add_budget(group)
+    _add_agent(group)
     parser.addini("avo_kernels", "Folders that --avo-bench collects without a path", type="args", default=["kernels"])
     parser.addini(
         "avo_evolve",
@@ -95,5 +109,92 @@ def add_options(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
-    for name in ("avo_shapes", "avo_peers", "avo_limits", "avo_operator"):
+    for name in ("avo_price_input", "avo_price_output"):
+        words = "input" if name.endswith("input") else "output"
+        parser.addini(name, f"Price of a million {words} tokens, in the currency of --avo-max-cost", default="")
+    for name in ("avo_shapes", "avo_peers", "avo_limits", "avo_operator", "avo_model", "avo_base_url"):
         parser.addini(name, f"Default of --{name.replace('_', '-')}", default="")
+
+
+def _add_budget(group: pytest.OptionGroup) -> None:
+    """Hard limits of an evolution, checked before anything is spent."""
+    group.addoption(
+        "--avo-max-tokens", type=int, metavar="N", help="Stop before input and output tokens together pass N"
+    )
+    group.addoption(
+        "--avo-max-cost",
+        type=float,
+        metavar="X",
+        help="Stop before the cost passes X; needs the ini keys avo_price_input and avo_price_output",
+    )
+    group.addoption("--avo-max-time", metavar="T", help="Stop before the run takes longer than T, as in 90s, 30min, 2h")
+
+
+def _add_agent(group: pytest.OptionGroup) -> None:
+    """The model, and the parts of the agent."""
+    group.addoption("--avo-model", metavar="NAME", help="Model of the agent, by the name that its server knows")
+    group.addoption(
+        "--avo-base-url",
+        metavar="URL",
+        help="Server that speaks chat completions with tools (default: OpenAI's). A key comes from OPENAI_API_KEY only",
+    )
+    group.addoption(
+        "--avo-model-timeout",
+        type=float,
+        default=agent_settings.MODEL_TIMEOUT_S,
+        metavar="S",
+        help=f"Seconds for one answer, retries included (default: {agent_settings.MODEL_TIMEOUT_S:g})",
+    )
+    group.addoption(
+        "--avo-turns",
+        type=int,
+        default=agent_settings.TURNS,
+        metavar="N",
+        help=f"Answers of the model in one step, at most (default: {agent_settings.TURNS})",
+    )
+    group.addoption(
+        "--avo-context",
+        type=int,
+        default=agent_settings.CONTEXT_TOKENS,
+        metavar="TOKENS",
+        help="Shorten old tool output when a conversation is longer than this "
+        f"(default: {agent_settings.CONTEXT_TOKENS})",
+    )
+    group.addoption(
+        "--avo-knowledge",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="Add a folder of texts to what the agent can look up; can be given several times",
+    )
+    group.addoption("--avo-no-knowledge", action="store_true", help="Give the agent no knowledge base")
+    group.addoption("--avo-no-memory", action="store_true", help="Keep lessons and rejected attempts from the agent")
+    group.addoption("--avo-no-supervisor", action="store_true", help="Never step in when the agent makes no progress")
+    group.addoption(
+        "--avo-stall",
+        type=int,
+        default=agent_settings.STALL,
+        metavar="N",
+        help=f"Step in after N attempts without a commit (default: {agent_settings.STALL})",
+    )
+    group.addoption(
+        "--avo-cycle",
+        type=int,
+        default=agent_settings.CYCLE,
+        metavar="N",
+        help="Step in after N attempts in a row that are near-duplicates or fail the same way "
+        f"(default: {agent_settings.CYCLE})",
+    )
+    group.addoption(
+        "--avo-directions",
+        type=int,
+        default=agent_settings.DIRECTIONS,
+        metavar="N",
+        help=f"Directions that the supervisor gives each time (default: {agent_settings.DIRECTIONS})",
+    )
+    group.addoption(
+        "--avo-replay",
+        type=int,
+        metavar="RUN",
+        help="Give the recorded answers of this run instead of asking a model: no network, no cost",
+    )

@@ -1,7 +1,7 @@
 """The plugin: hook implementations, each a few lines, nothing else.
 
-Importing this module imports neither torch nor triton nor openai. Without --avo-bench or --avo-evolve only the options
-exist: nothing is registered, printed or started.
+Importing this module imports neither torch nor triton nor openai. Without an option that asks for a run only the
+options exist: nothing is registered, printed or started.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     # Before xdist's own pytest_configure, which is trylast: an evolution takes its -n and --tx over.
-    if config.option.avo_bench or config.option.avo_evolve:
+    option = config.option
+    if option.avo_bench or option.avo_evolve or option.avo_compile:
         from pytest_avo.start import start
 
         run, evolution = start(config)
@@ -72,12 +73,8 @@ class BenchHooks:
             self.bench.check_paths(session.config.args)
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-        from pytest_avo.items import KernelFile
-
         named = parent.session.isinitpath(file_path)
-        if self.bench.is_kernel(file_path, named=named):
-            return KernelFile.from_kernel(parent, path=file_path, bench=self.bench)
-        return None
+        return self.bench.collector(parent, file_path) if self.bench.is_kernel(file_path, named=named) else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Collector:
@@ -89,13 +86,9 @@ class BenchHooks:
         return self.bench.chosen_shapes(kernel)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_makereport(
-        self, item: pytest.Item
-    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        from pytest_avo.items import attach_row
-
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        attach_row(item, report)
+        self.bench.attach(item, report)
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -140,6 +133,11 @@ class EvolutionHooks:
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         for line in self.evolution.table():
             terminalreporter.write_line(line.text, **line.markup)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.evolution.exit_status is not None and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = self.evolution.exit_status
 
     def pytest_unconfigure(self) -> None:
         self.evolution.close()

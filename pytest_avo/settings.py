@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,15 +16,21 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.kernel import TARGETS
 from pytest_avo.core.shape import SuiteFolders
+from pytest_avo.operators.agent_settings import AgentSettings
+from pytest_avo.operators.budget import Limits as Budget
+from pytest_avo.operators.budget import Prices
 
 STORE_FOLDER = ".avo"
+MODES: tuple[Literal["bench"], Literal["evolve"], Literal["compile"]] = ("bench", "evolve", "compile")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All choices of a run. Paths are absolute."""
 
-    mode: Literal["bench", "evolve"]
+    mode: Literal["bench", "evolve", "compile"]
+    target: str
+    """Of a compile report; otherwise the machine's own is taken."""
     rootdir: Path
     suites: SuiteFolders
     shapes: tuple[str, ...]
@@ -38,6 +46,9 @@ class Settings:
     """Target -> kernel that a bare --avo-evolve takes."""
     generations: int
     operator: str
+    agent: AgentSettings
+    budget: Budget
+    prices: Prices | None
     seed: int | None
     accept: Literal["faster", "match"]
     resume: bool
@@ -52,17 +63,21 @@ class Settings:
 def read_settings(config: pytest.Config) -> Settings | None:
     """The settings of this run, or None when the user asked nothing of this plugin. InvalidInput for a wrong value."""
     option = config.option
-    if not (option.avo_bench or option.avo_evolve):
+    modes = {"bench": option.avo_bench, "evolve": option.avo_evolve, "compile": option.avo_compile is not None}
+    chosen: list[Literal["bench", "evolve", "compile"]] = [name for name in MODES if modes[name]]
+    if not chosen:
         return None
-    if option.avo_bench and option.avo_evolve:
-        raise InvalidInput("--avo-bench and --avo-evolve: expected one of them")
+    if len(chosen) > 1:
+        raise InvalidInput(f"{' and '.join(f'--avo-{name}' for name in chosen)}: expected one of them")
     if option.avo_evolve and (getattr(option, "lf", False) or getattr(option, "failedfirst", False)):
         raise InvalidInput("--avo-evolve: does not go with --lf or --ff, its items are made while it runs")
     if option.generations < 1:
         raise InvalidInput(f"--generations: expected a number of at least 1, got {option.generations}")
     peers = _text(config, "avo_peers")
+    agent = _agent(config)
     return Settings(
-        mode="bench" if option.avo_bench else "evolve",
+        mode=chosen[0],
+        target=option.avo_compile or "",
         rootdir=config.rootpath,
         suites=_suite_folders(config.rootpath),
         shapes=_names(_text(config, "avo_shapes")),
@@ -74,7 +89,10 @@ def read_settings(config: pytest.Config) -> Settings | None:
         kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
         evolve=_kernel_per_target(config.getini("avo_evolve")),
         generations=option.generations,
-        operator=_text(config, "avo_operator") or "tuner",
+        operator=_text(config, "avo_operator") or _default_operator(agent),
+        agent=agent,
+        budget=_budget(config),
+        prices=_prices(config),
         seed=option.avo_seed,
         accept=option.avo_accept,
         resume=option.avo_resume,
@@ -115,6 +133,83 @@ def _plan(max_rounds: int | None) -> TimingPlan:
         raise InvalidInput(f"--avo-max-rounds: expected at least 3, got {max_rounds}")
     default = TimingPlan()
     return msgspec.structs.replace(default, max_rounds=max_rounds, min_rounds=min(default.min_rounds, max_rounds))
+
+
+def _agent(config: pytest.Config) -> AgentSettings:
+    option = config.option
+    for name, least in {
+        "turns": 1,
+        "stall": 1,
+        "cycle": 2,
+        "directions": 1,
+        "context": 4000,
+        "model_timeout": 1,
+    }.items():
+        if not getattr(option, f"avo_{name}") >= least:
+            found = getattr(option, f"avo_{name}")
+            raise InvalidInput(f"--avo-{name.replace('_', '-')}: expected at least {least}, got {found}")
+    if option.avo_knowledge and option.avo_no_knowledge:
+        raise InvalidInput("--avo-knowledge and --avo-no-knowledge: expected one of them")
+    return AgentSettings(
+        model=_text(config, "avo_model"),
+        base_url=_text(config, "avo_base_url") or os.environ.get("OPENAI_BASE_URL") or None,
+        model_timeout_s=option.avo_model_timeout,
+        turns=option.avo_turns,
+        context_tokens=option.avo_context,
+        knowledge=tuple(Path(os.path.abspath(folder)) for folder in option.avo_knowledge),
+        use_supervisor=not option.avo_no_supervisor,
+        use_knowledge=not option.avo_no_knowledge,
+        use_memory=not option.avo_no_memory,
+        stall=option.avo_stall,
+        cycle=option.avo_cycle,
+        directions=option.avo_directions,
+        replay=option.avo_replay,
+    )
+
+
+def _default_operator(agent: AgentSettings) -> str:
+    """An agent where a model can be asked, or its recorded answers can."""
+    reachable = agent.model and (agent.base_url or os.environ.get("OPENAI_API_KEY"))
+    return "agent" if reachable or agent.replay is not None else "tuner"
+
+
+def _budget(config: pytest.Config) -> Budget:
+    option = config.option
+    for name in ("avo_max_tokens", "avo_max_cost"):
+        if (value := getattr(option, name)) is not None and not (value > 0 and math.isfinite(value)):
+            raise InvalidInput(f"--{name.replace('_', '-')}: expected a number above zero, got {value}")
+    if option.avo_max_cost is not None and _prices(config) is None:
+        raise InvalidInput("--avo-max-cost: expected the ini keys avo_price_input and avo_price_output too")
+    return Budget(
+        max_tokens=option.avo_max_tokens,
+        max_cost=option.avo_max_cost,
+        max_time_s=None if option.avo_max_time is None else _duration_s(option.avo_max_time),
+    )
+
+
+def _duration_s(text: str) -> float:
+    units = {"s": 1.0, "min": 60.0, "h": 3600.0}
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
+    if found is None or not float(found[1]) > 0:
+        raise InvalidInput(f"--avo-max-time: expected a duration such as 90s, 30min or 2h, got {text!r}")
+    return float(found[1]) * units[found[2]]
+
+
+def _prices(config: pytest.Config) -> Prices | None:
+    found: list[float] = []
+    for name in ("avo_price_input", "avo_price_output"):
+        text = str(config.getini(name)).strip()
+        if not text:
+            continue
+        try:
+            found.append(float(text))
+        except ValueError:
+            raise InvalidInput(f"ini key {name}: expected a price per million tokens, got {text!r}") from None
+        if not (found[-1] >= 0 and math.isfinite(found[-1])):
+            raise InvalidInput(f"ini key {name}: expected a price of at least zero, got {text!r}")
+    if len(found) == 1:
+        raise InvalidInput("ini keys avo_price_input and avo_price_output: expected both or neither")
+    return Prices(input_per_million=found[0], output_per_million=found[1]) if found else None
 
 
 def _kernel_per_target(lines: list[str]) -> dict[str, str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pytest_avo.bench import Bench
+from pytest_avo.compilation import Compilation
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.evaluation.compile import ARCHITECTURES
 from pytest_avo.evolve import Evolution
 from pytest_avo.report import export
 from pytest_avo.settings import read_settings
@@ -26,9 +29,10 @@ def usage_errors() -> Iterator[None]:
 def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
     """Read the settings and set up the run; UsageError where something is wrong, before anything is started."""
     with usage_errors():
+        give_back_path(config)
         settings = read_settings(config)
         assert settings is not None
-        bench = Bench(config, settings)
+        bench = Compilation(config, settings) if settings.mode == "compile" else Bench(config, settings)
         if config.args_source is not pytest.Config.ArgsSource.ARGS and not hasattr(config, "workerinput"):
             config.args = bench.default_paths()
         if settings.json is not None:
@@ -40,8 +44,21 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
     return bench, evolution
 
 
+def give_back_path(config: pytest.Config) -> None:
+    """`--avo-compile kernels/sm90` names a path, not a target: argparse cannot tell."""
+    value = config.option.avo_compile
+    if value is None or value in ARCHITECTURES:
+        return
+    if not Path(value.partition("::")[0]).exists():
+        raise InvalidInput(f"--avo-compile: expected one of {', '.join(ARCHITECTURES)}, or a path, got {value!r}")
+    named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+    config.args = [value, *named]
+    config.args_source = pytest.Config.ArgsSource.ARGS
+    config.option.avo_compile = "sm90"
+
+
 def take_over_workers(config: pytest.Config) -> list[str]:
-    """xdist's -n and --tx as gateway specs of evaluation workers; xdist itself starts no session then."""
+    """Read xdist's -n and --tx as gateway specs of evaluation workers; xdist itself starts no session then."""
     if not getattr(config.option, "tx", None):
         return ["popen"]
     from xdist.workermanage import parse_tx_spec_config

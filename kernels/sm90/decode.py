@@ -23,6 +23,7 @@ NUM_WARPS = 4
 NUM_STAGES = 3
 PROGRAMS_PER_SM = 2
 MERGE_WARPS = 4
+OVERLAP_MERGE = False  # programmatic dependent launch: the merging kernel starts while the last splits still run
 
 TUNABLES = {
     "BLOCK_N": [32, 64, 128],
@@ -30,6 +31,7 @@ TUNABLES = {
     "NUM_STAGES": [2, 3, 4],
     "PROGRAMS_PER_SM": [1, 2, 3, 4],
     "MERGE_WARPS": [1, 2, 4],
+    "OVERLAP_MERGE": [False, True],
 }
 
 MAX_SPLITS = 128
@@ -46,7 +48,7 @@ def attend_split(
     o_stride_b, o_stride_h, o_stride_s,
     heads_kv, group, seqlen_q, seqlen_kv, keys_per_split, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-    FINAL: tl.constexpr,
+    FINAL: tl.constexpr, OVERLAP_MERGE: tl.constexpr,
 ):  # fmt: skip
     """Attend from BLOCK_M packed rows of one key/value head to one split of its keys.
 
@@ -101,14 +103,18 @@ def attend_split(
         tl.store(part_ptr + at[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_in_range[:, None])
         tl.store(max_ptr + at, row_max, mask=row_in_range)
         tl.store(sum_ptr + at, row_sum, mask=row_in_range)
+        if OVERLAP_MERGE:
+            tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def merge_splits(
     part_ptr, max_ptr, sum_ptr, o_ptr, o_stride_b, o_stride_h, o_stride_s, heads_kv, group, seqlen_q, splits,
-    HEAD_DIM: tl.constexpr, MERGE_BLOCK: tl.constexpr,
+    HEAD_DIM: tl.constexpr, MERGE_BLOCK: tl.constexpr, OVERLAP_MERGE: tl.constexpr,
 ):  # fmt: skip
     """Merge the partial results of one row: each weighs its sum, brought to the largest of the maxima."""
+    if OVERLAP_MERGE:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(0)
     at = (tl.program_id(1).to(tl.int64) * tl.num_programs(0) + row) * splits
     dims = tl.arange(0, HEAD_DIM)
@@ -182,11 +188,12 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * BLOCK_N, scale * LOG2_E,
         HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=BLOCK_N, CAUSAL=causal and seqlen_q > 1, FINAL=splits == 1,
-        num_warps=NUM_WARPS, num_stages=NUM_STAGES,
+        OVERLAP_MERGE=OVERLAP_MERGE, num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     if splits > 1:
         merge_splits[(rows, batch * heads_kv)](
             part, max_, sum_, out, *out.stride()[:3], heads_kv, group, seqlen_q, splits,
-            HEAD_DIM=head_dim, MERGE_BLOCK=min(MERGE_BLOCK, triton.next_power_of_2(splits)), num_warps=MERGE_WARPS,
+            HEAD_DIM=head_dim, MERGE_BLOCK=min(MERGE_BLOCK, triton.next_power_of_2(splits)),
+            OVERLAP_MERGE=OVERLAP_MERGE, num_warps=MERGE_WARPS, launch_pdl=OVERLAP_MERGE,
         )  # fmt: skip
     return out

@@ -9,8 +9,9 @@ Why it is fast:
 * Probabilities stay in registers: the accumulator layout of wgmma is its operand layout after conversion to 16 bits.
 * Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop has no
   branch. Row sums are kept per thread and reduced across threads once, at the end.
-* Blocks of query rows are handed out longest first, over as many heads at once as have their keys and values in the
-  L2 cache; a persistent program takes its next block from a counter and loads it while the last one finishes.
+* Blocks of query rows are handed out longest first, head by head or over a few heads at once (L2_MIB), so that keys and
+  values are read from the L2 cache; a persistent program takes its next block from a counter and loads it while the
+  last one finishes.
 
 TMA descriptors describe the four dimensions as they lie in memory, so any layout with 16-byte aligned strides is read
 without a copy, and rows past the end are filled with zeros on load and dropped on store.
@@ -36,7 +37,8 @@ AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"]}
 D64_CONSUMERS = 3
 D64_BLOCK_N = 128
 D64_STAGES = 2
-D64_PINGPONG = False
+D64_PINGPONG = True
+D128_CONSUMERS = 2
 D128_BLOCK_N = 128
 D128_STAGES = 2
 D128_PINGPONG = False
@@ -44,13 +46,14 @@ D256_BLOCK_N = 64
 D256_PINGPONG = False
 CAUSAL_SCHEDULE = "dynamic"
 FULL_SCHEDULE = "dynamic"
-L2_MIB = 16
+L2_MIB = 1  # keys and values of the heads that are worked on at once
 
 TUNABLES = {
     "D64_CONSUMERS": [2, 3],
     "D64_BLOCK_N": [64, 128],
     "D64_STAGES": [2, 3, 4],
     "D64_PINGPONG": [False, True],
+    "D128_CONSUMERS": [2, 3],
     "D128_BLOCK_N": [64, 128],
     "D128_STAGES": [2, 3],
     "D128_PINGPONG": [False, True],
@@ -347,10 +350,11 @@ def attend(
 ):  # fmt: skip
     """Allocate the rings and start one producer warp and CONSUMERS warpgroups."""
     dtype: gl.constexpr = q_desc.dtype
-    q_s = gl.allocate_shared_memory(dtype, [CONSUMERS] + q_desc.block_type.shape, q_desc.layout)
-    k_s = gl.allocate_shared_memory(dtype, [STAGES] + k_desc.block_type.shape, k_desc.layout)
-    v_s = gl.allocate_shared_memory(dtype, [STAGES] + v_desc.block_type.shape, v_desc.layout)
-    o_s = q_s if O_IN_Q else gl.allocate_shared_memory(dtype, [CONSUMERS] + o_desc.block_type.shape, o_desc.layout)
+    HEAD_DIM: gl.constexpr = q_desc.block_type.shape[3]
+    q_s = gl.allocate_shared_memory(dtype, [CONSUMERS, 1, 1, 64, HEAD_DIM], q_desc.layout)
+    k_s = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, BLOCK_N, HEAD_DIM], k_desc.layout)
+    v_s = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, BLOCK_N, HEAD_DIM], v_desc.layout)
+    o_s = q_s if O_IN_Q else gl.allocate_shared_memory(dtype, [CONSUMERS, 1, 1, 64, HEAD_DIM], o_desc.layout)
     next_s = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     q_full = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
     q_empty = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
@@ -424,7 +428,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     if head_dim == 64:
         consumers, block_n, stages, pingpong = D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG
     elif head_dim == 128:
-        consumers, block_n, stages, pingpong = 2, D128_BLOCK_N, D128_STAGES, D128_PINGPONG
+        consumers, block_n, stages, pingpong = D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG
     elif head_dim == 256:
         consumers, block_n, stages, pingpong = 2, D256_BLOCK_N, 2, D256_PINGPONG
     else:

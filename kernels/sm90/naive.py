@@ -62,10 +62,13 @@ def attend(
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+    lanes = tl.arange(0, BLOCK_N)
+    k_ptrs = k_ptr + lanes[:, None] * k_stride_s + dims[None, :]
+    v_ptrs = v_ptr + lanes[:, None] * v_stride_s + dims[None, :]
     for start in range(0, end, BLOCK_N):
-        cols = start + tl.arange(0, BLOCK_N)
-        kv_rows = cols[:, None].to(tl.int64)
-        k = tl.load(k_ptr + kv_rows * k_stride_s + dims[None, :], mask=kv_rows < seqlen_kv, other=0.0)
+        cols = start + lanes
+        in_range = cols[:, None] < seqlen_kv
+        k = tl.load(k_ptrs, mask=in_range, other=0.0)
         scores = tl.dot(q, tl.trans(k)) * scale_log2
         visible = cols[None, :] < seqlen_kv
         if CAUSAL:
@@ -77,9 +80,11 @@ def attend(
         p = tl.exp2(scores - base[:, None])
         rescale = tl.exp2(row_max - base)
         row_sum = row_sum * rescale + tl.sum(p, 1)
-        v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :], mask=kv_rows < seqlen_kv, other=0.0)
+        v = tl.load(v_ptrs, mask=in_range, other=0.0)
         acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
         row_max = new_max
+        k_ptrs += BLOCK_N * k_stride_s
+        v_ptrs += BLOCK_N * v_stride_s
 
     out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
     o_rows = rows[:, None].to(tl.int64) * o_stride_s
@@ -94,13 +99,15 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
         raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
     if head_dim not in (16, 32, 64, 128, 256):
         raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
+    # The widest head leaves too few registers for a whole tile of scores beside its output.
+    block_n = BLOCK_N if head_dim < 256 else BLOCK_N // 2
     out = torch.empty_like(q)
     grid = (triton.cdiv(seqlen_q, BLOCK_M), batch * heads_q)
     attend[grid](
         q, k, v, out,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         heads_q, heads_q // heads_kv, seqlen_q, seqlen_kv, scale * LOG2_E,
-        HEAD_DIM=head_dim, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, CAUSAL=causal,
+        HEAD_DIM=head_dim, BLOCK_M=BLOCK_M, BLOCK_N=block_n, CAUSAL=causal,
         num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class InvalidInput(Exception):
-    """A file, option or key that the user wrote is wrong. Shown as a usage error (exit status 4), never as a traceback."""
+    """A file, option or key that the user wrote is wrong: a usage error (exit status 4), never a traceback."""
 
 
 class EvaluatorError(Exception):

@@ -93,6 +93,14 @@ class Evaluation(msgspec.Struct, frozen=True):
     """Tail of what the kernel printed. Data, never to be interpreted."""
 
 
+class WorkerConfig(msgspec.Struct, frozen=True):
+    """What the controller tells a worker at the start."""
+
+    worker: str
+    layers: bool
+    """Confine kernels by all that the machine offers."""
+
+
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
     """A worker is ready: who it is and how kernels are confined there."""
 

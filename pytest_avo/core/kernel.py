@@ -156,7 +156,8 @@ def _tunables(literals: dict[str, ast.expr], path: Path) -> tuple[Tunable, ...]:
             )
         if not any(value == choice and type(value) is type(choice) for choice in choices):
             raise InvalidInput(
-                f"{path}, line {node.lineno}: TUNABLES, key {name}: expected its present value {value!r} among {choices}"
+                f"{path}, line {node.lineno}: TUNABLES, key {name}: "
+                f"expected its present value {value!r} among {choices}"
             )
         found.append(Tunable(name=name, value=value, choices=tuple(choices)))
     return tuple(found)

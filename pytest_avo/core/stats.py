@@ -1,9 +1,10 @@
 """Statistics of paired timings: pure functions on numbers, no input or output.
 
-A comparison of two kernels is a set of rounds; in one round both ran once on the same inputs, so the quantity of interest
-is the paired log-ratio d = log(t_reference / t_kernel): above zero the kernel is faster. Rounds belong to launches (one
-launch is one process per kernel); memory layout differs between launches, so rounds within one are not independent and
-the bootstrap resamples launches first, rounds second (Kalibera and Jones, Rigorous Benchmarking in Reasonable Time, 2013).
+A comparison of two kernels is a set of rounds; in one round both ran once on the same inputs, so the quantity of
+interest is the paired log-ratio d = log(t_reference / t_kernel): above zero the kernel is faster. Rounds belong to
+launches (one launch is one process per kernel); memory layout differs between launches, so rounds within one are not
+independent and the bootstrap resamples launches first, rounds second (Kalibera and Jones, Rigorous Benchmarking in
+Reasonable Time, 2013).
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Arms:
         self._last_words: dict[str, str] = {}
 
     def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits) -> Arm:
-        """The process of an arm, loaded and with room for any slice of the shapes. KernelFault when it does not load."""
+        """The process of an arm, loaded, with room for any slice of the shapes. KernelFault when it does not load."""
         if not self._nursery.is_alive:
             self._bury()
         given_bytes, result_bytes = room(shapes)

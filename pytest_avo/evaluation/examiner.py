@@ -131,7 +131,7 @@ class Examiner:
 
 
 class _Launch:
-    """Provides the arms of a race: the present processes first, where the plan has one launch, else new ones each time."""
+    """Provides the arms of a race: the present processes where the plan has one launch, else new ones each time."""
 
     def __init__(self, arms: Arms, subjects: Mapping[str, Subject], request: EvaluationRequest) -> None:
         self._arms = arms

@@ -1,8 +1,9 @@
 """Inputs for a kernel: drawn afresh for every check and every timed round, from a secret seed.
 
-Distributions follow the faults that they betray. Zero-mean values find missing or perturbed keys; a needle (a query that
-points at one key) finds dropped blocks; shifted values find weak accumulators; constant keys find a wrong normalisation;
-large logits find a softmax without maximum; value scales that differ between heads find errors hidden by a large head.
+Distributions follow the faults that they betray. Zero-mean values find missing or perturbed keys; a needle (a query
+that points at one key) finds dropped blocks; shifted values find weak accumulators; constant keys find a wrong
+normalisation; large logits find a softmax without maximum; value scales that differ between heads find errors hidden by
+a large head.
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ def draw(case: Case, generator: torch.Generator) -> Inputs:
             v += 3
         case "scaled":
             v *= torch.logspace(-3, 2, shape.heads_kv).view(1, -1, 1, 1)
+        case "tiny":
+            v *= 2.0**-12  # an absolute tolerance, or a flush of small numbers, shows
+        case "huge":
+            v *= 2.0**12  # still within half precision, whose largest number is 65504
         case unknown:
             raise ValueError(f"no distribution {unknown!r}")
     dtype = TORCH_DTYPES[shape.dtype]
@@ -94,25 +99,35 @@ def plant_needles(
     """Point a share of the queries, in place, at one random visible key each."""
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1:3]
-    rows = max(1, int(seqlen_q * share))
     # The wanted logit is NEEDLE_LOGIT * sqrt(head_dim) whatever the scale, within what half precision holds.
     length = min(NEEDLE_LOGIT * head_dim**0.5 / (scale * head_dim**0.5), 1e4)
     for b in range(batch):
         for h in range(heads_q):
+            # Rounded at random: a single query must not be a needle every time.
+            rows = min(seqlen_q, int(seqlen_q * share + random.random()))
             picked = random.sample(range(seqlen_q), rows)
             keys = []
             for row in picked:
                 visible = min(seqlen_kv, row + 1 + seqlen_kv - seqlen_q) if causal else seqlen_kv
-                keys.append(random.randrange(visible) if visible > 0 else 0)
+                keys.append(_needle_key(visible, random) if visible > 0 else 0)
             pointed = k[b, h // (heads_q // heads_kv), keys]
             q[b, h, picked] = (pointed * (length / (pointed.norm(dim=-1, keepdim=True) + 1e-6))).to(q.dtype)
+
+
+def _needle_key(visible: int, random: Random) -> int:
+    """A random visible key; every other time one at the edge of a tile, where kernels go wrong."""
+    if random.random() < 0.5:
+        return random.randrange(visible)
+    tile = random.choice((16, 32, 64, 128))
+    edge = tile * random.randrange(-(-visible // tile))
+    return min(visible - 1, random.choice((edge, edge + tile - 1)))
 
 
 class Stream:
     """Endless cheap fresh inputs of one shape for timed rounds.
 
-    A pool of random rows is drawn once; every round gathers rows from it in a new order with new signs, at the speed of a
-    copy. No output can be replayed: every query meets other keys and every key carries another value.
+    A pool of random rows is drawn once; every round gathers rows from it in a new order with new signs, at the speed of
+    a copy. No output can be replayed: every query meets other keys and every key carries another value.
     """
 
     def __init__(self, shape: Shape, generator: torch.Generator) -> None:

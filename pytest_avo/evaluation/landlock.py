@@ -1,6 +1,6 @@
-"""Landlock: what of the file system, the network and other processes a confined process may reach (Linux 5.13 and later).
+"""Landlock (Linux 5.13 and later): what of the file system, the network and other processes a process may reach.
 
-The kernel's own documentation (userspace-api/landlock) gives the numbers; glibc has no wrappers, so these are raw calls.
+The kernel's own documentation (userspace-api/landlock) gives the numbers; glibc has no wrappers: these are raw calls.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ class Nursery:
         return answer
 
     def _scratch(self, subject: Subject) -> Path:
-        """A kernel's private folder: its file and what it compiles. Kept per source, so no kernel is served another's."""
+        """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
         folder = self._box / "kernels" / source_digest(subject.source)
         folder.mkdir(parents=True, exist_ok=True)
         # The folder is the kernel's to write: a link or a pipe left in the place of its file must not be opened here.

@@ -24,8 +24,8 @@ from pytest_avo.core.evaluation import (
     Hello,
     Message,
     Progress,
+    WorkerConfig,
 )
-from pytest_avo.evaluation.worker import WorkerConfig
 
 CONNECT_LIMIT_S = 120.0
 SILENCE_LIMIT_S = 900.0
@@ -200,7 +200,7 @@ class Pool:
 
 
 def _without_secrets() -> str:
-    """The part of a gateway spec that blanks what looks like a key: no process near a kernel has it in its environment."""
+    """The part of a gateway spec that blanks what looks like a key: no process near a kernel has it."""
     secret = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
     return "".join(f"//env:{name}=" for name in os.environ if secret.search(name))
 

@@ -1,7 +1,7 @@
 """The reference: attention by its definition, in float64, and the same in the inputs' own precision.
 
-The second is what an honest plain torch computation reaches, the yardstick of the error that is allowed (FlashAttention's
-own tests measure against the same two computations).
+The second is what an honest plain torch computation reaches, the yardstick of the error that is allowed
+(FlashAttention's own tests measure against the same two computations).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Confinement of a kernel's process, in layers; each is used where the machine offers it, and the report says which hold.
+"""Confinement of a kernel's process in layers: each is used where the machine offers it, the report says which hold.
 
-The zygote enters network and IPC namespaces of its own once; every child gets a PID namespace (so that its death takes all
-its descendants), resource limits, no capabilities, and, last, Landlock and seccomp. None of it needs an installed tool.
+The zygote enters network and IPC namespaces of its own once; every child gets a PID namespace (so that its death takes
+all its descendants), resource limits, no capabilities, and, last, Landlock and seccomp. None of it needs an installed
+tool.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ def confine(confinement: Confinement) -> None:
     if not confinement.layers:
         return
     if os.getpid() == 1 and _linux() >= (6, 14):
-        # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was the
-        # machine's own, which root could write: never touch it there.
+        # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
+        # the machine's own, which root could write: never touch it there.
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)

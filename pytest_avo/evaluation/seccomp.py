@@ -1,4 +1,4 @@
-"""A seccomp filter (x86-64): system calls that no kernel needs and that reach other processes, the network or the host."""
+"""A seccomp filter (x86-64): system calls that no kernel needs and that reach other processes, network or host."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The far end of a pool's gateway: one device, one judge, one zygote. Started over execnet on this host or another.
 
-Requests arrive and messages leave as JSON bytes with a fixed schema. The process ends, and takes everything below it along,
-when the channel closes, however the controller ended.
+Requests arrive and messages leave as JSON bytes with a fixed schema. The process ends, and takes everything below it
+along, when the channel closes, however the controller ended.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from typing import Any
 import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Answer, EvaluationRequest, Failure, Finished, Hello, Message, Progress
+from pytest_avo.core.evaluation import (
+    Answer,
+    EvaluationRequest,
+    Failure,
+    Finished,
+    Hello,
+    Message,
+    Progress,
+    WorkerConfig,
+)
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.lease import lease, lease_path
 from pytest_avo.evaluation.nursery import Nursery
 
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the host's memory."""
-
-
-class WorkerConfig(msgspec.Struct, frozen=True):
-    """What the controller tells a worker at the start."""
-
-    worker: str
-    layers: bool
 
 
 def serve(channel: Any) -> None:

@@ -1,7 +1,8 @@
 """The process that kernels' processes are forked from: torch imported, no kernel's code, no device call, ever.
 
-Started by a worker with one control socket (SOCK_SEQPACKET). Requests are JSON; a fork request carries the child's socket,
-its input and output memory and its log as descriptors. The zygote ends, with all below it, when the worker does.
+Started by a worker with one control socket (SOCK_SEQPACKET). Requests are JSON; a fork request carries the child's
+socket, its input and output memory and its log as descriptors. The zygote ends, with all below it, when the worker
+does.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def end(*_: object) -> NoReturn:
 
 
 def become_child(descriptors: list[int], serve: object, request: dict[str, object], layers: bool) -> None:
-    """In the forked child: a process group of its own, only its own descriptors, confined; then serve calls. No return."""
+    """In the forked child: own process group, own descriptors alone, confined; then serve calls. Never returns."""
     status = 1
     try:
         os.setsid()

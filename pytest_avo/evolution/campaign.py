@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
@@ -22,12 +23,15 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.budget import SPENDING, Spending
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.report.lineage import AttemptRow, Summary
 
 NOISE = "noise"
 TOTAL = "total"
-"""Kinds of events: the A/A run's noise floor, and the last comparison of the best kernel with the seed."""
+PROPOSED = "proposed"
+"""Kinds of events: the A/A run's noise floor, the last comparison of the best kernel with the seed, and what a proposal
+cost its operator."""
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm")
 
 
@@ -107,7 +111,7 @@ class Campaign:
     @property
     def floor(self) -> float | None:
         """The noise floor measured at the start of this run, a log-ratio; None before that."""
-        floors = [event.data["floor"] for event in self.view.events() if event.kind == NOISE]
+        floors = [event.data["floor"] for event in self.view.events(NOISE)]
         return float(str(floors[-1])) if floors else None
 
     @property
@@ -116,8 +120,12 @@ class Campaign:
         return max(attempt.generation for attempt in self.view.attempts())
 
     def kernel(self, attempt: Attempt) -> Kernel:
-        """An attempt's source as a kernel of the evolved file."""
-        return parse_kernel(self.view.source(attempt.digest), path=self.plan.path)
+        """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
+        source, path = self.view.source(attempt.digest), self.plan.path
+        try:
+            return parse_kernel(source, path=path)
+        except InvalidInput as error:
+            return Kernel(path=path, source=source, claim=None, tunables=(), fault=str(error))
 
     def unfinished(self, generation: int) -> Attempt | None:
         """An attempt of a generation that was recorded but not settled before the run was interrupted."""
@@ -131,6 +139,10 @@ class Campaign:
     def add(self, proposal: Proposal, *, generation: int) -> tuple[Attempt, Attempt | None]:
         """Record a proposal; also the earlier attempt with the same source, if there is one."""
         earlier = self.view.find_by_digest(source_digest(proposal.source))
+        # Before the attempt: killed in between, it is proposed again and this event is not the last of its kind.
+        price: dict[str, Json] = {"tokens_in": proposal.tokens_in, "tokens_out": proposal.tokens_out}
+        price |= {"cost": proposal.cost, "lesson": proposal.lesson, "generation": generation}
+        self.record(PROPOSED, price)
         attempt = self._add(
             proposal.source,
             generation=generation,
@@ -140,12 +152,30 @@ class Campaign:
         )
         return attempt, earlier
 
+    def settle(self, outcome: AttemptOutcome, attempt: Attempt) -> AttemptOutcome:
+        """Record an outcome, the last thing that is ever written about an attempt, with what its proposal cost."""
+        prices = [event.data for event in self.view.events(PROPOSED)]
+        price = next((x for x in reversed(prices) if x["generation"] == attempt.generation), None)
+        if price is not None:
+            known = {key: value for key, value in price.items() if key != "generation"}
+            outcome = msgspec.convert(msgspec.structs.asdict(outcome) | known, AttemptOutcome)
+        self.store.add_outcome(outcome)
+        return outcome
+
+    def spending(self) -> Spending | None:
+        """What the run had spent when it was interrupted; None where it begins."""
+        snapshots = self.view.events(SPENDING)
+        if not snapshots:
+            return None
+        # An attempt that was interrupted before it was recorded is begun, and counted, once more.
+        return replace(Spending.of(snapshots[-1].data), attempts=len(self.view.attempts()) - 1)
+
     def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:
         """Evaluations of an attempt that are in the lineage already, by shape; all shapes or none."""
         return {x.evaluation.shape: x.evaluation for x in self.view.evaluations(attempt.id, purpose)}
 
     def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
-        """What the lineage has of a draft on top of `parent`, by shape; with `timed` only what settles its speed too."""
+        """What the lineage has of a draft on `parent`, by shape; with `timed` only what settles its speed too."""
         stored = self.view.evaluations(parent.id, "draft", digest=source_digest(source))
         found = {x.evaluation.shape: x.evaluation for x in stored}
         return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}
@@ -192,8 +222,8 @@ class Campaign:
             )
         return rows
 
-    def summary(self, *, wall_s: float, complete: bool) -> Summary:
-        """The totals for the end."""
+    def summary(self, *, wall_s: float, resume_hint: str) -> Summary:
+        """The totals for the end; `resume_hint` is the command that continues the run, "" for a complete one."""
         counts = dict(self.view.counts())
         counts.pop("seed", None)
         commits = counts.pop("promoted", 0)
@@ -203,9 +233,8 @@ class Campaign:
             for purpose in PURPOSES
             for x in self.view.evaluations(attempt.id, purpose)
         ]
-        totals = [event.data for event in self.view.events() if event.kind == TOTAL]
+        totals = [event.data for event in self.view.events(TOTAL)]
         best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
-        resume = f"pytest --avo-evolve {shlex.quote(self.plan.name)} --avo-resume --generations {self.plan.generations}"
         return Summary(
             kernel=self.plan.name,
             attempts=sum(counts.values()) + commits,
@@ -215,7 +244,7 @@ class Campaign:
             wall_s=wall_s,
             evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
             evaluations=len(evaluations),
-            resume_hint="" if complete else resume,
+            resume_hint=resume_hint,
         )
 
     def add_total(self, ratio: Interval) -> None:

@@ -1,7 +1,8 @@
 """What an attempt's evaluations amount to: one status, one reason, one gain.
 
-The commit rule of the paper made statistical: a candidate that is not right on every shape has no score at all; one that is
-right counts as faster only if the one-sided 99% lower bound of its geomean against its parent is above the noise floor.
+The commit rule of the paper made statistical: a candidate that is not right on every shape has no score at all; one
+that is right counts as faster only if the one-sided 99% lower bound of its geomean against its parent is above the
+noise floor.
 """
 
 from __future__ import annotations

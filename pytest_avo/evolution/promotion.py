@@ -83,7 +83,7 @@ def check_unchanged(path: Path, expected: set[str]) -> None:
 
 
 def commit(path: Path, provenance: Provenance) -> str:
-    """Commit the promoted file alone, its scores in the trailers; returns the commit's id. InvalidInput if git refuses."""
+    """Commit the promoted file alone, scores in the trailers; returns the commit's id. InvalidInput if git refuses."""
     title = f"Promote {path.name}, generation {provenance.generation}: {provenance.over_parent.estimate:.3f}x"
     trailers = {
         "Avo-Digest": provenance.digest,

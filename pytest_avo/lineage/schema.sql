@@ -77,6 +77,7 @@ CREATE TABLE IF NOT EXISTS event (
     data TEXT NOT NULL                      -- JSON object
 );
 CREATE INDEX IF NOT EXISTS event_by_run ON event (run, id);
+CREATE INDEX IF NOT EXISTS event_by_kind ON event (run, kind, id);
 
 CREATE TRIGGER IF NOT EXISTS run_kept BEFORE UPDATE ON run BEGIN SELECT RAISE(ABORT, 'the lineage is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS run_whole BEFORE DELETE ON run BEGIN SELECT RAISE(ABORT, 'the lineage is append-only'); END;

@@ -49,7 +49,8 @@ COUNTS = "SELECT status, count(*) FROM outcome WHERE run = ? GROUP BY status"
 EVALUATIONS = f"{EVALUATION} WHERE attempt = ? AND purpose = ? ORDER BY id"
 DRAFT_EVALUATIONS = f"{EVALUATION} WHERE attempt = ? AND purpose = ? AND digest = ? ORDER BY id"
 SOURCE = "SELECT text FROM source WHERE digest = ?"
-EVENTS = "SELECT id, run, time, kind, data FROM event WHERE run = ? ORDER BY id"
+EVENTS_AFTER = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND id > ? ORDER BY id"
+EVENTS_OF_KIND = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND kind = ? AND id > ? ORDER BY id"
 
 
 def runs(path: Path, kernel: str | None = None) -> tuple[Run, ...]:
@@ -157,9 +158,12 @@ class View:
             raise KeyError(digest)
         return str(rows[0][0])
 
-    def events(self) -> tuple[Event, ...]:
-        """The events of the run, oldest first."""
-        return tuple(_event(row) for row in self._rows(EVENTS, self.run.id))
+    def events(self, *kinds: str, after: int = 0) -> tuple[Event, ...]:
+        """The events of the run with an id above `after`, oldest first; of these kinds alone when some are named."""
+        if not kinds:
+            return tuple(_event(row) for row in self._rows(EVENTS_AFTER, self.run.id, after))
+        rows = [row for kind in kinds for row in self._rows(EVENTS_OF_KIND, self.run.id, kind, after)]
+        return tuple(_event(row) for row in sorted(rows, key=lambda row: int(row[0])))
 
     def log_score(self, attempt: int) -> float | None:
         """Log-ratio of an attempt to the seed: the steps along its chain of parents, its own included, added up.

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+
+    from pytest_avo.lineage.records import Json
 
 _UNLIMITED = 2**62
+SPENDING = "spending"
+"""Kind of the events that carry a snapshot of the ledger."""
 
 
 class BudgetExhausted(Exception):
@@ -59,6 +65,15 @@ class Spending:
     evaluations: int = 0
     evaluator_s: float = 0.0
     wall_s: float = 0.0
+
+    def data(self) -> dict[str, Json]:
+        """The snapshot as an event of the lineage."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, data: Mapping[str, Json]) -> Spending:
+        """The snapshot in such an event."""
+        return msgspec.convert(data, cls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

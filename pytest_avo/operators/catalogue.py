@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import cast
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.operator import VariationOperator
 
-KNOWN = {"tuner": "pytest_avo.operators.tuner:Tuner"}
+EMBEDDED = {"tuner": "pytest_avo.operators.tuner:Tuner"}
+ASKING = {
+    "agent": "pytest_avo.operators.agentic:AgenticOperator",
+    "oneshot": "pytest_avo.operators.oneshot:OneshotOperator",
+}
+"""Those that ask a model: made from what they may ask and how."""
 
 
-def load_operator(name: str) -> VariationOperator:
-    """The operator of a name, or of MODULE:ATTRIBUTE (a class without arguments); InvalidInput where there is none."""
-    module, _, attribute = KNOWN.get(name, name).partition(":")
+def load_operator(name: str, settings: AgentSettings, *, folder: Path) -> VariationOperator:
+    """The operator of a name, or of MODULE:ATTRIBUTE (a class without arguments); InvalidInput where there is none.
+
+    `folder` is where runs keep their files.
+    """
+    module, _, attribute = (EMBEDDED | ASKING).get(name, name).partition(":")
     if not attribute:
-        raise InvalidInput(f"--avo-operator: expected one of {', '.join(sorted(KNOWN))} or MODULE:ATTRIBUTE, got {name!r}")
+        known = ", ".join(sorted(EMBEDDED | ASKING))
+        raise InvalidInput(f"--avo-operator: expected one of {known} or MODULE:ATTRIBUTE, got {name!r}")
     try:
-        return cast(VariationOperator, getattr(importlib.import_module(module), attribute)())
+        operator = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"--avo-operator: {name!r} cannot be loaded: {error}") from None
+    if name not in ASKING:
+        return cast("VariationOperator", operator())
+
+    from pytest_avo.operators.source import AnswerSource
+
+    return cast("VariationOperator", operator(settings, AnswerSource.of(settings, operator=name, folder=folder)))

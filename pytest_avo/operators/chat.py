@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import enum
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    Message = Mapping[str, object]
+Message = Mapping[str, object]
 
 
 class ModelCallError(Exception):

@@ -54,7 +54,6 @@ class Endpoint:
     base_url: str | None = None
     timeout_s: float = 600.0
     max_retries: int = 2
-    breaker_failures: int = 5
     seed: int | None = None
 
 
@@ -69,11 +68,54 @@ class Exchange:
     duration_s: float
 
 
+class Breaker:
+    """Gives an endpoint up after so many failed calls in a row, whichever conversations they belong to."""
+
+    def __init__(self, failures: int = 5) -> None:
+        self._limit = failures
+        self._failures = 0
+        self._open_because: str | None = None
+        self._lock = threading.Lock()
+
+    def check(self) -> None:
+        """Raise ``EndpointUnavailable`` if the endpoint is given up."""
+        if self._open_because is not None:
+            raise EndpointUnavailable(self._open_because)
+
+    def succeeded(self) -> None:
+        """Forget the failures before an answer."""
+        with self._lock:
+            self._failures = 0
+
+    def failed(self, failure: Exception, endpoint: str) -> Exception:
+        """Count a failure; returns it, or what is to be raised instead where it opens the breaker."""
+        if isinstance(failure, ContextOverflow):
+            return failure
+        with self._lock:
+            self._failures += 1
+            if isinstance(failure, EndpointUnavailable):
+                self._open_because = str(failure)
+                return failure
+            if self._failures < self._limit:
+                return failure
+            self._open_because = f"{endpoint} failed {self._failures} calls in a row, last: {failure}; {RESUME_HINT}"
+            return EndpointUnavailable(self._open_because)
+
+
 class OpenAIChat:
     """A ``ChatModel`` over the openai package. Safe to use from several threads."""
 
-    def __init__(self, endpoint: Endpoint, *, record: Callable[[Exchange], None] | None = None) -> None:
-        """Take the key from OPENAI_API_KEY; ``EndpointUnavailable`` without one unless a ``base_url`` is given."""
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        breaker: Breaker | None = None,
+        record: Callable[[Exchange], None] | None = None,
+    ) -> None:
+        """Take the key from OPENAI_API_KEY; ``EndpointUnavailable`` without one unless a ``base_url`` is given.
+
+        Conversations with one endpoint share a ``breaker``.
+        """
         key = os.environ.get("OPENAI_API_KEY")
         if not key and endpoint.base_url is None and not os.environ.get("OPENAI_BASE_URL"):
             raise EndpointUnavailable(
@@ -83,14 +125,11 @@ class OpenAIChat:
         self._key = key or "not-needed"
         self._record = record
         self._redactor = Redactor.of_environment(os.environ)
-        self._failures = 0
-        self._open_because: str | None = None
-        self._lock = threading.Lock()
+        self._breaker = breaker or Breaker()
 
     def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), max_output_tokens: int) -> Answer:
         """The model's answer within the deadline; see ``ChatModel``."""
-        if self._open_because is not None:
-            raise EndpointUnavailable(self._open_because)
+        self._breaker.check()
         started_unix_s, started_s = time.time(), time.monotonic()
         client = self._client()
         request = self._request(client, messages, tools, max_output_tokens)
@@ -100,13 +139,12 @@ class OpenAIChat:
             response = self._within_deadline(client, request)
             answer = parsed_answer(response, request_tokens=estimated_tokens(messages, tools))
         except (ModelCallError, EndpointUnavailable) as failure:
-            error = self._counted(failure)
+            error = self._breaker.failed(failure, self._name())
             if error is failure:
                 raise
             raise error from failure
         else:
-            with self._lock:
-                self._failures = 0
+            self._breaker.succeeded()
             return answer
         finally:
             if self._record is not None and (response is not None or error is not None):
@@ -189,22 +227,6 @@ class OpenAIChat:
                 return RequestRejected(message)
             case _:
                 return EndpointFailed(f"{type(error).__name__}: {message}")
-
-    def _counted(self, failure: Exception) -> Exception:
-        """The failure itself, or what the breaker says where this failure opens it."""
-        if isinstance(failure, ContextOverflow):
-            return failure
-        with self._lock:
-            self._failures += 1
-            if isinstance(failure, EndpointUnavailable):
-                self._open_because = str(failure)
-                return failure
-            if self._failures < self.endpoint.breaker_failures:
-                return failure
-            self._open_because = (
-                f"{self._name()} failed {self._failures} calls in a row, last: {failure}; {RESUME_HINT}"
-            )
-            return EndpointUnavailable(self._open_because)
 
     def _name(self) -> str:
         return f"{self.endpoint.model} at {self.endpoint.base_url or 'the default endpoint'}"

@@ -14,10 +14,19 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict
 from pytest_avo.lineage.records import Attempt, Json
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.budget import Ledger
 
 
 class OperatorStopped(Exception):
-    """The operator cannot go on (budget spent, endpoint down): the run ends in order and can be resumed."""
+    """The operator stops as the user asked (a budget is spent, a recording ends): the run ends in order, resumable."""
+
+
+class OperatorFailed(OperatorStopped):
+    """What the operator depends on is out of reach: the run ends in order, resumable, but with exit status 3."""
+
+
+class Unavailable(Exception):
+    """A tool that this target or machine does not offer; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +44,15 @@ class EvaluateDraft(Protocol):
         """Evaluate a draft on some shapes, timed against the parent or for correctness alone; shape id -> result.
 
         Every result is in the lineage before it is returned, and what the lineage has is not evaluated again.
-        EvaluatorError when the machine fails.
+        EvaluatorError when the machine fails, BudgetExhausted or OperatorStopped when the run must end.
         """
+
+
+class Diagnose(Protocol):
+    """A tool that looks into a draft. Blocks; thread-safe."""
+
+    def __call__(self, source: str, shape: Shape) -> str:
+        """What it found, as text for a reader; Unavailable where there is no such tool."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +74,12 @@ class Task:
     folder: Path
     """Where the run keeps its files: transcripts go there."""
     evaluate: EvaluateDraft
+    compile_report: Diagnose
+    profile: Diagnose
     record: Callable[[str, Mapping[str, Json]], None]
     """Add an event to the lineage: kind and data."""
+    ledger: Ledger
+    """Of the whole run: whoever calls a model reserves and settles there; BudgetExhausted may be let through."""
     stopping: threading.Event
     """Set when the run ends: give up."""
     say: Callable[[str], None]
@@ -95,5 +115,5 @@ class VariationOperator(Protocol):
     def propose(self, task: Task) -> Proposal | None:
         """The next candidate; None when nothing is left to try, which ends the run.
 
-        InvalidInput for a user's mistake, OperatorStopped where it cannot go on.
+        InvalidInput for a user's mistake, OperatorStopped or BudgetExhausted where it cannot go on.
         """

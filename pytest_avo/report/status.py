@@ -1,4 +1,4 @@
-"""A line that says what is being done while nothing else is printed, so that a long run is never silent on a terminal."""
+"""A line that says what is being done while nothing else is printed: a long run is never silent on a terminal."""
 
 from __future__ import annotations
 

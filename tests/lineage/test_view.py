@@ -146,6 +146,13 @@ def test_a_source_is_found_unless_it_was_never_evaluated(view: View, author: Aut
     assert view.unfinished() == (running,)
 
 
+def test_events_are_picked_by_kind_and_number(view: View, store: Store, run: Run) -> None:
+    first, second, third = (store.add_event(run.id, kind, {"n": 1}) for kind in ("lesson", "stall", "lesson"))
+    assert view.events() == (first, second, third)
+    assert view.events("lesson") == (first, third)
+    assert view.events("lesson", after=first.id) == (third,)
+
+
 def test_runs_do_not_mix(store: Store, run: Run, author: Author) -> None:
     author.ended("X = 0", "seed")
     other = store.start_run(
@@ -217,6 +224,19 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 QUERIES = {
     name: query for name, query in vars(queries).items() if isinstance(query, str) and name.isupper() and "?" in query
 }
+
+
+def test_events_by_kind_and_after_an_id_in_the_order_they_happened(store: Store, run: Run) -> None:
+    first, second, third, fourth = (
+        store.add_event(run.id, kind, {"n": n}) for n, kind in enumerate(["lesson", "noise", "directions", "lesson"])
+    )
+    with View(store.path, run.id) as view:
+        assert view.events() == (first, second, third, fourth)
+        assert view.events("lesson") == (first, fourth)
+        assert view.events("directions", "lesson") == (first, third, fourth)
+        assert view.events("lesson", after=first.id) == (fourth,)
+        assert view.events(after=second.id) == (third, fourth)
+        assert view.events("unheard of") == ()
 
 
 @pytest.mark.parametrize("name", sorted(QUERIES))

@@ -22,7 +22,7 @@ from pytest_avo.operators.chat import (
     RequestRejected,
     Tool,
 )
-from pytest_avo.operators.client import Endpoint, Exchange, OpenAIChat
+from pytest_avo.operators.client import Breaker, Endpoint, Exchange, OpenAIChat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -57,10 +57,9 @@ def chat(httpserver: HTTPServer) -> Callable[..., OpenAIChat]:
             base_url=httpserver.url_for("/v1"),
             timeout_s=timeout_s,
             max_retries=max_retries,
-            breaker_failures=breaker_failures,
             seed=seed,
         )
-        return OpenAIChat(endpoint, record=record)
+        return OpenAIChat(endpoint, breaker=Breaker(breaker_failures), record=record)
 
     return make
 
@@ -221,7 +220,8 @@ def test_dropped_connection(reply: bytes) -> None:
 def test_nobody_listens() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    model = OpenAIChat(Endpoint(model="m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0, breaker_failures=1))
+    endpoint = Endpoint(model="m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
+    model = OpenAIChat(endpoint, breaker=Breaker(1))
     with pytest.raises(
         EndpointUnavailable, match=r"m at http://127.0.0.1:\d+/v1 failed 1 calls in a row, .*[Rr]efused"
     ):

@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.report.result_rows import beside, row, shape
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.report.export import document, export_json, prepare, write_atomically
 from pytest_avo.report.rows import ResultRow
+from tests.report.result_rows import beside, row, shape
 
 MACHINE = Fingerprint("cpu", "AMD EPYC", 2, "", "2.13.0", "3.6.0", "3.11.7", "Linux 6.1")
 RESULT_KEYS = [

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from tests.report.result_rows import beside, row, shape
-
 from pytest_avo.report.markdown import escape, headline, markdown
+from tests.report.result_rows import beside, row, shape
 
 PEERS = {"torch-sdpa": beside(1.214, 1.181, 1.241)}
 

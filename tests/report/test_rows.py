@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.report.result_rows import beside, row, shape
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
 from pytest_avo.core.verdict import judge
 from pytest_avo.report.rows import ResultRow, arms, by_kernel, comparisons, decode_row, encode_row, geomeans, result_row
+from tests.report.result_rows import beside, row, shape
 
 
 def test_a_row_takes_samples_and_seed_from_the_evaluation() -> None:

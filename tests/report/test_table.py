@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.report.result_rows import beside, row, shape
-
 from pytest_avo.core.shape import Shape
 from pytest_avo.report.rows import ResultRow
 from pytest_avo.report.table import Layout, layouts, table
+from tests.report.result_rows import beside, row, shape
 
 PEERS = {"fa3": beside(1.214, 1.181, 1.241)}
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.report.result_rows import beside, row, shape
 
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Kind
 from pytest_avo.report.rows import ResultRow
 from pytest_avo.report.terminal import LEGEND, WIDTH, Line, headline, notes, reason_line, results, verdict_counts
+from tests.report.result_rows import beside, row, shape
 
 PEERS = {"torch-sdpa": beside(1.214, 1.181, 1.241)}
 REASON = "max error 3.2e-2 > limit 1.1e-3 (randn)"

@@ -1,0 +1,159 @@
+"""The consultation of an operator: asked on a thread of its own, as Ctrl-C must not wait for it, and given tools."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import msgspec
+
+from pytest_avo.bench import Bench
+from pytest_avo.compilation import compiled_text
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.core.evaluation import EvaluationRequest, Subject
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.compile import ARCHITECTURES
+from pytest_avo.evolution.campaign import Campaign
+from pytest_avo.evolution.decision import screening
+from pytest_avo.lineage.records import Attempt, AttemptOutcome
+from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
+from pytest_avo.operators.catalogue import ASKING
+from pytest_avo.operators.comparison import COMPARISON, compared, event_data, measured_ratios
+from pytest_avo.operators.operator import (
+    DraftResult,
+    OperatorStopped,
+    Proposal,
+    Task,
+    Unavailable,
+    VariationOperator,
+)
+
+
+class Consultation:
+    """What stands between the loop and its operator during one run."""
+
+    def __init__(
+        self, bench: Bench, campaign: Campaign, operator: VariationOperator, *, say: Callable[[str], None]
+    ) -> None:
+        self.bench = bench
+        self.campaign = campaign
+        self.operator = operator
+        self.ledger = Ledger(bench.settings.budget, bench.settings.prices, spent=campaign.spending())
+        self._say = say
+        self._stopping = threading.Event()
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether there is something to spend: a model is asked, or the run is limited."""
+        return self.bench.settings.operator in ASKING or self.bench.settings.budget != Limits()
+
+    def propose(self, generation: int) -> Proposal | None:
+        """The next candidate, or None when nothing is left to try.
+
+        Blocks. InvalidInput and OperatorStopped as the operator raises them; all else that it raises: EvaluatorError.
+        """
+        answers: queue.Queue[Proposal | BaseException | None] = queue.Queue()
+        task = self._task(generation)
+
+        def ask() -> None:
+            try:
+                self.ledger.begin_attempt()
+                answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
+            except BaseException as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True, name=f"avo-propose-{generation}").start()
+        while True:
+            try:
+                answer = answers.get(timeout=0.25)
+            except queue.Empty:
+                self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
+                continue
+            self.bench.status.clear()
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
+            if isinstance(answer, BudgetExhausted):
+                raise OperatorStopped(str(answer)) from answer
+            if isinstance(answer, InvalidInput | OperatorStopped):
+                raise answer
+            if isinstance(answer, BaseException):
+                reason = f"{type(answer).__name__}: {answer}"
+                raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
+            return answer
+
+    def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
+        stored = self.campaign.stored(attempt, "confirm") or self.campaign.stored(attempt, "screen")
+        if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
+            self.campaign.record(COMPARISON, event_data(attempt.id, found))
+            self._say(f"  {found[0]}")
+
+    def close(self) -> None:
+        """Tell an operator that is still at work to stop."""
+        self._stopping.set()
+
+    def _task(self, generation: int) -> Task:
+        campaign, fingerprint = self.campaign, self.campaign.plan.fingerprint
+        parent = campaign.incumbent
+        kernel = campaign.kernel(parent)
+        return Task(
+            kernel=kernel,
+            parent=parent,
+            generation=generation,
+            member=0,
+            shapes=campaign.plan.shapes,
+            view=campaign.view,
+            seed=campaign.run.seed,
+            floor=self.bench.floor,
+            device=f"{fingerprint.device} x{fingerprint.units}",
+            folder=self.bench.settings.store,
+            evaluate=partial(self._evaluate, parent, kernel),
+            compile_report=partial(self._compile_report, kernel),
+            profile=_no_profile,
+            record=campaign.record,
+            ledger=self.ledger,
+            stopping=self._stopping,
+            say=self._say,
+        )
+
+    def _evaluate(
+        self, parent: Attempt, kernel: Kernel, source: str, shapes: Sequence[Shape], *, timed: bool
+    ) -> Mapping[str, DraftResult]:
+        """Evaluate a draft; see EvaluateDraft. Each shape is on disk when it is finished: a kill loses none of them."""
+        if self._stopping.is_set():
+            raise OperatorStopped("the run is ending")
+        known = self.campaign.drafts(parent, source, timed=timed)
+        if missing := tuple(shape for shape in shapes if shape.id not in known):
+            self.ledger.check_time()
+            settings = self.bench.settings
+            request = EvaluationRequest(
+                number=0,
+                subject=Subject(kernel.path.name, source),
+                shapes=missing,
+                limits=settings.limits,
+                plan=screening(settings.plan, floor=self.bench.floor) if timed else None,
+                baseline=Subject(f"{kernel.path.name} (incumbent)", kernel.source) if timed else None,
+            )
+            for shape, future in self.bench.evaluator.submit(request).items():
+                evaluation = known[shape] = future.result()
+                self.campaign.store.add_evaluations(parent.id, "draft", [evaluation], source=source)
+                self.ledger.add_evaluation(evaluation.build_s + evaluation.check_s + evaluation.time_s)
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
+        return {shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes}
+
+    def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
+        target = self.campaign.plan.target
+        if target not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise Unavailable(f"there is no compile report for {target} kernels, only for those of {known}")
+        draft = msgspec.structs.replace(kernel, source=source)
+        try:
+            return compiled_text(draft, shape, target=target, confined=self.bench.settings.sandbox != "off")
+        except EvaluatorError as error:
+            raise Unavailable(str(error)) from None
+
+
+def _no_profile(source: str, shape: Shape) -> str:
+    raise Unavailable("no profiler is wired up: time single shapes, and compare versions that leave a part out")

@@ -1,0 +1,228 @@
+"""Running a Triton or Gluon kernel's own host code on a machine without its GPU.
+
+Inside `DryRun`, Triton compiles every launch for the target exactly as it would on the card, and records it instead of
+executing it. Tensors live on the CPU; the calls of torch.cuda that host code asks about its device answer for an H200.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self
+from unittest import mock
+
+import torch
+import triton
+from torch.overrides import TorchFunctionMode
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.runtime.errors import OutOfResources
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TARGETS = {"sm90": GPUTarget("cuda", 90, 32)}
+SHARED_LIMIT_BYTES = 232448
+
+# What the CUDA driver reports of an H200, under the names of Triton's driver.
+_DEVICE = {
+    "max_shared_mem": SHARED_LIMIT_BYTES,
+    "max_num_regs": 65536,
+    "multiprocessor_count": 132,
+    "warpSize": 32,
+    "sm_clock_rate": 1980000,
+    "mem_clock_rate": 3201000,
+    "mem_bus_width": 6144,
+}
+_PROPERTIES = SimpleNamespace(
+    name="NVIDIA H200",
+    major=9,
+    minor=0,
+    multi_processor_count=132,
+    total_memory=150_000_000_000,
+    shared_memory_per_block=49152,
+    shared_memory_per_block_optin=SHARED_LIMIT_BYTES,
+    shared_memory_per_multiprocessor=233472,
+    regs_per_multiprocessor=65536,
+    max_threads_per_multi_processor=2048,
+    warp_size=32,
+    L2_cache_size=62914560,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Specialisation:
+    """One kernel compiled for one set of constants, types and divisibilities; key is equal for equal code."""
+
+    key: str
+    kernel: str
+    num_warps: int
+    shared_bytes: int
+    ptx: str
+    ptxas_options: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A specialisation and the grid it was launched with; grid is None if the device would have refused the launch."""
+
+    specialisation: Specialisation
+    grid: tuple[int, int, int] | None
+
+
+class DryRun:
+    """Record the launches of code that is imported and called inside `with DryRun("sm90") as run:`.
+
+    It replaces Triton's driver for the whole process and does not put it back: use a process of its own.
+    """
+
+    def __init__(self, target: str) -> None:
+        if target not in TARGETS:
+            raise ValueError(f"target {target!r}: expected one of {', '.join(TARGETS)}")
+        self._target = TARGETS[target]
+        self._compiled: dict[str, Specialisation] = {}
+        self._launches: list[Launch] = []
+        self._device = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        triton.runtime.driver.set_active(_Driver(self._target, self._record))
+        triton.set_allocator(lambda size, align, stream: None)
+        knobs.compilation.listener = self._on_compile
+        self._device.enter_context(pretended_device())
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._device.close()
+        knobs.compilation.listener = None
+
+    def launches(self, call: Callable[[], object]) -> list[Launch]:
+        """Run call() and return its launches, one for each different pair of specialisation and grid.
+
+        A launch that needs more shared memory than the device has is among them, without a grid.
+        """
+        self._launches.clear()
+        try:
+            call()
+        except OutOfResources as error:
+            if error.name != "shared memory":
+                raise
+            refused = [s for s in self._compiled.values() if s.shared_bytes == error.required]
+            self._launches += [Launch(specialisation, None) for specialisation in refused]
+        return list(dict.fromkeys(self._launches))
+
+    def _on_compile(self, *, metadata: dict[str, Any], metadata_group: dict[str, str], **_: object) -> None:
+        """Triton compiled something, or found it in its cache."""
+        ptx = next(Path(path) for name, path in metadata_group.items() if name.endswith(".ptx"))
+        options = [] if metadata["enable_fp_fusion"] else ["--fmad=false"]
+        options += (metadata["ptx_options"] or "").split()
+        self._compiled[metadata["hash"]] = Specialisation(
+            key=metadata["hash"],
+            kernel=metadata["name"],
+            num_warps=metadata["num_warps"],
+            shared_bytes=metadata["shared"],
+            ptx=ptx.read_text(encoding="utf-8"),
+            ptxas_options=tuple(options),
+        )
+
+    def _record(self, key: str, grid: tuple[int, int, int]) -> None:
+        self._launches.append(Launch(self._compiled[key], grid))
+
+
+class _Driver:
+    """The part of Triton's driver interface that compiling and launching use."""
+
+    def __init__(self, target: GPUTarget, record: Callable[[str, tuple[int, int, int]], None]) -> None:
+        self._target = target
+        self.utils = _Utils()
+        self.launcher_cls = lambda source, metadata: _Launcher(metadata.hash, record)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def set_current_device(self, device: int) -> None:
+        """There is one device."""
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_device_capability(self, device: int = 0) -> tuple[int, int]:
+        return self._target.arch // 10, self._target.arch % 10
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_device_interface(self) -> Any:
+        return torch.cpu
+
+    def get_benchmarker(self) -> Callable[..., list[float]]:
+        """For autotuners: run once, so that the configuration is compiled, and call all equally fast."""
+
+        def benchmark(call: Callable[[], object], *, quantiles: list[float], **_: object) -> list[float]:
+            call()
+            return [0.0] * len(quantiles)
+
+        return benchmark
+
+    def get_empty_cache_for_benchmark(self) -> torch.Tensor:
+        return torch.empty(0)
+
+    def clear_cache(self, cache: torch.Tensor) -> None:
+        """There is no cache to clear."""
+
+
+class _Utils:
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return dict(_DEVICE)
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, int, int, int, int]:
+        """Module, function, registers, spills, threads per block: nothing is loaded."""
+        return 0, 0, 0, 0, 1024
+
+
+class _Launcher:
+    def __init__(self, key: str, record: Callable[[str, tuple[int, int, int]], None]) -> None:
+        self._key = key
+        self._record = record
+
+    def __call__(self, grid_x: int, grid_y: int, grid_z: int, *_: object) -> None:
+        self._record(self._key, (grid_x, grid_y, grid_z))
+
+
+class _OnCpu(TorchFunctionMode):
+    """Tensors that host code wants on the GPU are made on the CPU."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if "device" in kwargs and torch.device(kwargs["device"] or "cpu").type == "cuda":
+            kwargs["device"] = "cpu"
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def pretended_device() -> Iterator[None]:
+    """Let host code believe that its tensors are on an H200."""
+    answers: dict[str, Any] = {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "current_device": lambda: 0,
+        "set_device": lambda device: None,
+        "synchronize": lambda device=None: None,
+        "device": lambda device: contextlib.nullcontext(),
+        "current_stream": lambda device=None: SimpleNamespace(cuda_stream=0),
+        "get_device_name": lambda device=None: _PROPERTIES.name,
+        "get_device_capability": lambda device=None: (_PROPERTIES.major, _PROPERTIES.minor),
+        "get_device_properties": lambda device=None: _PROPERTIES,
+    }
+    with contextlib.ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(mock.patch.object(torch.cuda, name, answer))
+        stack.enter_context(mock.patch.object(torch.Tensor, "is_cuda", property(lambda self: True), create=True))
+        stack.enter_context(_OnCpu())
+        yield

@@ -1,0 +1,96 @@
+"""Versions of a kernel by the names a model calls them: seed, incumbent, g0007, and g0007.1 for another member."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import msgspec
+
+from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval
+from pytest_avo.core.verdict import Verdict, judge
+from pytest_avo.lineage.records import Attempt, AttemptOutcome
+from pytest_avo.lineage.view import View
+
+
+class UnknownVersion(ValueError):
+    """A name that no attempt of the run has; the message says which names there are."""
+
+
+def version_name(attempt: Attempt) -> str:
+    """What an attempt is called."""
+    if attempt.parent is None:
+        return "seed"
+    return f"g{attempt.generation:04d}" + (f".{attempt.member}" if attempt.member else "")
+
+
+def find_version(view: View, name: str) -> Attempt:
+    """The attempt of this name; UnknownVersion where there is none."""
+    attempts = view.attempts()
+    if name == "incumbent" and (incumbent := view.incumbent()):
+        return incumbent
+    for attempt in attempts:
+        if version_name(attempt) == name:
+            return attempt
+    known = ", ".join(version_name(each) for each in attempts[-12:])
+    raise UnknownVersion(f"there is no version {name!r}: expected seed, incumbent or one of ..., {known}")
+
+
+def line(attempt: Attempt, outcome: AttemptOutcome | None, score: float | None) -> str:
+    """An attempt in one line: name, how it ended, gain over its parent, speed against the seed, hypothesis, reason."""
+    parts = [version_name(attempt), outcome.status if outcome else "under way"]
+    if outcome and (measured := outcome.confirmed or outcome.gain):
+        parts.append(f"{spelled(measured.exp())} over its parent")
+    if score is not None and attempt.parent is not None:
+        parts.append(f"{math.exp(score):.3f}x the seed")
+    if attempt.predicted:
+        parts.append("predicted " + ", ".join(f"{name} {ratio:.3f}" for name, ratio in attempt.predicted.items()))
+    said = " ".join(attempt.hypothesis.split())
+    why = f" -> {' '.join(outcome.reason.split())}" if outcome and outcome.reason else ""
+    return f"{' | '.join(parts)} | {said}{why}"
+
+
+def spelled(ratio: Interval) -> str:
+    """`1.082x [1.071, 1.093]`."""
+    return f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def stored(view: View, attempt: Attempt) -> dict[str, Evaluation]:
+    """The evaluations of an attempt by shape: its screening's, which has the peers too."""
+    return {each.evaluation.shape: each.evaluation for each in view.evaluations(attempt.id, "screen")}
+
+
+def scores(view: View, attempt: Attempt, shapes: Sequence[Shape], *, floor: float) -> list[str]:
+    """A line per shape: what the attempt achieved there."""
+    found = stored(view, attempt)
+    lines = []
+    for shape in shapes:
+        if shape.id not in found:
+            lines.append(f"{shape.id}: not evaluated")
+            continue
+        verdict = judge(found[shape.id], shape, floor=floor)
+        if attempt.parent is None and verdict.is_good:
+            # The seed is measured beside itself, for the noise: that says nothing about its speed.
+            verdict = msgspec.structs.replace(verdict, kind="correct", baseline=None)
+        lines.append(score_line(verdict))
+    return lines
+
+
+def score_line(verdict: Verdict) -> str:
+    """A verdict in one line, reasons included."""
+    parts = [f"{verdict.shape}: {verdict.kind}"]
+    if verdict.median_us is not None:
+        parts.append(f"{verdict.median_us:,.1f} us")
+        parts.append(f"{verdict.tflops or 0:.4g} TFLOP/s, {verdict.gbps or 0:.4g} GB/s")
+    if verdict.baseline is not None:
+        low, high = verdict.baseline.ci95
+        parts.append(
+            f"{verdict.baseline.ratio:.3f}x [{low:.3f}, {high:.3f}] of its parent's speed "
+            f"({verdict.baseline.median_us:,.1f} us)"
+        )
+    parts += [f"{peer.ratio:.3f}x of {name}'s speed" for name, peer in verdict.peers.items()]
+    if verdict.reason and not verdict.is_good:
+        parts.append(verdict.reason)
+    return ", ".join(parts)

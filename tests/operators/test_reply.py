@@ -1,0 +1,38 @@
+"""What is read out of a model's plain text."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_avo.operators.reply import last_block, last_object
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ('First {"a": 1}, no, rather:\n```json\n{"a": {"b": [2]}}\n```\nThat is it.', {"a": {"b": [2]}}),
+        ('set {x | x > 0} then {"a": 1} and {broken', {"a": 1}),
+        ('{"a": "a brace } in a text {"}', {"a": "a brace } in a text {"}),
+        ("[1, 2]", None),
+        ("{not json}", None),
+        ("", None),
+    ],
+)
+def test_last_object(text: str, found: object) -> None:
+    assert last_object(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("```python\nx = 1\n```", "x = 1\n"),
+        ("Before:\n```py\nx = 1\n```\nafter:\n```\nx = 2\n```\n", "x = 2\n"),
+        ("```python\ns = '''\nno fence: ``` here\n'''\n```", "s = '''\nno fence: ``` here\n'''\n"),
+        ('```json\n{"a": 1}\n```', None),
+        ("x = 1", None),
+        ("```python\nx = 1", None),
+    ],
+)
+def test_last_block(text: str, found: str | None) -> None:
+    assert last_block(text) == found

@@ -1,0 +1,191 @@
+"""A small project with kernels, for pytest runs inside tests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SUITE = """
+[[shape]]
+batch = 1
+heads_q = 2
+heads_kv = 2
+seqlen_q = 48
+seqlen_kv = 48
+head_dim = 32
+causal = true
+dtype = "f32"
+
+[[shape]]
+batch = 1
+heads_q = 4
+heads_kv = 2
+seqlen_q = 1
+seqlen_kv = 96
+head_dim = 32
+causal = false
+dtype = "f32"
+"""
+SHAPES = ("b1-h2-q48-k48-d32-causal-f32", "b1-h4kv2-q1-k96-d32-full-f32")
+
+ATTENTION = """
+import torch
+
+
+def attention(q, k, v, *, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() * scale) @ k.float().transpose(-1, -2)
+    if causal:
+        rows, keys = scores.shape[-2:]
+        scores = scores.masked_fill(~torch.ones(rows, keys, dtype=torch.bool).tril(keys - rows), float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+"""
+GOOD = f'"""Right."""\n\nAVO = {{"target": "cpu", "shapes": ["tiny"]}}\n{ATTENTION}'
+WRONG = GOOD.replace("* scale", "* scale * 1.01").replace("Right", "Wrong")
+# The work is done REPEAT times, so that a variant's gain is certain on any machine.
+SLOW = (
+    GOOD.replace("Right", "Slow")
+    + """
+
+REPEAT = 40
+TUNABLES = {"REPEAT": [1, 39, 40, 80]}
+_once = attention
+
+
+def attention(q, k, v, *, causal, scale):
+    for _ in range(REPEAT):
+        out = _once(q, k, v, causal=causal, scale=scale)
+    return out
+"""
+)
+SCRIPTED = '''
+"""An operator that proposes what script.txt says, a line a generation: a value of REPEAT, or a word."""
+
+import pathlib
+import time
+
+from pytest_avo.operators.operator import Proposal
+
+WRONG = "def attention(q, k, v, *, causal, scale): return q * 0"
+
+
+class Scripted:
+    name = "scripted"
+
+    def describe(self):
+        return "scripted"
+
+    def propose(self, task):
+        lines = pathlib.Path("script.txt").read_text().split()
+        if task.generation > len(lines):
+            return None
+        word = lines[task.generation - 1]
+        if word == "sleep":
+            time.sleep(600)
+        if word == "raise":
+            raise RuntimeError("the operator is broken")
+        if word == "syntax":
+            return Proposal("def attention(:", "a syntax error")
+        if word == "wrong":
+            return Proposal(WRONG, "zeros are fast", {"geomean": 9.0})
+        if word == "drafts":
+            results = task.evaluate(task.kernel.source, task.shapes[:1], timed=False)
+            (task.folder / "drafts.txt").write_text(" ".join(r.verdict.kind for r in results.values()))
+            return Proposal(task.kernel.source, "the same again")
+        source = task.kernel.source.replace("REPEAT = 40", f"REPEAT = {word}")
+        return Proposal(source, f"REPEAT {word}", {"geomean": 2.0}, lesson="less is more")
+'''
+
+
+@dataclass
+class Project:
+    """A project folder with a suite `tiny` and kernels, and ways to run pytest in it."""
+
+    pytester: pytest.Pytester
+
+    @property
+    def path(self) -> Path:
+        return self.pytester.path
+
+    def kernel(self, name: str, source: str) -> Path:
+        path = self.path / "kernels" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+        return path
+
+    def script(self, *words: str) -> None:
+        """What the scripted operator proposes, generation by generation."""
+        (self.path / "script.txt").write_text("\n".join(words))
+        (self.path / "scripted.py").write_text(SCRIPTED)
+
+    def run(self, *arguments: str) -> pytest.RunResult:
+        """Run pytest in a process of its own, as a user does."""
+        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=300)
+
+    def evolve(self, *arguments: str) -> pytest.RunResult:
+        """An evolution of kernels/slow.py by the scripted operator."""
+        return self.run(*self.evolve_arguments(*arguments))
+
+    def evolve_arguments(self, *arguments: str) -> list[str]:
+        operator = ["--avo-operator", "scripted:Scripted"]
+        return [
+            "--avo-evolve",
+            "kernels/slow.py",
+            *operator,
+            "--avo-max-rounds",
+            "6",
+            "--avo-peers",
+            "none",
+            *arguments,
+        ]
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same without waiting, in a session of its own."""
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+        return subprocess.Popen(
+            command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+
+    def json(self, name: str = "out.json") -> dict[str, Any]:
+        content: dict[str, Any] = json.loads((self.path / name).read_text())
+        return content
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    # A cache of its own, so that runs of other tests never hold the lease that a test waits for.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), os.environ.get("PYTHONPATH", "")]))
+    (pytester.path / "shapes").mkdir()
+    (pytester.path / "shapes" / "tiny.toml").write_text(SUITE)
+    pytester.makeini("[pytest]\n")
+    made = Project(pytester)
+    made.kernel("slow.py", SLOW)
+    return made
+
+
+def kill_session(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    """A signal to the leader of a session alone, as a terminal or a batch system sends it."""
+    os.kill(process.pid, number)
+
+
+def descendants(folder: Path) -> list[int]:
+    """Processes that belong to runs in `folder`: their cache variable is inherited by all of them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if str(folder).encode() in (entry / "environ").read_bytes() + os.fsencode(os.readlink(entry / "cwd")):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return [pid for pid in found if pid != os.getpid()]

@@ -1,0 +1,167 @@
+"""--avo-bench: collection, verdicts, exit status."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.plugin.conftest import GOOD, SHAPES, SLOW, WRONG, Project
+
+
+def test_collects_an_item_per_kernel_and_claimed_shape(project: Project) -> None:
+    project.kernel("good.py", GOOD)
+    project.kernel("conftest.py", "")
+    project.kernel("notes.py", "raise SystemExit('never imported')\n")
+    result = project.run("--avo-bench", "--co", "-q")
+    expected = [f"kernels/{kernel}.py::{shape}" for kernel in ("good", "slow") for shape in SHAPES]
+    assert result.outlines[:4] == expected
+    assert result.ret == 0
+
+
+def test_ids_are_selected_by_node_id_and_keyword(project: Project) -> None:
+    project.kernel("good.py", GOOD)
+    by_id = project.run("--avo-bench", "--co", "-q", f"kernels/good.py::{SHAPES[1]}")
+    assert by_id.outlines[0] == f"kernels/good.py::{SHAPES[1]}"
+    assert "1 test collected" in by_id.outlines[2]
+    by_keyword = project.run("--avo-bench", "--co", "-q", "-k", "causal and good")
+    assert by_keyword.outlines[0] == f"kernels/good.py::{SHAPES[0]}"
+
+
+def test_a_right_kernel_passes_and_a_wrong_one_fails_with_its_reason(project: Project) -> None:
+    project.kernel("good.py", GOOD)
+    project.kernel("wrong.py", WRONG)
+    result = project.run(
+        "--avo-bench", "kernels/good.py", "kernels/wrong.py", "--avo-max-rounds", "3", "-v", "--junitxml=junit.xml"
+    )
+    result.assert_outcomes(passed=2, failed=2)
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "avo: * (bench; * peers torch-sdpa; sandbox *)",
+            f"kernels/good.py::{SHAPES[0]} CORRECT*",
+            "*geomean vs torch-sdpa*2 correct*",
+            f"FAILED kernels/wrong.py::{SHAPES[0]} - Failed: inc*",
+        ]
+    )
+    text = result.stdout.str()
+    assert "Traceback" not in text
+    assert "pytest_avo/" not in text, "no frame of the plugin is shown to a user"
+    cases = {case.get("name"): case for case in ElementTree.parse(project.path / "junit.xml").iter("testcase")}
+    properties = {entry.get("name"): entry.get("value") for entry in cases[SHAPES[0]].iter("property")}
+    assert properties["avo.verdict"] in ("correct", "incorrect")
+    assert {"avo.seed", "avo.worker"} <= set(properties)
+
+
+def test_every_way_to_fail_has_its_own_verdict_and_harms_nothing_else(project: Project) -> None:
+    body = {
+        "crash": "import ctypes\n    ctypes.string_at(0)",
+        "exits": "import os\n    os._exit(0)",
+        "hang": "import ctypes\n    ctypes.PyDLL(None).sleep(600)",
+        "dtype": "return q.double()",
+        "refuses": "raise NotImplementedError('not this shape')",
+        "raises": "raise ValueError('no idea')",
+    }
+    head = '"""Bad."""\nAVO = {"target": "cpu", "shapes": ["tiny"]}\n'
+    for name, text in body.items():
+        project.kernel(f"{name}.py", f"{head}def attention(q, k, v, *, causal, scale):\n    {text}\n")
+    project.kernel("syntax.py", "AVO = {'target': 'cpu', 'shapes': ['tiny']}\ndef attention(:\n")
+    project.kernel("zz_good.py", GOOD)
+    files = [f"kernels/{name}.py" for name in (*body, "syntax", "zz_good")]
+    result = project.run(
+        "--avo-bench", *files, "--avo-limits", "build=2,check=2,time=5", "--avo-max-rounds", "3", "-k",
+        f"{SHAPES[0]} or no_shapes", "--avo-json", "out.json", "--avo-shapes", "tiny",
+    )  # fmt: skip
+    assert result.ret == 1
+    reasons = {
+        row["kernel"].split("/")[-1]: (row["verdict"], row["reason"]) for row in project.json()["avo"]["results"]
+    }
+    assert reasons["crash.py"][0] == "crashed"
+    assert "SIGSEGV" in reasons["crash.py"][1]
+    assert reasons["exits.py"][0] == "crashed"
+    assert "exited with status 0" in reasons["exits.py"][1]
+    assert reasons["hang.py"][0] == "timeout"
+    assert reasons["dtype.py"] == ("incorrect", "output dtype is float64, expected float32")
+    assert reasons["refuses.py"][0] == "unsupported"
+    assert reasons["raises.py"][0] == "crashed"
+    assert "ValueError: no idea" in reasons["raises.py"][1]
+    assert reasons["syntax.py"][0] == "crashed"
+    assert "syntax error" in reasons["syntax.py"][1]
+    assert reasons["zz_good.py"][0] == "correct"
+
+
+def test_a_file_that_does_not_parse_is_one_failing_item(project: Project) -> None:
+    project.kernel("syntax.py", "def attention(:\n")
+    result = project.run("--avo-bench", "kernels/syntax.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*crashed: syntax error*line 1*"])
+
+
+def test_a_kernel_for_another_machine_is_skipped_with_the_reason(project: Project) -> None:
+    project.kernel("hopper.py", GOOD.replace('"cpu"', '"sm90"'))
+    result = project.run("--avo-bench", "kernels/hopper.py", "-rs", "--avo-json", "out.json")
+    result.assert_outcomes(skipped=2)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["*needs sm90, this machine has cpu*"])
+    assert [row["verdict"] for row in project.json()["avo"]["results"]] == ["unsupported", "unsupported"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ('AVO = {"target": "cpu"}', "*bad.py, line 1: AVO:*missing required field shapes*expected AVO = *"),
+        ('AVO = {"target": "tpu", "shapes": ["tiny"]}', "*AVO, key target: expected one of cpu,*got 'tpu'*"),
+        ('AVO = {"target": "cpu", "shapes": ["nosuch"]}', "*unknown shape suite 'nosuch': expected one of *tiny*"),
+        ("AVO = dict(target='cpu')", "*bad.py, line 1: AVO must be a literal*"),
+        ("X = 1", "*bad.py: claims no shapes: expected AVO =*or --avo-shapes*"),
+    ],
+)
+def test_a_wrong_declaration_is_a_usage_error(project: Project, source: str, message: str) -> None:
+    project.kernel("bad.py", source)
+    result = project.run("--avo-bench", "kernels/bad.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+def test_a_folder_without_kernels_collects_nothing(project: Project) -> None:
+    (project.path / "empty").mkdir()
+    assert project.run("--avo-bench", "empty").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+
+
+def test_exitfirst_stops_at_the_first_wrong_kernel(project: Project) -> None:
+    project.kernel("a_wrong.py", WRONG)
+    project.kernel("b_good.py", GOOD)
+    result = project.run("--avo-bench", "kernels/a_wrong.py", "kernels/b_good.py", "-x", "--avo-max-rounds", "3")
+    result.assert_outcomes(failed=1)
+
+
+def test_last_failed_runs_only_what_failed(project: Project) -> None:
+    project.kernel("wrong.py", WRONG)
+    arguments = ["--avo-bench", "kernels/wrong.py", "kernels/slow.py", "--avo-max-rounds", "3"]
+    first = project.pytester.runpytest_subprocess(*arguments, "-q", timeout=300)
+    first.assert_outcomes(failed=2, passed=2)
+    again = project.pytester.runpytest_subprocess("--avo-bench", "--lf", "--co", "-q", timeout=300)
+    assert again.outlines[:2] == [f"kernels/wrong.py::{shape}" for shape in SHAPES]
+
+
+def test_the_same_under_xdist(project: Project) -> None:
+    project.kernel("good.py", GOOD)
+    project.kernel("wrong.py", WRONG)
+    arguments = ["--avo-bench", "kernels/good.py", "kernels/wrong.py", "--avo-max-rounds", "3", "-n", "2"]
+    result = project.run(*arguments, "--avo-json", "out.json")
+    result.assert_outcomes(passed=2, failed=2)
+    assert result.ret == 1
+    verdicts = sorted((row["kernel"], row["verdict"]) for row in project.json()["avo"]["results"])
+    assert verdicts == [("kernels/good.py", "correct")] * 2 + [("kernels/wrong.py", "incorrect")] * 2
+
+
+def test_bench_and_evolve_exclude_each_other(project: Project) -> None:
+    result = project.run("--avo-bench", "--avo-evolve")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --avo-bench and --avo-evolve: expected one of them"])
+
+
+def test_a_kernel_is_never_imported_by_pytest(project: Project) -> None:
+    project.kernel("good.py", f"open('imported', 'w').close()\n{SLOW}")
+    project.run("--avo-bench", "kernels/good.py", "--co")
+    assert not (project.path / "imported").exists()

@@ -1,0 +1,181 @@
+"""--avo-evolve: generations as items, promotion, the lineage."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from pytest_avo.core.kernel import read_kernel
+from pytest_avo.lineage.database import FILE
+from pytest_avo.lineage.view import View, latest_run
+from tests.plugin.conftest import GOOD, SHAPES, SLOW, WRONG, Project
+
+
+def open_view(project: Project) -> View:
+    path = project.path / ".avo" / FILE
+    run = latest_run(path, "kernels/slow.py")
+    assert run is not None
+    return View(path, run.id)
+
+
+def test_a_winner_lands_in_the_kernel_file_and_the_rest_is_rejected_with_reasons(project: Project) -> None:
+    project.script("wrong", "syntax", "80", "1")
+    result = project.evolve("--generations", "4", "-v", "--avo-json", "out.json")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        [
+            "starting run 1: kernels/slow.py, 4 generations, seed *, operator scripted",
+            f"kernels/slow.py::gen0000-{SHAPES[0]} CORRECT*",
+            "noise floor *",
+            "generation 1: zeros are fast",
+            f"kernels/slow.py::gen0001-{SHAPES[0]} REJECTED*",
+            "generation 1: incorrect*",
+            "generation 2: crashed*syntax error*",
+            "generation 3: slower*",
+            f"kernels/slow.py::gen0004-{SHAPES[0]} FASTER*",
+            "generation 4: promoted*now in kernels/slow.py",
+            "comparing the best kernel with the seed",
+            "*kernels/slow.py: geomean vs baseline*",
+            "*kernels/slow.py: 4 attempts * 1 commit * vs the seed",
+        ]
+    )
+    promoted = (project.path / "kernels" / "slow.py").read_text()
+    assert promoted.startswith("# avo: digest=")
+    assert "REPEAT = 1\n" in promoted
+    with open_view(project) as view:
+        statuses = [outcome.status for outcome in view.outcomes().values()]
+        assert statuses == ["seed", "incorrect", "crashed", "slower", "promoted"]
+        best = view.incumbent()
+        assert best is not None
+        assert best.digest == read_kernel(project.path / "kernels" / "slow.py").digest
+        assert view.outcomes()[best.id].lesson == "less is more"
+        assert len(view.evaluations(best.id, "confirm")) == len(SHAPES)
+    assert len(project.json()["avo"]["results"]) == 5 * len(SHAPES)
+
+
+def test_a_rejected_variant_neither_fails_the_run_nor_stops_it(project: Project) -> None:
+    project.script("wrong", "wrong", "7")
+    result = project.evolve("--generations", "3", "-x", "--junitxml=junit.xml")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["generation 3: crashed*TUNABLES, key REPEAT: expected its present value 7 among*"])
+    result.stdout.fnmatch_lines(["*rejected*"])
+    assert "generation 2: duplicate" in result.stdout.str()
+    assert 'failures="0"' in (project.path / "junit.xml").read_text()
+
+
+def test_a_seed_that_is_wrong_fails_the_run(project: Project) -> None:
+    project.kernel("slow.py", WRONG)
+    project.script("1")
+    result = project.evolve("--generations", "1")
+    assert result.ret == 1
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["the seed is no good, nothing to evolve from: incorrect: *"])
+
+
+def test_a_tie_is_kept_but_not_promoted_unless_matches_are_accepted(project: Project) -> None:
+    # 39 instead of 40 repetitions: a difference far below the noise.
+    project.script("39")
+    result = project.evolve("--generations", "1")
+    assert result.ret == 0
+    assert (project.path / "kernels" / "slow.py").read_text() == SLOW
+    with open_view(project) as view:
+        assert set(view.counts()) <= {"seed", "same", "ambiguous"}
+
+
+def test_the_run_ends_when_the_operator_has_nothing_left(project: Project) -> None:
+    project.script("80")
+    result = project.evolve("--generations", "5")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["generation 2: scripted has nothing left to try"])
+
+
+def test_an_operator_that_breaks_ends_the_run_and_it_can_be_resumed(project: Project) -> None:
+    project.script("80", "raise")
+    result = project.evolve("--generations", "2")
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
+    text = result.stdout.str() + result.stderr.str()
+    assert "the operator failed in generation 2: RuntimeError: the operator is broken" in text
+    assert "INTERNALERROR" not in text
+    assert "Traceback" not in text
+    project.script("80", "1")
+    resumed = project.evolve("--generations", "2", "--avo-resume")
+    resumed.stdout.fnmatch_lines(["resuming run 1: *", "generation 2: REPEAT 1", "generation 2: promoted*"])
+
+
+def test_drafts_are_evaluated_for_the_operator_and_kept(project: Project) -> None:
+    project.script("drafts")
+    result = project.evolve("--generations", "1")
+    assert result.ret == 0
+    assert (project.path / ".avo" / "drafts.txt").read_text() == "correct"
+    with open_view(project) as view:
+        seed = view.attempts()[0]
+        assert len(view.evaluations(seed.id, "draft")) == 1
+
+
+def test_two_kernels_are_one_too_many(project: Project) -> None:
+    project.kernel("good.py", GOOD)
+    result = project.run("--avo-evolve", "kernels")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --avo-evolve: expected one kernel file, got good.py, slow.py"])
+
+
+def test_hooks_replace_each_part(project: Project) -> None:
+    project.pytester.makeconftest(
+        """
+        from pytest_avo.operators.operator import Proposal
+
+        def pytest_avo_propose(task):
+            return Proposal(task.kernel.source.replace("REPEAT = 40", "REPEAT = 1"), "from the hook")
+
+        def pytest_avo_promote(attempt, confirmed, floor):
+            return False
+
+        def pytest_avo_generation_finish(generation, verdicts):
+            with open("finished.txt", "a") as file:
+                file.write(f"{generation} {sorted({v.kind for v in verdicts.values()})}\\n")
+        """
+    )
+    project.script("80")
+    result = project.evolve("--generations", "1")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["generation 1: from the hook", "generation 1: ambiguous*not confirmed*"])
+    assert (project.path / "finished.txt").read_text() == "1 ['faster']\n"
+    assert (project.path / "kernels" / "slow.py").read_text() == SLOW
+
+
+def test_the_embedded_operator_reads_the_tunables_and_gains(project: Project) -> None:
+    arguments = ["--avo-evolve", "kernels/slow.py", "--avo-max-rounds", "6", "--avo-peers", "none", "--avo-seed", "1"]
+    result = project.run(*arguments, "--generations", "5")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["generation 1: REPEAT 40 -> *", "*has nothing left to try", "*1 commit*"])
+    assert "REPEAT = 1 " in (project.path / "kernels" / "slow.py").read_text().replace("\n", " ")
+
+
+def test_a_kernel_without_tunables_is_a_usage_error_for_the_embedded_operator(project: Project) -> None:
+    project.kernel("good.py", GOOD)
+    result = project.run("--avo-evolve", "kernels/good.py", "--avo-max-rounds", "3", "--avo-peers", "none")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *good.py*TUNABLES*"])
+
+
+def test_commit_makes_a_git_commit_with_the_scores(project: Project) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        found = subprocess.run(
+            ["git", *identity, *arguments], cwd=project.path, capture_output=True, text=True, check=True
+        )
+        return found.stdout
+
+    git("init", "-q")
+    git("config", "user.name", "t")
+    git("config", "user.email", "t@example.org")
+    git("add", "kernels")
+    git("commit", "-qm", "start")
+    project.script("1")
+    result = project.evolve("--generations", "1", "--avo-commit")
+    assert result.ret == 0
+    message = git("log", "-1", "--format=%B")
+    assert message.startswith("Promote slow.py, generation 1: ")
+    assert "Avo-Ratio-99: " in message
+    assert git("show", "--stat", "--format=", "HEAD").split()[0] == "kernels/slow.py"

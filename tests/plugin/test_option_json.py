@@ -1,0 +1,42 @@
+"""--avo-json: pytest-benchmark's schema and every item under `avo`."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import GOOD, SHAPES, WRONG, Project
+
+
+def test_has_every_item_and_the_geomean(project: Project) -> None:
+    project.kernel("good.py", GOOD)
+    project.kernel("wrong.py", WRONG)
+    result = project.run(
+        "--avo-bench",
+        "kernels/good.py",
+        "kernels/wrong.py",
+        "--avo-max-rounds",
+        "4",
+        "--avo-json",
+        "made/out.json",
+        "-q",
+    )
+    assert result.ret == 1
+    made = project.json("made/out.json")
+    assert {"machine_info", "commit_info", "benchmarks", "datetime", "version", "avo"} <= set(made)
+    rows = {(row["kernel"], row["shape"]): row for row in made["avo"]["results"]}
+    assert set(rows) == {(f"kernels/{name}.py", shape) for name in ("good", "wrong") for shape in SHAPES}
+    right = rows["kernels/good.py", SHAPES[0]]
+    assert right["verdict"] == "correct"
+    assert right["median_us"] > 0
+    low, high = right["peers"]["torch-sdpa"]["ci95"]
+    assert low <= right["peers"]["torch-sdpa"]["ratio"] <= high
+    assert rows["kernels/wrong.py", SHAPES[0]]["median_us"] is None
+    assert set(made["avo"]["geomean"]) == {"torch-sdpa"}
+    assert [b["fullname"] for b in made["benchmarks"]] == [f"kernels/good.py::{shape}" for shape in SHAPES]
+
+
+def test_a_path_that_cannot_be_written_is_a_usage_error_before_anything_runs(project: Project) -> None:
+    (project.path / "taken").write_text("a file, not a folder")
+    result = project.run("--avo-bench", "--avo-json", "taken/out.json")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *taken*"])

@@ -1,0 +1,61 @@
+"""Options whose values are checked before anything runs: limits, rounds, peers, sandbox, generations."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import SHAPES, SLOW, Project
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--avo-limits", "built=3"], "--avo-limits: 'built=3': expected PHASE=SECONDS for build, check or time*"),
+        (["--avo-limits", "build=soon"], "--avo-limits: 'build=soon': expected PHASE=SECONDS*"),
+        (["--avo-limits", "time=0"], "--avo-limits: 'time=0': expected PHASE=SECONDS*"),
+        (["--avo-max-rounds", "1"], "--avo-max-rounds: expected at least 3, got 1"),
+        (["--avo-peers", "cudn"], "--avo-peers: unknown peer 'cudn', expected some of *torch-sdpa*"),
+        (["--avo-operator", "nosuch"], "--avo-operator: expected one of *tuner* or MODULE:ATTRIBUTE, got 'nosuch'"),
+        (["--avo-operator", "json:nosuch"], "--avo-operator: 'json:nosuch' cannot be loaded: *"),
+        (["--generations", "0"], "--generations: expected a number of at least 1, got 0"),
+        (["--lf"], "--avo-evolve: does not go with --lf or --ff*"),
+    ],
+)
+def test_a_wrong_value_is_a_usage_error(project: Project, arguments: list[str], message: str) -> None:
+    result = project.pytester.runpytest_subprocess("--avo-evolve", "kernels/slow.py", *arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+
+
+def test_a_wrong_ini_value_names_the_key(project: Project) -> None:
+    project.pytester.makeini("[pytest]\navo_evolve =\n    gpu kernels/slow.py\n")
+    result = project.run("--avo-evolve")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: ini key avo_evolve: 'gpu kernels/slow.py': expected 'TARGET: PATH'*"])
+
+
+def test_a_bare_evolve_without_the_ini_key_says_what_to_do(project: Project) -> None:
+    result = project.run("--avo-evolve")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --avo-evolve: expected a kernel file, or a line 'cpu: PATH' in the ini key*"])
+
+
+def test_ini_gives_defaults_and_the_command_line_wins(project: Project) -> None:
+    project.pytester.makeini("[pytest]\navo_peers = none\navo_shapes = nosuch\navo_kernels = other\n")
+    (project.path / "other").mkdir()
+    (project.path / "other" / "slow.py").write_text(SLOW)
+    result = project.run("--avo-bench", "--co", "-q", "--avo-shapes", "tiny")
+    assert result.outlines[:2] == [f"other/slow.py::{shape}" for shape in SHAPES]
+
+
+def test_a_peer_is_left_out_with_none(project: Project) -> None:
+    result = project.run("--avo-bench", "--avo-peers", "none", "--avo-max-rounds", "3", "--avo-json", "out.json")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["avo: * peers none; *"])
+    assert [row["peers"] for row in project.json()["avo"]["results"]] == [{}, {}]
+
+
+def test_the_sandbox_can_be_left_off_and_the_header_says_so(project: Project) -> None:
+    result = project.run("--avo-bench", "--avo-sandbox", "off", "--avo-max-rounds", "3", "--avo-peers", "none")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["avo: * sandbox off)"])

@@ -1,0 +1,120 @@
+"""--avo-resume: a run that was interrupted, or killed at any instant, goes on and repeats nothing."""
+
+from __future__ import annotations
+
+import random
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.core.kernel import read_kernel
+from pytest_avo.lineage.database import FILE
+from pytest_avo.lineage.view import View, latest_run
+from tests.plugin.conftest import SLOW, Project, descendants
+
+WORDS = ("80", "wrong", "39", "1", "syntax")
+
+
+def counted(project: Project) -> dict[tuple[int, str], int]:
+    """Evaluations in the lineage per attempt and purpose; empty while there is no lineage."""
+    path = project.path / ".avo" / FILE
+    if not path.is_file():
+        return {}
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        try:
+            rows = connection.execute("SELECT attempt, purpose, count(*) FROM evaluation GROUP BY 1, 2").fetchall()
+        except sqlite3.OperationalError:
+            return {}
+    return {(attempt, purpose): number for attempt, purpose, number in rows}
+
+
+def wait_for(condition: object, process: object, limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition() and process.poll() is None:  # type: ignore[operator, attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def gone(folder: Path, limit_s: float = 5) -> bool:
+    deadline = time.monotonic() + limit_s
+    while descendants(folder):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_killed_at_random_moments_it_loses_and_repeats_nothing(project: Project) -> None:
+    project.script(*WORDS)
+    kernel = project.path / "kernels" / "slow.py"
+    generator = random.Random(7)
+    resume: list[str] = []
+    for _ in range(4):
+        before = counted(project)
+        process = project.start(*project.evolve_arguments("--generations", str(len(WORDS)), *resume))
+        wait_for(lambda: counted(project) != before, process)  # noqa: B023 - called before `before` changes
+        time.sleep(generator.uniform(0, 3))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert gone(project.path), "no process outlives the run"
+        assert counted(project).items() >= before.items(), "no finished evaluation is lost"
+        assert read_kernel(kernel).fault == "", "the kernel file is never torn"
+        resume = ["--avo-resume"]
+    result = project.evolve("--generations", str(len(WORDS)), "--avo-resume")
+    assert result.ret == 0
+    assert set(counted(project).values()) == {2}, "every shape once per attempt and purpose"
+    path = project.path / ".avo" / FILE
+    run = latest_run(path, "kernels/slow.py")
+    assert run is not None
+    assert run.id == 1
+    with View(path, run.id) as view:
+        assert [attempt.generation for attempt in view.attempts()] == list(range(len(WORDS) + 1))
+        assert len(view.outcomes()) == len(WORDS) + 1
+        incumbent = view.incumbent()
+        assert incumbent is not None
+        assert incumbent.digest == read_kernel(kernel).digest
+
+
+def test_ctrl_c_ends_within_a_second_and_says_how_to_resume(project: Project) -> None:
+    project.script("80", "sleep")
+    process = project.start(*project.evolve_arguments("--generations", "2"))
+    path = project.path / ".avo" / FILE
+    wait_for(lambda: path.is_file() and len(counted(project)) == 2, process)
+    time.sleep(1.0)  # into the operator's sleep
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert time.monotonic() - start < 5, output  # aim: one second; a loaded machine needs longer
+    assert process.returncode == pytest.ExitCode.INTERRUPTED
+    assert "KeyboardInterrupt" in output
+    assert "resume" in output
+    assert "--avo-evolve kernels/slow.py --avo-resume --generations 2" in output
+    assert gone(project.path)
+
+
+def test_nothing_to_resume_is_a_usage_error(project: Project) -> None:
+    project.script("1")
+    result = project.evolve("--avo-resume")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --avo-resume: expected a run of kernels/slow.py in *, there is none"])
+
+
+def test_an_edited_kernel_is_not_overwritten(project: Project) -> None:
+    project.script("80")
+    project.evolve("--generations", "1")
+    project.kernel("slow.py", SLOW + "\n# mine\n")
+    result = project.evolve("--generations", "2", "--avo-resume")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *slow.py: was edited since this run began*"])
+    assert (project.path / "kernels" / "slow.py").read_text().endswith("# mine\n")
+
+
+def test_other_shapes_are_not_mixed(project: Project) -> None:
+    project.script("80")
+    project.evolve("--generations", "1")
+    result = project.evolve("--generations", "2", "--avo-resume", "-k", "causal")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --avo-resume: run 1 evolved on other shapes: *"])

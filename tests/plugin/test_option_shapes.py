@@ -1,0 +1,67 @@
+"""--avo-shapes and wrong suite files."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.plugin.conftest import GOOD, SHAPES, SUITE, Project
+
+
+def test_overrides_the_claim_for_any_file_given_by_path(project: Project) -> None:
+    outside = project.path / "elsewhere.py"
+    outside.write_text(GOOD.replace("AVO", "NOTES"))
+    (project.path / "shapes" / "one.toml").write_text(
+        SUITE.split("[[shape]]", 2)[0] + "[[shape]]" + SUITE.split("[[shape]]")[1]
+    )
+    result = project.run("--avo-bench", "elsewhere.py", "kernels", "--avo-shapes", "one", "--co", "-q")
+    assert result.outlines[:2] == [f"elsewhere.py::{SHAPES[0]}", f"kernels/slow.py::{SHAPES[0]}"]
+
+
+def test_a_shape_in_two_suites_is_one_item(project: Project) -> None:
+    (project.path / "shapes" / "again.toml").write_text(SUITE)
+    result = project.run("--avo-bench", "--avo-shapes", "tiny,again", "--co", "-q")
+    assert result.outlines[:2] == [f"kernels/slow.py::{shape}" for shape in SHAPES]
+    assert "2 tests collected" in result.stdout.str()
+
+
+def test_an_unknown_suite_names_the_known_ones(project: Project) -> None:
+    result = project.run("--avo-bench", "--avo-shapes", "nosuch")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: unknown shape suite 'nosuch': expected one of *mha*tiny*"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("heads_q = 4", 'heads_q = "4"'), "*tiny.toml: [[]shape]] table 2, key heads_q: Expected int, got str"),
+        (
+            ("heads_q = 4", "heads_q = 3"),
+            "*tiny.toml: [[]shape]] table 2: heads_q must be a multiple of heads_kv, got 3 and 2",
+        ),
+        (("seqlen_q = 1\n", "seqlen_q = 0\n"), "*tiny.toml: [[]shape]] table 2, key seqlen_q: Expected int >= 1"),
+        (('dtype = "f32"', 'dtype = "f64"'), "*tiny.toml: [[]shape]] table 1, key dtype: Invalid enum value 'f64'"),
+        (("causal = true", "casual = true"), "*tiny.toml: [[]shape]] table 1: Object contains unknown field casual"),
+        (("batch = 1\n", ""), "*tiny.toml: [[]shape]] table 1: Object missing required field batch"),
+        (("[[shape]]", "[[shape"), "*tiny.toml: not valid TOML: *"),
+    ],
+)  # fmt: skip
+def test_a_wrong_suite_file_is_a_usage_error(project: Project, change: tuple[str, str], message: str) -> None:
+    (project.path / "shapes" / "tiny.toml").write_text(SUITE.replace(*change))
+    result = project.run("--avo-bench")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    assert "Traceback" not in result.stderr.str()
+
+
+def test_the_hook_can_choose_the_shapes(project: Project) -> None:
+    project.pytester.makeconftest(
+        """
+        from pytest_avo.core.shape import Shape
+
+        def pytest_avo_shapes(kernel):
+            if kernel.path.name == "slow.py":
+                return [Shape(1, 1, 1, 5, 5, 8, False, "bf16")]
+        """
+    )
+    result = project.run("--avo-bench", "--co", "-q")
+    assert result.outlines[0] == "kernels/slow.py::b1-h1-q5-k5-d8-full-bf16"

@@ -1,0 +1,61 @@
+"""What a plain pytest pays for having the plugin installed: next to nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+HEAVY = ("msgspec", "numpy", "openai", "optuna", "torch", "triton")
+IMPORT = "import pytest_avo.plugin"
+PLAIN_RUN = """
+import contextlib, io, os, pytest
+os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+with contextlib.redirect_stdout(io.StringIO()):
+    pytest.main(["-p", "pytest_avo.plugin", "-p", "no:cacheprovider"])
+"""
+
+
+def loaded_by(statements: str, *, folder: Path) -> list[str]:
+    """Which of the heavy packages a fresh interpreter has imported after running some statements."""
+    report = f"import json, sys; print(json.dumps([name for name in {HEAVY} if name in sys.modules]))"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{statements}\n{report}"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    found: list[str] = json.loads(ended.stdout)
+    return found
+
+
+def test_importing_the_plugin_imports_nothing_heavy(tmp_path: Path) -> None:
+    assert loaded_by(IMPORT, folder=tmp_path) == []
+
+
+def test_a_plain_pytest_run_imports_nothing_heavy(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text("def test_one():\n    assert True\n")
+    assert loaded_by(PLAIN_RUN, folder=tmp_path) == []
+
+
+def test_the_controller_of_a_run_leaves_torch_and_models_to_others(tmp_path: Path) -> None:
+    """torch is imported by the workers, beside each other; openai and optuna by the operator that needs them."""
+    assert set(loaded_by("import pytest_avo.start", folder=tmp_path)) <= {"msgspec", "numpy"}
+
+
+def test_the_check_sees_a_heavy_import(tmp_path: Path) -> None:
+    assert loaded_by("import pytest_avo.core.shape", folder=tmp_path) == ["msgspec"]
+
+
+def test_a_plain_pytest_run_prints_nothing_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text("def test_one():\n    assert True\n")
+
+    def output(*options: str) -> str:
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        # What pytest says of plugins and seconds differs by installation and by run, not by what ours prints.
+        lines = ended.stdout.splitlines()
+        return "\n".join(line for line in lines if not line.startswith(("plugins:", "rootdir:")) and " in " not in line)
+
+    assert output() == output("-p", "no:avo")
