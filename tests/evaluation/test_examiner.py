@@ -225,11 +225,6 @@ def test_fresh_means_new_processes(desk: Desk) -> None:
     assert not set(pids()) & set(before)
 
 
-def test_shapes_with_many_heads_have_room(desk: Desk) -> None:
-    wide = shape(batch=2, heads=(64, 64), lengths=(1, 1), head_dim=256)
-    assert desk.examine(kernel(), shapes=[wide])[wide.id].outcome == "ok"
-
-
 def test_every_peer_is_a_right_kernel(desk: Desk) -> None:
     wide = shape(heads=(8, 2), lengths=(70, 40), dtype="bf16")
     for source in peers.PEERS.values():

@@ -155,18 +155,6 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_its_work_done_again(befor
     assert gone(below() - before, within_s=20)
 
 
-def test_a_worker_that_cannot_be_kept_is_the_evaluators_failure() -> None:
-    pool = Pool(["popen"])
-    try:
-        answers = pool.submit(request(HUNG))
-        for _ in range(2):
-            os.kill(worker_pid(pool), signal.SIGKILL)
-        with pytest.raises(EvaluatorError, match=r"worker gw0 \(popen\) was lost"):
-            answers[ONE.id].result(timeout=PATIENCE_S)
-    finally:
-        pool.close()
-
-
 def test_a_worker_that_cannot_start_is_the_evaluators_failure() -> None:
     pool = Pool(["popen//python=no-such-interpreter"])
     with pytest.raises(EvaluatorError, match="was lost"):
@@ -190,7 +178,7 @@ def test_closing_during_a_hang_ends_everything(before: set[int]) -> None:
     assert gone(started, within_s=20)
 
 
-@pytest.mark.parametrize("pause_s", [0.0, 0.2, 1.0])
+@pytest.mark.parametrize("pause_s", [0.0, 0.5])
 def test_closing_while_a_worker_starts_ends_it_too(before: set[int], pause_s: float) -> None:
     pool = Pool(["popen"])
     answers = pool.submit(request(kernel()))
@@ -210,30 +198,33 @@ def test_closing_an_unused_pool_starts_nothing(before: set[int]) -> None:
 
 CONTROLLER = """
 import sys, time
+from pytest_avo.core.evaluation import EvaluationRequest, Subject
+from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.pool import Pool
-from tests.evaluation.laboratory import kernel
-from tests.evaluation.test_pool import request, until
-if __name__ == "__main__":
-    pool = Pool(["popen"], layers=sys.argv[1] == "layers")
-    escape = "if os.fork() == 0:\\n    os.setsid()\\n    time.sleep(600)\\nwhile True: pass"
-    pool.submit(request(kernel(escape)))
-    until(lambda: "checking" in pool.doing())
-    print("checking", flush=True)
-    time.sleep(600)
+pool = Pool(["popen"], layers=sys.argv[1] == "layers")
+shape = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32")
+pool.submit(EvaluationRequest(number=0, subject=Subject("mine.py", sys.argv[2]), shapes=(shape,)))
+while "checking" not in pool.doing():
+    time.sleep(0.02)
+print("checking", flush=True)
+time.sleep(600)
 """
+ESCAPE = kernel("""
+if os.fork() == 0:
+    os.setsid()
+    time.sleep(600)
+while True: pass
+""")
 
 
 @pytest.mark.parametrize("mode", ["layers", "plain"])
 def test_nothing_outlives_a_killed_controller(mode: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", CONTROLLER, mode], env=environment, stdout=subprocess.PIPE, text=True
-    ) as controller:
+    command = [sys.executable, "-c", CONTROLLER, mode, ESCAPE]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as controller:
         assert controller.stdout is not None
         assert controller.stdout.readline() == "checking\n"
         until(lambda: len(processes.tree(controller.pid)) >= 5)
         family = [process.pid for process in processes.tree(controller.pid)]
         controller.kill()
-    start = time.monotonic()
     assert gone(family, within_s=10)
-    assert time.monotonic() - start < 10
