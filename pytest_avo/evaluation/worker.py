@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ def serve(channel: Any) -> None:
     """Answer requests from an execnet channel until it closes. Runs in the gateway's main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     inbox: queue.Queue[bytes] = queue.Queue()
+    ending = threading.Event()
     with _box() as box:
         device = CpuDevice()
         nursery = Nursery(box=box, environment=device.environment(), warm=["torch"])
@@ -51,6 +53,7 @@ def serve(channel: Any) -> None:
                 inbox.put(message)
                 return
             # The channel closed: end at once, also in the middle of a request, from execnet's receiving thread.
+            ending.set()
             nursery.kill()
             shutil.rmtree(box, ignore_errors=True)
             os._exit(0)
@@ -67,7 +70,8 @@ def serve(channel: Any) -> None:
         number = 0
 
         def send(message: Message) -> None:
-            channel.send(msgspec.json.encode(message))
+            if not ending.is_set():  # else the kernel's end was this worker's doing
+                channel.send(msgspec.json.encode(message))
 
         def say(text: str) -> None:
             send(Progress(number, text))
