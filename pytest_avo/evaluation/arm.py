@@ -30,6 +30,8 @@ POISON = b"\xff"
 """NaN in every floating-point dtype: an element that a kernel did not write shows."""
 ALIGNMENT = 256
 LOG_BYTES = 16384
+LOOK_S = 0.2
+"""How often to look whether a silent process is still there."""
 MAX_REASON = 500
 """Characters of a kernel's own words that a reply may hold; what interferes with the harness gets no more."""
 Phase = Literal["build", "check", "time"]
@@ -263,9 +265,7 @@ class Arm:
         """Send one request and wait for its only reply."""
         try:
             self._link.send(msgspec.json.encode(request))
-            ready, _, _ = select.select([self._link], [], [], limit_s)
-            if not ready:
-                raise KernelFault("timeout", f"{phase} took longer than {limit_s:g} s")
+            self._wait(phase, limit_s)
             message = self._link.recv(MAX_MESSAGE)
         except OSError:
             message = b""
@@ -278,6 +278,15 @@ class Arm:
         if isinstance(reply, Raised):
             raise KernelRaised("unsupported" if reply.refused else "crashed", f"raised {reply.what}")
         return reply
+
+    def _wait(self, phase: Phase, limit_s: float) -> None:
+        """Wait for a reply. A process that ended is noticed even if its children hold the socket open."""
+        deadline = time.monotonic() + limit_s
+        while not select.select([self._link], [], [], max(0.0, min(LOOK_S, deadline - time.monotonic())))[0]:
+            if time.monotonic() >= deadline:
+                raise KernelFault("timeout", f"{phase} took longer than {limit_s:g} s")
+            if not processes.is_running(self.pid):
+                raise KernelEnded(phase)
 
     def _refuse_extra_replies(self) -> None:
         if select.select([self._link], [], [], 0)[0] and self._link.recv(MAX_MESSAGE):

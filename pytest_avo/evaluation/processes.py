@@ -49,6 +49,12 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Whether a process is there and has not ended; a zombie has."""
+    process = _process(pid)
+    return process is not None and process.state != "Z"
+
+
 def send(pids: list[int], number: signal.Signals) -> None:
     """A signal to each process that is still there."""
     for pid in pids:

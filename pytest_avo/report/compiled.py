@@ -32,7 +32,7 @@ def tables(rows: Sequence[CompiledRow]) -> Iterator[Line]:
                 code = msgspec.structs.replace(row.launch, shape=0, grid=None)
                 shared[code] = shared.get(code, 0) + 1
         yield Line("")
-        yield Line(f"{file}: {len(shared)} distinct launches", {"bold": True})
+        yield Line(f"{file}: distinct launches {len(shared)}", {"bold": True})
         body = [_cells(launch, number) for launch, number in shared.items()]
         yield from (Line(line) for line in draw(HEADERS, body, ALIGNS))
 

@@ -1,0 +1,84 @@
+"""--avo-compile: what kernels compile to, on a machine without their GPU."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.plugin.conftest import GOOD, Project
+
+NAIVE = Path(__file__).parents[2] / "kernels" / "sm90" / "naive.py"
+ONE = """
+[[shape]]
+batch = 1
+heads_q = 2
+heads_kv = 2
+seqlen_q = 256
+seqlen_kv = 256
+head_dim = 128
+causal = true
+dtype = "bf16"
+"""
+ID = "b1-h2-q256-k256-d128-causal-bf16"
+
+
+@pytest.fixture
+def hopper(project: Project) -> Project:
+    (project.path / "shapes" / "one.toml").write_text(ONE)
+    shutil.copy(NAIVE, project.path / "kernels" / "naive.py")
+    return project
+
+
+def test_reports_every_launch_and_skips_other_targets(hopper: Project) -> None:
+    hopper.kernel("good.py", GOOD)
+    result = hopper.run("--avo-compile", "kernels", "--avo-shapes", "one", "-rs", "-k", "naive or good")
+    assert result.ret == 0
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(
+        [
+            "avo: compile report for sm90; no kernel is launched",
+            "kernels/naive.py: distinct launches 1",
+            "launched * registers * spills * shared *",
+            "attend * 0 B * KiB * no * ok",
+            "SKIPPED *is for cpu, the report is for sm90",
+        ]
+    )
+
+
+def test_too_much_shared_memory_fails_with_the_figure(hopper: Project) -> None:
+    path = hopper.path / "kernels" / "naive.py"
+    text = path.read_text()
+    block = next(line for line in text.splitlines() if line.startswith("BLOCK_N = "))
+    stages = next(line for line in text.splitlines() if line.startswith("NUM_STAGES = "))
+    path.write_text(
+        text.replace(block, "BLOCK_N = 256").replace(stages, "NUM_STAGES = 4").replace("TUNABLES", "VALUES")
+    )
+    result = hopper.run("--avo-compile=sm90", "kernels/naive.py", "--avo-shapes", "one", "--junitxml", "junit.xml")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*shared memory*232448*"])
+    assert ID in (hopper.path / "junit.xml").read_text()
+
+
+def test_a_kernel_that_does_not_import_fails_with_the_reason(hopper: Project) -> None:
+    hopper.kernel("broken.py", "AVO = {'target': 'sm90', 'shapes': ['one']}\nimport nosuchmodule\n")
+    result = hopper.run("--avo-compile", "kernels/broken.py")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*No module named 'nosuchmodule'*"])
+    assert "pytest_avo/" not in result.stdout.str()
+
+
+def test_the_kernel_is_confined_while_its_host_code_runs(hopper: Project) -> None:
+    outside = hopper.path / "escaped"
+    hopper.kernel("writes.py", f"AVO = {{'target': 'sm90', 'shapes': ['one']}}\nopen({str(outside)!r}, 'w')\n")
+    result = hopper.run("--avo-compile", "kernels/writes.py")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(["*PermissionError*"])
+    assert not outside.exists()
+
+
+def test_a_word_that_is_neither_target_nor_path_is_a_usage_error(project: Project) -> None:
+    result = project.run("--avo-compile", "sm75")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --avo-compile: expected one of sm90, or a path, got 'sm75'"])
