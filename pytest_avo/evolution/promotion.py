@@ -48,6 +48,8 @@ def promote(path: Path, source: str, provenance: Provenance, *, lock: Path) -> N
     """Replace the kernel file: whoever reads it sees the old text or the new one, also after a power cut."""
     text = "".join(f"{line}\n" for line in provenance.lines()) + without_provenance(source)
     with FileLock(lock):
+        for left_by_a_killed_run in path.parent.glob(f".{path.name}.*.new"):
+            left_by_a_killed_run.unlink()
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:

@@ -1,0 +1,239 @@
+"""The pool with real workers: what survives the loss of every process of it, and that none is ever left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation import processes
+from pytest_avo.evaluation.pool import Pool
+from tests.evaluation.conftest import SECRET
+from tests.evaluation.laboratory import gone, kernel, shape
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_S = 90.0
+ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
+HUNG = kernel("while True: pass")
+SLOW = kernel("time.sleep(0.05)")
+Answers = Mapping[str, Future[Evaluation]]
+
+
+def request(source: str, *, shapes: tuple[Shape, ...] = (ONE,), plan: TimingPlan | None = None) -> EvaluationRequest:
+    limits = Limits(build=60, check=60, time=60)
+    return EvaluationRequest(number=0, subject=Subject("mine.py", source), shapes=shapes, limits=limits, plan=plan)
+
+
+def outcomes(answers: Answers) -> dict[str, str]:
+    return {name: future.result(timeout=PATIENCE_S).outcome for name, future in answers.items()}
+
+
+def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def below() -> set[int]:
+    """All processes that this one started, zygotes of other tests too."""
+    return {process.pid for process in processes.tree(os.getpid())[1:]}
+
+
+@pytest.fixture
+def before() -> set[int]:
+    """What was there before a test."""
+    return below()
+
+
+def worker_pid(pool: Pool) -> int:
+    return pool.hellos.get(timeout=PATIENCE_S).pid
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    pool = Pool(["popen"])
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def worker(pool: Pool) -> int:
+    """Process number of the worker that starts with the first request."""
+    assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
+    return worker_pid(pool)
+
+
+def test_requests_are_answered_shape_by_shape(pool: Pool, worker: int) -> None:
+    wrong = kernel("if q.shape[2] == 1 and k.shape[2] == 90: return torch.zeros_like(q)")
+    first = pool.submit(request(kernel(), shapes=(ONE, TWO)))
+    second = pool.submit(request(wrong, shapes=(ONE, TWO)))
+    assert outcomes(second) == {ONE.id: "ok", TWO.id: "incorrect"}
+    assert outcomes(first) == {ONE.id: "ok", TWO.id: "ok"}
+    evaluation = first[ONE.id].result()
+    assert evaluation.worker == "gw0"
+    assert evaluation.device
+    assert processes.is_running(worker)
+
+
+def test_a_kernel_is_timed_beside_its_baseline_in_the_worker(pool: Pool) -> None:
+    asked = request(kernel(), plan=TimingPlan(min_rounds=3, max_rounds=3))
+    found = pool.submit(asked)[ONE.id].result(timeout=PATIENCE_S)
+    assert found.outcome == "ok"
+    assert found.timing is not None
+
+
+def test_an_urgent_request_comes_before_those_that_wait(pool: Pool, worker: int) -> None:
+    order: list[str] = []
+
+    def finished(name: str, _: Future[Evaluation]) -> None:
+        order.append(name)
+
+    waiting = pool.submit(request(SLOW, shapes=(ONE, TWO)))
+    until(lambda: "checking" in pool.doing())
+    late, urgent = pool.submit(request(kernel())), pool.submit(request(kernel(), shapes=(TWO,)), urgent=True)
+    for name, answers in (("waiting", waiting), ("late", late), ("urgent", urgent)):
+        for future in answers.values():
+            future.add_done_callback(partial(finished, name))
+    assert {**outcomes(waiting), **outcomes(late), **outcomes(urgent)}
+    until(lambda: len(order) == 4)
+    assert order.index("urgent") < order.index("late")
+
+
+def test_a_worker_says_what_it_does_and_how_kernels_are_confined(pool: Pool, worker: int) -> None:
+    seen: set[str] = set()
+    answers = pool.submit(request(SLOW))
+    while not answers[ONE.id].done():
+        seen.add(pool.doing())
+        time.sleep(0.02)
+    assert any(x.startswith(f"checking mine.py on {ONE.id} (1 of 1)") for x in seen)
+    until(lambda: pool.doing() == "idle")
+    assert pool.sandbox()
+
+
+def test_no_process_that_forks_kernels_ever_had_a_key(worker: int) -> None:
+    family = [process.pid for process in processes.tree(worker)[1:]]
+    assert family
+    assert not any(SECRET.encode() in Path(f"/proc/{pid}/environ").read_bytes() for pid in family)
+
+
+def test_a_killed_zygote_is_replaced(pool: Pool, worker: int) -> None:
+    assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
+    [zygote] = processes.children(worker)
+    os.kill(zygote, signal.SIGKILL)
+    assert gone([zygote], within_s=20)
+    assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
+    assert processes.is_running(worker)
+
+
+def test_a_worker_killed_in_the_middle_is_replaced_and_its_work_done_again(before: set[int]) -> None:
+    pool = Pool(["popen"])
+    try:
+        answers = pool.submit(request(SLOW, shapes=(ONE, TWO)))
+        victim = worker_pid(pool)
+        until(lambda: answers[ONE.id].done() or "(2 of 2)" in pool.doing())
+        first = answers[ONE.id].result(timeout=PATIENCE_S)
+        descendants = [process.pid for process in processes.tree(victim)]
+        os.kill(victim, signal.SIGKILL)
+        assert outcomes(answers) == {ONE.id: "ok", TWO.id: "ok"}
+        assert answers[ONE.id].result().seed == first.seed, "what was answered is not done again"
+        assert worker_pid(pool) != victim
+        assert gone(descendants, within_s=20)
+    finally:
+        pool.close()
+    assert gone(below() - before, within_s=20)
+
+
+def test_a_worker_that_cannot_be_kept_is_the_evaluators_failure() -> None:
+    pool = Pool(["popen"])
+    try:
+        answers = pool.submit(request(HUNG))
+        for _ in range(2):
+            os.kill(worker_pid(pool), signal.SIGKILL)
+        with pytest.raises(EvaluatorError, match=r"worker gw0 \(popen\) was lost"):
+            answers[ONE.id].result(timeout=PATIENCE_S)
+    finally:
+        pool.close()
+
+
+def test_a_worker_that_cannot_start_is_the_evaluators_failure() -> None:
+    pool = Pool(["popen//python=no-such-interpreter"])
+    with pytest.raises(EvaluatorError, match="was lost"):
+        pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
+    pool.close()
+
+
+def test_closing_during_a_hang_ends_everything(before: set[int]) -> None:
+    pool = Pool(["popen"])
+    answers = [*pool.submit(request(HUNG)).values(), *pool.submit(request(kernel(), shapes=(TWO,))).values()]
+    until(lambda: len(below() - before) >= 3)
+    started = below() - before
+    start = time.monotonic()
+    pool.close()
+    assert time.monotonic() - start < 10
+    for future in answers:
+        with pytest.raises(EvaluatorError):
+            future.result(timeout=20)
+    with pytest.raises(EvaluatorError, match="the run is ending"):
+        pool.submit(request(kernel()))[ONE.id].result(timeout=1)
+    assert gone(started, within_s=20)
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.2, 1.0])
+def test_closing_while_a_worker_starts_ends_it_too(before: set[int], pause_s: float) -> None:
+    pool = Pool(["popen"])
+    answers = pool.submit(request(kernel()))
+    time.sleep(pause_s)
+    pool.close()
+    with pytest.raises(EvaluatorError):
+        answers[ONE.id].result(timeout=30)
+    until(lambda: not any(worker.is_alive() for worker in pool._workers))
+    assert gone(below() - before, within_s=20)
+
+
+def test_closing_an_unused_pool_starts_nothing(before: set[int]) -> None:
+    pool = Pool(["popen", "popen"])
+    pool.close()
+    assert below() == before
+
+
+CONTROLLER = """
+import sys, time
+from pytest_avo.evaluation.pool import Pool
+from tests.evaluation.laboratory import kernel
+from tests.evaluation.test_pool import request, until
+if __name__ == "__main__":
+    pool = Pool(["popen"], layers=sys.argv[1] == "layers")
+    escape = "if os.fork() == 0:\\n    os.setsid()\\n    time.sleep(600)\\nwhile True: pass"
+    pool.submit(request(kernel(escape)))
+    until(lambda: "checking" in pool.doing())
+    print("checking", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("mode", ["layers", "plain"])
+def test_nothing_outlives_a_killed_controller(mode: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, "-c", CONTROLLER, mode], env=environment, stdout=subprocess.PIPE, text=True
+    ) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline() == "checking\n"
+        until(lambda: len(processes.tree(controller.pid)) >= 5)
+        family = [process.pid for process in processes.tree(controller.pid)]
+        controller.kill()
+    start = time.monotonic()
+    assert gone(family, within_s=10)
+    assert time.monotonic() - start < 10
