@@ -1,6 +1,6 @@
 """What the plugin costs a plain pytest: an empty project with the plugin, and with `-p no:avo`, interleaved.
 
-    python benchmarks/startup.py [ROUNDS]
+python benchmarks/startup.py [ROUNDS]
 """
 
 from __future__ import annotations
