@@ -55,8 +55,9 @@ class Consultation:
 
         Blocks. InvalidInput and OperatorStopped as the operator raises them; all else that it raises: EvaluatorError.
         """
-        answers: queue.Queue[Proposal | BaseException | None] = queue.Queue()
-        task = self._task(generation)
+        answers: queue.Queue[Proposal | BaseException | str | None] = queue.Queue()
+        # What the operator says is printed here, since only the main thread writes to the terminal.
+        task = self._task(generation, say=answers.put)
 
         def ask() -> None:
             try:
@@ -73,6 +74,9 @@ class Consultation:
                 self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
                 continue
             self.bench.status.clear()
+            if isinstance(answer, str):
+                self._say(answer)
+                continue
             self.campaign.record(SPENDING, self.ledger.snapshot().data())
             if isinstance(answer, BudgetExhausted):
                 raise OperatorStopped(str(answer)) from answer
@@ -94,7 +98,7 @@ class Consultation:
         """Tell an operator that is still at work to stop."""
         self._stopping.set()
 
-    def _task(self, generation: int) -> Task:
+    def _task(self, generation: int, *, say: Callable[[str], None]) -> Task:
         campaign, fingerprint = self.campaign, self.campaign.plan.fingerprint
         parent = campaign.incumbent
         kernel = campaign.kernel(parent)
@@ -115,7 +119,7 @@ class Consultation:
             record=campaign.record,
             ledger=self.ledger,
             stopping=self._stopping,
-            say=self._say,
+            say=say,
         )
 
     def _evaluate(

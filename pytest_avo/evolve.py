@@ -33,6 +33,7 @@ from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, Varia
 from pytest_avo.report import ledger, lineage, terminal
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal import Line
+from pytest_avo.report.text import printable
 
 
 class Evolution:
@@ -92,7 +93,8 @@ class Evolution:
         except EvaluatorError as error:
             pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
         finally:
-            session.testscollected = session.testsfailed + sum(1 for _ in self.bench.rows)
+            # A resumed run that was complete already runs no item, and yet collected those of its seed.
+            session.testscollected = max(len(items), len(self.bench.rows))
         return True
 
     def _file(self, items: list[KernelItem]) -> KernelFile:
@@ -366,7 +368,7 @@ class Evolution:
         if reporter is not None and self.bench.config.get_verbosity() >= 0:
             self.bench.status.clear()
             reporter.ensure_newline()
-            reporter.write_line(text, **markup)
+            reporter.write_line(printable(text), **markup)
 
 
 def _status(decision: Decision) -> Status:

@@ -14,8 +14,9 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "docs/how-to/write-a-kernel.md"]
-OF_THE_USER = {"conftest.py", "my_kernel.py", ".avo/lineage.sqlite3"}
+GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", *GUIDES]
+OF_THE_USER = r"conftest\.py|my_kernel\.py|\.avo/.*"
 """Files that documents name and that exist in a user's project alone."""
 
 
@@ -59,7 +60,7 @@ def test_documents_name_no_option_that_does_not_exist(document: str, help_text: 
 def test_readme_names_every_ini_key_and_no_other(help_text: str) -> None:
     keys = our_ini_keys(help_text)
     assert "avo_kernels" in keys
-    assert set(re.findall(r"\bavo_[a-z]+\b", README)) == keys
+    assert set(re.findall(r"\bavo_[a-z_]+\b", README)) == keys
 
 
 def test_readme_has_a_row_for_every_hook() -> None:
@@ -77,7 +78,8 @@ def test_files_named_in_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
     quoted = set(re.findall(r"`(\.?[a-z][\w.-]*(?:/[\w.*-]*)+|[\w-]+\.(?:md|py|toml|txt|ini))`", text))
-    named = {name for name in links | quoted if not re.search(r"[A-Z]{4}\.toml|TARGET", name)} - OF_THE_USER
+    of_the_plugin = {name for name in links | quoted if not re.fullmatch(OF_THE_USER, name)}
+    named = {name for name in of_the_plugin if not re.search(r"[A-Z]{4}\.toml|TARGET", name)}
     # Links and names are relative to the document or to the root, names of modules to the package.
     places = [(ROOT / document).parent, ROOT, ROOT / "pytest_avo"]
     assert [name for name in sorted(named) if not any(list(place.glob(name)) for place in places)] == []

@@ -105,8 +105,9 @@ def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
 def _version(connection: sqlite3.Connection, path: Path) -> int:
     """The file's schema version, 0 for an empty file; InvalidInput for one that this code cannot read."""
     try:
-        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        # In this order: a process that creates the schema in between has then set its version too.
         tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        found = int(connection.execute("PRAGMA user_version").fetchone()[0])
     except sqlite3.Error as error:
         raise InvalidInput(f"{path}: expected a lineage (SQLite): {error}") from None
     if found > VERSION:

@@ -96,16 +96,12 @@ class AskingOperator(ABC):
         messages = answers.opening("supervisor") or context.review(symptom)
         try:
             found = supervisor.review(answers.chat("supervisor"), messages, count=self.settings.directions)
-        except ModelCallError as error:
+        except (ModelCallError, RecordingEnds) as error:
             task.say(f"supervisor: no review: {error}")
             found = None
         review = found or Review(directions=[])
-        if review.directions:
-            task.say(
-                f"supervisor: {len(review.directions)} directions: {'; '.join(x.title for x in review.directions)}"
-            )
-        elif found is None:
-            task.say("supervisor: the review gave no directions")
+        titles = "; ".join(direction.title for direction in review.directions)
+        task.say(f"supervisor: {len(review.directions)} directions{f': {titles}' if titles else ''}")
         task.record(
             DIRECTIONS,
             {

@@ -67,9 +67,10 @@ OneShape = Annotated[str, Meta(description="a shape id; empty for the first shap
 
 
 class CompileReport(Arguments, frozen=True):
-    """Show what the draft compiles to: registers, spills, shared memory, instructions that matter."""
+    """Show what the draft or a version compiles to: registers, spills, shared memory, instructions that matter."""
 
     shape: OneShape = ""
+    version: Annotated[str, Meta(description="a version to look at instead of the draft")] = ""
 
 
 class ProfileDraft(Arguments, frozen=True):
@@ -102,9 +103,10 @@ class Submission:
 class DraftTools:
     """Works on one step's draft until it is submitted."""
 
-    def __init__(self, task: Task, draft: Draft) -> None:
+    def __init__(self, task: Task, draft: Draft, *, with_memory: bool) -> None:
         self.task = task
         self.draft = draft
+        self.with_memory = with_memory
         self.submission: Submission | None = None
         self._warned: set[str] = set()
 
@@ -131,11 +133,7 @@ class DraftTools:
         return self.draft.accept(edits.write(self.draft.text, arguments.source))
 
     def reset(self, arguments: ResetDraft) -> str:
-        view = self.task.view
-        # The parent, not whatever was promoted meanwhile: drafts are measured against the parent.
-        name = arguments.version
-        attempt = self.task.parent if name == "incumbent" else versions.find_version(view, name)
-        return self.draft.accept(edits.write(self.draft.text, view.source(attempt.digest)))
+        return self.draft.accept(edits.write(self.draft.text, self._source(arguments.version)))
 
     def evaluate(self, arguments: EvaluateDraft) -> str:
         shapes = self.draft.shapes(arguments.shapes)
@@ -144,8 +142,10 @@ class DraftTools:
         return self._report(tried, shapes)
 
     def compile_report(self, arguments: CompileReport) -> str:
-        self.draft.check()
-        return self.task.compile_report(self.draft.text, self._shape(arguments.shape))
+        if not arguments.version:
+            self.draft.check()
+        source = self._source(arguments.version) if arguments.version else self.draft.text
+        return self.task.compile_report(source, self._shape(arguments.shape))
 
     def profile(self, arguments: ProfileDraft) -> str:
         self.draft.check()
@@ -187,6 +187,13 @@ class DraftTools:
             if not (ratio > 0 and math.isfinite(ratio)):
                 raise Mistake(f"predicted: {name}: expected a ratio above zero (1.05 is 5% faster), got {ratio}")
         return given
+
+    def _source(self, name: str) -> str:
+        view = self.task.view
+        # The parent, not whatever was promoted meanwhile: drafts are measured against the parent.
+        if name == "incumbent":
+            return view.source(self.task.parent.digest)
+        return view.source(versions.find_version(view, name, promoted_only=not self.with_memory).digest)
 
     def _shape(self, name: str) -> Shape:
         return self.draft.shapes([name] if name else [])[0]

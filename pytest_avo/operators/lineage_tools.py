@@ -12,7 +12,7 @@ from pytest_avo.operators.comparison import COMPARISON
 from pytest_avo.operators.edits import unified_diff
 from pytest_avo.operators.knowledge_base import KnowledgeBase
 from pytest_avo.operators.memory import LESSON
-from pytest_avo.operators.operator import Task, Unavailable
+from pytest_avo.operators.operator import Task
 from pytest_avo.operators.tools import LONGEST_SOURCE, Arguments, Mistake, ToolSpec
 
 Version = Annotated[str, Meta(description="seed, incumbent, or a name as in g0007")]
@@ -27,7 +27,7 @@ class ListVersions(Arguments, frozen=True):
 
 
 class ReadVersion(Arguments, frozen=True):
-    """Read one version: outcome, hypothesis, prediction and measurement, scores, compile report, source."""
+    """Read one version: outcome, hypothesis, prediction and measurement, scores, source."""
 
     version: Version
     first_line: LineNumber = 0
@@ -90,12 +90,8 @@ class LineageTools:
     def list_versions(self, arguments: ListVersions) -> str:
         view = self.task.view
         outcomes, scores = view.outcomes(), view.log_scores()
-        only_commits = arguments.only == "promoted" or not self.with_memory
-        chosen = [
-            attempt
-            for attempt in reversed(view.attempts())
-            if not only_commits or (attempt.id in outcomes and outcomes[attempt.id].status in {"promoted", "seed"})
-        ]
+        promoted_only = arguments.only == "promoted" or not self.with_memory
+        chosen = versions.visible(view, promoted_only=promoted_only)[::-1]
         lines = [
             versions.line(attempt, outcomes.get(attempt.id), scores.get(attempt.id))
             for attempt in chosen[: arguments.last]
@@ -110,10 +106,6 @@ class LineageTools:
         parts += [str(event.data["text"]) for event in view.events(COMPARISON) if event.data["attempt"] == attempt.id]
         parts += versions.scores(view, attempt, self.task.shapes, floor=self.task.floor)
         source = view.source(attempt.digest)
-        try:
-            parts.append(self.task.compile_report(source, self.task.shapes[0]))
-        except Unavailable as reason:
-            parts.append(f"compile report: {reason}")
         return "\n".join([*parts, "", numbered(source, arguments.first_line, arguments.last_line)])
 
     def diff_versions(self, arguments: DiffVersions) -> str:
@@ -134,11 +126,7 @@ class LineageTools:
         return "recorded"
 
     def _find(self, name: str) -> Attempt:
-        view = self.task.view
-        attempt = versions.find_version(view, name)
-        if not self.with_memory and view.outcomes()[attempt.id].status not in {"promoted", "seed"}:
-            raise Mistake(f"{name} was not promoted: this run shows promoted versions alone")
-        return attempt
+        return versions.find_version(self.task.view, name, promoted_only=not self.with_memory)
 
 
 def knowledge_specs(knowledge: KnowledgeBase) -> list[ToolSpec[Any]]:

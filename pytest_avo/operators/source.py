@@ -88,7 +88,7 @@ class StepAnswers:
         """What the answers of this step took, those of before an interruption included."""
         folder = run_folder(source.folder, source.replay or task.view.run)
         self._path = transcript_path(folder, generation=task.generation, member=task.member)
-        self._recorded: dict[Kind, deque[Recorded]] = {
+        self.recorded: dict[Kind, deque[Recorded]] = {
             "step": deque(recorded(self._path, "step")),
             "supervisor": deque(recorded(self._path, "supervisor")),
         }
@@ -106,7 +106,7 @@ class StepAnswers:
 
         The lineage has grown since then (by the lessons of the step itself, say), but what was answered was this.
         """
-        entries = self._recorded[kind]
+        entries = self.recorded[kind]
         if self.source.replay is not None or not entries:
             return None
         return list(entries[0].messages)
@@ -114,13 +114,15 @@ class StepAnswers:
     def chat(self, kind: Kind) -> ChatModel:
         """The model of one conversation."""
         if self._transcript is None or self.source.endpoint is None:
-            return _StepChat(self, self._recorded[kind], None)
+            return _StepChat(self, kind, None)
         endpoint = replace(self.source.endpoint, seed=self.task.seed)
         live = OpenAIChat(endpoint, breaker=self.source.breaker, record=partial(self._transcript.append, kind))
-        return _StepChat(self, self._recorded[kind], live)
+        return _StepChat(self, kind, live)
 
-    def end(self) -> NoReturn:
-        """Raise what the end of a recording means: a step that had failed, or the end of the replay."""
+    def end(self, kind: Kind) -> NoReturn:
+        """Raise what the end of a recording means: a step that had failed, no review, or the end of the replay."""
+        if kind == "supervisor":
+            raise RecordingEnds(f"no review was recorded in generation {self.task.generation}")
         later = [path.name for path in self._path.parent.glob("gen-*.jsonl") if path.name > self._path.name]
         if later:
             raise RecordingEnds(f"the recording of generation {self.task.generation} ends here")
@@ -135,9 +137,10 @@ class StepAnswers:
 class _StepChat:
     """A conversation that is answered from a recording while there is one; implements ChatModel."""
 
-    def __init__(self, step: StepAnswers, entries: deque[Recorded], live: ChatModel | None) -> None:
+    def __init__(self, step: StepAnswers, kind: Kind, live: ChatModel | None) -> None:
         self._step = step
-        self._entries = entries
+        self._kind: Kind = kind
+        self._entries = step.recorded[kind]
         self._live = live
         self._turn = 0
 
@@ -153,7 +156,7 @@ class _StepChat:
                 self._count(answer)
             return answer
         if self._live is None:
-            step.end()
+            step.end(self._kind)
         ledger, needed = step.task.ledger, estimated_tokens(messages, tools)
         call = ledger.reserve(tokens_in=needed, tokens_out=max_output_tokens, least_out=LEAST_OUTPUT_TOKENS)
         try:

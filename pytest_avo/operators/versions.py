@@ -26,9 +26,9 @@ def version_name(attempt: Attempt) -> str:
     return f"g{attempt.generation:04d}" + (f".{attempt.member}" if attempt.member else "")
 
 
-def find_version(view: View, name: str) -> Attempt:
-    """The attempt of this name; UnknownVersion where there is none."""
-    attempts = view.attempts()
+def find_version(view: View, name: str, *, promoted_only: bool) -> Attempt:
+    """The attempt of this name; UnknownVersion where there is none, or none that may be seen."""
+    attempts = visible(view, promoted_only=promoted_only)
     if name == "incumbent" and (incumbent := view.incumbent()):
         return incumbent
     for attempt in attempts:
@@ -36,6 +36,16 @@ def find_version(view: View, name: str) -> Attempt:
             return attempt
     known = ", ".join(version_name(each) for each in attempts[-12:])
     raise UnknownVersion(f"there is no version {name!r}: expected seed, incumbent or one of ..., {known}")
+
+
+def visible(view: View, *, promoted_only: bool) -> list[Attempt]:
+    """The attempts, oldest first; without memory only the seed and what was promoted."""
+    outcomes = view.outcomes()
+    return [
+        attempt
+        for attempt in view.attempts()
+        if not promoted_only or (attempt.id in outcomes and outcomes[attempt.id].status in {"promoted", "seed"})
+    ]
 
 
 def line(attempt: Attempt, outcome: AttemptOutcome | None, score: float | None) -> str:

@@ -47,7 +47,12 @@ def duration(seconds: float) -> str:
 
 def plain(text: str) -> str:
     """Foreign text (a reason, a hypothesis, a path) on one line, with nothing that a terminal would obey."""
-    return "".join(char if char.isprintable() else "?" for char in " ".join(text.split()))
+    return printable(" ".join(text.split()))
+
+
+def printable(text: str) -> str:
+    """One line with its spaces, and nothing that a terminal would obey."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def columns(text: str) -> int:

@@ -287,7 +287,7 @@ def test_ablations_take_tools_and_sections_away(
     opening = model.requests[0]["messages"][1]["content"]
     assert text in opening
     assert ("a secret failure" in opening) is (off != "use_memory")
-    assert ("was not promoted" in model.results(1)[0]) is (off == "use_memory")
+    assert ("there is no version 'g0001'" in model.results(1)[0]) is (off == "use_memory")
     assert f"no {off.removeprefix('use_')}" in operator.describe()
 
 

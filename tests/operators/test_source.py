@@ -110,3 +110,14 @@ def test_what_cannot_be_asked_is_a_usage_error(tmp_path: Path, monkeypatch: pyte
         AnswerSource.of(AgentSettings(), operator="agent", folder=tmp_path)
     with pytest.raises(InvalidInput, match="--avo-operator oneshot: no key: set OPENAI_API_KEY"):
         AnswerSource.of(AgentSettings(model="m"), operator="oneshot", folder=tmp_path)
+
+
+def test_a_replay_does_without_a_review_that_nobody_recorded(world: World, serve: Serve, agent: Make) -> None:
+    run_twice(agent(serve(STEPS)), world)
+    other = again(world)
+    settings = AgentSettings(replay=world.view.run.id, stall=1)
+    operator = AgenticOperator(settings, AnswerSource.of(settings, operator="agent", folder=other.store.path.parent))
+    other.settle(Proposal(SEED.replace("100", "90"), "slower"))
+    with pytest.raises(OperatorStopped):
+        operator.propose(other.task())
+    assert "supervisor: no review: no review was recorded in generation 2" in other.said

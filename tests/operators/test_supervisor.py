@@ -149,7 +149,7 @@ def test_without_directions_the_step_goes_on(world: World, serve: Serve, agent: 
     proposal = agent(model, stall=4).propose(world.task())
     assert proposal is not None
     assert proposal.failed == ""
-    assert "supervisor: the review gave no directions" in world.said
+    assert "supervisor: 0 directions" in world.said
     assert symptom(world.view, SETTINGS) == "", "not asked for again at once"
 
 

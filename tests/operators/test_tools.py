@@ -27,7 +27,7 @@ def toolbox(world: World) -> Toolbox:
     specs = [
         *LineageTools(task, with_memory=True).specs(),
         *knowledge_specs(KnowledgeBase()),
-        *DraftTools(task, Draft(task, None)).specs(),
+        *DraftTools(task, Draft(task, None), with_memory=True).specs(),
     ]
     return Toolbox(specs, Fence("0123abcd", Redactor()))
 
@@ -68,10 +68,16 @@ def test_versions_are_listed_read_and_compared(world: World, toolbox: Toolbox) -
     assert "g0002" not in handle(toolbox, "list_versions", only="promoted")
     read = handle(toolbox, "read_version", version="g0001")
     assert "predicted geomean 1.200 | half more" in read
-    assert "compile report: no such tool for a CPU" in read
     assert "SPEED = 150" in read
     diff = handle(toolbox, "diff_versions", before="g0001", after="g0002")
     assert "-SPEED = 150\n+SPEED = 90" in diff
+
+
+def test_a_version_is_looked_into_or_started_over_from(world: World, toolbox: Toolbox) -> None:
+    world.settle(Proposal(SEED.replace("100", "90"), "slower"))
+    assert "not available here: no such tool for a CPU" in handle(toolbox, "compile_report", version="g0001")
+    assert "+SPEED = 90" in handle(toolbox, "reset_draft", version="g0001")
+    assert "-SPEED = 90\n+SPEED = 100" in handle(toolbox, "reset_draft")
 
 
 def test_an_answer_is_bounded(toolbox: Toolbox) -> None:

@@ -57,7 +57,7 @@ SLOW = (
     + """
 
 REPEAT = 40
-TUNABLES = {"REPEAT": [1, 39, 40, 80]}
+TUNABLES = {"REPEAT": [1, 39, 40, 80, 400]}
 _once = attention
 
 

@@ -64,7 +64,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             "starting run 1: kernels/slow.py, 2 generations, seed *, operator agent (scripted at http://*/v1)",
             "may spend up to 1,000,000 tokens",
             "  draft ??????: 1 crashed",
-            "  draft ??????: 2 *x [[]*] of the incumbent's speed",
+            "  draft ??????: *x [[]*] of the incumbent's speed",
             "  lesson: Forty repetitions were thirty-nine too many.",
             "generation 1: the work is done forty times",
             "generation 1: promoted  *now in kernels/slow.py*",

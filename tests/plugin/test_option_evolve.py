@@ -20,7 +20,7 @@ def open_view(project: Project) -> View:
 
 
 def test_a_winner_lands_in_the_kernel_file_and_the_rest_is_rejected_with_reasons(project: Project) -> None:
-    project.script("wrong", "syntax", "80", "1")
+    project.script("wrong", "syntax", "400", "1")
     result = project.evolve("--generations", "4", "-v", "--avo-json", "out.json")
     assert result.ret == 0
     result.stdout.fnmatch_lines(

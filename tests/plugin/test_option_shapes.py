@@ -33,15 +33,15 @@ def test_an_unknown_suite_names_the_known_ones(project: Project) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("heads_q = 4", 'heads_q = "4"'), "*tiny.toml: [[]shape]] table 2, key heads_q: Expected int, got str"),
+        (("heads_q = 4", 'heads_q = "4"'), "*tiny.toml: [[][[]shape]] table 2, key heads_q: expected int, got str"),
         (
             ("heads_q = 4", "heads_q = 3"),
-            "*tiny.toml: [[]shape]] table 2: heads_q must be a multiple of heads_kv, got 3 and 2",
+            "*tiny.toml: [[][[]shape]] table 2: heads_q must be a multiple of heads_kv, got 3 and 2",
         ),
-        (("seqlen_q = 1\n", "seqlen_q = 0\n"), "*tiny.toml: [[]shape]] table 2, key seqlen_q: Expected int >= 1"),
-        (('dtype = "f32"', 'dtype = "f64"'), "*tiny.toml: [[]shape]] table 1, key dtype: Invalid enum value 'f64'"),
-        (("causal = true", "casual = true"), "*tiny.toml: [[]shape]] table 1: Object contains unknown field casual"),
-        (("batch = 1\n", ""), "*tiny.toml: [[]shape]] table 1: Object missing required field batch"),
+        (("seqlen_q = 1\n", "seqlen_q = 0\n"), "*tiny.toml: [[][[]shape]] table 2, key seqlen_q: expected int >= 1"),
+        (('dtype = "f32"', 'dtype = "f64"'), "*tiny.toml: [[][[]shape]] table 1, key dtype: expected one of f32, bf16, f16, got 'f64'"),
+        (("causal = true", "casual = true"), "*tiny.toml: [[][[]shape]] table 1, key casual: unknown, expected one of batch, *"),
+        (("batch = 1\n", ""), "*tiny.toml: [[][[]shape]] table 1, key batch: missing, expected in every *"),
         (("[[shape]]", "[[shape"), "*tiny.toml: not valid TOML: *"),
     ],
 )  # fmt: skip

@@ -85,3 +85,7 @@ def test_folded_lines_break_between_parts_only() -> None:
 
 def test_nouns_follow_their_number() -> None:
     assert [text.counted(n, "commit") for n in (0, 1, 2)] == ["0 commits", "1 commit", "2 commits"]
+
+
+def test_printable_keeps_spaces_and_disarms_control_characters() -> None:
+    assert text.printable("  two  spaces \x1b[31mred\x07\n") == "  two  spaces ?[31mred??"
