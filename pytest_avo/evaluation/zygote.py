@@ -7,6 +7,7 @@ does.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -32,6 +33,7 @@ def main() -> None:
     for module in warm:
         importlib.import_module(module)
     runner = importlib.import_module("pytest_avo.evaluation.runner")
+    gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
     control = socket.socket(fileno=int(descriptor))
     control.send(json.dumps({"layers": held}).encode())
     children: set[int] = set()
