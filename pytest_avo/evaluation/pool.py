@@ -200,7 +200,10 @@ class Pool:
 
 
 def _without_secrets() -> str:
-    """The part of a gateway spec that blanks what looks like a key: no process near a kernel has it."""
+    """The part of a gateway spec that blanks what looks like a key, so that nothing a worker starts inherits it.
+
+    The worker's own initial environment keeps it; a confined kernel cannot read that.
+    """
     secret = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
     return "".join(f"//env:{name}=" for name in os.environ if secret.search(name))
 
