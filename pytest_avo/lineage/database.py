@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from filelock import FileLock
+
 from pytest_avo.core.errors import InvalidInput
 
 VERSION = 1
@@ -28,8 +30,21 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.parent.name == FOLDER and not (path.parent / ".gitignore").exists():
             (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        # Held while the file is made: a change of the journal mode does not wait for another process, it fails.
+        creation = FileLock(path.with_name(f"{path.name}.lock"))
+        creation.acquire()
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be opened as a lineage for writing: {error}") from None
+    try:
+        return _open_to_write(path)
+    finally:
+        creation.release()
+
+
+def _open_to_write(path: Path) -> sqlite3.Connection:
+    try:
         connection = _connect(path, mode="rwc")
-    except (OSError, sqlite3.Error) as error:
+    except sqlite3.Error as error:
         raise InvalidInput(f"{path}: cannot be opened as a lineage for writing: {error}") from None
     try:
         if _version(connection, path) == 0:
