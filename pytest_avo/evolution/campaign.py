@@ -114,11 +114,6 @@ class Campaign:
         floors = [event.data["floor"] for event in self.view.events(NOISE)]
         return float(str(floors[-1])) if floors else None
 
-    @property
-    def last_generation(self) -> int:
-        """The youngest generation that was begun."""
-        return max(attempt.generation for attempt in self.view.attempts())
-
     def kernel(self, attempt: Attempt) -> Kernel:
         """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
         source, path = self.view.source(attempt.digest), self.plan.path
