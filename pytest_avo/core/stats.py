@@ -90,6 +90,40 @@ def geomean_interval(
     return _percentiles(estimate, share @ replicates, confidence)
 
 
+def p_above(launches: Launches, bound: float, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """One-sided p-value of "the location is above `bound`": how often chance alone would say so if it were not.
+
+    The share of bootstrap replicates at or below the bound, the data themselves counted as one of them, so that it is
+    never zero: a claim cannot be surer than 1 / (resamples + 1).
+    """
+    return _p_value(bootstrap_locations(launches, resamples=resamples, seed=seed) <= bound)
+
+
+def p_below(launches: Launches, bound: float, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+    """One-sided p-value of "the location is below `bound`"."""
+    return _p_value(bootstrap_locations(launches, resamples=resamples, seed=seed) >= bound)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values: claim what is at most alpha, and with 1 - alpha not one claim of all is false.
+
+    p_values: by shape, one claim each, in any dependence. Holm, A simple sequentially rejective multiple test
+    procedure, 1979: the k-th smallest of m is multiplied by m - k + 1, and none falls below a smaller one's.
+    """
+    if bad := {name: p for name, p in p_values.items() if not 0 <= p <= 1}:
+        raise ValueError(f"p-values lie between 0 and 1, got {bad}")
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def _p_value(against: NDArray[np.bool_]) -> float:
+    return (1 + int(against.sum())) / (1 + len(against))
+
+
 def _percentiles(estimate: float, replicates: Floats, confidence: float) -> Interval:
     tail = (1 - confidence) / 2
     low, high = np.quantile(replicates, [tail, 1 - tail])
