@@ -19,8 +19,8 @@ from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge
-from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.devices.device import Device
+from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.evaluator import Evaluator
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
@@ -42,7 +42,8 @@ class Bench:
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self.config = config
         self.settings = settings
-        self.device: Device = CpuDevice()
+        self.ordinal = worker_index(config)
+        self.device: Device = deal(self.ordinal)
         self.specs = ["popen"]
         self.rows: list[ResultRow] = []
         self.floor = NOISE_FLOOR
@@ -60,7 +61,7 @@ class Bench:
     def evaluator(self) -> Evaluator:
         """The evaluator, started when it is first wanted."""
         if self._evaluator is None:
-            self._evaluator = Pool(self.specs, layers=self.settings.sandbox != "off")
+            self._evaluator = Pool(self.specs, layers=self.settings.sandbox != "off", first_device=self.ordinal)
         return self._evaluator
 
     @cached_property
@@ -237,6 +238,13 @@ class Bench:
                         yield found
             elif path.is_file() and self.is_kernel(path, named=True):
                 yield path
+
+
+def worker_index(config: pytest.Config) -> int:
+    """The number of this process among xdist's workers, which deal the devices; 0 where there are none."""
+    name = str(getattr(config, "workerinput", {}).get("workerid", ""))
+    digits = name.removeprefix("gw")
+    return int(digits) if digits.isdecimal() else 0
 
 
 UNREADABLE = Shape(

@@ -6,6 +6,7 @@ options exist: nothing is registered, printed or started.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,6 +35,17 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     options.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    # -n auto of a run over kernels: a worker per device, not per core.
+    option = config.option
+    if not (option.avo_bench or option.avo_evolve) or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    from pytest_avo.evaluation.devices.local import devices
+
+    return len(devices())
 
 
 @pytest.hookimpl(tryfirst=True)

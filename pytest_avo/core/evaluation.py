@@ -99,6 +99,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     worker: str
     layers: bool
     """Confine kernels by all that the machine offers."""
+    device: int = 0
+    """Ordinal among the workers of its host, which deal the host's devices among themselves."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

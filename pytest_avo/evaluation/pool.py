@@ -66,11 +66,12 @@ class _Job:
 class _Worker(threading.Thread):
     """One gateway and the thread that feeds it."""
 
-    def __init__(self, pool: Pool, spec: str, name: str) -> None:
+    def __init__(self, pool: Pool, spec: str, name: str, *, device: int) -> None:
         super().__init__(daemon=True, name=f"avo-{name}")
         self.pool = pool
         self.spec = spec
         self.worker = name
+        self.device = device
         self.doing = "starting"
         self.hello: Hello | None = None
         self._group: Any = None
@@ -114,7 +115,8 @@ class _Worker(threading.Thread):
             raise EvaluatorError("the run is ending")  # drop() came too early to see the gateway
         package = str(Path(__file__).parents[2])
         self._channel = gateway.remote_exec(BOOTSTRAP.format(path=package))
-        self._channel.send(msgspec.json.encode(WorkerConfig(worker=self.worker, layers=self.pool.layers)))
+        config = WorkerConfig(worker=self.worker, layers=self.pool.layers, device=self.device)
+        self._channel.send(msgspec.json.encode(config))
         hello = _decode.decode(self._channel.receive(timeout=CONNECT_LIMIT_S))
         if not isinstance(hello, Hello):
             raise EvaluatorError(f"worker {self.worker} did not introduce itself")
@@ -140,9 +142,12 @@ class _Worker(threading.Thread):
 
 
 class Pool:
-    """Evaluates requests on its workers; implements Evaluator."""
+    """Evaluates requests on its workers; implements Evaluator.
 
-    def __init__(self, specs: Sequence[str], *, layers: bool = True) -> None:
+    The workers of a host deal its devices among themselves, in the order of their specs, beginning with `first_device`.
+    """
+
+    def __init__(self, specs: Sequence[str], *, layers: bool = True, first_device: int = 0) -> None:
         self.layers = layers
         self.closed = False
         self.numbers = itertools.count(1)
@@ -150,7 +155,12 @@ class Pool:
         self._jobs: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._closing = threading.Lock()
-        self._workers = [_Worker(self, spec, f"gw{index}") for index, spec in enumerate(specs)]
+        self._workers = [
+            _Worker(
+                self, spec, f"gw{index}", device=first_device + [place(x) for x in specs[:index]].count(place(spec))
+            )
+            for index, spec in enumerate(specs)
+        ]
         for worker in self._workers:
             worker.start()
 
@@ -197,6 +207,14 @@ class Pool:
             _, _, job = self._jobs.get_nowait()
             if job is not None:
                 job.fail(EvaluatorError("the run is ending"))
+
+
+def place(spec: str) -> str:
+    """The host that a gateway spec names, as it names it; "" for this one."""
+    keys = dict(part.partition("=")[::2] for part in spec.split("//"))
+    if "ssh" in keys:
+        return keys["ssh"]
+    return keys["socket"].rpartition(":")[0] if "socket" in keys else ""
 
 
 def _without_secrets() -> str:

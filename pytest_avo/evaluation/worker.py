@@ -31,7 +31,7 @@ from pytest_avo.core.evaluation import (
     Progress,
     WorkerConfig,
 )
-from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.lease import lease, lease_path
 from pytest_avo.evaluation.nursery import Nursery
 
@@ -44,9 +44,8 @@ def serve(channel: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     inbox: queue.Queue[bytes] = queue.Queue()
     ending = threading.Event()
+    nurseries: list[Nursery] = []
     with _box() as box:
-        device = CpuDevice()
-        nursery = Nursery(box=box, environment=device.environment(), warm=["torch"])
 
         def receive(message: bytes | None) -> None:
             if message is not None:
@@ -54,12 +53,16 @@ def serve(channel: Any) -> None:
                 return
             # The channel closed: end at once, also in the middle of a request, from execnet's receiving thread.
             ending.set()
-            nursery.kill()
+            for nursery in nurseries:
+                nursery.kill()
             shutil.rmtree(box, ignore_errors=True)
             os._exit(0)
 
         channel.setcallback(receive, endmarker=None)
         config = msgspec.json.decode(inbox.get(), type=WorkerConfig)
+        device = deal(config.device)
+        nursery = Nursery(box=box, environment=device.environment(), warm=["torch"])
+        nurseries.append(nursery)
         nursery.start(layers=config.layers)
         # torch takes two seconds to import: here and in the zygote at the same time.
         from pytest_avo.evaluation.arms import Arms

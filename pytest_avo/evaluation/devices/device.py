@@ -22,6 +22,10 @@ class Device(Protocol):
     def peers(self) -> tuple[str, ...]:
         """The peers that kernels are compared with unless the user names others."""
 
+    @property
+    def threads(self) -> int:
+        """Threads of the host that every kernel's process may compute with."""
+
     def fingerprint(self) -> Fingerprint:
         """What figures measured on it depend on."""
 
