@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property
@@ -47,6 +48,7 @@ class Bench:
         self.specs = ["popen"]
         self.rows: list[ResultRow] = []
         self.floor = NOISE_FLOOR
+        self._order: dict[str, int] = {}
         self._kernels: dict[Path, Kernel] = {}
         self._evaluator: Evaluator | None = None
         for name in self.peers:
@@ -209,10 +211,14 @@ class Bench:
         """Put an item's result on its report."""
         attach_row(item, report)
 
+    def keep_order(self, node_ids: Sequence[str]) -> None:
+        """Results are shown in this order, that of their collection, whichever worker has finished first."""
+        self._order = {node_id: position for position, node_id in enumerate(node_ids)}
+
     def collect_row(self, report: pytest.TestReport) -> None:
         """Keep the result that a report carries."""
         if text := getattr(report, ROW, None):
-            self.rows.append(decode_row(text))
+            insort(self.rows, decode_row(text), key=lambda row: self._order.get(row.node_id, len(self._order)))
 
     def table(self) -> Iterator[terminal.Line]:
         """The tables at the end of a bench; an evolution has its own."""

@@ -93,6 +93,10 @@ class BenchHooks:
         collector: NoTests = NoTests.from_parent(parent, path=module_path)
         return collector
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        self.bench.keep_order(ids)
+
     @pytest.hookimpl(trylast=True)
     def pytest_avo_shapes(self, kernel: Kernel) -> Sequence[Shape]:
         return self.bench.chosen_shapes(kernel)

@@ -33,7 +33,7 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
         settings = read_settings(config)
         assert settings is not None
         bench = Compilation(config, settings) if settings.mode == "compile" else Bench(config, settings)
-        if config.args_source is not pytest.Config.ArgsSource.ARGS and not hasattr(config, "workerinput"):
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = bench.default_paths()
         if settings.json is not None:
             export.prepare(settings.json)
