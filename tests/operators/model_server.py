@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 PATH = "/v1/chat/completions"
 Body = dict[str, Any]
-Turn = Body | Response | Callable[[Body], "Body | Response"]
+Turn = Body | Response | Literal["dropped"] | Callable[[Body], "Body | Response"]
+"""An answer, what makes one of the request, or a connection that breaks in the middle of an answer."""
 
 
 class ModelServer:
@@ -37,9 +39,18 @@ class ModelServer:
         turn = self.turns[min(len(self.requests), len(self.turns) - 1)]
         self.requests.append(body)
         answer = turn(body) if callable(turn) and not isinstance(turn, Response) else turn
+        if answer == "dropped":
+            return _broken(request)
         if isinstance(answer, Response):
             return answer
         return Response(json.dumps(answer), content_type="application/json")
+
+
+def _broken(request: Request) -> Response:
+    connection: socket.socket = request.environ["werkzeug.socket"]
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{")
+    connection.shutdown(socket.SHUT_RDWR)
+    return Response()
 
 
 def says(text: str, finish: str = "stop", **message: Any) -> Body:
