@@ -1,8 +1,7 @@
-"""A run over kernels: which files and shapes, how each is evaluated, and what its results add up to."""
+"""A run over kernels: how each is evaluated, and what its results add up to."""
 
 from __future__ import annotations
 
-import os
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
@@ -17,7 +16,7 @@ from pytest_avo import __version__
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.fingerprint import installed_version
-from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
+from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge
 from pytest_avo.evaluation.devices.device import Device
@@ -30,6 +29,7 @@ from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
 from pytest_avo.report import export, terminal
 from pytest_avo.report.rows import ResultRow, decode_row
 from pytest_avo.report.status import StatusLine
+from pytest_avo.selection import Selection
 from pytest_avo.settings import Settings
 
 NOISE_FLOOR = 0.01
@@ -45,11 +45,11 @@ class Bench:
         self.settings = settings
         self.ordinal = worker_index(config)
         self.device: Device = deal(self.ordinal)
+        self.selection = Selection(config, settings, target=self.device.target)
         self.specs = ["popen"]
         self.rows: list[ResultRow] = []
         self.floor = NOISE_FLOOR
         self._order: dict[str, int] = {}
-        self._kernels: dict[Path, Kernel] = {}
         self._evaluator: Evaluator | None = None
         for name in self.peers:
             peer(name)
@@ -95,59 +95,9 @@ class Bench:
             raise InvalidInput(f"--avo-sandbox=require: this machine does not offer {', '.join(missing)}")
         return ", ".join(offered) or "none"
 
-    # ---- which kernels on which shapes
-
-    def default_paths(self) -> list[str]:
-        """What is collected where the command line names no path."""
-        if self.settings.mode != "evolve":
-            return [str(path) for path in self.settings.kernels]
-        named = self.settings.evolve.get(self.device.target)
-        if named is None:
-            target = self.device.target
-            raise InvalidInput(
-                f"--avo-evolve: expected a kernel file, or a line '{target}: PATH' in the ini key avo_evolve"
-            )
-        return [str(self.settings.rootdir / named)]
-
-    def check_paths(self, arguments: list[str]) -> None:
-        """Read all kernels below the arguments, so that a mistake in one is a usage error before anything runs."""
-        for path in self._kernel_files(arguments):
-            self.shapes(self.kernel(path))
-
-    def is_kernel(self, path: Path, *, named: bool) -> bool:
-        """Whether a file is to be collected: one the user names, or one in a folder that declares a claim."""
-        return path.suffix == ".py" and (named or declares_claim(path))
-
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
         """What collects the items of a kernel file."""
         return KernelFile.from_kernel(parent, path=path, bench=self)
-
-    def kernel(self, path: Path) -> Kernel:
-        """The kernel in a file."""
-        if path not in self._kernels:
-            self._kernels[path] = read_kernel(path)
-        return self._kernels[path]
-
-    def shapes(self, kernel: Kernel) -> list[Shape]:
-        """Shapes on which a kernel is evaluated: the hook's, those of --avo-shapes, or those it claims."""
-        chosen = self.config.hook.pytest_avo_shapes(config=self.config, kernel=kernel)
-        return list(chosen)
-
-    def chosen_shapes(self, kernel: Kernel) -> list[Shape]:
-        """The built-in choice of shapes."""
-        suites = self.settings.shapes or (kernel.claim.shapes if kernel.claim else ())
-        if not suites:
-            if kernel.fault:
-                return [UNREADABLE]
-            expected = 'expected AVO = {"target": ..., "shapes": [...]} in the file, or --avo-shapes'
-            raise InvalidInput(f"{kernel.path}: claims no shapes: {expected}")
-        shapes = [shape for suite in suites for shape in self.settings.suites.shapes(suite)]
-        return list({shape.id: shape for shape in shapes}.values())
-
-    def is_claimed(self, kernel: Kernel, shape: Shape) -> bool:
-        """Whether the kernel itself promises to do the shape."""
-        suites = kernel.claim.shapes if kernel.claim else ()
-        return any(shape.id == other.id for suite in suites for other in self.settings.suites.shapes(suite))
 
     def why_not_here(self, kernel: Kernel) -> str:
         """Why a kernel cannot run on this machine, or ""."""
@@ -235,25 +185,9 @@ class Bench:
                 rootdir=self.settings.rootdir,
             )
 
-    def _kernel_files(self, arguments: list[str]) -> Iterator[Path]:
-        for argument in arguments:
-            path = Path(os.path.abspath(argument.partition("::")[0]))
-            if path.is_dir():
-                for found in sorted(path.rglob("*.py")):
-                    if self.is_kernel(found, named=False):
-                        yield found
-            elif path.is_file() and self.is_kernel(path, named=True):
-                yield path
-
 
 def worker_index(config: pytest.Config) -> int:
     """The number of this process among xdist's workers, which deal the devices; 0 where there are none."""
     name = str(getattr(config, "workerinput", {}).get("workerid", ""))
     digits = name.removeprefix("gw")
     return int(digits) if digits.isdecimal() else 0
-
-
-UNREADABLE = Shape(
-    batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"
-)
-"""Stands for the shapes of a file that does not parse: it still is an item, and fails with its syntax error."""

@@ -33,8 +33,8 @@ class CompileFile(pytest.File):
     compilation: Compilation
 
     def collect(self) -> Iterator[pytest.Item]:
-        self.kernel = self.compilation.kernel(self.path)
-        for index, shape in enumerate(self.compilation.shapes(self.kernel)):
+        self.kernel = self.compilation.selection.kernel(self.path)
+        for index, shape in enumerate(self.compilation.selection.shapes(self.kernel)):
             item: CompileItem = CompileItem.from_parent(self, name=shape.id)
             item.index = index
             yield item
@@ -123,9 +123,9 @@ class Compilation(Bench):
 
     def _compiled(self, kernel: Kernel) -> list[Record]:
         if kernel.fault:
-            return [ShapeError(index, kernel.fault) for index, _ in enumerate(self.shapes(kernel))]
+            return [ShapeError(index, kernel.fault) for index, _ in enumerate(self.selection.shapes(kernel))]
         confined = self.settings.sandbox != "off"
-        return compiled_records(kernel, self.shapes(kernel), target=self.settings.target, confined=confined)
+        return compiled_records(kernel, self.selection.shapes(kernel), target=self.settings.target, confined=confined)
 
 
 def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:

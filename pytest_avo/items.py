@@ -42,9 +42,9 @@ class KernelFile(pytest.File):
         return file
 
     def collect(self) -> Iterator[pytest.Item]:
-        self.kernel = self.bench.kernel(self.path)
+        self.kernel = self.bench.selection.kernel(self.path)
         label = "gen0000-" if self.bench.settings.mode == "evolve" else ""
-        yield from self.items(self.kernel, self.bench.shapes(self.kernel), label=label)
+        yield from self.items(self.kernel, self.bench.selection.shapes(self.kernel), label=label)
 
     def items(self, kernel: Kernel, shapes: Sequence[Shape], *, label: str) -> list[KernelItem]:
         """An item per shape for this file's kernel or, with a label, for a variant of it."""
@@ -97,7 +97,7 @@ class KernelItem(pytest.Item):
         reason = f"{verdict.kind}: {verdict.reason}"
         if self.variant:
             raise Rejected(reason)
-        if verdict.kind == "unsupported" and not self.parent.bench.is_claimed(self.kernel, self.shape):
+        if verdict.kind == "unsupported" and not self.parent.bench.selection.is_claimed(self.kernel, self.shape):
             pytest.skip(reason)
         pytest.fail(reason, pytrace=False)
 

@@ -82,11 +82,12 @@ class BenchHooks:
         from pytest_avo.start import usage_errors
 
         with usage_errors():
-            self.bench.check_paths(session.config.args)
+            self.bench.selection.check_paths(session.config.args)
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         named = parent.session.isinitpath(file_path)
-        return self.bench.collector(parent, file_path) if self.bench.is_kernel(file_path, named=named) else None
+        chosen = self.bench.selection.is_kernel(file_path, named=named)
+        return self.bench.collector(parent, file_path) if chosen else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Collector:
@@ -99,7 +100,7 @@ class BenchHooks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_avo_shapes(self, kernel: Kernel) -> Sequence[Shape]:
-        return self.bench.chosen_shapes(kernel)
+        return self.bench.selection.chosen_shapes(kernel)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -34,7 +34,7 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
         assert settings is not None
         bench = Compilation(config, settings) if settings.mode == "compile" else Bench(config, settings)
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
-            config.args = bench.default_paths()
+            config.args = bench.selection.default_paths()
         if settings.json is not None:
             export.prepare(settings.json)
         bench.confinement  # noqa: B018 - refuses to run unconfined where the user requires it
