@@ -139,20 +139,31 @@ def margins(
     rule = SINGLE if got.dtype == torch.float32 else HALF
     eps = torch.finfo(got.dtype).eps
     peak_limit = rule.peak * float(yardstick.max()) + rule.peak_eps * eps
-    overall = float(yardstick.square().mean().sqrt())
-    for first in range(0, error.shape[1], BLOCK_ROWS):
-        rows = slice(first, first + BLOCK_ROWS)
-        yield float(error[:, rows].max()), peak_limit
-        size = _rms_per_head((exact / largest)[:, rows])
-        limits = rule.rms * _rms_per_head(yardstick[:, rows]).clamp_min(overall)
-        limits += (rule.rms_eps + rule.rms_output_eps * size) * eps
-        rms = _rms_per_head(error[:, rows])
-        worst = int((rms / limits).argmax())
-        yield float(rms[worst]), float(limits[worst])
+    overall = yardstick.square().mean().sqrt()
+    limits = rule.rms * _rms(yardstick).clamp_min(overall)
+    limits += (rule.rms_eps + rule.rms_output_eps * _rms(exact / largest)) * eps
+    rms = _rms(error)
+    worst = (rms / limits).argmax(0, keepdim=True)
+    # One copy off the device for all blocks.
+    peaks = _blocks(error).amax((0, 2, 3))
+    found = torch.stack([peaks, rms.gather(0, worst)[0], limits.gather(0, worst)[0]]).cpu()
+    for peak, rms_of_worst, limit in found.T.tolist():
+        yield peak, peak_limit
+        yield rms_of_worst, limit
 
 
-def _rms_per_head(x: torch.Tensor) -> torch.Tensor:
-    return x.square().mean((-1, -2)).sqrt()
+def _blocks(x: torch.Tensor) -> torch.Tensor:
+    """(group, rows, head_dim) as (group, blocks, BLOCK_ROWS, head_dim), the last block filled up with zeros."""
+    missing = -x.shape[1] % BLOCK_ROWS
+    return torch.nn.functional.pad(x, (0, 0, 0, missing)).unflatten(1, (-1, BLOCK_ROWS))
+
+
+def _rms(x: torch.Tensor) -> torch.Tensor:
+    """Root mean square (group, blocks) of every head in every block of rows."""
+    blocks = _blocks(x)
+    rows = torch.full((blocks.shape[1],), BLOCK_ROWS, device=x.device)
+    rows[-1] -= blocks.shape[1] * BLOCK_ROWS - x.shape[1]
+    return (blocks.square().sum((2, 3)) / (rows * x.shape[2])).sqrt()
 
 
 def _changed(shape: Shape, changes: dict[str, object]) -> Shape:

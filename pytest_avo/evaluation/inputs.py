@@ -9,8 +9,6 @@ a large head.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from random import Random
-
 import torch
 
 from pytest_avo.core.shape import Dtype, Shape
@@ -46,27 +44,35 @@ class Inputs:
         return self.q, self.k, self.v
 
 
+def generator(seed: int, device: str) -> torch.Generator:
+    """A source of random numbers whose draws lie on a torch device ("cpu" or "cuda")."""
+    return torch.Generator(device).manual_seed(seed)
+
+
 def draw(case: Case, generator: torch.Generator) -> Inputs:
-    """Fresh random inputs of a case, quantised to its dtype."""
+    """Fresh random inputs of a case, quantised to its dtype, on the generator's device."""
     shape = case.shape
-    q = torch.randn(shape.batch, shape.heads_q, shape.seqlen_q, shape.head_dim, generator=generator)
-    k = torch.randn(shape.batch, shape.heads_kv, shape.seqlen_kv, shape.head_dim, generator=generator)
-    v = torch.randn(shape.batch, shape.heads_kv, shape.seqlen_kv, shape.head_dim, generator=generator)
-    random = Random(int(torch.randint(2**62, (1,), generator=generator)))
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(*size, generator=generator, device=generator.device)
+
+    q = normal(shape.batch, shape.heads_q, shape.seqlen_q, shape.head_dim)
+    k = normal(shape.batch, shape.heads_kv, shape.seqlen_kv, shape.head_dim)
+    v = normal(shape.batch, shape.heads_kv, shape.seqlen_kv, shape.head_dim)
     match case.distribution:
         case "normal":
-            plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1 / 16, random=random)
+            plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1 / 16, generator=generator)
         case "needle":
-            plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1.0, random=random)
+            plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1.0, generator=generator)
         case "large":
             q *= 30
         case "constant":
-            k[:] = k[:, :, :1]
+            k[:] = k[:, :, :1].clone()
         case "shifted":
-            k += 8 * torch.sign(torch.randn(shape.head_dim, generator=generator))
+            k += 8 * torch.sign(normal(shape.head_dim))
             v += 3
         case "scaled":
-            v *= torch.logspace(-3, 2, shape.heads_kv).view(1, -1, 1, 1)
+            v *= torch.logspace(-3, 2, shape.heads_kv, device=v.device).view(1, -1, 1, 1)
         case "tiny":
             v *= 2.0**-12  # an absolute tolerance, or a flush of small numbers, shows
         case "huge":
@@ -94,33 +100,35 @@ def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 def plant_needles(
-    q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, share: float, random: Random
+    q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, share: float, generator: torch.Generator
 ) -> None:
-    """Point a share of the queries, in place, at one random visible key each."""
+    """Point a share of the queries of every head, in place, at one random visible key each."""
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1:3]
+
+    def uniform(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator, device=generator.device)
+
+    # Rounded at random: a single query must not be a needle every time.
+    count = (seqlen_q * share + uniform(batch, heads_q, 1)).long()
+    rows = uniform(batch, heads_q, seqlen_q).argsort(-1)[..., : int(seqlen_q * share) + 1]
+    b, h, nth = (torch.arange(rows.shape[-1], device=q.device) < count).nonzero(as_tuple=True)
+    row = rows[b, h, nth]
+    visible = (row + 1 + seqlen_kv - seqlen_q).clamp(0, seqlen_kv) if causal else torch.full_like(row, seqlen_kv)
+    key = _needle_keys(visible, uniform(4, len(row)))
+    pointed = k[b, h // (heads_q // heads_kv), key].float()
     # The wanted logit is NEEDLE_LOGIT * sqrt(head_dim) whatever the scale, within what half precision holds.
     length = min(NEEDLE_LOGIT * head_dim**0.5 / (scale * head_dim**0.5), 1e4)
-    for b in range(batch):
-        for h in range(heads_q):
-            # Rounded at random: a single query must not be a needle every time.
-            rows = min(seqlen_q, int(seqlen_q * share + random.random()))
-            picked = random.sample(range(seqlen_q), rows)
-            keys = []
-            for row in picked:
-                visible = min(seqlen_kv, row + 1 + seqlen_kv - seqlen_q) if causal else seqlen_kv
-                keys.append(_needle_key(visible, random) if visible > 0 else 0)
-            pointed = k[b, h // (heads_q // heads_kv), keys]
-            q[b, h, picked] = (pointed * (length / (pointed.norm(dim=-1, keepdim=True) + 1e-6))).to(q.dtype)
+    q[b, h, row] = (pointed * (length / (pointed.norm(dim=-1, keepdim=True) + 1e-6))).to(q.dtype)
 
 
-def _needle_key(visible: int, random: Random) -> int:
-    """A random visible key; every other time one at the edge of a tile, where kernels go wrong."""
-    if random.random() < 0.5:
-        return random.randrange(visible)
-    tile = random.choice((16, 32, 64, 128))
-    edge = tile * random.randrange(-(-visible // tile))
-    return min(visible - 1, random.choice((edge, edge + tile - 1)))
+def _needle_keys(visible: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+    """A random visible key each; every other one at the edge of a tile, where kernels go wrong."""
+    anywhere = (chance[0] * visible).long()
+    tile = 16 << (chance[1] * 4).long()  # 16, 32, 64 or 128
+    edge = tile * (chance[0] * -(-visible // tile)).long()
+    edge += torch.where(chance[2] < 0.5, 0, tile - 1)
+    return torch.minimum(torch.where(chance[3] < 0.5, anywhere, edge), visible - 1).clamp_min(0)
 
 
 class Stream:
@@ -134,7 +142,7 @@ class Stream:
         self._shape = shape
         self._generator = generator
         longest = max(shape.heads_q * shape.seqlen_q, shape.heads_kv * shape.seqlen_kv) * shape.batch
-        pool = torch.randn(min(longest, 16384), shape.head_dim, generator=generator)
+        pool = torch.randn(min(longest, 16384), shape.head_dim, generator=generator, device=generator.device)
         self._pool = pool.to(TORCH_DTYPES[shape.dtype])
 
     def draw(self) -> Inputs:
@@ -143,13 +151,13 @@ class Stream:
         q = self._gather(shape.heads_q, shape.seqlen_q)
         k = self._gather(shape.heads_kv, shape.seqlen_kv)
         v = self._gather(shape.heads_kv, shape.seqlen_kv)
-        random = Random(int(torch.randint(2**62, (1,), generator=self._generator)))
-        plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1 / 64, random=random)
+        plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1 / 64, generator=self._generator)
         return Inputs(q, k, v, shape.causal, shape.softmax_scale)
 
     def _gather(self, heads: int, seqlen: int) -> torch.Tensor:
         count = self._shape.batch * seqlen * heads
-        rows = torch.randint(len(self._pool), (count,), generator=self._generator)
-        signs = torch.randint(0, 2, (self._shape.head_dim,), generator=self._generator) * 2 - 1
+        device = self._generator.device
+        rows = torch.randint(len(self._pool), (count,), generator=self._generator, device=device)
+        signs = torch.randint(0, 2, (self._shape.head_dim,), generator=self._generator, device=device) * 2 - 1
         values = self._pool.index_select(0, rows).mul_(signs.to(self._pool.dtype))
         return values.view(self._shape.batch, seqlen, heads, self._shape.head_dim).transpose(1, 2)

@@ -10,8 +10,8 @@ import torch
 
 from pytest_avo.evaluation.inputs import Inputs
 
-SCORES_AT_ONCE = 1 << 24
-"""Elements of the score matrix held at a time (128 MiB in float64)."""
+SCORES_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 26}
+"""Elements of the score matrix held at a time (128 MiB in float64 on a CPU), by kind of torch device."""
 
 
 def attention(
@@ -24,8 +24,8 @@ def attention(
     """
     scores = (q * scale) @ k.transpose(-1, -2)
     if causal:
-        rows = torch.arange(first_row, first_row + q.shape[-2])[:, None]
-        visible = torch.arange(k.shape[-2])[None, :] <= rows + k.shape[-2] - seqlen_q
+        rows = torch.arange(first_row, first_row + q.shape[-2], device=q.device)[:, None]
+        visible = torch.arange(k.shape[-2], device=q.device)[None, :] <= rows + k.shape[-2] - seqlen_q
         scores = scores.masked_fill(~visible, float("-inf"))
         return torch.nan_to_num(torch.softmax(scores, dim=-1)) @ v
     return torch.softmax(scores, dim=-1) @ v
@@ -39,7 +39,7 @@ def both_precisions(inputs: Inputs, *, batch: int, head_kv: int, rows: slice) ->
     group = inputs.q.shape[1] // inputs.k.shape[1]
     q = inputs.q[batch, head_kv * group : (head_kv + 1) * group, rows]
     k, v = inputs.k[batch, head_kv], inputs.v[batch, head_kv]
-    step = max(1, SCORES_AT_ONCE // (group * k.shape[0]))
+    step = max(1, SCORES_AT_ONCE[k.device.type] // (group * k.shape[0]))
     exact: list[torch.Tensor] = []
     plain: list[torch.Tensor] = []
     start = rows.indices(inputs.q.shape[2])[0]

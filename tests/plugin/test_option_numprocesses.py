@@ -45,7 +45,9 @@ def test_auto_is_a_worker_for_every_device(project: Project) -> None:
     result.stdout.fnmatch_lines(["created: 1/1 worker"])
 
 
-def test_a_number_that_the_environment_gives_goes_before_auto(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_that_the_environment_gives_goes_before_auto(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "3")
     project.pytester.makepyfile("def test_nothing(): pass")
     project.run("-n", "auto").stdout.fnmatch_lines(["created: 3/3 workers"])
