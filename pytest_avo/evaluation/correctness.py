@@ -155,7 +155,7 @@ def margins(
 def _blocks(x: torch.Tensor) -> torch.Tensor:
     """(group, rows, head_dim) as (group, blocks, BLOCK_ROWS, head_dim), the last block filled up with zeros."""
     missing = -x.shape[1] % BLOCK_ROWS
-    return torch.nn.functional.pad(x, (0, 0, 0, missing)).unflatten(1, (-1, BLOCK_ROWS))
+    return torch.nn.functional.pad(x, (0, 0, 0, missing)).view(x.shape[0], -1, BLOCK_ROWS, x.shape[2])
 
 
 def _rms(x: torch.Tensor) -> torch.Tensor:

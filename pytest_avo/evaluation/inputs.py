@@ -9,6 +9,7 @@ a large head.
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch
 
 from pytest_avo.core.shape import Dtype, Shape
