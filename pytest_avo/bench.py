@@ -13,14 +13,15 @@ import msgspec
 import pytest
 
 from pytest_avo import __version__
-from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge
-from pytest_avo.evaluation.devices.device import Device
+from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evaluation.devices.local import deal
+from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.evaluator import Evaluator
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
@@ -29,6 +30,7 @@ from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
 from pytest_avo.report import export, terminal
 from pytest_avo.report.rows import ResultRow, decode_row
 from pytest_avo.report.status import StatusLine
+from pytest_avo.report.text import printable
 from pytest_avo.selection import Selection
 from pytest_avo.settings import Settings
 
@@ -44,7 +46,7 @@ class Bench:
         self.config = config
         self.settings = settings
         self.ordinal = worker_index(config)
-        self.device: Device = deal(self.ordinal)
+        self.device: DeviceKind = deal(self.ordinal)
         self.selection = Selection(config, settings, target=self.device.target)
         self.specs = ["popen"]
         self.rows: list[ResultRow] = []
@@ -63,7 +65,9 @@ class Bench:
     def evaluator(self) -> Evaluator:
         """The evaluator, started when it is first wanted."""
         if self._evaluator is None:
-            self._evaluator = Pool(self.specs, layers=self.settings.sandbox != "off", first_device=self.ordinal)
+            kind = self.device.fingerprint()
+            layers = self.settings.sandbox != "off"
+            self._evaluator = Pool(self.specs, layers=layers, first_device=self.ordinal, kind=kind)
         return self._evaluator
 
     @cached_property
@@ -71,6 +75,30 @@ class Bench:
         """The line that says what is going on; silent where there is no terminal."""
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
         return StatusLine(reporter if self.config.get_verbosity() >= 0 else None)
+
+    def meet_workers(self) -> None:
+        """Have kernels evaluated on other hosts: what the workers there run on and offer is what counts then.
+
+        InvalidInput where no worker can be used.
+        """
+        required = LAYERS if self.settings.sandbox == "require" else ()
+        pool = self._evaluator = Pool(self.specs, layers=self.settings.sandbox != "off", required=required)
+        try:
+            hello = pool.meet()
+        except EvaluatorError as error:
+            pool.close()
+            raise InvalidInput(f"--tx: {error}") from None
+        self.device = RemoteDevice(hello)
+        self.selection = Selection(self.config, self.settings, target=self.device.target)
+        self.confinement = hello.sandbox or "none"
+
+    def say(self, text: str, **markup: bool) -> None:
+        """One line of progress, on the terminal of the controller; main thread."""
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if reporter is not None and self.config.get_verbosity() >= 0:
+            self.status.clear()
+            reporter.ensure_newline()
+            reporter.write_line(printable(text), **markup)
 
     def header(self) -> str:
         """One line: what is run, where, and how kernels are confined."""
@@ -130,6 +158,8 @@ class Bench:
     def wait(self, future: Future[Evaluation]) -> Evaluation:
         """The future's result; meanwhile the status line says what is being done."""
         while True:
+            for line in self.evaluator.news():
+                self.say(line)
             try:
                 result = future.result(timeout=0.25)
             except FutureTimeoutError:

@@ -33,7 +33,6 @@ from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, Varia
 from pytest_avo.report import ledger, lineage, terminal
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal import Line
-from pytest_avo.report.text import printable
 
 
 class Evolution:
@@ -91,7 +90,8 @@ class Evolution:
             if isinstance(stop, OperatorFailed):
                 self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         except EvaluatorError as error:
-            pytest.exit(str(error), returncode=pytest.ExitCode.INTERNAL_ERROR)
+            self._say(f"the run stops: {error}", red=True)
+            self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         finally:
             # A resumed run that was complete already runs no item, and yet collected those of its seed.
             session.testscollected = max(len(items), len(self.bench.rows))
@@ -348,6 +348,7 @@ class Evolution:
         wall_s = time.monotonic() - self._started
         summary = self.campaign.summary(wall_s=wall_s, resume_hint="" if self._complete else self._resume_command())
         yield from lineage.lineage(self.campaign.rows(), summary)
+        yield from ledger.workers(self.bench.evaluator.work(), wall_s=wall_s)
         if self.consultation.is_budgeted:
             yield from ledger.ledger(self.consultation.ledger.summary_rows())
 
@@ -364,11 +365,7 @@ class Evolution:
             self._campaign.close()
 
     def _say(self, text: str, **markup: bool) -> None:
-        reporter = self.bench.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and self.bench.config.get_verbosity() >= 0:
-            self.bench.status.clear()
-            reporter.ensure_newline()
-            reporter.write_line(printable(text), **markup)
+        self.bench.say(text, **markup)
 
 
 def _status(decision: Decision) -> Status:

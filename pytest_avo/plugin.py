@@ -153,7 +153,8 @@ class EvolutionHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self.evolution.exit_status is not None and session.exitstatus == pytest.ExitCode.OK:
+        ended_in_order = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        if self.evolution.exit_status is not None and ended_in_order:
             session.exitstatus = self.evolution.exit_status
 
     def pytest_unconfigure(self) -> None:

@@ -12,6 +12,7 @@ from pytest_avo.bench import Bench
 from pytest_avo.compilation import Compilation
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.evaluation.compile import ARCHITECTURES
+from pytest_avo.evaluation.gateway import place
 from pytest_avo.evolve import Evolution
 from pytest_avo.report import export
 from pytest_avo.settings import read_settings
@@ -33,14 +34,16 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
         settings = read_settings(config)
         assert settings is not None
         bench = Compilation(config, settings) if settings.mode == "compile" else Bench(config, settings)
+        if settings.mode == "evolve" and not config.option.collectonly:
+            bench.specs = take_over_workers(config)
+            if any(place(spec) for spec in bench.specs):
+                bench.meet_workers()
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = bench.selection.default_paths()
         if settings.json is not None:
             export.prepare(settings.json)
         bench.confinement  # noqa: B018 - refuses to run unconfined where the user requires it
         evolution = Evolution(bench) if settings.mode == "evolve" else None
-        if evolution is not None and not config.option.collectonly:
-            bench.specs = take_over_workers(config)
     return bench, evolution
 
 

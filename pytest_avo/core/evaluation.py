@@ -6,6 +6,7 @@ from typing import Literal
 
 import msgspec
 
+from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import Shape
 
 Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsupported"]
@@ -104,16 +105,19 @@ class WorkerConfig(msgspec.Struct, frozen=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
-    """A worker is ready: who it is and how kernels are confined there."""
+    """A worker is ready: who it is, what it runs kernels on, and how they are confined there."""
 
     host: str
     pid: int
     device: str
+    fingerprint: Fingerprint
+    peers: tuple[str, ...]
+    """Those that its kind of device offers."""
     sandbox: str
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
-    """What a worker is doing at the moment, in a few words."""
+    """What a worker is doing at the moment, in a few words; "" is but a sign of life."""
 
     number: int
     text: str

@@ -33,6 +33,16 @@ def differences(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
     return [f"{key}: {other[key]} there, {mine[key]} here" for key in mine if mine[key] != other[key]]
 
 
+def differences_in_kind(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
+    """As `differences`, in what makes two devices one kind: the device itself and what compiles kernels for it.
+
+    Devices of one kind may share the attempts of a run. What is left out (driver, Python, operating system) shifts
+    figures, but both arms of a comparison alike.
+    """
+    kind = {"target", "device", "units", "torch", "triton"}
+    return [line for line in differences(ours, theirs) if line.partition(":")[0] in kind]
+
+
 def fingerprint(*, target: str, device: str, units: int, driver: str = "") -> Fingerprint:
     """The fingerprint of a device of this machine. Imports nothing heavy: versions come from package metadata."""
     return Fingerprint(

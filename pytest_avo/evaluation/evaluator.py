@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Protocol
 
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one worker did."""
+
+    worker: str
+    host: str
+    """Empty for one that was never reached."""
+    device: str
+    evaluations: int
+    """Shapes answered."""
+    busy_s: float
+    fate: str
+    """Why it is not there any more; empty while it is."""
 
 
 class Evaluator(Protocol):
@@ -21,8 +37,11 @@ class Evaluator(Protocol):
     def doing(self) -> str:
         """What is being done at the moment, for a status line."""
 
-    def sandbox(self) -> str:
-        """How kernels are confined."""
+    def news(self) -> list[str]:
+        """What happened to workers since this was asked last: a line for each loss, refusal and return."""
+
+    def work(self) -> list[Work]:
+        """What each worker did so far."""
 
     def close(self) -> None:
         """End all processes. Futures not done by then raise EvaluatorError."""

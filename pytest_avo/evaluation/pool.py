@@ -1,16 +1,19 @@
-"""The evaluator of a run: a queue in front of execnet gateways, one per device."""
+"""The evaluator of a run: a queue in front of workers, one per device, on this host or others.
+
+A worker that is lost in the middle of a request loses nothing: what it answered is kept, the rest goes to the next
+worker that is free. It is connected anew, at once and then every minute, for as long as another one is left.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import os
 import queue
-import re
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import msgspec
 
@@ -22,23 +25,19 @@ from pytest_avo.core.evaluation import (
     Failure,
     Finished,
     Hello,
-    Message,
     Progress,
     WorkerConfig,
 )
+from pytest_avo.core.fingerprint import Fingerprint, differences_in_kind
+from pytest_avo.evaluation.evaluator import Work
+from pytest_avo.evaluation.gateway import Gateway, Refused, place
 
-CONNECT_LIMIT_S = 120.0
-SILENCE_LIMIT_S = 900.0
-"""A worker that says nothing for so long is lost. Every phase of an evaluation has its own, shorter limit."""
-TRIES = 2
-BOOTSTRAP = """
-import sys
-sys.path.insert(0, {path!r})
-from pytest_avo.evaluation.worker import serve
-serve(channel)
-"""
+TRIES = 3
+"""Workers that one request may lose: then it is the request."""
+CONNECT_TRIES = 2
+RETRY_S = 60.0
 
-_decode = msgspec.json.Decoder(Message)
+State = Literal["new", "connecting", "ready", "lost", "refused"]
 
 
 class _Job:
@@ -66,73 +65,91 @@ class _Job:
 class _Worker(threading.Thread):
     """One gateway and the thread that feeds it."""
 
-    def __init__(self, pool: Pool, spec: str, name: str, *, device: int) -> None:
-        super().__init__(daemon=True, name=f"avo-{name}")
+    def __init__(self, pool: Pool, spec: str, config: WorkerConfig) -> None:
+        super().__init__(daemon=True, name=f"avo-{config.worker}")
         self.pool = pool
         self.spec = spec
-        self.worker = name
-        self.device = device
-        self.doing = "starting"
+        self.config = config
+        self.label = f"{config.worker} ({spec})"
+        self.state: State = "new"
+        self.reason = ""
+        self.doing = "idle"
         self.hello: Hello | None = None
-        self._group: Any = None
-        self._channel: Any = None
-        self._dropping = threading.Lock()
+        self.evaluations = 0
+        self.busy_s = 0.0
+        self._gateway: Gateway | None = None
 
     def run(self) -> None:
-        while (job := self.pool.take()) is not None:
-            try:
-                if self._group is None:
-                    self._connect()
-                self._evaluate(job)
-            except (
-                Exception
-            ) as error:  # execnet reports a lost gateway by many types; none of them is the kernel's doing
-                self.drop()
-                job.tries += 1
-                if job.tries < TRIES:
-                    self.pool.put(job, urgent=True)
-                else:
-                    job.fail(EvaluatorError(f"worker {self.worker} ({self.spec}) was lost: {_brief(error)}"))
-            self.doing = "idle"
+        self.pool.wanted.wait()
+        while not self.pool.closed:
+            if self._gateway is None and not self._connect():
+                if self.state == "refused" or self.pool.ended.wait(RETRY_S):
+                    return
+                continue
+            job = self.pool.take()
+            if job is None:
+                break
+            self._do(job)
         self.drop()
 
     def drop(self) -> None:
-        """Close the gateway; its process and all below end."""
-        with self._dropping:
-            group, self._group = self._group, None
-            if group is not None:
-                group.terminate(timeout=2.0)
+        """Cut the line; the worker and all below it end."""
+        gateway, self._gateway = self._gateway, None
+        if gateway is not None:
+            gateway.cut()
 
-    def _connect(self) -> None:
-        import execnet
+    def _connect(self) -> bool:
+        """Connect and be admitted; else `state` and `reason` say what became of it."""
+        again = self.state != "new"
+        self.doing = f"starting worker {self.config.worker}"
+        self.state = "connecting"
+        for left in reversed(range(CONNECT_TRIES)):
+            gateway = self._gateway = Gateway(self.spec, self.config)
+            try:
+                if self.pool.closed:  # then drop() may have come too early to see the gateway
+                    raise ConnectionError("the run is ending")
+                self.pool.admit(self, gateway.connect())
+            except Exception as error:
+                self.drop()
+                refused = isinstance(error, Refused)
+                if not refused and left and not self.pool.closed:
+                    continue
+                self.doing = "idle"
+                self.pool.out(self, "refused" if refused else "lost", str(error) if refused else _brief(error))
+                return False
+            self.doing = "idle"
+            if again:
+                self.pool.tell(f"worker {self.label} is back")
+            return True
+        raise AssertionError("the last try returns")
 
-        self.doing = f"starting worker {self.worker}"
-        group = execnet.Group()
-        gateway = group.makegateway(f"{self.spec}//execmodel=main_thread_only//id={self.worker}{_without_secrets()}")
-        with self._dropping:
-            self._group = group
-        if self.pool.closed:
-            raise EvaluatorError("the run is ending")  # drop() came too early to see the gateway
-        package = str(Path(__file__).parents[2])
-        self._channel = gateway.remote_exec(BOOTSTRAP.format(path=package))
-        config = WorkerConfig(worker=self.worker, layers=self.pool.layers, device=self.device)
-        self._channel.send(msgspec.json.encode(config))
-        hello = _decode.decode(self._channel.receive(timeout=CONNECT_LIMIT_S))
-        if not isinstance(hello, Hello):
-            raise EvaluatorError(f"worker {self.worker} did not introduce itself")
-        self.hello = hello
-        self.pool.hellos.put(hello)
+    def _do(self, job: _Job) -> None:
+        start = time.monotonic()
+        try:
+            self._evaluate(job)
+        except Exception as error:  # whatever execnet raises for a lost line; none of it is the kernel's doing
+            self.drop()
+            job.tries += 1
+            if self.pool.closed or job.tries == TRIES:
+                job.fail(EvaluatorError(f"worker {self.label} was lost: {_brief(error)}"))
+            else:
+                self.state = "connecting"
+                self.pool.tell(f"worker {self.label} was lost: {_brief(error)}; what it did is done again")
+                self.pool.put(job, urgent=True)
+        self.busy_s += time.monotonic() - start
+        self.doing = "idle"
 
     def _evaluate(self, job: _Job) -> None:
+        gateway = self._gateway
+        assert gateway is not None
         number = next(self.pool.numbers)
-        request = msgspec.structs.replace(job.left, number=number)
-        self._channel.send(msgspec.json.encode(request))
+        gateway.send(msgspec.structs.replace(job.left, number=number))
         while True:
-            message = _decode.decode(self._channel.receive(timeout=SILENCE_LIMIT_S))
-            match message:
+            match gateway.receive():
                 case Progress(text=text):
-                    self.doing = text
+                    self.doing = text or self.doing
                 case Answer(number=answered, evaluation=evaluation) if answered == number:
+                    self.evaluations += 1
                     job.futures[evaluation.shape].set_result(evaluation)
                 case Finished(number=answered) if answered == number:
                     return
@@ -145,37 +162,103 @@ class Pool:
     """Evaluates requests on its workers; implements Evaluator.
 
     The workers of a host deal its devices among themselves, in the order of their specs, beginning with `first_device`.
+    All of them are of one kind: of `kind`, or, where that is None, of that of the first worker in the order of the
+    specs that can be reached. Others are refused, so that no two figures of a run come from different kinds of device.
     """
 
-    def __init__(self, specs: Sequence[str], *, layers: bool = True, first_device: int = 0) -> None:
-        self.layers = layers
+    def __init__(
+        self,
+        specs: Sequence[str],
+        *,
+        layers: bool = True,
+        required: Sequence[str] = (),
+        first_device: int = 0,
+        kind: Fingerprint | None = None,
+    ) -> None:
+        """layers: confine kernels; required: layers without which a worker is refused."""
         self.closed = False
+        self.wanted = threading.Event()
+        self.ended = threading.Event()
         self.numbers = itertools.count(1)
-        self.hellos: queue.Queue[Hello] = queue.Queue()
+        self._required = required
+        self._kind = kind
+        self._news: queue.Queue[str] = queue.Queue()
         self._jobs: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
         self._order = itertools.count()
-        self._closing = threading.Lock()
-        self._workers = [
-            _Worker(
-                self, spec, f"gw{index}", device=first_device + [place(x) for x in specs[:index]].count(place(spec))
-            )
-            for index, spec in enumerate(specs)
-        ]
+        self._changed = threading.Condition()
+        self._workers: list[_Worker] = []
+        for index, spec in enumerate(specs):
+            ordinal = first_device + [place(other) for other in specs[:index]].count(place(spec))
+            self._workers.append(_Worker(self, spec, WorkerConfig(worker=f"gw{index}", layers=layers, device=ordinal)))
         for worker in self._workers:
             worker.start()
+
+    # ---- asked by the run
 
     def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
         job = _Job(request)
         self.put(job, urgent=urgent)
         return job.futures
 
+    def meet(self) -> Hello:
+        """Start all workers and wait for them; the first in their order that can be used introduces itself.
+
+        EvaluatorError where none can be used.
+        """
+        self.wanted.set()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_awaited())
+            for worker in self._workers:
+                if worker.state == "ready" and worker.hello is not None:
+                    return worker.hello
+        raise self._nobody()
+
+    def doing(self) -> str:
+        busy = [worker.doing for worker in self._workers if worker.doing != "idle"]
+        return "; ".join(busy) or "idle"
+
+    def news(self) -> list[str]:
+        found = []
+        while not self._news.empty():
+            found.append(self._news.get_nowait())
+        return found
+
+    def work(self) -> list[Work]:
+        return [
+            Work(
+                worker=worker.label,
+                host=worker.hello.host if worker.hello else "",
+                device=worker.hello.device if worker.hello else "",
+                evaluations=worker.evaluations,
+                busy_s=worker.busy_s,
+                fate="" if worker.state == "ready" else worker.reason,
+            )
+            for worker in self._workers
+        ]
+
+    def close(self) -> None:
+        with self._changed:
+            self.closed = True
+            self._changed.notify_all()
+            self._jobs.put((-1, next(self._order), None))
+        self.ended.set()
+        self.wanted.set()
+        for worker in self._workers:
+            worker.drop()
+        for worker in self._workers:
+            worker.join(timeout=5.0)
+        self._fail_queued(EvaluatorError("the run is ending"))
+
+    # ---- asked by workers
+
     def put(self, job: _Job, *, urgent: bool) -> None:
-        """Queue a job; once the pool is closed nobody would take it, so it fails at once."""
-        with self._closing:
-            if not self.closed:
+        """Queue a job; where nobody would take it, it fails at once."""
+        with self._changed:
+            if not self.closed and not self._is_deserted():
                 self._jobs.put((0 if urgent else 1, next(self._order), job))
+                self.wanted.set()
                 return
-        job.fail(EvaluatorError("the run is ending"))
+        job.fail(EvaluatorError("the run is ending") if self.closed else self._nobody())
 
     def take(self) -> _Job | None:
         """The next job for a worker; None when the pool is closed."""
@@ -187,45 +270,67 @@ class Pool:
             return None
         return job
 
-    def doing(self) -> str:
-        busy = [worker.doing for worker in self._workers if worker.doing != "idle"]
-        return "; ".join(busy) or "idle"
+    def admit(self, worker: _Worker, hello: Hello) -> None:
+        """Take a worker in; Refused when it is of another kind than the run's, or confines kernels too little."""
+        worker.hello = hello
+        missing = [layer for layer in self._required if layer not in hello.sandbox]
+        if missing:
+            raise Refused(f"--avo-sandbox=require: the host does not offer {', '.join(missing)}")
+        with self._changed:
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._kind is not None or self.closed or self._is_first(worker))
+            if self._kind is None:
+                self._kind = hello.fingerprint
+            if found := differences_in_kind(self._kind, hello.fingerprint):
+                raise Refused(f"its device is of another kind than the run's ({'; '.join(found)})")
+            worker.state, worker.reason = "ready", ""
+            self._changed.notify_all()
 
-    def sandbox(self) -> str:
-        hellos = [worker.hello for worker in self._workers if worker.hello]
-        return hellos[0].sandbox if hellos else ""
+    def out(self, worker: _Worker, state: Literal["lost", "refused"], reason: str) -> None:
+        """A worker cannot be used, for now or at all; with nobody left, what is queued fails."""
+        if self.closed:
+            return
+        fate = f"{state}: {reason}"
+        if worker.reason != fate:
+            self.tell(f"worker {worker.label} is {fate}")
+        with self._changed:
+            worker.state, worker.reason = state, fate
+            self._changed.notify_all()
+            deserted = self._is_deserted()
+        if deserted:
+            self._fail_queued(self._nobody())
 
-    def close(self) -> None:
-        with self._closing:
-            self.closed = True
+    def tell(self, text: str) -> None:
+        """Keep a piece of news for the run to show."""
+        self._news.put(text)
+
+    # ---- states
+
+    def _is_awaited(self) -> bool:
+        return not self.closed and any(worker.state in ("new", "connecting") for worker in self._workers)
+
+    def _is_deserted(self) -> bool:
+        return all(worker.state in ("lost", "refused") for worker in self._workers)
+
+    def _is_first(self, worker: _Worker) -> bool:
+        """Whether all workers before this one in the order of the specs are out."""
+        earlier = itertools.takewhile(lambda other: other is not worker, self._workers)
+        return all(other.state in ("lost", "refused") for other in earlier)
+
+    def _nobody(self) -> EvaluatorError:
+        fates = "; ".join(f"{worker.label}: {worker.reason}" for worker in self._workers)
+        return EvaluatorError(f"no worker is left: {fates}")
+
+    def _fail_queued(self, error: EvaluatorError) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                _, _, job = self._jobs.get_nowait()
+                if job is not None:
+                    job.fail(error)
+        if self.closed:
             self._jobs.put((-1, next(self._order), None))
-        for worker in self._workers:
-            worker.drop()
-        for worker in self._workers:
-            worker.join(timeout=5.0)
-        while not self._jobs.empty():
-            _, _, job = self._jobs.get_nowait()
-            if job is not None:
-                job.fail(EvaluatorError("the run is ending"))
-
-
-def place(spec: str) -> str:
-    """The host that a gateway spec names, as it names it; "" for this one."""
-    keys = dict(part.partition("=")[::2] for part in spec.split("//"))
-    if "ssh" in keys:
-        return keys["ssh"]
-    return keys["socket"].rpartition(":")[0] if "socket" in keys else ""
-
-
-def _without_secrets() -> str:
-    """The part of a gateway spec that blanks what looks like a key, so that nothing a worker starts inherits it.
-
-    The worker's own initial environment keeps it; a confined kernel cannot read that.
-    """
-    secret = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
-    return "".join(f"//env:{name}=" for name in os.environ if secret.search(name))
 
 
 def _brief(error: Exception) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1] if lines else ''}"
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__

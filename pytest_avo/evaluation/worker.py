@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import shutil
 import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.lease import lease, lease_path
 from pytest_avo.evaluation.nursery import Nursery
 
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the host's memory."""
 
@@ -42,6 +45,7 @@ MEMORY_SHARE = 0.5
 def serve(channel: Any) -> None:
     """Answer requests from an execnet channel until it closes. Runs in the gateway's main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
+    _forget_secrets()
     inbox: queue.Queue[bytes] = queue.Queue()
     ending = threading.Event()
     nurseries: list[Nursery] = []
@@ -71,10 +75,12 @@ def serve(channel: Any) -> None:
         _be_a_quiet_judge()
         nursery.wait()
         number = 0
+        sending = threading.Lock()
 
         def send(message: Message) -> None:
-            if not ending.is_set():  # else the kernel's end was this worker's doing
-                channel.send(msgspec.json.encode(message))
+            with sending:
+                if not ending.is_set():  # else the kernel's end was this worker's doing
+                    channel.send(msgspec.json.encode(message))
 
         def say(text: str) -> None:
             send(Progress(number, text))
@@ -85,7 +91,18 @@ def serve(channel: Any) -> None:
         holder: Lease = hold
         arms = Arms(nursery, threads=device.threads, memory_bytes=_memory_bytes())
         examiner = Examiner(arms, lease=holder, say=say, worker=config.worker, device=device.fingerprint().device)
-        send(Hello(host=socket.gethostname(), pid=os.getpid(), device=device.id, sandbox=", ".join(nursery.layers)))
+        send(
+            Hello(
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                device=device.id,
+                fingerprint=device.fingerprint(),
+                peers=device.peers,
+                sandbox=", ".join(nursery.layers),
+            )
+        )
+        # A host whose plug is pulled closes no connection: only silence tells.
+        threading.Thread(target=_live, args=(send, ending), daemon=True, name="avo-life").start()
         while True:
             request = msgspec.json.decode(inbox.get(), type=EvaluationRequest)
             number = request.number
@@ -95,6 +112,24 @@ def serve(channel: Any) -> None:
                 send(Finished(number))
             except EvaluatorError as error:
                 send(Failure(number, str(error)))
+
+
+def _live(send: Callable[[Message], None], ending: threading.Event) -> None:
+    """Give a sign of life again and again, however long a kernel takes."""
+    while not ending.wait(SIGN_OF_LIFE_S):
+        try:
+            send(Progress(0, ""))
+        except OSError:
+            return
+
+
+def _forget_secrets() -> None:
+    """Drop variables that look like keys, so that nothing this worker starts inherits them.
+
+    Its own initial environment keeps them; a confined kernel cannot read that.
+    """
+    for name in [name for name in os.environ if SECRET.search(name)]:
+        del os.environ[name]
 
 
 def _be_a_quiet_judge() -> None:

@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 
-from pytest_avo.core.fingerprint import Fingerprint, differences, fingerprint, installed_version
+from pytest_avo.core.fingerprint import Fingerprint, differences, differences_in_kind, fingerprint, installed_version
 
 OURS = fingerprint(target="cpu", device="Some CPU", units=2)
 
@@ -43,3 +43,10 @@ def test_a_fingerprint_imports_nothing_heavy() -> None:
         "fingerprint(target='cpu', device='x', units=1); sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("field", Fingerprint.__struct_fields__)
+def test_the_device_and_the_compilers_make_its_kind(field: str) -> None:
+    theirs = msgspec.structs.replace(OURS, **{field: 64 if field == "units" else "something else"})
+    found = differences_in_kind(OURS, theirs)
+    assert found == ([] if field in ("driver", "python", "os") else differences(OURS, theirs))

@@ -12,13 +12,16 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation import processes
+from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.pool import Pool
+from tests import sshd
 from tests.evaluation.conftest import SECRET
 from tests.evaluation.laboratory import gone, kernel, shape
 
@@ -58,7 +61,7 @@ def before() -> set[int]:
 
 
 def worker_pid(pool: Pool) -> int:
-    return pool.hellos.get(timeout=PATIENCE_S).pid
+    return pool.meet().pid
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +122,7 @@ def test_a_worker_says_what_it_does_and_how_kernels_are_confined(pool: Pool, wor
         time.sleep(0.02)
     assert any(x.startswith(f"checking mine.py on {ONE.id} (1 of 1)") for x in seen)
     until(lambda: pool.doing() == "idle")
-    assert pool.sandbox()
+    assert pool.meet().sandbox
 
 
 def test_no_process_that_forks_kernels_ever_had_a_key(worker: int) -> None:
@@ -157,7 +160,7 @@ def test_a_worker_killed_in_the_middle_is_replaced_and_its_work_done_again(befor
 
 def test_a_worker_that_cannot_start_is_the_evaluators_failure() -> None:
     pool = Pool(["popen//python=no-such-interpreter"])
-    with pytest.raises(EvaluatorError, match="was lost"):
+    with pytest.raises(EvaluatorError, match="no worker is left: gw0 "):
         pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
     pool.close()
 
@@ -194,6 +197,97 @@ def test_closing_an_unused_pool_starts_nothing(before: set[int]) -> None:
     pool = Pool(["popen", "popen"])
     pool.close()
     assert below() == before
+
+
+def test_the_loss_of_a_worker_loses_no_work_and_the_other_one_goes_on(before: set[int]) -> None:
+    pool = Pool(["popen", "popen"])
+    try:
+        answers = [pool.submit(request(SLOW, shapes=(ONE, TWO))) for _ in range(3)]
+        until(lambda: all(work.host for work in pool.work()) and pool.doing().count("checking") == 2)
+        first, second = (worker.hello.pid for worker in pool._workers if worker.hello)
+        os.kill(second, signal.SIGKILL)
+        assert [outcomes(each) for each in answers] == [{ONE.id: "ok", TWO.id: "ok"}] * 3
+        until(lambda: any("back" in line for line in pool.news()) or all(work.fate == "" for work in pool.work()))
+        work = pool.work()
+        assert sum(each.evaluations for each in work) == 6, "nothing is counted twice"
+        assert all(each.busy_s > 0 for each in work)
+        assert pool.meet().pid == first
+    finally:
+        pool.close()
+    assert gone(below() - before, within_s=20)
+
+
+def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pytest_avo.evaluation.gateway.SILENCE_LIMIT_S", 3.0)
+    pool = Pool(["popen", "popen"])
+    stopped = 0
+    try:
+        pool.meet()
+        answers = [pool.submit(request(SLOW)) for _ in range(2)]
+        until(lambda: pool.doing().count("checking") == 2)
+        stopped = next(worker.hello.pid for worker in pool._workers if worker.hello)
+        os.kill(stopped, signal.SIGSTOP)
+        assert [outcomes(each) for each in answers] == [{ONE.id: "ok"}] * 2
+        assert any("gw0 (popen) was lost" in line for line in pool.news())
+    finally:
+        pool.close()
+        if stopped:
+            assert gone([stopped], within_s=20)
+
+
+def test_a_worker_of_another_kind_is_refused_and_the_rest_goes_on() -> None:
+    # The same machine with one processor is another kind of device.
+    other = "popen//python=taskset -c 0 " + sys.executable
+    pool = Pool(["popen", other])
+    try:
+        assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
+        until(lambda: "refused" in pool.work()[1].fate)
+        assert [work.evaluations for work in pool.work()] == [1, 0]
+        [line] = pool.news()
+        cores = len(os.sched_getaffinity(0))
+        assert line.endswith(f"is refused: its device is of another kind than the run's (units: 1 there, {cores} here)")
+    finally:
+        pool.close()
+
+
+def test_the_kind_of_a_run_is_what_it_was_begun_with(worker: int) -> None:
+    kind = msgspec.structs.replace(CpuDevice().fingerprint(), device="Abacus")
+    pool = Pool(["popen"], kind=kind)
+    try:
+        with pytest.raises(
+            EvaluatorError, match=r"no worker is left: gw0 .*another kind .*\(device: .*, Abacus here\)"
+        ):
+            pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
+        with pytest.raises(EvaluatorError, match="no worker is left"):
+            pool.submit(request(kernel()))[ONE.id].result(timeout=1)
+    finally:
+        pool.close()
+
+
+def test_a_layer_that_the_user_requires_and_a_worker_lacks_refuses_it() -> None:
+    pool = Pool(["popen"], layers=False, required=("landlock",))
+    with pytest.raises(EvaluatorError, match="does not offer landlock"):
+        pool.meet()
+    pool.close()
+
+
+@pytest.mark.skipif(sshd.MISSING, reason="needs sshd, ssh and, for root, /run/sshd")
+def test_the_plug_of_one_host_of_two_is_pulled(tmp_path: Path, before: set[int]) -> None:
+    with sshd.hosts(tmp_path / "ssh", ["alpha", "beta"], environment={"XDG_CACHE_HOME": str(tmp_path)}) as hosts:
+        pool = Pool([hosts.spec("alpha"), hosts.spec("beta")])
+        try:
+            answers = [pool.submit(request(SLOW, shapes=(ONE, TWO))) for _ in range(4)]
+            until(lambda: pool.doing().count("checking") == 2)
+            hosts.pull_plug("beta")
+            assert [outcomes(each) for each in answers] == [{ONE.id: "ok", TWO.id: "ok"}] * 4
+            until(lambda: "lost" in pool.work()[1].fate)
+            assert sum(work.evaluations for work in pool.work()) == 8
+            hosts.pull_plug("alpha")
+            with pytest.raises(EvaluatorError, match=r"no worker is left: gw0 .*ssh cannot reach it.*gw1"):
+                pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
+        finally:
+            pool.close()
+    assert gone(below() - before, within_s=20)
 
 
 CONTROLLER = """
