@@ -16,7 +16,7 @@ from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.compile import ARCHITECTURES
-from pytest_avo.evolution.campaign import Campaign
+from pytest_avo.evolution.campaign import PURPOSES, Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
@@ -61,7 +61,7 @@ class Consultation:
 
         def ask() -> None:
             try:
-                self.ledger.begin_attempt()
+                self.ledger.begin_attempt(evaluations=self._to_verify)
                 answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
             except BaseException as error:
                 answers.put(error)
@@ -94,6 +94,21 @@ class Consultation:
             self.campaign.record(COMPARISON, event_data(attempt.id, found))
             self._say(f"  {found[0]}")
 
+    @property
+    def _to_verify(self) -> int:
+        """Evaluations that a candidate takes at most: every shape is screened, and confirmed."""
+        return len(PURPOSES) * len(self.campaign.plan.shapes)
+
+    def _check_evaluations(self, wanted: int) -> None:
+        """Unavailable where drafts would use up what verifying the candidate takes."""
+        left = self.ledger.evaluations_left()
+        if left is not None and left - self._to_verify < wanted:
+            spare = max(0, left - self._to_verify)
+            raise Unavailable(
+                f"{spare} evaluations of drafts are left in this run, this needs {wanted}; those that verify your "
+                "candidate are set aside: submit"
+            )
+
     def close(self) -> None:
         """Tell an operator that is still at work to stop."""
         self._stopping.set()
@@ -111,6 +126,7 @@ class Consultation:
             view=campaign.view,
             seed=campaign.run.seed,
             floor=self.bench.floor,
+            accept=self.bench.settings.accept,
             device=f"{fingerprint.device} x{fingerprint.units}",
             folder=self.bench.settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
@@ -131,6 +147,7 @@ class Consultation:
         known = self.campaign.drafts(parent, source, timed=timed)
         if missing := tuple(shape for shape in shapes if shape.id not in known):
             self.ledger.check_time()
+            self._check_evaluations(len(missing))
             settings = self.bench.settings
             request = EvaluationRequest(
                 number=0,

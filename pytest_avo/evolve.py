@@ -163,7 +163,7 @@ class Evolution:
                 self._settle(attempt, "failed", Decision("same", proposal.failed), since=since)
                 return True
             if earlier is not None:
-                reason = f"same source as generation {earlier.generation}"
+                reason = f"same program as generation {earlier.generation}"
                 self._settle(attempt, "duplicate", Decision("same", reason), since=since)
                 return True
         self._say(f"generation {generation}: {attempt.hypothesis}")
@@ -218,6 +218,7 @@ class Evolution:
             plan = confirmation(self.settings.plan)
             evaluations = self._evaluate(kernel, parent, plan, fresh=True, peers=())
             campaign.store.add_evaluations(attempt.id, "confirm", list(evaluations.values()))
+            self._count(attempt, len(evaluations))
         return decide(evaluations, campaign.plan.shapes, floor=self.bench.floor)
 
     def _promote(self, attempt: Attempt, decision: Decision, confirmed: Interval, *, since: float) -> None:
@@ -307,6 +308,7 @@ class Evolution:
             raise EvaluatorError("some shapes could not be evaluated; what was finished is kept")
         if not stored:
             self.campaign.store.add_evaluations(attempt.id, "screen", list(evaluations.values()))
+            self._count(attempt, len(evaluations))
         return evaluations
 
     def _evaluate(
@@ -314,6 +316,10 @@ class Evolution:
     ) -> dict[str, Evaluation]:
         request = self._request(kernel, baseline, plan, fresh=fresh, peers=peers)
         return {shape: self.bench.wait(future) for shape, future in self.bench.evaluator.submit(request).items()}
+
+    def _count(self, attempt: Attempt, evaluations: int) -> None:
+        if attempt.parent is not None:
+            self.consultation.ledger.add_verifications(evaluations)
 
     def _request(
         self,

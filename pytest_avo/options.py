@@ -127,6 +127,13 @@ def _add_budget(group: pytest.OptionGroup) -> None:
         metavar="X",
         help="Stop before the cost passes X; needs the ini keys avo_price_input and avo_price_output",
     )
+    group.addoption(
+        "--avo-max-evaluations",
+        type=int,
+        metavar="N",
+        help="Stop before drafts and candidates together have been tried on N shapes, the seed not counted: the same "
+        "budget for different operators",
+    )
     group.addoption("--avo-max-time", metavar="T", help="Stop before the run takes longer than T, as in 90s, 30min, 2h")
 
 

@@ -150,9 +150,12 @@ def _agent(config: pytest.Config) -> AgentSettings:
             raise InvalidInput(f"--avo-{name.replace('_', '-')}: expected at least {least}, got {found}")
     if option.avo_knowledge and option.avo_no_knowledge:
         raise InvalidInput("--avo-knowledge and --avo-no-knowledge: expected one of them")
+    base_url = _text(config, "avo_base_url") or os.environ.get("OPENAI_BASE_URL") or None
+    if base_url is not None and not re.fullmatch(r"https?://[^\s/?#]+([/?#]\S*)?", base_url):
+        raise InvalidInput(f"--avo-base-url: expected a URL such as http://localhost:8000/v1, got {base_url!r}")
     return AgentSettings(
         model=_text(config, "avo_model"),
-        base_url=_text(config, "avo_base_url") or os.environ.get("OPENAI_BASE_URL") or None,
+        base_url=base_url,
         model_timeout_s=option.avo_model_timeout,
         turns=option.avo_turns,
         context_tokens=option.avo_context,
@@ -175,7 +178,7 @@ def _default_operator(agent: AgentSettings) -> str:
 
 def _budget(config: pytest.Config) -> Budget:
     option = config.option
-    for name in ("avo_max_tokens", "avo_max_cost"):
+    for name in ("avo_max_tokens", "avo_max_cost", "avo_max_evaluations"):
         if (value := getattr(option, name)) is not None and not (value > 0 and math.isfinite(value)):
             raise InvalidInput(f"--{name.replace('_', '-')}: expected a number above zero, got {value}")
     if option.avo_max_cost is not None and _prices(config) is None:
@@ -183,6 +186,7 @@ def _budget(config: pytest.Config) -> Budget:
     return Budget(
         max_tokens=option.avo_max_tokens,
         max_cost=option.avo_max_cost,
+        max_evaluations=option.avo_max_evaluations,
         max_time_s=None if option.avo_max_time is None else _duration_s(option.avo_max_time),
     )
 

@@ -25,6 +25,7 @@ from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.budget import SPENDING, Spending
 from pytest_avo.operators.operator import Proposal
+from pytest_avo.operators.programs import Programs
 from pytest_avo.report.lineage import AttemptRow, Summary
 
 NOISE = "noise"
@@ -66,6 +67,7 @@ class Campaign:
         self.store = store
         self.run = run
         self.view = View(store.path, run.id)
+        self._programs = Programs(self.view)
 
     @classmethod
     def begin(cls, plan: Plan, kernel: Kernel) -> Campaign:
@@ -132,8 +134,8 @@ class Campaign:
         self.store.add_outcome(AttemptOutcome(attempt.id, "seed"))
 
     def add(self, proposal: Proposal, *, generation: int) -> tuple[Attempt, Attempt | None]:
-        """Record a proposal; also the earlier attempt with the same source, if there is one."""
-        earlier = self.view.find_by_digest(source_digest(proposal.source))
+        """Record a proposal; also the earlier attempt that is the same program, whatever its comments, if there is."""
+        earlier = self.view.find_by_digest(source_digest(proposal.source)) or self._programs.find(proposal.source)
         # Before the attempt: killed in between, it is proposed again and this event is not the last of its kind.
         price: dict[str, Json] = {"tokens_in": proposal.tokens_in, "tokens_out": proposal.tokens_out}
         price |= {"cost": proposal.cost, "lesson": proposal.lesson, "generation": generation}
@@ -163,7 +165,9 @@ class Campaign:
         if not snapshots:
             return None
         # An attempt that was interrupted before it was recorded is begun, and counted, once more.
-        return replace(Spending.of(snapshots[-1].data), attempts=len(self.view.attempts()) - 1)
+        attempts = self.view.attempts()[1:]
+        verified = sum(len(self.view.evaluations(each.id, purpose)) for each in attempts for purpose in PURPOSES)
+        return replace(Spending.of(snapshots[-1].data), attempts=len(attempts), verifications=verified)
 
     def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:
         """Evaluations of an attempt that are in the lineage already, by shape; all shapes or none."""

@@ -64,7 +64,7 @@ class _Step:
         self.chat = answers.chat("step")
         self.draft = Draft(self.task, context.memory)
         with_memory = context.memory is not None
-        self.lineage = LineageTools(self.task, with_memory=with_memory)
+        self.lineage = LineageTools(self.task, context.memory)
         self.drafting = DraftTools(self.task, self.draft, with_memory=with_memory)
         knowledge = knowledge_specs(context.knowledge) if context.knowledge is not None else []
         self.tools = Toolbox([*self.lineage.specs(), *knowledge, *self.drafting.specs()], context.fence)

@@ -46,16 +46,25 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Hard limits of a run, ``None`` where there is none: tokens in and out together, cost, seconds of wall time."""
+    """Hard limits of a run, ``None`` where there is none.
+
+    Tokens in and out together, cost, seconds of wall time, and evaluations: shapes that drafts and candidates were
+    tried on, the seed not counted.
+    """
 
     max_tokens: int | None = None
     max_cost: float | None = None
     max_time_s: float | None = None
+    max_evaluations: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """A snapshot of the ledger. ``cost`` is ``None`` where the user gave no prices."""
+    """A snapshot of the ledger. ``cost`` is ``None`` where the user gave no prices.
+
+    ``evaluations`` are those that the operator asked for, with the evaluator's seconds; ``verifications`` those of its
+    candidates by the run itself.
+    """
 
     attempts: int = 0
     turns: int = 0
@@ -63,6 +72,7 @@ class Spending:
     tokens_out: int = 0
     cost: float | None = None
     evaluations: int = 0
+    verifications: int = 0
     evaluator_s: float = 0.0
     wall_s: float = 0.0
 
@@ -97,7 +107,7 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start at ``spent``, the snapshot of an interrupted run, or at nothing."""
-        for name in ("max_tokens", "max_cost", "max_time_s"):
+        for name in ("max_tokens", "max_cost", "max_time_s", "max_evaluations"):
             value = getattr(limits, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name}: expected a positive number, got {value}")
@@ -143,10 +153,18 @@ class Ledger:
                 cost=self._added_cost(tokens_in, tokens_out),
             )
 
-    def begin_attempt(self) -> None:
-        """Count one variation attempt, or raise ``BudgetExhausted`` if the run's time is over."""
+    def begin_attempt(self, *, evaluations: int = 0) -> None:
+        """Count one variation attempt, whose candidate takes up to so many evaluations to verify.
+
+        ``BudgetExhausted`` if the run's time is over, or if it may not make so many any more.
+        """
         with self._lock:
             self._check_time(0.0)
+            left = self._evaluations_left()
+            if left is not None and left < evaluations:
+                limit = self.limits.max_evaluations
+                made = f"{self._spent.evaluations + self._spent.verifications:,} of {limit:,} evaluations are made"
+                raise BudgetExhausted("max_evaluations", f"{made}, an attempt needs up to {evaluations:,}")
             self._spent = replace(self._spent, attempts=self._spent.attempts + 1)
 
     def check_time(self, expected_s: float = 0.0) -> None:
@@ -162,6 +180,16 @@ class Ledger:
                 evaluations=self._spent.evaluations + 1,
                 evaluator_s=self._spent.evaluator_s + seconds,
             )
+
+    def add_verifications(self, number: int) -> None:
+        """Count evaluations of a candidate by the run itself."""
+        with self._lock:
+            self._spent = replace(self._spent, verifications=self._spent.verifications + number)
+
+    def evaluations_left(self) -> int | None:
+        """How many evaluations the run may still make, ``None`` where there is no limit."""
+        with self._lock:
+            return self._evaluations_left()
 
     def snapshot(self) -> Spending:
         """What is spent by now, without what is only reserved."""
@@ -184,6 +212,8 @@ class Ledger:
             allowed.append(f"a cost of {limits.max_cost:.2f}")
         if limits.max_time_s is not None:
             allowed.append(f"{_spoken(limits.max_time_s)} of wall time")
+        if limits.max_evaluations is not None:
+            allowed.append(f"{limits.max_evaluations:,} evaluations")
         line = "may spend up to " + " and ".join(allowed) if allowed else "no limit on tokens, cost or time"
         if self.prices is not None:
             each = self.prices
@@ -211,6 +241,10 @@ class Ledger:
             limit = "" if limits.max_cost is None else f"{limits.max_cost:.2f}"
             rows.append(("cost", f"{spent.cost or 0.0:.2f}", limit))
         rows.append(("evaluations by the operator", f"{spent.evaluations:,}", ""))
+        rows.append(("evaluations of candidates", f"{spent.verifications:,}", ""))
+        if limits.max_evaluations is not None:
+            made = spent.evaluations + spent.verifications
+            rows.append(("evaluations", f"{made:,}", f"{limits.max_evaluations:,}"))
         rows.append(("evaluator time", _spoken(spent.evaluator_s), ""))
         rows.append(
             ("wall time", _spoken(spent.wall_s), "" if limits.max_time_s is None else _spoken(limits.max_time_s))
@@ -225,6 +259,11 @@ class Ledger:
         if used + expected_s >= limit:
             coming = f" and the next step takes about {_spoken(expected_s)}" if expected_s else ""
             raise BudgetExhausted("max_time", f"{_spoken(used)} of {_spoken(limit)} are over{coming}")
+
+    def _evaluations_left(self) -> int | None:
+        if self.limits.max_evaluations is None:
+            return None
+        return max(0, self.limits.max_evaluations - self._spent.evaluations - self._spent.verifications)
 
     def _room(self, tokens_in: int) -> dict[str, int]:
         """For each limit the output tokens it leaves beside so many input tokens; below zero: not even those."""

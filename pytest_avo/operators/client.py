@@ -112,7 +112,9 @@ class OpenAIChat:
         breaker: Breaker | None = None,
         record: Callable[[Exchange], None] | None = None,
     ) -> None:
-        """Take the key from OPENAI_API_KEY; ``EndpointUnavailable`` without one unless a ``base_url`` is given.
+        """Take the key from OPENAI_API_KEY; ``EndpointUnavailable`` for one that no header can carry.
+
+        Without a key too, unless a ``base_url`` is given.
 
         Conversations with one endpoint share a ``breaker``.
         """
@@ -121,6 +123,8 @@ class OpenAIChat:
             raise EndpointUnavailable(
                 "no key: set OPENAI_API_KEY in the environment, or point --avo-base-url at a server that needs none"
             )
+        if key and not re.fullmatch(r"[!-~]+", key):
+            raise EndpointUnavailable("OPENAI_API_KEY: expected printable ASCII without white space")
         self.endpoint = endpoint
         self._key = key or "not-needed"
         self._record = record

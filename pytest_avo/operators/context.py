@@ -111,10 +111,9 @@ class Context:
     def _scores(self) -> str:
         task = self.task
         listed = self._listed(versions.scores(task.view, task.parent, task.shapes, floor=task.floor), SCORES)
-        least = math.exp(task.floor)
         return (
-            f"{listed}\n\nSpeeds are ratios of times, above 1 the kernel is faster. A candidate is promoted when the "
-            f"lower bound of its geomean over all shapes against the incumbent is above {least:.4f}."
+            f"{listed}\n\nSpeeds are ratios of times, above 1 the kernel is faster. What a candidate needs to be "
+            f"promoted, as its geomean over all shapes against the incumbent: {task.rule}."
         )
 
     def _incumbent(self) -> str:
@@ -183,4 +182,10 @@ class Context:
             parts.append(f"The run has {left:,} tokens left.")
         if (left_s := self.task.ledger.time_left_s()) is not None:
             parts.append(f"The run has {left_s / 60:.0f} minutes left.")
+        if (evaluations := self.task.ledger.evaluations_left()) is not None:
+            shapes = len(self.task.shapes)
+            parts.append(
+                f"The run has {evaluations:,} evaluations left, one for each shape that a draft or a candidate is "
+                f"tried on; verifying the candidate of a step takes {shapes} to {2 * shapes} of them."
+            )
         return " ".join(parts)

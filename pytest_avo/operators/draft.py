@@ -122,7 +122,7 @@ class Draft:
 
     def same_as(self) -> Attempt | None:
         """A finished attempt of the run that is the same program."""
-        return None if self._memory is None else self._memory.find(self.text)
+        return None if self._memory is None else self._memory.programs.find(self.text)
 
     def best(self) -> tuple[Tried, Interval] | None:
         """The version that gained most over the parent among those timed and correct on every shape, if any did."""

@@ -1,9 +1,8 @@
-"""When two kernel sources are the same kernel: sources without what does not run, and how alike they are."""
+"""When two kernel sources are the same kernel: sources without what does not run."""
 
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 import threading
 import warnings
@@ -27,11 +26,6 @@ def normalised(source: str) -> str:
         return ast.unparse(tree) + "\n"
     except (SyntaxError, ValueError, RecursionError):
         return "".join(f"{line.rstrip()}\n" for line in source.splitlines() if not _IGNORED_LINE.fullmatch(line))
-
-
-def similarity(a: str, b: str) -> float:
-    """How alike two sources are as programs, by lines of their normalised text: 1.0 is the same, 0.0 shares no line."""
-    return difflib.SequenceMatcher(None, normalised(a).splitlines(), normalised(b).splitlines(), autojunk=False).ratio()
 
 
 def _parsed(source: str) -> ast.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
@@ -11,7 +12,7 @@ from pytest_avo.operators import versions
 from pytest_avo.operators.comparison import COMPARISON
 from pytest_avo.operators.edits import unified_diff
 from pytest_avo.operators.knowledge_base import KnowledgeBase
-from pytest_avo.operators.memory import LESSON
+from pytest_avo.operators.memory import LESSON, Memory
 from pytest_avo.operators.operator import Task
 from pytest_avo.operators.tools import LONGEST_SOURCE, Arguments, Mistake, ToolSpec
 
@@ -67,30 +68,38 @@ class RecordLesson(Arguments, frozen=True):
     symptom: Annotated[str, Meta(max_length=80, description="how it showed: an error, a slowdown, no effect")] = ""
 
 
-class LineageTools:
-    """Reads the run's attempts and writes its lessons."""
+class SearchLessons(Arguments, frozen=True):
+    """Find what earlier steps learnt, about a technique or a symptom: lessons, and predictions beside measurements."""
 
-    def __init__(self, task: Task, *, with_memory: bool) -> None:
+    query: Annotated[str, Meta(min_length=1, description="words, as in a search engine")]
+    limit: Annotated[int, Meta(ge=1, le=30)] = 8
+
+
+class LineageTools:
+    """Reads the run's attempts, and reads and writes its lessons."""
+
+    def __init__(self, task: Task, memory: Memory | None) -> None:
         self.task = task
-        self.with_memory = with_memory
+        self.memory = memory
         self.lessons: list[str] = []
         """Recorded in this step."""
 
     def specs(self) -> list[ToolSpec[Any]]:
-        """The tools; without memory only promoted versions can be read and no lesson can be recorded."""
+        """The tools; without memory only promoted versions can be read, and there are no lessons."""
         specs: list[ToolSpec[Any]] = [
             ToolSpec("list_versions", ListVersions, self.list_versions),
             ToolSpec("read_version", ReadVersion, self.read_version, LONGEST_SOURCE),
             ToolSpec("diff_versions", DiffVersions, self.diff_versions),
         ]
-        if self.with_memory:
+        if self.memory is not None:
+            specs.append(ToolSpec("search_lessons", SearchLessons, partial(found_lessons, self.memory)))
             specs.append(ToolSpec("record_lesson", RecordLesson, self.record_lesson))
         return specs
 
     def list_versions(self, arguments: ListVersions) -> str:
         view = self.task.view
         outcomes, scores = view.outcomes(), view.log_scores()
-        promoted_only = arguments.only == "promoted" or not self.with_memory
+        promoted_only = arguments.only == "promoted" or self.memory is None
         chosen = versions.visible(view, promoted_only=promoted_only)[::-1]
         lines = [
             versions.line(attempt, outcomes.get(attempt.id), scores.get(attempt.id))
@@ -126,7 +135,13 @@ class LineageTools:
         return "recorded"
 
     def _find(self, name: str) -> Attempt:
-        return versions.find_version(self.task.view, name, promoted_only=not self.with_memory)
+        return versions.find_version(self.task.view, name, promoted_only=self.memory is None)
+
+
+def found_lessons(memory: Memory, arguments: SearchLessons) -> str:
+    """What was learnt, the most fitting first."""
+    lessons = memory.search(arguments.query, limit=arguments.limit)
+    return "\n".join(f"- {' '.join(str(lesson).split())}" for lesson in lessons) or "nothing was learnt about that yet"
 
 
 def knowledge_specs(knowledge: KnowledgeBase) -> list[ToolSpec[Any]]:

@@ -1,4 +1,4 @@
-"""What earlier attempts taught: lessons found by words, and candidates recognised under another text."""
+"""What earlier attempts taught: lessons found by words, and programs recognised under another text."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import threading
 from dataclasses import dataclass
 
 from pytest_avo.lineage import view as lineage_view
-from pytest_avo.lineage.records import Attempt, Event, Run
+from pytest_avo.lineage.records import Event, Run
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.comparison import COMPARISON
-from pytest_avo.operators.likeness import normalised
+from pytest_avo.operators.programs import Programs
 from pytest_avo.operators.versions import version_name
 
 LESSON = "lesson"
@@ -43,8 +43,7 @@ class Memory:
         self._lock = threading.Lock()
         self._lessons: list[Lesson] = []
         self._last = 0
-        self._known: dict[str, Attempt] = {}
-        self._seen: set[int] = set()
+        self.programs = Programs(view)
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
         self._index.execute("CREATE VIRTUAL TABLE lesson USING fts5(technique, symptom, text, near UNINDEXED)")
         runs = [run for run in lineage_view.runs(view.path) if run.id < view.run.id and run.target == view.run.target]
@@ -56,27 +55,23 @@ class Memory:
     def recall(self, query: str, *, limit: int) -> list[Lesson]:
         """The lessons that fit a query best, those of this kernel before others; filled up with the newest."""
         with self._lock:
-            self._read_new()
-            words = list(dict.fromkeys(word.lower() for word in _WORD.findall(query)))[:LONGEST_QUERY]
-            rows: list[tuple[int]] = []
-            if words:
-                match = " OR ".join(f'"{word}"' for word in words)
-                statement = "SELECT rowid FROM lesson WHERE lesson MATCH ? ORDER BY near DESC, bm25(lesson, 4, 4, 1)"
-                rows = self._index.execute(f"{statement} LIMIT ?", (match, limit)).fetchall()
-            chosen = [int(row[0]) - 1 for row in rows]
+            chosen = self._matching(query, limit)
             chosen += [index for index in reversed(range(len(self._lessons))) if index not in chosen]
             return [self._lessons[index] for index in chosen[:limit]]
 
-    def find(self, source: str) -> Attempt | None:
-        """The first finished attempt of this run that is the same program, whatever its comments and layout."""
+    def search(self, query: str, *, limit: int) -> list[Lesson]:
+        """The lessons that have words of a query, and no others, in the same order."""
         with self._lock:
-            outcomes = self._view.outcomes()
-            for attempt in self._view.attempts():
-                if attempt.id in outcomes and attempt.id not in self._seen:
-                    self._seen.add(attempt.id)
-                    if outcomes[attempt.id].status not in {"duplicate", "failed"}:
-                        self._known.setdefault(normalised(self._view.source(attempt.digest)), attempt)
-            return self._known.get(normalised(source))
+            return [self._lessons[index] for index in self._matching(query, limit)]
+
+    def _matching(self, query: str, limit: int) -> list[int]:
+        self._read_new()
+        words = list(dict.fromkeys(word.lower() for word in _WORD.findall(query)))[:LONGEST_QUERY]
+        if not words:
+            return []
+        match = " OR ".join(f'"{word}"' for word in words)
+        statement = "SELECT rowid FROM lesson WHERE lesson MATCH ? ORDER BY near DESC, bm25(lesson, 4, 4, 1) LIMIT ?"
+        return [int(row[0]) - 1 for row in self._index.execute(statement, (match, limit))]
 
     def _read_new(self) -> None:
         for event in self._view.events(LESSON, COMPARISON, after=self._last):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
@@ -37,6 +38,9 @@ class DraftResult:
     verdict: Verdict
 
 
+Accept = Literal["faster", "match"]
+
+
 class EvaluateDraft(Protocol):
     """The evaluation tool: same evaluator, same isolation as the items. Blocks; thread-safe."""
 
@@ -44,7 +48,8 @@ class EvaluateDraft(Protocol):
         """Evaluate a draft on some shapes, timed against the parent or for correctness alone; shape id -> result.
 
         Every result is in the lineage before it is returned, and what the lineage has is not evaluated again.
-        EvaluatorError when the machine fails, BudgetExhausted or OperatorStopped when the run must end.
+        EvaluatorError when the machine fails, BudgetExhausted or OperatorStopped when the run must end, Unavailable
+        when only the evaluations that verify the candidate are left.
         """
 
 
@@ -70,6 +75,8 @@ class Task:
     """Of the run: the same seed and lineage give the same choices."""
     floor: float
     """Log-ratio below which a difference is noise."""
+    accept: Accept
+    """What is promoted: what is faster beyond the noise, or also what is no slower."""
     device: str
     folder: Path
     """Where the run keeps its files: transcripts go there."""
@@ -84,6 +91,13 @@ class Task:
     """Set when the run ends: give up."""
     say: Callable[[str], None]
     """Show one line of progress."""
+
+    @property
+    def rule(self) -> str:
+        """What its geomean over all shapes against the parent must be for a candidate to be promoted, in words."""
+        if self.accept == "match":
+            return "its estimate at least 1.0000, since this run promotes what is no slower too"
+        return f"its lower 99% bound above {math.exp(self.floor):.4f}"
 
 
 @dataclass(frozen=True, slots=True)

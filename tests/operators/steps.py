@@ -18,7 +18,7 @@ from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.budget import Ledger, Limits, Prices
-from pytest_avo.operators.operator import DraftResult, Proposal, Task, Unavailable
+from pytest_avo.operators.operator import Accept, DraftResult, Proposal, Task, Unavailable
 
 SHAPES = (
     Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=True, dtype="f32"),
@@ -70,6 +70,7 @@ class World:
     stopping: threading.Event = field(default_factory=threading.Event)
     kernel: Path = Path("/project/kernels/tiny.py")
     operator: str = "agent"
+    accept: Accept = "faster"
     generation: int = 0
 
     def __post_init__(self) -> None:
@@ -128,6 +129,7 @@ class World:
             view=self.view,
             seed=7,
             floor=0.01,
+            accept=self.accept,
             device="Some CPU x2",
             folder=self.store.path.parent,
             evaluate=evaluate,

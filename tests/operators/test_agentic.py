@@ -13,7 +13,7 @@ from werkzeug import Response
 from pytest_avo.operators.agentic import AgenticOperator
 from pytest_avo.operators.budget import BudgetExhausted, Limits, Prices
 from pytest_avo.operators.memory import LESSON
-from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, Proposal
+from pytest_avo.operators.operator import Accept, OperatorFailed, OperatorStopped, Proposal
 
 from .conftest import KEY
 from .model_server import Body, ModelServer, Turn, calls, edit, says
@@ -91,6 +91,21 @@ def test_the_model_sees_the_kernel_the_lineage_and_what_failed(world: World, ser
         "record_lesson",
         "read_version",
     }
+
+
+@pytest.mark.parametrize(
+    ("accept", "rule"),
+    [
+        ("faster", "its lower 99% bound above 1.0101"),
+        ("match", "its estimate at least 1.0000, since this run promotes what is no slower too"),
+    ],
+)
+def test_the_model_is_told_what_is_promoted(world: World, serve: Serve, agent: Make, accept: Accept, rule: str) -> None:
+    world.accept = accept
+    model = serve([calls(FASTER, ("evaluate_draft", {"timed": True})), calls(SUBMIT)])
+    proposed(agent(model), world)
+    assert f"against the incumbent: {rule}." in model.requests[0]["messages"][1]["content"]
+    assert f"promotion wants {rule}" in model.results(1)[-1]
 
 
 def test_endless_loop_ends_at_the_turn_limit(world: World, serve: Serve, agent: Make) -> None:
@@ -273,7 +288,7 @@ def test_neither_key_nor_home_is_in_requests_transcripts_or_lineage(
     ("off", "tools", "text"),
     [
         ("use_knowledge", {"list_knowledge", "search_knowledge", "read_knowledge"}, "There is no knowledge base"),
-        ("use_memory", {"record_lesson"}, "Not shown in this run."),
+        ("use_memory", {"record_lesson", "search_lessons"}, "Not shown in this run."),
     ],
 )
 def test_ablations_take_tools_and_sections_away(

@@ -145,9 +145,34 @@ def test_summary_rows_name_counts_and_limits() -> None:
         ("tokens", "1,500", "5,000"),
         ("cost", "0.01", "1.00"),
         ("evaluations by the operator", "1", ""),
+        ("evaluations of candidates", "0", ""),
         ("evaluator time", "1 min 1 s", ""),
         ("wall time", "1 h", "2 h"),
     ]
+
+
+def test_evaluations_of_drafts_and_candidates_share_a_limit() -> None:
+    ledger = Ledger(Limits(max_evaluations=10))
+    ledger.begin_attempt(evaluations=4)
+    ledger.add_evaluation(1.0)
+    assert ledger.evaluations_left() == 9
+    ledger.add_verifications(4)
+    ledger.begin_attempt(evaluations=5)
+    ledger.add_evaluation(1.0)
+    with pytest.raises(
+        BudgetExhausted,
+        match=r"^budget exhausted \(max_evaluations\): 6 of 10 evaluations are made, an attempt needs up to 5$",
+    ):
+        ledger.begin_attempt(evaluations=5)
+    assert ledger.snapshot().attempts == 2
+    assert ("evaluations", "6", "10") in ledger.summary_rows()
+    assert "10 evaluations" in ledger.preflight()
+
+
+def test_without_a_limit_evaluations_never_run_out() -> None:
+    ledger = Ledger(Limits())
+    ledger.begin_attempt(evaluations=10**9)
+    assert ledger.evaluations_left() is None
 
 
 @pytest.mark.parametrize("limits", [Limits(max_tokens=0), Limits(max_cost=-1.0), Limits(max_time_s=float("nan"))])

@@ -1,10 +1,9 @@
-"""Memory: lessons by words, own kernel first, and programs recognised under another text."""
+"""Memory: lessons by words, own kernel first."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.operators.comparison import COMPARISON
 from pytest_avo.operators.memory import LESSON, Memory
 from pytest_avo.operators.operator import Proposal
@@ -55,31 +54,3 @@ def test_earlier_runs_teach_but_the_own_kernel_comes_first(world: World) -> None
     memory = Memory(World(world.store).view)
     origins = [each.origin for each in memory.recall("packing", limit=5)]
     assert origins == ["run 1 of tiny.py, g0001", "run 2 of other.py, g0001"]
-
-
-def test_a_program_is_recognised_whatever_its_comments(world: World) -> None:
-    memory = Memory(world.view)
-    source = SEED.replace("100", "90")
-    attempt = world.settle(Proposal(source, "slower"))
-    assert memory.find(source.replace("SPEED = 90", "SPEED = 90  # the same")) == attempt
-    assert memory.find(SEED.replace("100", "91")) is None
-
-
-def test_unfinished_failed_and_duplicate_attempts_are_not_recognised(world: World) -> None:
-    memory = Memory(world.view)
-    source = SEED.replace("100", "90")
-    world.settle(Proposal(source, "no candidate", failed="junk"), "failed")
-    world.settle(Proposal(source, "again"), "duplicate")
-    unfinished = world.store.add_attempt(
-        run=world.view.run.id,
-        generation=3,
-        member=0,
-        parent=world.incumbent.id,
-        source=source,
-        operator="agent",
-        hypothesis="",
-        predicted={},
-    )
-    assert memory.find(source) is None
-    world.store.add_outcome(AttemptOutcome(unfinished.id, "slower"))
-    assert memory.find(source) == unfinished

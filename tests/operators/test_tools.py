@@ -14,6 +14,7 @@ from pytest_avo.operators.draft_tools import DraftTools
 from pytest_avo.operators.fence import Fence
 from pytest_avo.operators.knowledge_base import KnowledgeBase
 from pytest_avo.operators.lineage_tools import LineageTools, knowledge_specs
+from pytest_avo.operators.memory import Memory
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.operators.redaction import Redactor
 from pytest_avo.operators.tools import LONGEST_ANSWER, Toolbox
@@ -25,7 +26,7 @@ from .steps import SEED, World
 def toolbox(world: World) -> Toolbox:
     task = world.task()
     specs = [
-        *LineageTools(task, with_memory=True).specs(),
+        *LineageTools(task, Memory(task.view)).specs(),
         *knowledge_specs(KnowledgeBase()),
         *DraftTools(task, Draft(task, None), with_memory=True).specs(),
     ]
@@ -37,7 +38,7 @@ def handle(toolbox: Toolbox, name: str, **arguments: Any) -> str:
 
 
 def test_every_tool_is_described_and_its_schema_stands_alone(toolbox: Toolbox) -> None:
-    assert len(toolbox.tools) == 15
+    assert len(toolbox.tools) == 16
     for tool in toolbox.tools:
         assert len(tool.description) > 20
         assert tool.parameters["type"] == "object"
@@ -94,3 +95,13 @@ def test_lessons_must_say_something(toolbox: Toolbox) -> None:
 def test_settings_have_the_defaults_that_are_documented() -> None:
     settings = AgentSettings()
     assert (settings.turns, settings.stall, settings.cycle, settings.directions) == (40, 6, 4, 3)
+
+
+def test_lessons_are_searched_by_technique_and_symptom(world: World, toolbox: Toolbox) -> None:
+    handle(toolbox, "record_lesson", text="Wide tiles spilled.", technique="tile size", symptom="register spills")
+    handle(toolbox, "record_lesson", text="Packing paid off on decoding.", technique="packed heads")
+    assert "Wide tiles spilled." in handle(toolbox, "search_lessons", query="what spills?")
+    found = handle(toolbox, "search_lessons", query="packed")
+    assert "g0001 (packed heads): Packing paid off on decoding." in found
+    assert "Wide tiles" not in found
+    assert "nothing was learnt about that yet" in handle(toolbox, "search_lessons", query="warp specialisation")

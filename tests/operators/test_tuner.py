@@ -106,6 +106,7 @@ class Evolution:
             view=self.view,
             seed=self.seed,
             floor=0.003,
+            accept="faster",
             device="Some CPU",
             folder=self.store.path.parent,
             evaluate=evaluate,

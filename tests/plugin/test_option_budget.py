@@ -66,8 +66,8 @@ def test_durations(project: Project, text: str, seconds: float) -> None:
 
 def test_limits_and_prices(project: Project) -> None:
     project.pytester.makeini("[pytest]\navo_price_input = 1.25\navo_price_output = 10\n")
-    found = settings(project, "--avo-max-tokens", "5000", "--avo-max-cost", "2.5")
-    assert found.budget == Limits(max_tokens=5000, max_cost=2.5)
+    found = settings(project, "--avo-max-tokens", "5000", "--avo-max-cost", "2.5", "--avo-max-evaluations", "40")
+    assert found.budget == Limits(max_tokens=5000, max_cost=2.5, max_evaluations=40)
     assert found.prices == Prices(input_per_million=1.25, output_per_million=10.0)
 
 
@@ -82,6 +82,10 @@ def test_limits_and_prices(project: Project) -> None:
         ([], "avo_price_input = 1", "expected both or neither"),
         ([], "avo_price_input = cheap\navo_price_output = 1", "avo_price_input: expected a price per million tokens"),
         ([], "avo_price_input = -1\navo_price_output = 1", "avo_price_input: expected a price of at least zero"),
+        (["--avo-max-evaluations", "0"], "", "--avo-max-evaluations: expected a number above zero, got 0"),
+        (["--avo-base-url", "localhost:8000"], "", "--avo-base-url: expected a URL such as http://localhost:8000/v1"),
+        (["--avo-base-url", "http://"], "", "--avo-base-url: expected a URL such as .*, got 'http://'"),
+        (["--avo-base-url", "http://a b/v1"], "", "--avo-base-url: expected a URL such as .*, got 'http://a b/v1'"),
         (["--avo-turns", "0"], "", "--avo-turns: expected at least 1, got 0"),
         (["--avo-cycle", "1"], "", "--avo-cycle: expected at least 2, got 1"),
         (["--avo-context", "10"], "", "--avo-context: expected at least 4000, got 10"),
@@ -111,6 +115,13 @@ def test_a_folder_of_knowledge_that_is_not_there(project: Project, monkeypatch: 
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     found = settings(project, "--avo-model", "m", "--avo-knowledge", "nowhere")
     with pytest.raises(InvalidInput, match=r"--avo-knowledge: knowledge folder .*nowhere does not exist"):
+        load_operator("agent", found.agent, folder=found.store)
+
+
+def test_a_key_that_no_header_can_carry(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "a key of several words")
+    found = settings(project, "--avo-model", "m")
+    with pytest.raises(InvalidInput, match=r"OPENAI_API_KEY: expected printable ASCII without white space$"):
         load_operator("agent", found.agent, folder=found.store)
 
 

@@ -83,6 +83,17 @@ def test_a_tie_is_kept_but_not_promoted_unless_matches_are_accepted(project: Pro
         assert set(view.counts()) <= {"seed", "same", "ambiguous"}
 
 
+def test_a_program_that_was_tried_is_not_run_again_under_other_comments(project: Project) -> None:
+    project.script("80", "80#again")
+    result = project.evolve("--generations", "2")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(
+        ["generation 2: duplicate  same program as generation 1", "not committed: *1 duplicate*"]
+    )
+    with open_view(project) as view:
+        assert view.evaluations(view.attempts()[2].id, "screen") == ()
+
+
 def test_the_run_ends_when_the_operator_has_nothing_left(project: Project) -> None:
     project.script("80")
     result = project.evolve("--generations", "5")
