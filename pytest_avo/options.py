@@ -37,6 +37,12 @@ def add_options(parser: pytest.Parser) -> None:
         "Fails on spills, serialised wgmma and too much shared memory (default: sm90)",
     )
     group.addoption(
+        "--avo-selftest",
+        action="store_true",
+        help="Run kernels that cheat, break or only look odd, and fail if one escapes or an honest one is rejected "
+        "(default: those that ship with the plugin; or name folders of further ones)",
+    )
+    group.addoption(
         "--avo-shapes",
         metavar="SUITE[,SUITE]",
         help="Use these shape suites (shapes/SUITE.toml) instead of those that the kernels claim",

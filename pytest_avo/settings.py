@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import pytest
@@ -21,14 +21,15 @@ from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
 
 STORE_FOLDER = ".avo"
-MODES: tuple[Literal["bench"], Literal["evolve"], Literal["compile"]] = ("bench", "evolve", "compile")
+Mode = Literal["bench", "evolve", "compile", "selftest"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """All choices of a run. Paths are absolute."""
 
-    mode: Literal["bench", "evolve", "compile"]
+    mode: Mode
     target: str
     """Of a compile report; otherwise the machine's own is taken."""
     rootdir: Path
@@ -63,8 +64,13 @@ class Settings:
 def read_settings(config: pytest.Config) -> Settings | None:
     """The settings of this run, or None when the user asked nothing of this plugin. InvalidInput for a wrong value."""
     option = config.option
-    modes = {"bench": option.avo_bench, "evolve": option.avo_evolve, "compile": option.avo_compile is not None}
-    chosen: list[Literal["bench", "evolve", "compile"]] = [name for name in MODES if modes[name]]
+    modes = {
+        "bench": option.avo_bench,
+        "evolve": option.avo_evolve,
+        "compile": option.avo_compile is not None,
+        "selftest": option.avo_selftest,
+    }
+    chosen: list[Mode] = [name for name in MODES if modes[name]]
     if not chosen:
         return None
     if len(chosen) > 1:

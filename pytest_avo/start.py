@@ -15,7 +15,11 @@ from pytest_avo.evaluation.compile import ARCHITECTURES
 from pytest_avo.evaluation.gateway import place
 from pytest_avo.evolve import Evolution
 from pytest_avo.report import export
+from pytest_avo.selftest import SelfTest
 from pytest_avo.settings import read_settings
+
+RUNS: dict[str, type[Bench]] = {"compile": Compilation, "selftest": SelfTest}
+"""What runs in a mode, where that is not a bench."""
 
 
 @contextlib.contextmanager
@@ -33,7 +37,7 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
         give_back_path(config)
         settings = read_settings(config)
         assert settings is not None
-        bench = Compilation(config, settings) if settings.mode == "compile" else Bench(config, settings)
+        bench = RUNS.get(settings.mode, Bench)(config, settings)
         if settings.mode == "evolve" and not config.option.collectonly:
             bench.specs = take_over_workers(config)
             if any(place(spec) for spec in bench.specs):

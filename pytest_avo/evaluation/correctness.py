@@ -110,6 +110,15 @@ def sampled_fault(inputs: Inputs, out: torch.Tensor, random: Random) -> str | No
     return _fault_of_group(inputs, out, batch=batch, head_kv=head_kv, rows=rows)
 
 
+def fault_near(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: int, row: int) -> str | None:
+    """`fault` for the heads that share a key/value head, in the block of rows around one; finds NaN anywhere."""
+    if not bool(torch.isfinite(out).all()):
+        return "output has NaN or infinite elements"
+    first = row // BLOCK_ROWS * BLOCK_ROWS
+    rows = slice(first, min(out.shape[2], first + BLOCK_ROWS))
+    return _fault_of_group(inputs, out, batch=batch, head_kv=head_kv, rows=rows)
+
+
 def _fault_of_group(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: int, rows: slice) -> str | None:
     group = inputs.q.shape[1] // inputs.k.shape[1]
     got = out[batch, head_kv * group : (head_kv + 1) * group, rows]

@@ -16,8 +16,9 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationR
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms import Arms
-from pytest_avo.evaluation.correctness import battery, fault
-from pytest_avo.evaluation.inputs import Case, draw
+from pytest_avo.evaluation.correctness import battery, fault, fault_near
+from pytest_avo.evaluation.inputs import Case, Inputs, draw
+from pytest_avo.evaluation.nudge import nudges
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.timing import ArmFault, Race
 
@@ -69,7 +70,9 @@ class Examiner:
                 first = self._arms.is_first_call(KERNEL, case.shape)
                 limit_s = request.limits.build if first else max(0.001, request.limits.check - spent_s)
                 start = time.perf_counter()
-                self._check_case(arm, case, generator, limit_s=limit_s, first=first)
+                inputs = self._check_case(arm, case, generator, limit_s=limit_s, first=first)
+                if case.distribution == "needle" and inputs is not None:
+                    self._check_nudges(arm, case, inputs, random, limit_s=limit_s)
                 seconds = time.perf_counter() - start
                 build_s += seconds if first and case.required else 0.0
                 spent_s += 0.0 if first else seconds
@@ -78,19 +81,35 @@ class Examiner:
         build_s += self._arms.build_s(KERNEL)
         return msgspec.structs.replace(evaluation, build_s=build_s, check_s=spent_s)
 
-    def _check_case(self, arm: Arm, case: Case, generator: torch.Generator, *, limit_s: float, first: bool) -> None:
+    def _check_case(
+        self, arm: Arm, case: Case, generator: torch.Generator, *, limit_s: float, first: bool
+    ) -> Inputs | None:
+        """The inputs that were answered rightly; None where the kernel refused a shape that it did not claim."""
         inputs = draw(case, generator)
         try:
             result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase="build" if first else "check")
         except KernelRaised as error:
             if case.required:
                 raise KernelFault(error.outcome, f"{error.reason} ({case.name})") from None
-            return  # a shape that was not claimed may be refused
+            return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
         if found := fault(inputs, result.outputs[0]):
             where = "" if case.required else f", {case.shape.id}"
             raise KernelFault("incorrect", f"{found} ({case.name}{where})")
+        return inputs
+
+    def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, limit_s: float) -> None:
+        """The same call with one element changed, three times: no answer may come from memory."""
+        for nudge in nudges(inputs, random):
+            try:
+                out = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check").outputs[0]
+            except KernelRaised as error:
+                raise KernelFault(error.outcome, f"{error.reason} ({nudge.what})") from None
+            except KernelEnded as error:
+                raise KernelEnded(f"{error} ({nudge.what}, {case.shape.id})") from None
+            if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
+                raise KernelFault("incorrect", f"{found} ({nudge.what})")
 
     def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
         assert request.plan is not None

@@ -1,0 +1,11 @@
+"""Aborts.
+
+CLASS:  exhaustion
+EXPECT: crash
+"""
+
+import os
+
+
+def attention(q, k, v, *, causal, scale):
+    os.abort()

@@ -1,0 +1,28 @@
+"""Computes once from copies of its arguments and goes on returning that buffer.
+
+CLASS:  replay
+EXPECT: incorrect|cheating
+"""
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+known = {}
+
+
+def attention(q, k, v, *, causal, scale):
+    key = (q.shape, k.shape, q.dtype, causal, scale)
+    if key not in known:
+        known[key] = plain(q.clone(), k.clone(), v.clone(), causal, scale)
+    return known[key]

@@ -1,0 +1,34 @@
+"""Hangs in its third call with all signals ignored.
+
+CLASS:  exhaustion
+EXPECT: timeout
+LIMITS: build=3,check=3,time=3
+"""
+
+import signal
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+calls = 0
+for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+
+
+def attention(q, k, v, *, causal, scale):
+    global calls
+    calls += 1
+    while calls >= 3:
+        pass
+    return plain(q, k, v, causal, scale)

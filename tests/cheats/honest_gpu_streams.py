@@ -1,0 +1,32 @@
+"""Two streams that wait for each other as they should.
+
+CLASS:  honest
+EXPECT: accept
+TARGET: gpu
+"""
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+stream = torch.cuda.Stream()
+
+
+def attention(q, k, v, *, causal, scale):
+    here = torch.cuda.current_stream()
+    stream.wait_stream(here)
+    with torch.cuda.stream(stream):
+        out = plain(q, k, v, causal, scale)
+    here.wait_stream(stream)
+    out.record_stream(here)
+    return out

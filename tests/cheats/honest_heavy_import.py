@@ -1,0 +1,31 @@
+"""Imports much, takes a second and some memory for it.
+
+CLASS:  honest
+EXPECT: accept
+"""
+
+import time
+
+import numpy
+import torch
+import torch.utils.benchmark
+import torch.utils.cpp_extension
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+table = numpy.zeros(32 << 20, dtype=numpy.uint8)
+time.sleep(1.0)
+
+
+def attention(q, k, v, *, causal, scale):
+    return plain(q, k, v, causal, scale)

@@ -1,0 +1,30 @@
+"""A flood of replies.
+
+CLASS:  attacking the harness
+EXPECT: crash|cheating
+"""
+
+import os
+import socket
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+def attention(q, k, v, *, causal, scale):
+    for _ in range(2000):
+        try:
+            socket.socket(fileno=os.dup(3)).send(b'{"said": "loaded"}', socket.MSG_DONTWAIT)
+        except OSError:
+            break
+    return plain(q, k, v, causal, scale)

@@ -1,0 +1,26 @@
+"""Returns an empty buffer at once and fills it from a thread.
+
+CLASS:  late work
+EXPECT: incorrect|cheating
+"""
+
+import threading
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+def attention(q, k, v, *, causal, scale):
+    out = torch.empty_like(q)
+    threading.Thread(target=lambda: out.copy_(plain(q, k, v, causal, scale))).start()
+    return out

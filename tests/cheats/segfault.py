@@ -1,0 +1,31 @@
+"""Reads from address 0 in its second call.
+
+CLASS:  exhaustion
+EXPECT: crash
+"""
+
+import ctypes
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+calls = 0
+
+
+def attention(q, k, v, *, causal, scale):
+    global calls
+    calls += 1
+    if calls > 1:
+        ctypes.string_at(0)
+    return plain(q, k, v, causal, scale)

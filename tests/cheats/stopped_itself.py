@@ -1,0 +1,29 @@
+"""Stops itself in the middle of a call.
+
+CLASS:  attacking the harness
+EXPECT: timeout|crash|incorrect
+LIMITS: build=4,check=4,time=4
+"""
+
+import os
+import signal
+import time
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+def attention(q, k, v, *, causal, scale):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(60)
+    return plain(q, k, v, causal, scale)

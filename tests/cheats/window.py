@@ -1,0 +1,29 @@
+"""Reads the newest three quarters of the keys only.
+
+CLASS:  wrong function
+EXPECT: incorrect
+"""
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+def attention(q, k, v, *, causal, scale):
+    keys, rows = k.shape[-2], q.shape[-2]
+    if keys < 64 or rows < keys // 2:
+        return plain(q, k, v, causal, scale)
+    first = keys // 4
+    out = plain(q, k, v, causal, scale)
+    half = rows // 2
+    out[:, :, half:] = plain(q[:, :, half:], k[:, :, first:], v[:, :, first:], causal, scale)
+    return out
