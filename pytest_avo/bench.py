@@ -18,7 +18,7 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.verdict import Verdict, judge
+from pytest_avo.core.verdict import Total, Verdict, judge
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.devices.remote import RemoteDevice
@@ -26,6 +26,8 @@ from pytest_avo.evaluation.evaluator import Evaluator
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
 from pytest_avo.evaluation.sandbox import offered_layers
+from pytest_avo.gate.gains import Case
+from pytest_avo.gate.gate import open_gate
 from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
 from pytest_avo.report import export, terminal
 from pytest_avo.report.rows import ResultRow, decode_row
@@ -33,6 +35,7 @@ from pytest_avo.report.status import StatusLine
 from pytest_avo.report.text import printable
 from pytest_avo.selection import Selection
 from pytest_avo.settings import Settings
+from pytest_avo.totals import TOTAL, TotalItem, attach_total, totals
 
 NOISE_FLOOR = 0.01
 """Log-ratio below which two kernels count as the same where no A/A run has measured the noise."""
@@ -50,7 +53,9 @@ class Bench:
         self.selection = Selection(config, settings, target=self.device.target)
         self.specs = ["popen"]
         self.rows: list[ResultRow] = []
+        self.totals: list[Total] = []
         self.floor = NOISE_FLOOR
+        self.gate = open_gate(settings.gate, settings.rootdir, floor=NOISE_FLOOR)
         self._order: dict[str, int] = {}
         self._evaluator: Evaluator | None = None
         for name in self.peers:
@@ -108,6 +113,7 @@ class Bench:
             f"{fingerprint.device} x{fingerprint.units}",
             f"torch {installed_version('torch')}",
             f"peers {', '.join(self.peers) or 'none'}",
+            *([f"compared with {self.gate.baseline.describe()}"] if self.gate else []),
             f"sandbox {self.confinement}",
         ]
         return f"avo: {__version__} ({'; '.join(parts)})"
@@ -145,15 +151,59 @@ class Bench:
             return self.wait(item.pending)
         if item.kernel.fault:
             return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
+        return self._answers(self._item_request(item))[item.shape.id]
+
+    def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
+        """The verdict on an item; where there is a gate, beside its baseline, which may take another evaluation."""
+        verdict = self.judge(evaluation, item.shape, beside_baseline=item.variant)
+        if self.gate is None:
+            return verdict
+        return self.gate.judge(verdict, self.case(item), evaluation, self._item_request(item), self._answers)
+
+    def evaluate_together(self, item: TotalItem) -> dict[str, Evaluation]:
+        """Evaluate all shapes of a total in one request."""
+        return self._answers(self._total_request(item))
+
+    def judge_total(self, item: TotalItem, evaluations: dict[str, Evaluation]) -> Total | None:
+        """The judgement over several shapes beside the baseline; None where that has none of them."""
+        assert self.gate is not None, "without a gate there is no such item"
+        cases = [self.case(each) for each in item.items]
+        if not self.gate.has_any(cases, evaluations):
+            return None
+        total = Total(cases[0].name, item.name, "same", "")
+        request = self._total_request(item)
+        return self.gate.judge_total(total, cases, evaluations, request, self._answers, limit=item.limit)
+
+    def why_not_measured(self, item: KernelItem) -> str:
+        """Why an item's kernel need not be measured, or "": it is what it was, and the user did not name the file."""
+        if self.gate is None or item.path in self.selection.named or not self.gate.baseline.is_same(item.kernel):
+            return ""
+        return f"unchanged since {self.gate.baseline.name}"
+
+    def _item_request(self, item: KernelItem) -> EvaluationRequest:
+        limit = None if self.gate is None else self.gate.limit(self.case(item))
+        return self._request(item.kernel, (item.shape,), limit)
+
+    def _total_request(self, item: TotalItem) -> EvaluationRequest:
+        return self._request(item.items[0].kernel, tuple(each.shape for each in item.items), item.limit)
+
+    def _request(self, kernel: Kernel, shapes: tuple[Shape, ...], limit: float | None) -> EvaluationRequest:
         request = EvaluationRequest(
             number=0,
-            subject=Subject(label=item.path.name, source=item.kernel.source),
-            shapes=(item.shape,),
+            subject=Subject(label=kernel.path.name, source=kernel.source),
+            shapes=shapes,
             limits=self.settings.limits,
             plan=self.settings.plan,
             peers=self.peers,
         )
-        return self.wait(self.evaluator.submit(request)[item.shape.id])
+        return request if self.gate is None else self.gate.prepared(request, kernel, limit)
+
+    def case(self, item: KernelItem) -> Case:
+        """What an item compares."""
+        return Case(item.kernel, item.kernel_name, item.shape, self.selection.suites_of(item.kernel, item.shape))
+
+    def _answers(self, request: EvaluationRequest) -> dict[str, Evaluation]:
+        return {shape: self.wait(future) for shape, future in self.evaluator.submit(request).items()}
 
     def wait(self, future: Future[Evaluation]) -> Evaluation:
         """The future's result; meanwhile the status line says what is being done."""
@@ -187,9 +237,21 @@ class Bench:
 
     # ---- results
 
+    def add_totals(self, items: list[pytest.Item]) -> None:
+        """Add the items over several shapes, and tell the gate how many comparisons the run makes."""
+        items += totals(items, self)
+        if self.gate is not None:
+            self.gate.comparisons = len(items)
+
+    def exit_status(self, status: int) -> int:
+        """What the run ends with: 1 where the gate failed, whatever became of the failing tests' reports."""
+        failed = any(row.verdict.regressed for row in self.rows) or any(total.regressed for total in self.totals)
+        return pytest.ExitCode.TESTS_FAILED if failed and status == pytest.ExitCode.OK else status
+
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Put an item's result on its report."""
         attach_row(item, report)
+        attach_total(item, report)
 
     def keep_order(self, node_ids: Sequence[str]) -> None:
         """Results are shown in this order, that of their collection, whichever worker has finished first."""
@@ -199,11 +261,13 @@ class Bench:
         """Keep the result that a report carries."""
         if text := getattr(report, ROW, None):
             insort(self.rows, decode_row(text), key=lambda row: self._order.get(row.node_id, len(self._order)))
+        if text := getattr(report, TOTAL, None):
+            self.totals.append(msgspec.json.decode(text, type=Total))
 
     def table(self) -> Iterator[terminal.Line]:
         """The tables at the end of a bench; an evolution has its own."""
         if self.settings.mode == "bench":
-            yield from terminal.results(self.rows, verbosity=self.config.get_verbosity())
+            yield from terminal.results(self.rows, self.totals, verbosity=self.config.get_verbosity())
 
     def export(self) -> None:
         """Write what the user asked to have written."""

@@ -80,20 +80,25 @@ class KernelItem(pytest.Item):
         if reason := bench.why_not_here(self.kernel):
             self._judged(Verdict(self.shape.id, "unsupported", reason))
             pytest.skip(reason)
+        if reason := bench.why_not_measured(self):
+            self.user_properties.append(("avo.reason", reason))
+            pytest.skip(reason)
         try:
             self.evaluation = bench.evaluation(self)
+            self._judged(bench.verdict(self, self.evaluation))
         except EvaluatorError as error:
             pytest.fail(f"evaluator: {error}", pytrace=False)
-        self._judged(bench.judge(self.evaluation, self.shape, beside_baseline=self.variant))
         if self.evaluation.log:
             self.add_report_section("call", "kernel", self.evaluation.log)
 
     def runtest(self) -> None:
-        """Fail with the verdict's reason unless the kernel is right."""
+        """Fail with the verdict's reason unless the kernel is right, and as fast as the gate wants it."""
         verdict = self.verdict
         assert verdict is not None
-        if verdict.is_good:
+        if verdict.passes:
             return
+        if verdict.regressed:
+            pytest.fail(verdict.reason, pytrace=False)
         reason = f"{verdict.kind}: {verdict.reason}"
         if self.variant:
             raise Rejected(reason)
@@ -109,14 +114,20 @@ class KernelItem(pytest.Item):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
+    @property
+    def kernel_name(self) -> str:
+        """Path of the kernel's file as node ids have it."""
+        return Path(self.nodeid.partition("::")[0]).as_posix()
+
     def row(self) -> ResultRow | None:
         """The item's result for tables and files, once it is judged."""
         if self.verdict is None:
             return None
-        kernel = Path(self.nodeid.partition("::")[0]).as_posix()
         target = self.kernel.claim.target if self.kernel.claim else self.parent.bench.device.target
         evaluation = self.evaluation or Evaluation(shape=self.shape.id, outcome="unsupported")
-        return result_row(evaluation, self.verdict, node_id=self.nodeid, kernel=kernel, target=target, shape=self.shape)
+        return result_row(
+            evaluation, self.verdict, node_id=self.nodeid, kernel=self.kernel_name, target=target, shape=self.shape
+        )
 
     def _judged(self, verdict: Verdict) -> None:
         self.verdict = verdict

@@ -71,6 +71,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="Confinement of kernels by namespaces, Landlock and seccomp: as far as the machine offers it, all of it "
         "or refuse to run, or only limits and a process group (default: auto)",
     )
+    _add_gate(group)
     group.addoption("--avo-json", metavar="PATH", help="Write the results as JSON, in pytest-benchmark's schema")
     group.addoption(
         "--generations",
@@ -115,11 +116,41 @@ def add_options(parser: pytest.Parser) -> None:
         type="linelist",
         default=[],
     )
+    parser.addini(
+        "avo_compare_fail",
+        "Default of --avo-compare-fail, and limits of their own for suites and kernels, a line each: '3%', "
+        "'decode-cpu: 5%', 'kernels/cpu/prefill.py: geomean:1%'",
+        type="linelist",
+        default=[],
+    )
     for name in ("avo_price_input", "avo_price_output"):
         words = "input" if name.endswith("input") else "output"
         parser.addini(name, f"Price of a million {words} tokens, in the currency of --avo-max-cost", default="")
     for name in ("avo_shapes", "avo_peers", "avo_limits", "avo_operator", "avo_model", "avo_base_url"):
         parser.addini(name, f"Default of --{name.replace('_', '-')}", default="")
+
+
+def _add_gate(group: pytest.OptionGroup) -> None:
+    """What kernels are compared with, and which slowdowns fail."""
+    group.addoption(
+        "--avo-compare",
+        metavar="git:REF",
+        help="Compare every kernel with its source at a git ref, both measured now, in turns. Files that are unchanged "
+        "since are not measured unless they are named one by one",
+    )
+    group.addoption(
+        "--avo-compare-fail",
+        action="append",
+        default=[],
+        metavar="EXPR",
+        help="Fail what is slower than this beyond doubt, measured twice: 3%%, median:3%% (the same) or geomean:1%%; "
+        "can be given several times (default: comparing fails nothing)",
+    )
+    group.addoption(
+        "--avo-compare-lenient",
+        action="store_true",
+        help="List shapes that the baseline lacks instead of failing them",
+    )
 
 
 def _add_budget(group: pytest.OptionGroup) -> None:

@@ -108,6 +108,10 @@ class BenchHooks:
         self.bench.attach(item, report)
         return report
 
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self.bench.add_totals(items)
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.bench.collect_row(report)
 
@@ -127,6 +131,7 @@ class BenchHooks:
         self.bench.close()
         if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
             self.bench.export()
+            session.exitstatus = self.bench.exit_status(session.exitstatus)
 
 
 class EvolutionHooks:

@@ -27,6 +27,8 @@ class Selection:
         self._settings = settings
         self._target = target
         self._kernels: dict[Path, Kernel] = {}
+        self.named: set[Path] = set()
+        """Kernel files that the user names one by one, not by a folder."""
 
     def default_paths(self) -> list[str]:
         """What is collected where the command line names no path."""
@@ -94,4 +96,5 @@ class Selection:
                     if self.is_kernel(found, named=False):
                         yield found
             elif path.is_file() and self.is_kernel(path, named=True):
+                self.named.add(path)
                 yield path

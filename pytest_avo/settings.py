@@ -16,6 +16,9 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.kernel import TARGETS
 from pytest_avo.core.shape import SuiteFolders
+from pytest_avo.gate.gate_settings import GateSettings
+from pytest_avo.gate.refs import PREFIX
+from pytest_avo.gate.rules import parse_rules
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
@@ -41,6 +44,7 @@ class Settings:
     limits: Limits
     plan: TimingPlan
     sandbox: Literal["auto", "require", "off"]
+    gate: GateSettings
     json: Path | None
     kernels: tuple[Path, ...]
     evolve: dict[str, str]
@@ -91,6 +95,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         limits=_limits(_text(config, "avo_limits")),
         plan=_plan(option.avo_max_rounds),
         sandbox=option.avo_sandbox,
+        gate=_gate(config, chosen[0]),
         json=Path(os.path.abspath(option.avo_json)) if option.avo_json else None,
         kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
         evolve=_kernel_per_target(config.getini("avo_evolve")),
@@ -139,6 +144,23 @@ def _plan(max_rounds: int | None) -> TimingPlan:
         raise InvalidInput(f"--avo-max-rounds: expected at least 3, got {max_rounds}")
     default = TimingPlan()
     return msgspec.structs.replace(default, max_rounds=max_rounds, min_rounds=min(default.min_rounds, max_rounds))
+
+
+def _gate(config: pytest.Config, mode: str) -> GateSettings:
+    option = config.option
+    used = [name for name in ("compare", "compare_fail", "compare_lenient") if getattr(option, f"avo_{name}")]
+    if used and mode != "bench":
+        raise InvalidInput(f"--avo-{used[0].replace('_', '-')}: goes with --avo-bench, not with --avo-{mode}")
+    if used and not option.avo_compare:
+        raise InvalidInput(f"--avo-{used[0].replace('_', '-')}: expected --avo-compare too")
+    if option.avo_compare is not None and not option.avo_compare.startswith(PREFIX):
+        raise InvalidInput(f"--avo-compare: expected git:REF, got {option.avo_compare!r}")
+    rules = parse_rules(option.avo_compare_fail, config.getini("avo_compare_fail"))
+    known = _suite_folders(config.rootpath).names()
+    if unknown := sorted(rules.suites - set(known)):
+        expected = f"expected a kernel's path or one of the suites {', '.join(known)}"
+        raise InvalidInput(f"ini key avo_compare_fail: {unknown[0]!r}: {expected}")
+    return GateSettings(option.avo_compare, rules, option.avo_compare_lenient)
 
 
 def _agent(config: pytest.Config) -> AgentSettings:

@@ -59,6 +59,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     plan: TimingPlan | None = None
     baseline: Subject | None = None
     peers: tuple[str, ...] = ()
+    may_lack_baseline: bool = False
+    """Where the baseline fails, time the kernel without it and say so in the notes; else the evaluator has failed."""
     fresh: bool = False
     """Start every arm in a new process, as a confirmation needs."""
 

@@ -38,11 +38,38 @@ class Verdict(msgspec.Struct, frozen=True):
     baseline: Comparison | None = None
     peers: dict[str, Comparison] = {}
     notes: tuple[str, ...] = ()
+    unmatched: bool = False
+    """The baseline that the user named lacks this shape."""
+    regressed: bool = False
+    """Fails the gate: slower than allowed, confirmed, or without a counterpart in the baseline."""
 
     @property
     def is_good(self) -> bool:
         """Correct, whatever its speed."""
         return self.kind in GOOD
+
+    @property
+    def passes(self) -> bool:
+        """Correct, and not stopped by the gate."""
+        return self.is_good and not self.regressed
+
+
+class Total(msgspec.Struct, frozen=True):
+    """The judgement of one kernel over several shapes, beside a baseline."""
+
+    kernel: str
+    """Path of the kernel file as the node id has it."""
+    name: str
+    """What it is over: `geomean`, or `geomean-SUITE`."""
+    kind: Kind
+    reason: str
+    regressed: bool = False
+    """Slower than the gate allows, confirmed."""
+
+    @property
+    def passes(self) -> bool:
+        """Correct, and not stopped by the gate."""
+        return self.kind in GOOD and not self.regressed
 
 
 def judge(evaluation: Evaluation, shape: Shape, *, floor: float) -> Verdict:

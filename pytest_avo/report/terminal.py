@@ -9,7 +9,7 @@ from typing import get_args
 
 from tabulate import tabulate
 
-from pytest_avo.core.verdict import Kind
+from pytest_avo.core.verdict import Kind, Total, Verdict
 from pytest_avo.report import text
 from pytest_avo.report.rows import Geomean, ResultRow, arms, by_kernel, comparisons, geomeans
 from pytest_avo.report.table import Table, layouts, table
@@ -26,7 +26,9 @@ class Line:
     markup: dict[str, bool] = field(default_factory=dict)
 
 
-def results(rows: Sequence[ResultRow], *, verbosity: int = 0, width: int = WIDTH) -> list[Line]:
+def results(
+    rows: Sequence[ResultRow], totals: Sequence[Total] = (), *, verbosity: int = 0, width: int = WIDTH
+) -> list[Line]:
     """All rows, kernel after kernel, in the order given; no line is longer than `width`.
 
     Below zero `verbosity` leaves the headlines and the bad rows, above zero it adds rounds and seeds.
@@ -38,10 +40,11 @@ def results(rows: Sequence[ResultRow], *, verbosity: int = 0, width: int = WIDTH
         name = text.plain(f"{kernel} on {device}" if len(devices) > 1 else kernel)
         lines += headline(name, group, width=width)
         if verbosity < 0:
-            lines += [reason_line(row, width=width) for row in group if _is_bad(row)]
+            lines += [reason_line(row, width=width) for row in group if is_listed(row)]
         else:
             lines += _section(group, details=verbosity > 0, width=width)
-            lines.append(Line(""))
+        lines += [total_line(total, width=width) for total in totals if total.kernel == kernel]
+        lines += [Line("")] if verbosity >= 0 else []
     if verbosity >= 0 and any(comparisons(row) for row in rows):
         lines.append(Line(LEGEND))
     return lines
@@ -51,7 +54,7 @@ def headline(name: str, rows: Sequence[ResultRow], *, width: int = WIDTH) -> lis
     """`kernels/cpu/prefill.py: geomean vs torch-sdpa 1.21 [1.18, 1.24] · 5 correct`, folded where it is too long."""
     parts = [*geomean_texts(geomeans(rows), len(rows)), verdict_counts(rows)]
     kinds = {row.verdict.kind for row in rows}
-    colour = "red" if any(not row.verdict.is_good for row in rows) else "yellow" if "slower" in kinds else "green"
+    colour = "red" if any(not row.verdict.passes for row in rows) else "yellow" if "slower" in kinds else "green"
     return [Line(line, {"bold": True, colour: True}) for line in text.fold(f"{name}:", parts, width)]
 
 
@@ -74,7 +77,13 @@ def verdict_counts(rows: Iterable[ResultRow]) -> str:
 def reason_line(row: ResultRow, *, width: int = WIDTH) -> Line:
     """`incorrect  b1-h8-...: max error 3.2e-2 > limit 1.1e-3 (randn)`."""
     reason = text.plain(row.verdict.reason) or "no reason given"
-    return Line(text.clip(f"{row.verdict.kind}  {row.shape.id}: {reason}", width), _markup(row))
+    kind = "no baseline" if row.verdict.unmatched else row.verdict.kind
+    return Line(text.clip(f"{kind}  {row.shape.id}: {reason}", width), _markup(row.verdict))
+
+
+def total_line(total: Total, *, width: int = WIDTH) -> Line:
+    """`slower  geomean: 1.4% slower than git:main, ...`."""
+    return Line(text.clip(f"{total.kind}  {total.name}: {text.plain(total.reason)}", width), _markup(total))
 
 
 def notes(rows: Sequence[ResultRow]) -> list[str]:
@@ -89,12 +98,12 @@ def notes(rows: Sequence[ResultRow]) -> list[str]:
 def _section(rows: Sequence[ResultRow], *, details: bool, width: int) -> list[Line]:
     drawn, lines = _fitting(rows, details=details, width=width)
     shown = [Line(lines[0]), Line(lines[1])]
-    shown += [Line(line, _markup(row)) for line, row in zip(lines[2:], rows, strict=True)]
+    shown += [Line(line, _markup(row.verdict)) for line, row in zip(lines[2:], rows, strict=True)]
     if drawn.caption:
         shown.append(Line(text.clip(drawn.caption, width)))
     if hidden := [name for name in arms(rows) if not {name, f"vs {name}"} & set(drawn.headers)]:
         shown += [Line(line) for line in text.fold("too wide to show:", hidden, width)]
-    shown += [reason_line(row, width=width) for row in rows if not row.verdict.is_good]
+    shown += [reason_line(row, width=width) for row in rows if is_listed(row)]
     shown += [Line(text.clip(f"note: {note}", width)) for note in notes(rows)]
     return shown
 
@@ -117,12 +126,14 @@ def draw(headers: Sequence[str], body: Sequence[Sequence[str]], aligns: Sequence
     return [line.rstrip() for line in (first, rule, *rest)]
 
 
-def _is_bad(row: ResultRow) -> bool:
-    return not row.verdict.is_good or row.verdict.kind == "slower"
+def is_listed(row: ResultRow) -> bool:
+    """Whether a row's reason is shown: it failed, is slower, or cannot be told from slower."""
+    verdict = row.verdict
+    return not verdict.passes or verdict.unmatched or verdict.kind in ("slower", "ambiguous")
 
 
-def _markup(row: ResultRow) -> dict[str, bool]:
-    if not row.verdict.is_good:
+def _markup(judged: Verdict | Total) -> dict[str, bool]:
+    if not judged.passes:
         return {"red": True}
-    colours = {"faster": "green", "slower": "yellow"}
-    return {colours[row.verdict.kind]: True} if row.verdict.kind in colours else {}
+    colours = {"faster": "green", "slower": "yellow", "ambiguous": "yellow"}
+    return {colours[judged.kind]: True} if judged.kind in colours else {}

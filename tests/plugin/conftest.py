@@ -155,6 +155,23 @@ class Project:
             command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
         )
 
+    def commit(self) -> str:
+        """Commit all files of the project to git; the branch is `main`."""
+        if not (self.path / ".git").exists():
+            self.git("init", "--quiet", "--initial-branch", "main")
+            (self.path / ".git" / "info" / "exclude").write_text("cache/\n.avo/\n")
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", "a commit")
+        return self.git("rev-parse", "HEAD")
+
+    def git(self, *arguments: str) -> str:
+        command = ["git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.org", *arguments]
+        return subprocess.run(command, cwd=self.path, check=True, capture_output=True, text=True).stdout.strip()
+
+    def compare(self, *arguments: str) -> pytest.RunResult:
+        """A bench beside the kernels of `main`, without peers."""
+        return self.run("--avo-bench", "--avo-compare", "git:main", "--avo-peers", "none", *arguments)
+
     def json(self, name: str = "out.json") -> dict[str, Any]:
         content: dict[str, Any] = json.loads((self.path / name).read_text())
         return content

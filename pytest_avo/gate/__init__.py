@@ -1,0 +1,1 @@
+"""The regression gate: what kernels are compared with, and when a difference fails."""

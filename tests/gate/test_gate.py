@@ -1,0 +1,184 @@
+"""Which slowdowns fail: limits, second measurements, shapes without a baseline, geomeans."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Subject, Timing, TimingPlan
+from pytest_avo.core.kernel import parse_kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval
+from pytest_avo.core.verdict import Total, Verdict
+from pytest_avo.gate.gains import Case
+from pytest_avo.gate.gate import Gate, in_words, ranking
+from pytest_avo.gate.refs import GitBaseline
+from pytest_avo.gate.rules import parse_rules
+from tests.report.result_rows import shape
+
+SHAPE = shape()
+CASE = Case(parse_kernel("", path=Path("/nowhere/a.py")), "a.py", SHAPE)
+NOISE = 0.004
+
+
+def timed(slowdown: float, *, launches: int = 1, rounds: int = 30, of: Shape = SHAPE, seed: int = 0) -> Evaluation:
+    """A kernel that takes `slowdown` more time than its baseline, with noise of 0.4% in every slice."""
+    random = np.random.default_rng(seed)
+    old = tuple(tuple(np.exp(NOISE * random.standard_normal(rounds))) for _ in range(launches))
+    new = tuple(tuple((1 + slowdown) * np.exp(NOISE * random.standard_normal(rounds))) for _ in range(launches))
+    return Evaluation(of.id, "ok", timing=Timing({KERNEL: new, BASELINE: old}, calls=1, stopped=""))
+
+
+class Bench:
+    """Answers second measurements with what the test says, and keeps the requests."""
+
+    def __init__(self, *second: Evaluation) -> None:
+        self.second = {evaluation.shape: evaluation for evaluation in second}
+        self.requests: list[EvaluationRequest] = []
+
+    def __call__(self, request: EvaluationRequest) -> dict[str, Evaluation]:
+        self.requests.append(request)
+        return self.second
+
+
+def gate(*rules: str, lenient: bool = False, comparisons: int = 1) -> Gate:
+    baseline = GitBaseline("main", "0" * 40)
+    return Gate(baseline, parse_rules(rules, []), lenient=lenient, floor=0.01, comparisons=comparisons)
+
+
+def request(*shapes: Shape) -> EvaluationRequest:
+    subject = Subject("a.py", "")
+    return EvaluationRequest(0, subject, shapes, plan=TimingPlan(max_rounds=30), baseline=subject, peers=("fa3",))
+
+
+def judged(by: Gate, first: Evaluation, bench: Bench) -> Verdict:
+    return by.judge(Verdict(SHAPE.id, "correct"), CASE, first, request(SHAPE), bench)
+
+
+def test_a_slowdown_beyond_the_limit_that_is_seen_twice_fails_with_the_second_figures() -> None:
+    bench = Bench(timed(0.06, launches=5, seed=1))
+    verdict = judged(gate("3%"), timed(0.08), bench)
+    assert (verdict.kind, verdict.regressed, verdict.passes) == ("slower", True, False)
+    assert verdict.reason.startswith(("5.", "6."))
+    assert verdict.reason.endswith("%, confirmed")
+    assert " slower than git:main, 95% interval " in verdict.reason
+    (again,) = bench.requests
+    assert again.fresh
+    assert again.plan is not None
+    assert (again.plan.launches, again.plan.max_rounds, again.plan.margin) == (5, 60, None)
+    assert again.peers == (), "peers say nothing about a regression"
+
+
+def test_a_slowdown_that_is_seen_once_is_ambiguous_and_passes() -> None:
+    verdict = judged(gate("3%"), timed(0.08), Bench(timed(0.0, launches=5, seed=1)))
+    assert (verdict.kind, verdict.passes) == ("ambiguous", True)
+    assert verdict.reason.endswith("not confirmed")
+
+
+def test_a_kernel_that_is_wrong_on_the_second_inputs_is_wrong() -> None:
+    wrong = Evaluation(SHAPE.id, "incorrect", "max error 3")
+    verdict = judged(gate("3%"), timed(0.08), Bench(wrong))
+    assert (verdict.kind, verdict.reason, verdict.passes) == ("incorrect", "max error 3", False)
+
+
+@pytest.mark.parametrize(
+    ("slowdown", "kind"), [(0.0, "same"), (0.02, "slower"), (0.03, "ambiguous"), (-0.05, "faster")]
+)
+def test_what_is_not_plainly_beyond_the_limit_is_measured_once_and_passes(slowdown: float, kind: str) -> None:
+    bench = Bench()
+    verdict = judged(gate("3%"), timed(slowdown), bench)
+    assert (verdict.kind, verdict.passes, bench.requests) == (kind, True, [])
+    assert verdict.baseline is not None
+    assert verdict.baseline.ratio == pytest.approx(1 / (1 + slowdown), abs=0.01)
+
+
+def test_without_a_limit_comparing_only_reports() -> None:
+    bench = Bench()
+    verdict = judged(gate(), timed(0.5), bench)
+    assert (verdict.kind, verdict.passes, bench.requests) == ("slower", True, [])
+
+
+@pytest.mark.parametrize(
+    ("rules", "lenient", "passes"), [(("3%",), False, False), (("3%",), True, True), ((), False, True)]
+)
+def test_a_shape_without_a_baseline_fails_unless_the_user_is_lenient(
+    rules: Sequence[str], lenient: bool, passes: bool
+) -> None:
+    alone = Evaluation(SHAPE.id, "ok", timing=Timing({KERNEL: ((1.0, 1.0),)}, calls=1, stopped=""))
+    verdict = judged(gate(*rules, lenient=lenient), alone, Bench())
+    assert (verdict.kind, verdict.unmatched, verdict.passes) == ("correct", True, passes)
+    assert verdict.reason == "git:main has no a.py"
+
+
+def test_a_wrong_kernel_is_not_compared() -> None:
+    verdict = Verdict(SHAPE.id, "incorrect", "max error 3")
+    assert gate("3%").judge(verdict, CASE, Evaluation(SHAPE.id, "incorrect"), request(SHAPE), Bench()) == verdict
+
+
+def test_the_more_comparisons_the_wider_the_intervals_that_decide() -> None:
+    assert gate("3%").confidence == pytest.approx(0.95)
+    assert gate("3%", comparisons=16).confidence == pytest.approx(0.95)
+    assert gate("3%", comparisons=400).confidence == pytest.approx(0.99)
+
+
+def test_a_run_of_unchanged_kernels_fails_once_in_a_hundred_at_most() -> None:
+    """At the limit itself, where the chance is greatest."""
+    by, failures = gate("3%", comparisons=4), 0
+    for seed in range(300):
+        bench = Bench(timed(0.03, launches=5, rounds=12, seed=2 * seed + 1))
+        failures += judged(by, timed(0.03, seed=2 * seed), bench).regressed
+    assert failures <= 3
+
+
+def test_with_a_limit_the_kernel_is_timed_until_that_is_decided() -> None:
+    plain = EvaluationRequest(0, Subject("a.py", "new"), (SHAPE,), plan=TimingPlan(max_rounds=8))
+    by = gate("3%")
+    assert by.prepared(plain, CASE.kernel, 0.03) == plain, "there is no such file at the ref"
+
+
+def test_a_geomean_is_judged_by_the_same_rule() -> None:
+    shapes = [shape(seqlen=512), shape(seqlen=1024, weight=3.0)]
+    cases = [Case(CASE.kernel, "a.py", each) for each in shapes]
+    total = Total("a.py", "geomean", "same", "")
+
+    def judged_total(first: float, second: float) -> Total:
+        evaluations = {x.id: timed(first, of=x, seed=i) for i, x in enumerate(shapes)}
+        bench = Bench(*(timed(second, launches=5, of=x, seed=i + 7) for i, x in enumerate(shapes)))
+        return gate("geomean:1%").judge_total(
+            total, cases, evaluations, request(*shapes), bench, limit=math.log1p(0.01)
+        )
+
+    failed = judged_total(0.03, 0.03)
+    assert (failed.kind, failed.regressed, failed.passes) == ("slower", True, False)
+    assert failed.reason.startswith(("2.", "3."))
+    assert failed.reason.endswith("confirmed")
+    assert judged_total(0.0, 0.5).passes
+    assert judged_total(0.03, 0.0).kind == "ambiguous"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "limit", "expected"),
+    [
+        (0.02, 0.04, 0.03, "faster"),
+        (-0.005, 0.005, None, "same"),
+        (-0.02, 0.005, None, "ambiguous"),
+        (-0.02, 0.04, 0.03, "same"),
+        (-0.04, 0.001, 0.03, "ambiguous"),
+        (-0.02, -0.015, 0.03, "slower"),
+        (-0.02, -0.015, None, "slower"),
+        (-0.09, -0.05, 0.03, "ambiguous"),
+    ],
+)
+def test_rankings(low: float, high: float, limit: float | None, expected: str) -> None:
+    assert ranking(Interval((low + high) / 2, low, high), 0.01, limit) == expected
+
+
+def test_a_gain_in_words() -> None:
+    slower = Interval(-math.log(1.041), -math.log(1.05), -math.log(1.032))
+    assert in_words(slower, "git:main") == "4.1% slower than git:main, 95% interval 3.2 to 5.0%"
+    faster = Interval(math.log(1.02), math.log(0.99), math.log(1.05))
+    assert in_words(faster, "git:main") == "2.0% faster than git:main, 95% interval -1.0 to 5.0%"
