@@ -23,6 +23,7 @@ from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.evaluator import Evaluator
+from pytest_avo.evaluation.noise import stored_noise
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
 from pytest_avo.evaluation.sandbox import offered_layers
@@ -54,8 +55,9 @@ class Bench:
         self.specs = ["popen"]
         self.rows: list[ResultRow] = []
         self.totals: list[Total] = []
-        self.floor = NOISE_FLOOR
-        self.gate = open_gate(settings.gate, settings.rootdir, floor=NOISE_FLOOR)
+        self.noise = stored_noise(self.device.fingerprint())
+        self.floor = self.noise.floor if self.noise else NOISE_FLOOR
+        self.gate = open_gate(settings.gate, settings.rootdir, floor=self.floor)
         self._order: dict[str, int] = {}
         self._evaluator: Evaluator | None = None
         for name in self.peers:
@@ -94,6 +96,10 @@ class Bench:
             pool.close()
             raise InvalidInput(f"--tx: {error}") from None
         self.device = RemoteDevice(hello)
+        self.noise = stored_noise(self.device.fingerprint())
+        self.floor = self.noise.floor if self.noise else NOISE_FLOOR
+        if self.gate is not None:
+            self.gate.floor = self.floor
         self.selection = Selection(self.config, self.settings, target=self.device.target)
         self.confinement = hello.sandbox or "none"
 
@@ -115,6 +121,7 @@ class Bench:
             f"peers {', '.join(self.peers) or 'none'}",
             *([f"compared with {self.gate.baseline.describe()}"] if self.gate else []),
             f"sandbox {self.confinement}",
+            f"noise floor {self.floor:.1%}" + (f" of {self.noise.measured}" if self.noise else " assumed"),
         ]
         return f"avo: {__version__} ({'; '.join(parts)})"
 

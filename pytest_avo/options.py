@@ -43,6 +43,12 @@ def add_options(parser: pytest.Parser) -> None:
         "(default: those that ship with the plugin; or name folders of further ones)",
     )
     group.addoption(
+        "--avo-aa",
+        action="store_true",
+        help="Time kernels beside themselves and keep what is found between them as the noise floor of this machine, "
+        "which later runs with the same fingerprint use",
+    )
+    group.addoption(
         "--avo-shapes",
         metavar="SUITE[,SUITE]",
         help="Use these shape suites (shapes/SUITE.toml) instead of those that the kernels claim",

@@ -24,7 +24,7 @@ from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
 
 STORE_FOLDER = ".avo"
-Mode = Literal["bench", "evolve", "compile", "selftest"]
+Mode = Literal["bench", "evolve", "compile", "selftest", "aa"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -73,6 +73,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         "evolve": option.avo_evolve,
         "compile": option.avo_compile is not None,
         "selftest": option.avo_selftest,
+        "aa": option.avo_aa,
     }
     chosen: list[Mode] = [name for name in MODES if modes[name]]
     if not chosen:
