@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -16,7 +17,7 @@ from pytest_avo.bench import Bench
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.compile import LaunchReport, LaunchShape, Record, ShapeError
+from pytest_avo.evaluation.compile import LaunchReport, Record, ShapeError
 from pytest_avo.report import compiled
 from pytest_avo.report.terminal import Line
 from pytest_avo.settings import Settings
@@ -55,6 +56,7 @@ class CompileItem(pytest.Item):
     def runtest(self) -> None:
         """Fail with what the compiler reports: an error, spills, serialised wgmma, too much shared memory."""
         try:
+            self.parent.compilation.start(_kernels(self.session))
             records = self.parent.compilation.records(self.parent.kernel)
         except EvaluatorError as error:
             pytest.fail(str(error), pytrace=False)
@@ -78,7 +80,7 @@ class Compilation(Bench):
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         super().__init__(config, settings)
-        self._records: dict[Path, list[Record] | EvaluatorError] = {}
+        self._reports: dict[Path, Future[list[Record]]] = {}
         self._rows: list[compiled.CompiledRow] = []
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
@@ -94,20 +96,21 @@ class Compilation(Bench):
             return ""
         return f"is for {kernel.claim.target}, the report is for {self.settings.target}"
 
-    def records(self, kernel: Kernel) -> list[Record]:
-        """All launches of a kernel on its shapes; compiled once, in a confined process of its own.
+    def start(self, kernels: Sequence[Kernel]) -> None:
+        """Begin to compile kernels, as many at a time as there are cores, each in a confined process of its own."""
+        missing = [kernel for kernel in kernels if kernel.path not in self._reports]
+        if missing:
+            executor = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)), thread_name_prefix="avo-compile")
+            for kernel in missing:
+                self._reports[kernel.path] = executor.submit(self._compiled, kernel)
+            executor.shutdown(wait=False)
 
-        EvaluatorError when that process ends without a report.
+    def records(self, kernel: Kernel) -> list[Record]:
+        """All launches of a kernel that was started, on its shapes.
+
+        EvaluatorError when its process ends without a report.
         """
-        if kernel.path not in self._records:
-            try:
-                self._records[kernel.path] = self._compiled(kernel)
-            except EvaluatorError as error:
-                self._records[kernel.path] = error
-        found = self._records[kernel.path]
-        if isinstance(found, EvaluatorError):
-            raise found
-        return found
+        return self._reports[kernel.path].result()
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         if isinstance(item, CompileItem) and report.when == "call":
@@ -128,6 +131,12 @@ class Compilation(Bench):
         return compiled_records(kernel, self.selection.shapes(kernel), target=self.settings.target, confined=confined)
 
 
+def _kernels(session: pytest.Session) -> list[Kernel]:
+    """The kernels of a session's items, in their order."""
+    files = dict.fromkeys(item.parent for item in session.items if isinstance(item, CompileItem))
+    return [file.kernel for file in files if not file.compilation.why_not_here(file.kernel)]
+
+
 def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:
     """What a kernel launches on shapes, compiled in a process of its own that has no key and no GPU.
 
@@ -144,7 +153,7 @@ def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, co
         try:
             found = subprocess.run(
                 command,
-                input=msgspec.json.encode([_launch_shape(shape) for shape in shapes]),
+                input=msgspec.json.encode(list(shapes)),
                 capture_output=True,
                 env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, **private},
                 timeout=LIMIT_S,
@@ -166,17 +175,3 @@ def compiled_text(kernel: Kernel, shape: Shape, *, target: str, confined: bool) 
     lines += [f"{launch.kernel}: {failure}" for launch in launches for failure in launch.failures]
     lines += [record.error for record in records if isinstance(record, ShapeError)]
     return "\n".join(lines).strip()
-
-
-def _launch_shape(shape: Shape) -> LaunchShape:
-    return LaunchShape(
-        batch=shape.batch,
-        heads_q=shape.heads_q,
-        heads_kv=shape.heads_kv,
-        seqlen_q=shape.seqlen_q,
-        seqlen_kv=shape.seqlen_kv,
-        head_dim=shape.head_dim,
-        causal=shape.causal,
-        dtype=shape.dtype,
-        scale=shape.softmax_scale,
-    )

@@ -49,6 +49,12 @@ def add_options(parser: pytest.Parser) -> None:
         "which later runs with the same fingerprint use",
     )
     group.addoption(
+        "--avo-interpret",
+        action="store_true",
+        help="Check plain Triton kernels for correctness in Triton's interpreter, on the CPU (default: on the suite "
+        "smoke, since it is slow). Gluon kernels, which have no interpreter, are skipped",
+    )
+    group.addoption(
         "--avo-shapes",
         metavar="SUITE[,SUITE]",
         help="Use these shape suites (shapes/SUITE.toml) instead of those that the kernels claim",

@@ -52,7 +52,8 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     # Before xdist's own pytest_configure, which is trylast: an evolution takes its -n and --tx over.
     option = config.option
-    if any((option.avo_bench, option.avo_evolve, option.avo_compile, option.avo_selftest, option.avo_aa)):
+    modes = (option.avo_bench, option.avo_evolve, option.avo_compile, option.avo_interpret)
+    if any((*modes, option.avo_selftest, option.avo_aa)):
         from pytest_avo.start import start
 
         run, evolution = start(config)

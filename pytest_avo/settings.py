@@ -24,8 +24,10 @@ from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
 
 STORE_FOLDER = ".avo"
-Mode = Literal["bench", "evolve", "compile", "selftest", "aa"]
+Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+INTERPRETED = "smoke"
+"""The suite that the interpreter, which is slow, takes instead of those that the kernels claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +70,11 @@ class Settings:
 def read_settings(config: pytest.Config) -> Settings | None:
     """The settings of this run, or None when the user asked nothing of this plugin. InvalidInput for a wrong value."""
     option = config.option
-    modes = {
+    modes: dict[Mode, bool] = {
         "bench": option.avo_bench,
         "evolve": option.avo_evolve,
         "compile": option.avo_compile is not None,
+        "interpret": option.avo_interpret,
         "selftest": option.avo_selftest,
         "aa": option.avo_aa,
     }
@@ -91,7 +94,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         target=option.avo_compile or "",
         rootdir=config.rootpath,
         suites=_suite_folders(config.rootpath),
-        shapes=_names(_text(config, "avo_shapes")),
+        shapes=_names(_text(config, "avo_shapes")) or ((INTERPRETED,) if option.avo_interpret else ()),
         peers=None if not peers else () if peers == "none" else _names(peers),
         limits=_limits(_text(config, "avo_limits")),
         plan=_plan(option.avo_max_rounds),

@@ -14,12 +14,18 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.evaluation.compile import ARCHITECTURES
 from pytest_avo.evaluation.gateway import place
 from pytest_avo.evolve import Evolution
+from pytest_avo.interpretation import Interpretation
 from pytest_avo.noise import NoiseRun
 from pytest_avo.report import export
 from pytest_avo.selftest import SelfTest
 from pytest_avo.settings import read_settings
 
-RUNS: dict[str, type[Bench]] = {"compile": Compilation, "selftest": SelfTest, "aa": NoiseRun}
+RUNS: dict[str, type[Bench]] = {
+    "compile": Compilation,
+    "interpret": Interpretation,
+    "selftest": SelfTest,
+    "aa": NoiseRun,
+}
 """What runs in a mode, where that is not a bench."""
 
 

@@ -15,9 +15,11 @@ import subprocess
 import sys
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from pytest_avo.core.shape import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -27,20 +29,6 @@ if TYPE_CHECKING:
 
 SHARED_LIMITS_BYTES = {"sm90": 232448}
 ARCHITECTURES = {"sm90": "sm_90a"}
-
-
-class LaunchShape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One attention problem: q (batch, heads_q, seqlen_q, head_dim), k and v (batch, heads_kv, seqlen_kv, head_dim)."""
-
-    batch: int
-    heads_q: int
-    heads_kv: int
-    seqlen_q: int
-    seqlen_kv: int
-    head_dim: int
-    causal: bool
-    dtype: Literal["f32", "bf16", "f16"]
-    scale: float
 
 
 class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
@@ -76,7 +64,7 @@ class ShapeError(msgspec.Struct, frozen=True, tag="error"):
 Record = LaunchReport | ShapeError
 
 
-def compile_kernel(path: Path, shapes: Sequence[LaunchShape], *, target: str) -> Iterator[Record]:
+def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str) -> Iterator[Record]:
     """Yield what each launch of attention() in the kernel file compiles to, shape by shape.
 
     Equal launches of different shapes are compiled once. Runs the kernel's code in this process and replaces Triton's
@@ -120,7 +108,7 @@ def load_attention(path: Path) -> Callable[..., Any]:
     return attention
 
 
-def call(attention: Callable[..., Any], shape: LaunchShape) -> None:
+def call(attention: Callable[..., Any], shape: Shape) -> None:
     """Call attention() on uninitialised CPU tensors of the shape, laid out as (batch, seqlen, heads, head_dim).
 
     Their memory is committed by the operating system on first use, so untouched inputs cost none.
@@ -130,7 +118,7 @@ def call(attention: Callable[..., Any], shape: LaunchShape) -> None:
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[shape.dtype]
     q = torch.empty((shape.batch, shape.seqlen_q, shape.heads_q, shape.head_dim), dtype=dtype).transpose(1, 2)
     k = torch.empty((shape.batch, shape.seqlen_kv, shape.heads_kv, shape.head_dim), dtype=dtype).transpose(1, 2)
-    attention(q, k, torch.empty_like(k), causal=shape.causal, scale=shape.scale)
+    attention(q, k, torch.empty_like(k), causal=shape.causal, scale=shape.softmax_scale)
 
 
 def report(index: int, launch: Launch, assembly: Assembly, target: str) -> LaunchReport:
@@ -194,7 +182,7 @@ def main() -> int:
     source = arguments.shapes_json
     text = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
     try:
-        shapes = msgspec.json.decode(text, type=list[LaunchShape])
+        shapes = msgspec.json.decode(text, type=list[Shape])
     except msgspec.DecodeError as error:
         parser.error(f"--shapes-json {source}: {error}")
     if arguments.scratch is not None:

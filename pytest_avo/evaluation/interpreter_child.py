@@ -1,14 +1,16 @@
-"""The process that `interpret` starts: repair Triton's interpreter, run one call of a kernel, write the result.
+"""The process that `interpret` starts: repair Triton's interpreter, load a kernel, answer calls.
 
 Has to start with TRITON_INTERPRET=1 in its environment, because triton.jit looks at it when a kernel is defined.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -17,18 +19,20 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from pytest_avo.evaluation.compile import describe, load_attention
+from pytest_avo.evaluation.compile import confine, describe, load_attention
 from pytest_avo.evaluation.dry_run import pretended_device
-from pytest_avo.evaluation.interpret import Answer, Refused, Request, TensorHeader, dtype_name, from_bytes, to_bytes
+from pytest_avo.evaluation.interpret import Answer, Call, Refused, TensorHeader, dtype_name, from_bytes, to_bytes
 
 
 def repair() -> None:
-    """Repair the two known faults of Triton 3.6.0's interpreter; Refused if this Triton has no such places.
+    """Repair the known faults of Triton 3.6.0's interpreter; Refused if this Triton has no such places.
 
-    A product of bfloat16 operands multiplies their bit patterns, silently. And a loop bound known only at run time
-    fails with NumPy 2.4 and later, which no longer turn an array of one element into an int.
+    A product of bfloat16 operands multiplies their bit patterns, silently. A loop bound known only at run time fails
+    with NumPy 2.4 and later, which no longer turn an array of one element into an int. And float32 is cut off to
+    bfloat16, where the hardware rounds to nearest: three times the error of a right kernel.
     """
     try:
+        cast = interpreter.InterpreterBuilder.cast_impl
         multiply = interpreter.InterpreterBuilder.create_dot
         patch_tensor = interpreter._patch_lang_tensor
         handle = interpreter.TensorHandle
@@ -48,7 +52,17 @@ def repair() -> None:
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).item()))
 
+    def cast_impl(self: Any, source: Any, target: Any) -> Any:
+        if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
+            return cast(self, source, target)
+        bits = np.ascontiguousarray(source.data).view(np.uint32)
+        # To nearest, ties to even; a NaN stays one.
+        rounded = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = np.where(np.isnan(source.data), (bits >> 16) | 0x40, rounded)
+        return handle(rounded.astype(np.uint16), target.scalar)
+
     interpreter.InterpreterBuilder.create_dot = create_dot
+    interpreter.InterpreterBuilder.cast_impl = cast_impl
     interpreter._patch_lang_tensor = patch_lang_tensor
 
 
@@ -63,52 +77,87 @@ def multiply_repeatedly(a_ptr, b_ptr, c_ptr, times):  # type: ignore[no-untyped-
     tl.store(c_ptr + at, total)
 
 
+@triton.jit
+def round_down(source_ptr, target_ptr):  # type: ignore[no-untyped-def]
+    """Store sixteen float32 as bfloat16."""
+    at = tl.arange(0, 16)
+    tl.store(target_ptr + at, tl.load(source_ptr + at).to(tl.bfloat16))
+
+
 def probe() -> None:
-    """Refused unless the interpreter gets both known faults right, repaired or because this Triton never had them."""
+    """Refused unless the interpreter gets the known faults right, repaired or because this Triton never had them."""
     a = torch.eye(16, dtype=torch.bfloat16)
     b = torch.arange(256, dtype=torch.float32).reshape(16, 16).to(torch.bfloat16)
     c = torch.empty(16, 16)
+    exact = torch.linspace(-3.0, 3.0, 16)
+    rounded = torch.empty(16, dtype=torch.bfloat16)
     try:
         multiply_repeatedly[(1,)](a, b, c, 2)
+        round_down[(1,)](exact, rounded)
     except Exception as error:
         reason = f"its interpreter fails on a known case: {describe(error)}"
         raise Refused(f"triton {triton.__version__}: {reason}") from None
     if not torch.equal(c, 2 * b.float()):
         raise Refused(f"triton {triton.__version__}: its interpreter multiplies bfloat16 wrongly, repaired or not")
+    if not torch.equal(rounded, exact.to(torch.bfloat16)):
+        raise Refused(f"triton {triton.__version__}: its interpreter rounds to bfloat16 wrongly, repaired or not")
 
 
-def answer(request: Request, payload: bytes) -> tuple[Answer, bytes]:
-    """Run the call; the answer and the bytes of the result."""
-    try:
-        repair()
-        probe()
-    except Refused as refusal:
-        return Answer(refused=str(refusal)), b""
+def answer(attention: Any, call: Call, payload: bytes) -> tuple[Answer, bytes]:
+    """Run one call; the answer and the bytes of the result."""
     tensors = []
-    for header in request.tensors:
-        dtype_bytes = 4 if header.dtype == "f32" else 2
-        size = dtype_bytes * int(np.prod(header.shape))
-        tensors.append(from_bytes(header, payload[:size]).transpose(1, 2))
-        payload = payload[size:]
+    for header in call.tensors:
+        tensors.append(from_bytes(header, payload[: header.size_bytes]).transpose(1, 2))
+        payload = payload[header.size_bytes :]
     try:
         with pretended_device():
-            attention = load_attention(Path(request.kernel))
-            result = attention(*tensors, causal=request.causal, scale=request.scale)
-        result = result.contiguous()
+            result = attention(*tensors, causal=call.causal, scale=call.scale).contiguous()
         return Answer(result=TensorHeader(tuple(result.shape), dtype_name(result))), to_bytes(result)
     except Exception as error:
+        if isinstance(error, NotImplementedError | ValueError) and _raised_by(error) == attention.__code__.co_filename:
+            return Answer(refused=f"the kernel refuses the shape: {error}"), b""
         return Answer(failed=describe(error)), b""
 
 
+def _raised_by(error: Exception) -> str:
+    """The file with the statement that raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
+
+
+def serve(kernel: Path, scratch: str | None, requests: BinaryIO, output: BinaryIO) -> None:
+    """Answer calls until there are no more."""
+    always: Answer | None = None
+    attention: Any = None
+    try:
+        repair()
+        probe()  # reads this file, which a confined process may not
+        if scratch is not None:
+            confine(scratch)
+        with pretended_device():
+            attention = load_attention(kernel)
+    except Refused as refusal:
+        always = Answer(refused=str(refusal))
+    except Exception as error:
+        always = Answer(failed=describe(error))
+    while head := requests.readline():
+        call = msgspec.json.decode(head, type=Call)
+        payload = requests.read(sum(header.size_bytes for header in call.tensors))
+        verdict, result = (always, b"") if always is not None else answer(attention, call, payload)
+        output.write(msgspec.json.encode(verdict) + b"\n" + result)
+        output.flush()
+
+
 def main() -> None:
-    """Answer the one request on standard input."""
-    head, _, payload = sys.stdin.buffer.read().partition(b"\n")
-    request = msgspec.json.decode(head, type=Request)
-    # The kernel may print: its standard output becomes standard error, and the answer keeps the real one.
+    """Answer the calls on standard input."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.interpreter_child")
+    parser.add_argument("kernel", type=Path)
+    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
+    arguments = parser.parse_args()
+    # The kernel may print: its standard output becomes standard error, and the answers keep the real one.
     with os.fdopen(os.dup(1), "wb") as output:
         os.dup2(2, 1)
-        verdict, result = answer(request, payload)
-        output.write(msgspec.json.encode(verdict) + b"\n" + result)
+        serve(arguments.kernel, arguments.scratch, sys.stdin.buffer, output)
 
 
 if __name__ == "__main__":

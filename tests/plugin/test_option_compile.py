@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +48,18 @@ def test_reports_every_launch_and_skips_other_targets(hopper: Project) -> None:
             "SKIPPED *is for cpu, the report is for sm90",
         ]
     )
+
+
+def test_the_shipped_kernels_fit_the_device() -> None:
+    """What the guide tells users to put into their CI, on every kernel and shape that is shipped."""
+    root = NAIVE.parents[2]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--avo-compile", "kernels/sm90", "-q"]
+    finished = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout
+    for name in ("decode", "mha", "naive"):
+        assert f"kernels/sm90/{name}.py: distinct launches" in finished.stdout
+    assert re.search(r"^\d+ passed in", finished.stdout, re.MULTILINE)
+    assert "fails" not in finished.stdout
 
 
 def test_too_much_shared_memory_fails_with_the_figure(hopper: Project) -> None:

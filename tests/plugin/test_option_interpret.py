@@ -1,0 +1,88 @@
+"""--avo-interpret: plain Triton kernels in Triton's interpreter, on the CPU."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.plugin.conftest import GOOD, Project
+from tests.plugin.test_option_compile import NAIVE
+
+TWO = """
+[[shape]]
+batch = 1
+heads_q = 2
+heads_kv = 1
+seqlen_q = 33
+seqlen_kv = 40
+head_dim = 64
+causal = true
+dtype = "bf16"
+
+[[shape]]
+batch = 1
+heads_q = 1
+heads_kv = 1
+seqlen_q = 16
+seqlen_kv = 16
+head_dim = 24
+causal = false
+dtype = "bf16"
+"""
+ID = "b1-h2kv1-q33-k40-d64-causal-bf16"
+
+
+@pytest.fixture
+def hopper(project: Project) -> Project:
+    (project.path / "shapes" / "two.toml").write_text(TWO)
+    shutil.copy(NAIVE, project.path / "kernels" / "naive.py")
+    (project.path / "kernels" / "slow.py").unlink()
+    return project
+
+
+def test_right_refused_and_not_interpretable(hopper: Project) -> None:
+    hopper.kernel("good.py", GOOD)
+    shutil.copy(NAIVE.parent / "mha.py", hopper.path / "kernels" / "mha.py")
+    result = hopper.run("--avo-interpret", "kernels", "--avo-shapes", "two", "-rs", "-v")
+    assert result.ret == 0
+    result.assert_outcomes(passed=1, skipped=5)
+    result.stdout.fnmatch_lines(
+        [
+            "avo: Triton kernels in Triton's interpreter, for correctness alone; nothing is timed",
+            f"kernels/naive.py::{ID} PASSED*",
+        ]
+    )
+    result.stdout.fnmatch_lines_random(
+        [
+            "SKIPPED *does not import triton, so there is nothing to interpret",
+            "SKIPPED *Gluon kernels have no interpreter*",
+            "SKIPPED *the kernel refuses the shape: *",
+        ]
+    )
+
+
+def test_a_wrong_kernel_fails_with_its_error_and_the_next_shape_still_runs(hopper: Project) -> None:
+    path = hopper.path / "kernels" / "naive.py"
+    path.write_text(
+        path.read_text().replace("def attention(", "def right(")
+        + "\n\ndef attention(q, k, v, *, causal, scale):\n    return right(q, k, v, causal=False, scale=scale)\n"
+    )
+    result = hopper.run("--avo-interpret", "kernels/naive.py", "--avo-shapes", "two")
+    assert result.ret == 1
+    result.assert_outcomes(failed=1, skipped=1)
+    result.stdout.fnmatch_lines(["max error * > limit * (heads from 0, rows from 0) (normal)"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_the_suite_smoke_whatever_the_claim(hopper: Project) -> None:
+    result = hopper.run("--avo-interpret", "kernels/naive.py", "--co", "-q")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["kernels/naive.py::b1-h1-q1-k1-d64-causal-f32"])
+    assert "8192" not in result.stdout.str()
+
+
+def test_one_mode_at_a_time(hopper: Project) -> None:
+    result = hopper.run("--avo-interpret", "--avo-bench")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --avo-bench and --avo-interpret: expected one of them"])
