@@ -27,13 +27,15 @@ from pytest_avo.evaluation.noise import stored_noise
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
 from pytest_avo.evaluation.sandbox import offered_layers
+from pytest_avo.gate import store
+from pytest_avo.gate.baseline import open_gate
 from pytest_avo.gate.gains import Case
-from pytest_avo.gate.gate import open_gate
+from pytest_avo.gate.gate import thorough
 from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
 from pytest_avo.report import export, terminal
 from pytest_avo.report.rows import ResultRow, decode_row
 from pytest_avo.report.status import StatusLine
-from pytest_avo.report.text import printable
+from pytest_avo.report.text import counted, printable
 from pytest_avo.selection import Selection
 from pytest_avo.settings import Settings
 from pytest_avo.totals import TOTAL, TotalItem, attach_total, totals
@@ -57,7 +59,7 @@ class Bench:
         self.totals: list[Total] = []
         self.noise = stored_noise(self.device.fingerprint())
         self.floor = self.noise.floor if self.noise else NOISE_FLOOR
-        self.gate = open_gate(settings.gate, settings.rootdir, floor=self.floor)
+        self.gate = open_gate(settings.gate, settings.rootdir, fingerprint=self.device.fingerprint(), floor=self.floor)
         self._order: dict[str, int] = {}
         self._evaluator: Evaluator | None = None
         for name in self.peers:
@@ -175,8 +177,6 @@ class Bench:
         """The judgement over several shapes beside the baseline; None where that has none of them."""
         assert self.gate is not None, "without a gate there is no such item"
         cases = [self.case(each) for each in item.items]
-        if not self.gate.has_any(cases, evaluations):
-            return None
         total = Total(cases[0].name, item.name, "same", "")
         request = self._total_request(item)
         return self.gate.judge_total(total, cases, evaluations, request, self._answers, limit=item.limit)
@@ -200,7 +200,8 @@ class Bench:
             subject=Subject(label=kernel.path.name, source=kernel.source),
             shapes=shapes,
             limits=self.settings.limits,
-            plan=self.settings.plan,
+            # A baseline is measured once and compared with many times.
+            plan=self.settings.plan if self.settings.gate.save is None else thorough(self.settings.plan),
             peers=self.peers,
         )
         return request if self.gate is None else self.gate.prepared(request, kernel, limit)
@@ -278,6 +279,8 @@ class Bench:
 
     def export(self) -> None:
         """Write what the user asked to have written."""
+        if self.settings.gate.save is not None:
+            self._save(self.settings.gate.save)
         if self.settings.json is not None:
             export.export_json(
                 self.settings.json,
@@ -285,6 +288,11 @@ class Bench:
                 fingerprint=self.device.fingerprint(),
                 rootdir=self.settings.rootdir,
             )
+
+    def _save(self, path: Path) -> None:
+        kind, rootdir = self.device.fingerprint(), self.settings.rootdir
+        count = store.save(self.rows, path, fingerprint=kind, plugin=__version__, rootdir=rootdir)
+        self.say(f"stored {counted(count, 'result')} as baseline {path.stem}")
 
 
 def worker_index(config: pytest.Config) -> int:

@@ -126,7 +126,13 @@ class KernelItem(pytest.Item):
         target = self.kernel.claim.target if self.kernel.claim else self.parent.bench.device.target
         evaluation = self.evaluation or Evaluation(shape=self.shape.id, outcome="unsupported")
         return result_row(
-            evaluation, self.verdict, node_id=self.nodeid, kernel=self.kernel_name, target=target, shape=self.shape
+            evaluation,
+            self.verdict,
+            node_id=self.nodeid,
+            kernel=self.kernel_name,
+            target=target,
+            shape=self.shape,
+            digest=self.kernel.digest,
         )
 
     def _judged(self, verdict: Verdict) -> None:

@@ -146,9 +146,9 @@ def _add_gate(group: pytest.OptionGroup) -> None:
     """What kernels are compared with, and which slowdowns fail."""
     group.addoption(
         "--avo-compare",
-        metavar="git:REF",
-        help="Compare every kernel with its source at a git ref, both measured now, in turns. Files that are unchanged "
-        "since are not measured unless they are named one by one",
+        metavar="NAME|PATH|git:REF",
+        help="Compare every kernel with a stored baseline, or with its source at a git ref, both measured now. "
+        "Files that are unchanged since the ref are not measured unless they are named one by one",
     )
     group.addoption(
         "--avo-compare-fail",
@@ -162,6 +162,15 @@ def _add_gate(group: pytest.OptionGroup) -> None:
         "--avo-compare-lenient",
         action="store_true",
         help="List shapes that the baseline lacks instead of failing them",
+    )
+    group.addoption(
+        "--avo-allow-mismatch",
+        action="store_true",
+        help="Compare also with a baseline that was stored on another machine or with other versions",
+    )
+    group.addoption("--avo-save", metavar="NAME", help="Store the results as a baseline, .avo/baselines/NAME.json")
+    group.addoption(
+        "--avo-autosave", action="store_true", help="Store the results as a baseline named by date, time and commit"
     )
 
 

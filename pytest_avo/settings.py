@@ -14,16 +14,16 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits, TimingPlan
+from pytest_avo.core.folder import FOLDER
 from pytest_avo.core.kernel import TARGETS
 from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.gate.gate_settings import GateSettings
-from pytest_avo.gate.refs import PREFIX
 from pytest_avo.gate.rules import parse_rules
+from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
 
-STORE_FOLDER = ".avo"
 Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 INTERPRETED = "smoke"
@@ -64,7 +64,7 @@ class Settings:
     @property
     def store(self) -> Path:
         """Folder of the lineage and of all else that a run keeps."""
-        return self.rootdir / STORE_FOLDER
+        return self.rootdir / FOLDER
 
 
 def read_settings(config: pytest.Config) -> Settings | None:
@@ -152,19 +152,29 @@ def _plan(max_rounds: int | None) -> TimingPlan:
 
 def _gate(config: pytest.Config, mode: str) -> GateSettings:
     option = config.option
-    used = [name for name in ("compare", "compare_fail", "compare_lenient") if getattr(option, f"avo_{name}")]
+    names = ("compare", "compare_fail", "compare_lenient", "allow_mismatch", "save", "autosave")
+    used = [f"--avo-{name.replace('_', '-')}" for name in names if getattr(option, f"avo_{name}")]
     if used and mode != "bench":
-        raise InvalidInput(f"--avo-{used[0].replace('_', '-')}: goes with --avo-bench, not with --avo-{mode}")
-    if used and not option.avo_compare:
-        raise InvalidInput(f"--avo-{used[0].replace('_', '-')}: expected --avo-compare too")
-    if option.avo_compare is not None and not option.avo_compare.startswith(PREFIX):
-        raise InvalidInput(f"--avo-compare: expected git:REF, got {option.avo_compare!r}")
+        raise InvalidInput(f"{used[0]}: goes with --avo-bench, not with --avo-{mode}")
+    if option.avo_compare is None and (idle := [x for x in used if x not in ("--avo-save", "--avo-autosave")]):
+        raise InvalidInput(f"{idle[0]}: expected --avo-compare too")
+    if option.avo_save is not None and option.avo_autosave:
+        raise InvalidInput("--avo-save and --avo-autosave: expected one of them")
     rules = parse_rules(option.avo_compare_fail, config.getini("avo_compare_fail"))
     known = _suite_folders(config.rootpath).names()
     if unknown := sorted(rules.suites - set(known)):
         expected = f"expected a kernel's path or one of the suites {', '.join(known)}"
         raise InvalidInput(f"ini key avo_compare_fail: {unknown[0]!r}: {expected}")
-    return GateSettings(option.avo_compare, rules, option.avo_compare_lenient)
+    folder = config.rootpath / FOLDER / BASELINES
+    save = automatic_name(config.rootpath) if option.avo_autosave else option.avo_save
+    return GateSettings(
+        compare=option.avo_compare,
+        rules=rules,
+        lenient=option.avo_compare_lenient,
+        allow_mismatch=option.avo_allow_mismatch,
+        folder=folder,
+        save=None if save is None else baseline_path(save, folder),
+    )
 
 
 def _agent(config: pytest.Config) -> AgentSettings:

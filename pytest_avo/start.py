@@ -16,7 +16,7 @@ from pytest_avo.evaluation.gateway import place
 from pytest_avo.evolve import Evolution
 from pytest_avo.interpretation import Interpretation
 from pytest_avo.noise import NoiseRun
-from pytest_avo.report import export
+from pytest_avo.report.files import prepare
 from pytest_avo.selftest import SelfTest
 from pytest_avo.settings import read_settings
 
@@ -52,7 +52,7 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = bench.selection.default_paths()
         if settings.json is not None:
-            export.prepare(settings.json)
+            prepare(settings.json)
         bench.confinement  # noqa: B018 - refuses to run unconfined where the user requires it
         evolution = Evolution(bench) if settings.mode == "evolve" else None
     return bench, evolution

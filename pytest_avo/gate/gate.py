@@ -12,19 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
-from pytest_avo.core import stats
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, TimingPlan
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.stats import Interval
-from pytest_avo.core.verdict import Kind, Total, Verdict, judge
+from pytest_avo.core.verdict import Kind, Total, Verdict
 from pytest_avo.gate.gains import Case, Gains
-from pytest_avo.gate.gate_settings import GateSettings
-from pytest_avo.gate.refs import PREFIX, GitBaseline, at_ref
+from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import Rules
+from pytest_avo.gate.store import StoredBaseline
 
 RISK = 0.01
 """Chance that a run fails although no kernel is slower than allowed."""
@@ -38,11 +36,21 @@ Evaluate = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
 """Evaluate and wait: shape id -> facts. EvaluatorError when the machine fails."""
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a comparison amounts to."""
+
+    kind: Kind
+    reason: str
+    gains: Gains | None
+    regressed: bool = False
+
+
 @dataclass(slots=True)
 class Gate:
     """Judges kernels beside a baseline."""
 
-    baseline: GitBaseline
+    baseline: GitBaseline | StoredBaseline
     rules: Rules
     lenient: bool
     """Shapes that the baseline lacks are listed, not failed."""
@@ -55,6 +63,10 @@ class Gate:
     def confidence(self) -> float:
         """Of the intervals that decide."""
         return 1 - 2 * min(WIDEST_TAIL, math.sqrt(RISK / max(1, self.comparisons)))
+
+    def limit(self, case: Case) -> float | None:
+        """The limit on the slowdown of one shape's median."""
+        return self.rules.limit("median", kernel=case.name, suites=case.suites)
 
     def prepared(self, request: EvaluationRequest, kernel: Kernel, limit: float | None) -> EvaluationRequest:
         """The request with the baseline's arm and, where there is a limit, timed until that is decided."""
@@ -73,43 +85,16 @@ class Gate:
         """
         if not verdict.is_good or evaluation.timing is None:
             return verdict
-        gains = self.baseline.gains(case, evaluation)
-        limit = self.limit(case)
-        if isinstance(gains, str):
+        found = self._find([case], {case.shape.id: evaluation}, request, evaluate, limit=self.limit(case))
+        if isinstance(found, str):
             fails = bool(self.rules) and not self.lenient
-            return msgspec.structs.replace(verdict, reason=gains, unmatched=True, regressed=fails)
-        shown = gains.interval()
-        verdict = msgspec.structs.replace(
-            verdict, kind=ranking(shown, self.floor, limit), reason=self._words(shown), baseline=gains.comparison()
+            return msgspec.structs.replace(verdict, reason=found, unmatched=True, regressed=fails)
+        if found.gains is None:
+            return Verdict(verdict.shape, found.kind, found.reason, notes=verdict.notes)
+        beside = found.gains.comparison(self.baseline.median_us(case, evaluation))
+        return msgspec.structs.replace(
+            verdict, kind=found.kind, reason=found.reason, regressed=found.regressed, baseline=beside
         )
-        if limit is None or not self._is_beyond(gains.interval(confidence=self.confidence), limit):
-            return verdict
-        return self._confirmed(verdict, case, limit, evaluate(confirmation(request))[case.shape.id])
-
-    def _confirmed(self, verdict: Verdict, case: Case, limit: float, evaluation: Evaluation) -> Verdict:
-        """The verdict after a second measurement in fresh processes, whose figures replace the first one's."""
-        if evaluation.outcome != "ok":
-            return judge(evaluation, case.shape, floor=self.floor)
-        gains = self.baseline.gains(case, evaluation)
-        if isinstance(gains, str):
-            return msgspec.structs.replace(verdict, kind="ambiguous", reason=f"{verdict.reason}, then {gains}")
-        shown = gains.interval()
-        verdict = msgspec.structs.replace(verdict, baseline=gains.comparison())
-        if self._is_beyond(gains.interval(confidence=self.confidence), limit):
-            reason = f"{self._words(shown)}, confirmed"
-            return msgspec.structs.replace(verdict, kind="slower", reason=reason, regressed=True)
-        return msgspec.structs.replace(verdict, kind="ambiguous", reason=f"{self._words(shown)}, not confirmed")
-
-    def _geomean(self, cases: Sequence[Case], evaluations: Mapping[str, Evaluation]) -> Callable[[float], Interval]:
-        """The interval of the weighted geomean over the shapes that the baseline has, for any confidence."""
-        found = {case.shape: self.baseline.gains(case, evaluations[case.shape.id]) for case in cases}
-        launches = {shape.id: gains.launches for shape, gains in found.items() if isinstance(gains, Gains)}
-        weights = {shape.id: shape.weight for shape in found}
-        return lambda confidence: stats.geomean_interval(launches, weights, confidence=confidence)
-
-    def has_any(self, cases: Sequence[Case], evaluations: Mapping[str, Evaluation]) -> bool:
-        """Whether the baseline has one of the shapes."""
-        return any(isinstance(self.baseline.gains(case, evaluations[case.shape.id]), Gains) for case in cases)
 
     def judge_total(
         self,
@@ -120,42 +105,54 @@ class Gate:
         evaluate: Evaluate,
         *,
         limit: float,
-    ) -> Total:
+    ) -> Total | None:
         """The judgement over the shapes of a right kernel, under the same rule as that on one shape.
 
-        evaluations: by shape id, of all cases; request: the prepared one that would measure them all together.
-        ValueError where the baseline has none of the shapes, see `has_any`.
+        evaluations: by shape id, of all cases; request: the prepared one that would measure them all together. None
+        where the baseline has none of the shapes.
         """
-        gain = self._geomean(cases, evaluations)
-        kind, reason = ranking(gain(0.95), self.floor, limit), self._words(gain(0.95))
-        if not self._is_beyond(gain(self.confidence), limit):
-            return msgspec.structs.replace(total, kind=kind, reason=reason)
+        found = self._find(cases, evaluations, request, evaluate, limit=limit)
+        if isinstance(found, str):
+            return None
+        return msgspec.structs.replace(total, kind=found.kind, reason=found.reason, regressed=found.regressed)
+
+    def _find(
+        self,
+        cases: Sequence[Case],
+        evaluations: Mapping[str, Evaluation],
+        request: EvaluationRequest,
+        evaluate: Evaluate,
+        *,
+        limit: float | None,
+    ) -> Finding | str:
+        """What the comparison amounts to, or why there is none; the figures are those of the last measurement."""
+        gains = self._gains(cases, evaluations)
+        if isinstance(gains, str):
+            return gains
+        if limit is None or not self._is_beyond(gains, limit):
+            return Finding(ranking(gains.interval(), self.floor, limit), self._words(gains), gains)
         again = evaluate(confirmation(request))
-        if bad := [evaluation for evaluation in again.values() if evaluation.outcome != "ok"]:
-            return msgspec.structs.replace(total, kind=bad[0].outcome, reason=f"{bad[0].shape}: {bad[0].reason}")
-        gain = self._geomean(cases, again)
-        if self._is_beyond(gain(self.confidence), limit):
-            reason = f"{self._words(gain(0.95))}, confirmed"
-            return msgspec.structs.replace(total, kind="slower", reason=reason, regressed=True)
-        return msgspec.structs.replace(total, kind="ambiguous", reason=f"{self._words(gain(0.95))}, not confirmed")
+        if bad := next((x for x in again.values() if x.outcome != "ok"), None):
+            where = f"{bad.shape}: " if len(cases) > 1 else ""
+            return Finding(_kind(bad), where + bad.reason, None)
+        second = self._gains(cases, again)
+        if isinstance(second, str):
+            return Finding("ambiguous", f"{self._words(gains)}, not confirmed: {second}", gains)
+        if self._is_beyond(second, limit):
+            return Finding("slower", f"{self._words(second)}, confirmed", second, regressed=True)
+        return Finding("ambiguous", f"{self._words(second)}, not confirmed", second)
 
-    def limit(self, case: Case) -> float | None:
-        """The limit on the slowdown of one shape's median."""
-        return self.rules.limit("median", kernel=case.name, suites=case.suites)
+    def _gains(self, cases: Sequence[Case], evaluations: Mapping[str, Evaluation]) -> Gains | str:
+        """Those of all shapes that the baseline has, or why there is none."""
+        found = [self.baseline.gains(case, evaluations[case.shape.id]) for case in cases]
+        gains = [each for each in found if isinstance(each, Gains)]
+        return Gains.of_all(gains) if gains else next(each for each in found if isinstance(each, str))
 
-    def _is_beyond(self, gain: Interval, limit: float) -> bool:
-        return gain.high < -limit
+    def _is_beyond(self, gains: Gains, limit: float) -> bool:
+        return gains.interval(self.confidence).high < -limit
 
-    def _words(self, gain: Interval) -> str:
-        return in_words(gain, self.baseline.name)
-
-
-def open_gate(settings: GateSettings, rootdir: Path, *, floor: float) -> Gate | None:
-    """The gate that the user asked for, or None; InvalidInput where there is no such baseline."""
-    if settings.compare is None:
-        return None
-    baseline = at_ref(settings.compare.removeprefix(PREFIX), rootdir)
-    return Gate(baseline, settings.rules, lenient=settings.lenient, floor=floor)
+    def _words(self, gains: Gains) -> str:
+        return in_words(gains.interval(), self.baseline.name, gains.relative_to)
 
 
 def until_decided(plan: TimingPlan, limit: float) -> TimingPlan:
@@ -164,13 +161,17 @@ def until_decided(plan: TimingPlan, limit: float) -> TimingPlan:
     return msgspec.structs.replace(plan, margin=-limit, min_rounds=rounds)
 
 
+def thorough(plan: TimingPlan) -> TimingPlan:
+    """A fixed number of rounds over several launches, never cut short by a result."""
+    rounds = min(CONFIRM_LAUNCHES * plan.max_rounds, CONFIRM_ROUNDS)
+    return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None)
+
+
 def confirmation(request: EvaluationRequest) -> EvaluationRequest:
-    """The same once more: new processes, launch after launch, new inputs, a fixed number of rounds."""
+    """The same once more, thoroughly: new processes, new inputs."""
     assert request.plan is not None
-    rounds = min(CONFIRM_LAUNCHES * request.plan.max_rounds, CONFIRM_ROUNDS)
-    plan = msgspec.structs.replace(request.plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None)
     peers = request.peers if request.baseline is None else ()
-    return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True)
+    return msgspec.structs.replace(request, plan=thorough(request.plan), peers=peers, fresh=True)
 
 
 def ranking(gain: Interval, floor: float, limit: float | None) -> Kind:
@@ -188,9 +189,16 @@ def ranking(gain: Interval, floor: float, limit: float | None) -> Kind:
     return "same" if limit is not None or (-floor <= gain.low and gain.high <= floor) else "ambiguous"
 
 
-def in_words(gain: Interval, name: str) -> str:
+def in_words(gain: Interval, name: str, relative_to: str = "") -> str:
     """`4.1% slower than git:main, 95% interval 3.2 to 5.0%`: how much more, or less, time the kernel takes."""
     sign, word = (1, "faster") if gain.estimate > 0 else (-1, "slower")
     low, high = sorted(math.expm1(sign * x) for x in (gain.low, gain.high))
-    change = math.expm1(sign * gain.estimate)
-    return f"{change:.1%} {word} than {name}, 95% interval {low * 100:.1f} to {high:.1%}"
+    beside = f" (relative to {relative_to})" if relative_to else ""
+    change = f"{math.expm1(sign * gain.estimate):.1%} {word} than {name}{beside}"
+    return f"{change}, 95% interval {low * 100:.1f} to {high:.1%}"
+
+
+def _kind(evaluation: Evaluation) -> Kind:
+    if evaluation.outcome == "ok":
+        raise ValueError("a right result is ranked by its timing")
+    return evaluation.outcome

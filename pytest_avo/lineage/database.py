@@ -12,9 +12,9 @@ from typing import Any, Self
 from filelock import FileLock
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.folder import make_folder
 
 VERSION = 1
-FOLDER = ".avo"
 FILE = "lineage.sqlite3"
 BUSY_S = 30.0
 
@@ -27,9 +27,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
     Write-ahead log with synchronous=FULL: a committed transaction survives kill -9 and a power cut; readers never wait.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.parent.name == FOLDER and not (path.parent / ".gitignore").exists():
-            (path.parent / ".gitignore").write_text("*\n", encoding="utf-8")
+        make_folder(path.parent)
         # Held while the file is made: a change of the journal mode does not wait for another process, it fails.
         creation = FileLock(path.with_name(f"{path.name}.lock"))
         creation.acquire()

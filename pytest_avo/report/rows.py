@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Comparison, Verdict
 
@@ -23,13 +23,23 @@ class ResultRow(msgspec.Struct, frozen=True):
     device: str
     shape: Shape
     verdict: Verdict
-    samples_s: tuple[float, ...] = ()
-    """Seconds per call of every round of the kernel's own arm, launch after launch; empty when it was not timed."""
-    calls: int = 1
-    """Calls that one sample is the mean of."""
+    timing: Timing | None = None
+    """What was measured; None when it was not timed."""
     seed: int = 0
+    digest: str = ""
+    """Of the kernel's source."""
     roofline_fraction: float | None = None
     """Throughput as a share of what the device could reach at best; None where its limits are not known."""
+
+    @property
+    def samples_s(self) -> tuple[float, ...]:
+        """Seconds per call of every round of the kernel's own arm, launch after launch; empty when it was not timed."""
+        return () if self.timing is None else tuple(x for launch in self.timing.seconds[KERNEL] for x in launch)
+
+    @property
+    def calls(self) -> int:
+        """Calls that one sample is the mean of."""
+        return 1 if self.timing is None else self.timing.calls
 
 
 class Geomean(msgspec.Struct, frozen=True):
@@ -42,10 +52,9 @@ class Geomean(msgspec.Struct, frozen=True):
 
 
 def result_row(
-    evaluation: Evaluation, verdict: Verdict, *, node_id: str, kernel: str, target: str, shape: Shape
+    evaluation: Evaluation, verdict: Verdict, *, node_id: str, kernel: str, target: str, shape: Shape, digest: str = ""
 ) -> ResultRow:
     """The row of an evaluation and the verdict on it."""
-    timing = evaluation.timing
     return ResultRow(
         node_id=node_id,
         kernel=kernel,
@@ -53,9 +62,9 @@ def result_row(
         device=evaluation.device,
         shape=shape,
         verdict=verdict,
-        samples_s=() if timing is None else tuple(x for launch in timing.seconds[KERNEL] for x in launch),
-        calls=1 if timing is None else timing.calls,
+        timing=evaluation.timing,
         seed=evaluation.seed,
+        digest=digest,
     )
 
 

@@ -148,9 +148,10 @@ def test_a_geomean_is_judged_by_the_same_rule() -> None:
     def judged_total(first: float, second: float) -> Total:
         evaluations = {x.id: timed(first, of=x, seed=i) for i, x in enumerate(shapes)}
         bench = Bench(*(timed(second, launches=5, of=x, seed=i + 7) for i, x in enumerate(shapes)))
-        return gate("geomean:1%").judge_total(
-            total, cases, evaluations, request(*shapes), bench, limit=math.log1p(0.01)
-        )
+        by = gate("geomean:1%")
+        found = by.judge_total(total, cases, evaluations, request(*shapes), bench, limit=math.log1p(0.01))
+        assert found is not None
+        return found
 
     failed = judged_total(0.03, 0.03)
     assert (failed.kind, failed.regressed, failed.passes) == ("slower", True, False)

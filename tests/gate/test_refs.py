@@ -73,11 +73,12 @@ def test_gains_are_paired_log_ratios(repository: Repository) -> None:
     repository.commit()
     case = Case(parse_kernel(NEW, path=repository.path / "a.py"), "a.py", shape())
     timing = Timing({KERNEL: ((1.0, 2.0),), BASELINE: ((2.0, 4.0),)}, calls=1, stopped="")
-    gains = at_ref("main", repository.path).gains(case, Evaluation(shape().id, "ok", timing=timing))
+    evaluation = Evaluation(shape().id, "ok", timing=timing)
+    assert at_ref("main", repository.path).median_us(case, evaluation) == pytest.approx(3e6)
+    gains = at_ref("main", repository.path).gains(case, evaluation)
     assert isinstance(gains, Gains)
-    assert list(gains.launches[0]) == pytest.approx([0.6931, 0.6931], abs=1e-4)
-    assert gains.comparison().ratio == pytest.approx(2)
-    assert gains.comparison().median_us == pytest.approx(3e6)
+    assert list(gains.launches[shape().id][0]) == pytest.approx([0.6931, 0.6931], abs=1e-4)
+    assert gains.comparison(7.0).ratio == pytest.approx(2)
 
 
 @pytest.mark.parametrize("ref", ["nosuch", "--help", "main:a.py", ""])

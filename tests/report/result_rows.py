@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from pytest_avo.core.evaluation import KERNEL as KERNEL_ARM
+from pytest_avo.core.evaluation import Timing
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Comparison, Kind, Verdict
 from pytest_avo.report.rows import ResultRow
@@ -60,4 +62,7 @@ def row(
         peers=dict(peers or {}),
         notes=notes,
     )
-    return ResultRow(node_id, kernel, "cpu", device, of, verdict, samples_s, calls=3, seed=seed)
+    timing = (
+        Timing(dict.fromkeys((KERNEL_ARM, *verdict.peers), (samples_s,)), calls=3, stopped="") if samples_s else None
+    )
+    return ResultRow(node_id, kernel, "cpu", device, of, verdict, timing, seed=seed)

@@ -12,7 +12,8 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.report.export import document, export_json, prepare, write_atomically
+from pytest_avo.report.export import document, export_json
+from pytest_avo.report.files import prepare, write_atomically
 from pytest_avo.report.rows import ResultRow
 from tests.report.result_rows import beside, row, shape
 

@@ -1,0 +1,179 @@
+"""Stored baselines: what a run measured, kept below `.avo/baselines/` or wherever the user keeps it, to compare with.
+
+Another day's time on a shared machine is a bad measure: with nothing changed it moves by ten percent and more. So where
+both runs timed the same peer, the kernel is compared relative to that peer, which the machine's drift hits as well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Timing
+from pytest_avo.core.fingerprint import Fingerprint, differences
+from pytest_avo.core.folder import make_folder
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.stats import log_ratios
+from pytest_avo.gate.gains import Case, Gains
+from pytest_avo.report.files import write_atomically
+from pytest_avo.report.provenance import commit_info
+from pytest_avo.report.rows import ResultRow
+
+BASELINES = "baselines"
+"""Folder below `.avo` of those that have a name."""
+VERSION = 1
+"""Of the file's schema."""
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One kernel on one shape, as it was measured."""
+
+    kernel: str
+    """Path as node ids have it."""
+    digest: str
+    shape: str
+    median_us: float
+    timing: Timing
+
+
+class Record(msgspec.Struct, frozen=True):
+    """The content of a stored baseline."""
+
+    version: int
+    created: str
+    plugin: str
+    commit: dict[str, str | bool | None]
+    """As pytest-benchmark's commit_info has it."""
+    fingerprint: Fingerprint
+    entries: list[Entry]
+
+
+class StoredBaseline(msgspec.Struct, frozen=True):
+    """A record that kernels are compared with, under the name that the user gave it."""
+
+    label: str
+    record: Record
+
+    @property
+    def name(self) -> str:
+        return f"baseline {self.label}"
+
+    def describe(self) -> str:
+        """The baseline as the header says it."""
+        commit = str(self.record.commit.get("id") or "unversioned")[:8]
+        return f"{self.name} ({commit}, {self.record.created[:10]})"
+
+    def subject(self, kernel: Kernel) -> Subject | None:
+        """None: its times are there already."""
+
+    def is_same(self, kernel: Kernel) -> bool:
+        """False: the machine may have changed under an unchanged kernel."""
+        return False
+
+    def gains(self, case: Case, evaluation: Evaluation) -> Gains | str:
+        """What the kernel gained since it was stored, or why that cannot be said."""
+        timing, entry = evaluation.timing, self._entry(case)
+        if entry is None or timing is None:
+            return f"{self.name} has no {case.name} on this shape"
+        peer = common_peer(entry.timing, timing)
+        # The rounds of the two runs are independent, so pairing them in any order gives the spread of the difference.
+        old = itertools.cycle(itertools.chain(*relative(entry.timing, peer)))
+        launches = [[next(old) - now for now in launch] for launch in relative(timing, peer)]
+        return Gains.of_one(case.shape, launches, relative_to=peer or "")
+
+    def median_us(self, case: Case, evaluation: Evaluation) -> float:
+        """The stored time in microseconds per call."""
+        entry = self._entry(case)
+        assert entry is not None, "there are gains, so it is stored"
+        return entry.median_us
+
+    def _entry(self, case: Case) -> Entry | None:
+        mine = (x for x in self.record.entries if (x.kernel, x.shape) == (case.name, case.shape.id))
+        return next(mine, None)
+
+
+def relative(timing: Timing, peer: str | None) -> list[list[float]]:
+    """Log times of the kernel, launch after launch, relative to a peer's where one is named."""
+    kernel = timing.seconds[KERNEL]
+    if peer is None:
+        return [[math.log(x) for x in launch] for launch in kernel]
+    return [log_ratios(mine, others) for mine, others in zip(kernel, timing.seconds[peer], strict=True)]
+
+
+def common_peer(old: Timing, new: Timing) -> str | None:
+    """The first peer by name that both were timed beside."""
+    return min((set(old.seconds) & set(new.seconds)) - {KERNEL, BASELINE}, default=None)
+
+
+def save(rows: Sequence[ResultRow], path: Path, *, fingerprint: Fingerprint, plugin: str, rootdir: Path) -> int:
+    """Store what was measured of right kernels; how many shapes that is. InvalidInput when it cannot be written."""
+    entries = [
+        Entry(row.kernel, row.digest, row.shape.id, median(row.samples_s) * 1e6, row.timing)
+        for row in rows
+        if row.verdict.is_good and row.timing is not None
+    ]
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    commit = msgspec.convert(commit_info(rootdir), dict[str, str | bool | None])
+    record = Record(VERSION, created, plugin, commit, fingerprint, entries)
+    try:
+        make_folder(path.parent)
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be written: {error.strerror}") from None
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")
+    return len(entries)
+
+
+def stored(name: str, folder: Path, *, fingerprint: Fingerprint, allow_mismatch: bool) -> StoredBaseline:
+    """The baseline that `--avo-compare` names: a file of `folder`, or a path.
+
+    InvalidInput where there is none, it cannot be read, or it comes from a machine whose figures do not compare.
+    """
+    path = Path(name) if is_path(name) else baseline_path(name, folder)
+    try:
+        record = msgspec.json.decode(path.read_bytes(), type=Record)
+    except FileNotFoundError:
+        known = ", ".join(sorted(each.stem for each in folder.glob("*.json"))) or "none"
+        raise InvalidInput(
+            f"--avo-compare {name}: there is no {path}; expected git:REF, a path or a stored baseline ({known})"
+        ) from None
+    except OSError as error:
+        raise InvalidInput(f"--avo-compare {name}: {path}: cannot be read: {error.strerror}") from None
+    except msgspec.DecodeError as error:
+        raise InvalidInput(f"--avo-compare {name}: {path}: expected what --avo-save wrote: {error}") from None
+    if record.version != VERSION:
+        raise InvalidInput(
+            f"--avo-compare {name}: {path}, key version: expected {VERSION}, got {record.version}; store it anew"
+        )
+    if not allow_mismatch and (found := differences(fingerprint, record.fingerprint)):
+        raise InvalidInput(
+            f"--avo-compare {name}: stored on another machine or with other versions, so its times do not compare "
+            f"(--avo-allow-mismatch compares all the same): {'; '.join(found)}"
+        )
+    return StoredBaseline(path.stem, record)
+
+
+def baseline_path(name: str, folder: Path) -> Path:
+    """Where a baseline is stored; InvalidInput for a name that is no file's."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InvalidInput(f"--avo-save: expected a name of letters, digits, '.', '_' and '-', got {name!r}")
+    return folder / f"{name}.json"
+
+
+def is_path(name: str) -> bool:
+    """Whether the user means a file, not the name of a stored baseline."""
+    return "/" in name or name.endswith(".json")
+
+
+def automatic_name(rootdir: Path) -> str:
+    """Date, time and commit: `20261125-150501-1a2b3c4d`, with `-dirty` where files differ from the commit."""
+    commit = commit_info(rootdir)
+    dirty = "-dirty" if commit["dirty"] else ""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{str(commit['id'])[:8]}{dirty}"

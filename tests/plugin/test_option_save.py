@@ -1,0 +1,81 @@
+"""--avo-save, --avo-autosave and --avo-allow-mismatch: baselines of other runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.plugin.conftest import SHAPES, Project
+from tests.plugin.test_option_compare import repeated
+
+ROUNDS = ("--avo-max-rounds", "3")
+
+
+def change(project: Project, **keys: Any) -> None:
+    path = project.path / ".avo" / "baselines" / "main.json"
+    content = json.loads(path.read_text())
+    content["fingerprint"] |= keys
+    path.write_text(json.dumps(content))
+
+
+def test_a_stored_baseline_is_compared_with_relative_to_a_peer(project: Project) -> None:
+    result = project.run("--avo-bench", "--avo-save", "main", *ROUNDS)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["stored 2 results as baseline main"])
+    against = ["--avo-bench", "--avo-compare", "main", "--avo-compare-fail", "100%", "-k", SHAPES[0], *ROUNDS]
+    same = project.run(*against)
+    assert same.ret == 0
+    same.stdout.fnmatch_lines(["avo: *; compared with baseline main (*"])
+    project.kernel("slow.py", repeated(400))
+    slower = project.run(*against, "--avo-json", "out.json")
+    assert slower.ret == 1
+    slower.stdout.fnmatch_lines([f"slower  {SHAPES[0]}: *% slower than baseline main (relative to torch-sdpa), 95*"])
+    assert set(project.json()["avo"]["geomean"]) == {"baseline", "torch-sdpa"}
+    path = project.run(
+        "--avo-bench", "--avo-compare", ".avo/baselines/main.json", "--avo-compare-fail", "100%", *ROUNDS
+    )
+    assert path.ret == 1
+
+
+def test_another_machine_is_a_usage_error_that_says_what_differs(project: Project) -> None:
+    project.run("--avo-bench", "--avo-save", "main", *ROUNDS)
+    change(project, device="another", torch="1.0")
+    refused = project.run("--avo-bench", "--avo-compare", "main", *ROUNDS)
+    assert refused.ret == pytest.ExitCode.USAGE_ERROR
+    refused.stderr.fnmatch_lines(
+        ["ERROR: --avo-compare main: *: device: another there, * here; torch: 1.0 there, * here"]
+    )
+    assert project.run("--avo-bench", "--avo-compare", "main", "--avo-allow-mismatch", *ROUNDS).ret == 0
+
+
+def test_a_shape_that_the_baseline_lacks_fails_and_is_listed(project: Project) -> None:
+    project.run("--avo-bench", "--avo-save", "main", "-k", SHAPES[0], *ROUNDS)
+    result = project.run("--avo-bench", "--avo-compare", "main", "--avo-compare-fail", "900%", *ROUNDS)
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines([f"no baseline  {SHAPES[1]}: baseline main has no kernels/slow.py on this shape"])
+
+
+def test_autosave_names_the_baseline(project: Project) -> None:
+    commit = project.commit()
+    project.run("--avo-bench", "--avo-autosave", "-n", "2", *ROUNDS)
+    (path,) = (project.path / ".avo" / "baselines").glob("*.json")
+    assert path.stem.endswith(f"-{commit[:8]}")
+    assert len(json.loads(path.read_text())["entries"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--avo-save", "a/b"], "--avo-save: expected a name of letters, digits, *, got 'a/b'"),
+        (["--avo-save", "a", "--avo-autosave"], "--avo-save and --avo-autosave: expected one of them"),
+        (["--avo-compare", "nosuch"], "--avo-compare nosuch: there is no *nosuch.json; expected git:REF, a path or *"),
+        (["--avo-allow-mismatch"], "--avo-allow-mismatch: expected --avo-compare too"),
+    ],
+)
+def test_wrong_choices_are_usage_errors(project: Project, options: list[str], message: str) -> None:
+    result = project.run("--avo-bench", *options)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {message}"])
