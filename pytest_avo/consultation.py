@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -16,11 +16,11 @@ from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.compile import ARCHITECTURES
-from pytest_avo.evolution.campaign import PURPOSES, Campaign
+from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
-from pytest_avo.operators.catalogue import ASKING
+from pytest_avo.operators.catalogue import ASKING, EMBEDDED
 from pytest_avo.operators.comparison import COMPARISON, compared, event_data, measured_ratios
 from pytest_avo.operators.operator import (
     DraftResult,
@@ -30,6 +30,9 @@ from pytest_avo.operators.operator import (
     Unavailable,
     VariationOperator,
 )
+
+Answers = queue.Queue[tuple[int, Proposal | BaseException | str | None]]
+"""Of a member: its proposal, what it raised, or a line to show."""
 
 
 class Consultation:
@@ -50,26 +53,33 @@ class Consultation:
         """Whether there is something to spend: a model is asked, or the run is limited."""
         return self.bench.settings.operator in ASKING or self.bench.settings.budget != Limits()
 
-    def propose(self, generation: int) -> Proposal | None:
-        """The next candidate, or None when nothing is left to try.
+    def propose(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
+        """The candidate of each member, given its parent, as they come; None where nothing is left to try.
 
-        Blocks. InvalidInput and OperatorStopped as the operator raises them; all else that it raises: EvaluatorError.
+        Blocks. All members are heard before an error of one of them is raised: InvalidInput and OperatorStopped as the
+        operator raises them; all else that it raises: EvaluatorError.
         """
-        answers: queue.Queue[Proposal | BaseException | str | None] = queue.Queue()
-        # What the operator says is printed here, since only the main thread writes to the terminal.
-        task = self._task(generation, say=answers.put)
+        if self.bench.settings.operator in EMBEDDED:
+            # It answers at once, and from the lineage: there each must find what those before it proposed.
+            rounds = [{member: parent} for member, parent in parents.items()]
+        else:
+            rounds = [dict(parents)]
+        for asked in rounds:
+            yield from self._ask(generation, asked)
 
-        def ask() -> None:
+    def _ask(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
+        answers: Answers = queue.Queue()
+        evaluations = self._to_verify * len(parents)
+        for member, parent in parents.items():
+            # What the operator says is printed here, since only the main thread writes to the terminal.
+            task = self._task(generation, member, parent, say=partial(_tell, answers, member))
+            asking = partial(self._answer, task, answers, evaluations)
+            threading.Thread(target=asking, daemon=True, name=f"avo-propose-{generation}.{member}").start()
+        errors: list[BaseException] = []
+        waiting = len(parents)
+        while waiting:
             try:
-                self.ledger.begin_attempt(evaluations=self._to_verify)
-                answers.put(self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task))
-            except BaseException as error:
-                answers.put(error)
-
-        threading.Thread(target=ask, daemon=True, name=f"avo-propose-{generation}").start()
-        while True:
-            try:
-                answer = answers.get(timeout=0.25)
+                member, answer = answers.get(timeout=0.25)
             except queue.Empty:
                 self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
                 continue
@@ -77,15 +87,40 @@ class Consultation:
             if isinstance(answer, str):
                 self._say(answer)
                 continue
+            waiting -= 1
             self.campaign.record(SPENDING, self.ledger.snapshot().data())
-            if isinstance(answer, BudgetExhausted):
-                raise OperatorStopped(str(answer)) from answer
-            if isinstance(answer, InvalidInput | OperatorStopped):
-                raise answer
             if isinstance(answer, BaseException):
-                reason = f"{type(answer).__name__}: {answer}"
-                raise EvaluatorError(f"the operator failed in generation {generation}: {reason}") from answer
-            return answer
+                errors.append(answer)
+            else:
+                yield member, answer
+        if errors:
+            raise self._what_to_raise(errors, generation) from errors[0]
+
+    def _answer(self, task: Task, answers: Answers, evaluations: int) -> None:
+        """Ask the operator; on a thread of its own."""
+        try:
+            self.ledger.begin_attempt(evaluations=evaluations)
+            proposal = self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task)
+            answers.put((task.member, proposal))
+        except BaseException as error:
+            answers.put((task.member, error))
+
+    def _what_to_raise(self, errors: Sequence[BaseException], generation: int) -> Exception:
+        """The gravest of several errors: one that the user must know before the run is continued comes first."""
+        for error in errors:
+            if isinstance(error, InvalidInput):
+                return error
+        for error in errors:
+            if not isinstance(error, OperatorStopped | BudgetExhausted):
+                reason = f"{type(error).__name__}: {error}"
+                return EvaluatorError(f"the operator failed in generation {generation}: {reason}")
+        stops = [error for error in errors if isinstance(error, OperatorStopped)]
+        return stops[0] if stops else OperatorStopped(str(errors[0]))
+
+    def verified(self, attempt: Attempt, evaluations: int) -> None:
+        """Count evaluations that verify a candidate; those of the seed are free."""
+        if attempt.parent is not None:
+            self.ledger.add_verifications(evaluations)
 
     def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
@@ -96,14 +131,19 @@ class Consultation:
 
     @property
     def _to_verify(self) -> int:
-        """Evaluations that a candidate takes at most: every shape is screened, and confirmed."""
-        return len(PURPOSES) * len(self.campaign.plan.shapes)
+        """Evaluations that a candidate takes at most: every shape is screened, and confirmed.
+
+        Where parents differ, it is also compared with the kernel in the file.
+        """
+        stages = 2 if self.campaign.plan.population == 1 else 3
+        return stages * len(self.campaign.plan.shapes)
 
     def _check_evaluations(self, wanted: int) -> None:
         """Unavailable where drafts would use up what verifying the candidate takes."""
         left = self.ledger.evaluations_left()
-        if left is not None and left - self._to_verify < wanted:
-            spare = max(0, left - self._to_verify)
+        set_aside = self._to_verify * self.campaign.plan.population
+        if left is not None and left - set_aside < wanted:
+            spare = max(0, left - set_aside)
             raise Unavailable(
                 f"{spare} evaluations of drafts are left in this run, this needs {wanted}; those that verify your "
                 "candidate are set aside: submit"
@@ -113,15 +153,14 @@ class Consultation:
         """Tell an operator that is still at work to stop."""
         self._stopping.set()
 
-    def _task(self, generation: int, *, say: Callable[[str], None]) -> Task:
+    def _task(self, generation: int, member: int, parent: Attempt, *, say: Callable[[str], None]) -> Task:
         campaign, fingerprint = self.campaign, self.campaign.plan.fingerprint
-        parent = campaign.incumbent
         kernel = campaign.kernel(parent)
         return Task(
             kernel=kernel,
             parent=parent,
             generation=generation,
-            member=0,
+            member=member,
             shapes=campaign.plan.shapes,
             view=campaign.view,
             seed=campaign.run.seed,
@@ -174,6 +213,10 @@ class Consultation:
             return compiled_text(draft, shape, target=target, confined=self.bench.settings.sandbox != "off")
         except EvaluatorError as error:
             raise Unavailable(str(error)) from None
+
+
+def _tell(answers: Answers, member: int, text: str) -> None:
+    answers.put((member, text))
 
 
 def _no_profile(source: str, shape: Shape) -> str:

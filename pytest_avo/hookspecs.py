@@ -32,14 +32,20 @@ def pytest_avo_shapes(config: pytest.Config, kernel: Kernel) -> Sequence[Shape] 
 def pytest_avo_propose(config: pytest.Config, task: Task) -> Proposal | None:
     """Propose the next candidate. On a thread of its own; may take hours; `task.stopping` says when to give up.
 
+    With --avo-population it is called for several members at the same time; `task.member` says for which.
+
     Return None to leave it to the next implementation. The built-in one asks the operator of --avo-operator; if that
     has nothing left to try, the evolution ends.
     """
 
 
 @pytest.hookspec
-def pytest_avo_generation_finish(config: pytest.Config, generation: int, verdicts: Mapping[str, Verdict]) -> None:
-    """All items of a generation are reported and its promotion is decided. Main thread; a notification.
+def pytest_avo_generation_finish(
+    config: pytest.Config, generation: int, member: int, verdicts: Mapping[str, Verdict]
+) -> None:
+    """All items of a generation are reported and its promotions are decided. Main thread; a notification.
+
+    Called for each member of the population whose candidate was evaluated.
 
     verdicts: shape id -> the candidate's verdict against its parent.
     """
@@ -49,7 +55,8 @@ def pytest_avo_generation_finish(config: pytest.Config, generation: int, verdict
 def pytest_avo_promote(config: pytest.Config, attempt: Attempt, confirmed: Interval, floor: float) -> bool | None:
     """Decide whether a correct candidate becomes the incumbent and its source lands in kernels/. Main thread.
 
-    confirmed: log-ratio to the incumbent from the confirmation in fresh processes, with its one-sided 99% bounds;
+    confirmed: log-ratio to the parent from the confirmation in fresh processes, with its one-sided 99% bounds; where
+    the parent is not what is in the file, the hook is called once more with the log-ratio to that;
     floor: the log-ratio below which a difference is noise on this machine today. None: the next implementation; the
     built-in one wants the lower bound above the floor (with --avo-accept=match: an estimate of at least zero).
     """

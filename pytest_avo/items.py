@@ -61,6 +61,8 @@ class KernelItem(pytest.Item):
     pending: Future[Evaluation] | None
     """Of an evaluation that is under way; None: it is asked for when the item is set up."""
     verdict: Verdict | None
+    lost: str
+    """Why the evaluator itself failed on it; "" where it did not."""
     variant: bool
 
     @classmethod
@@ -71,6 +73,7 @@ class KernelItem(pytest.Item):
         item.evaluation = None
         item.pending = None
         item.verdict = None
+        item.lost = ""
         item.variant = kernel is not parent.kernel
         return item
 
@@ -87,6 +90,7 @@ class KernelItem(pytest.Item):
             self.evaluation = bench.evaluation(self)
             self._judged(bench.verdict(self, self.evaluation))
         except EvaluatorError as error:
+            self.lost = str(error)
             pytest.fail(f"evaluator: {error}", pytrace=False)
         if self.evaluation.log:
             self.add_report_section("call", "kernel", self.evaluation.log)

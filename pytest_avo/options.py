@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_avo.evolution.selection import MIGRATION_INTERVAL
 from pytest_avo.operators import agent_settings
 
 GROUP = "avo"
@@ -92,6 +93,21 @@ def add_options(parser: pytest.Parser) -> None:
         default=DEFAULT_GENERATIONS,
         metavar="N",
         help=f"Variation attempts of an evolution, the seed not counted (default: {DEFAULT_GENERATIONS})",
+    )
+    group.addoption(
+        "--avo-population",
+        type=int,
+        default=1,
+        metavar="K",
+        help="Variation attempts that each generation makes at the same time (default: 1)",
+    )
+    group.addoption(
+        "--avo-islands",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Islands that the population lives on, each varying its own best kernels; every "
+        f"{MIGRATION_INTERVAL} generations the best of each comes to the next one (default: 1)",
     )
     group.addoption(
         "--avo-operator",

@@ -151,7 +151,7 @@ class EvolutionHooks:
 
     @pytest.hookimpl(trylast=True)
     def pytest_avo_promote(self, attempt: Attempt, confirmed: Interval, floor: float) -> bool:
-        return self.evolution.accepts(confirmed, floor)
+        return self.evolution.settlement.accepts(confirmed, floor)
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
         for line in self.evolution.table():

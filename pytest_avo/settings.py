@@ -52,6 +52,8 @@ class Settings:
     evolve: dict[str, str]
     """Target -> kernel that a bare --avo-evolve takes."""
     generations: int
+    population: int
+    islands: int
     operator: str
     agent: AgentSettings
     budget: Budget
@@ -87,6 +89,13 @@ def read_settings(config: pytest.Config) -> Settings | None:
         raise InvalidInput("--avo-evolve: does not go with --lf or --ff, its items are made while it runs")
     if option.generations < 1:
         raise InvalidInput(f"--generations: expected a number of at least 1, got {option.generations}")
+    if option.avo_population < 1:
+        raise InvalidInput(f"--avo-population: expected a number of at least 1, got {option.avo_population}")
+    if not 1 <= option.avo_islands <= option.avo_population:
+        most = option.avo_population
+        raise InvalidInput(
+            f"--avo-islands: expected a number from 1 to the population, which is {most}, got {option.avo_islands}"
+        )
     peers = _text(config, "avo_peers")
     agent = _agent(config)
     return Settings(
@@ -104,6 +113,8 @@ def read_settings(config: pytest.Config) -> Settings | None:
         kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
         evolve=_kernel_per_target(config.getini("avo_evolve")),
         generations=option.generations,
+        population=option.avo_population,
+        islands=option.avo_islands,
         operator=_text(config, "avo_operator") or _default_operator(agent),
         agent=agent,
         budget=_budget(config),

@@ -18,6 +18,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.decision import noise_floor
 from pytest_avo.evolution.promotion import Provenance, check_unchanged
+from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
@@ -33,7 +34,7 @@ TOTAL = "total"
 PROPOSED = "proposed"
 """Kinds of events: the A/A run's noise floor, the last comparison of the best kernel with the seed, and what a proposal
 cost its operator."""
-PURPOSES: tuple[Purpose, ...] = ("screen", "confirm")
+PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,17 @@ class Plan:
     operator: str
     seed: int | None
     generations: int
+    population: int = 1
+    islands: int = 1
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the lineage keeps of a run's size."""
+        return {
+            "generations": str(self.generations),
+            "population": str(self.population),
+            "islands": str(self.islands),
+        }
 
     @property
     def name(self) -> str:
@@ -80,10 +92,10 @@ class Campaign:
             seed=random.SystemRandom().randrange(2**31) if plan.seed is None else plan.seed,
             shapes=tuple(shape.id for shape in plan.shapes),
             fingerprint=plan.fingerprint,
-            settings={"generations": str(plan.generations)},
+            settings=plan.settings,
         )
         campaign = cls(plan, store, run)
-        campaign._add(kernel.source, generation=0, parent=None, hypothesis="the seed", predicted={})
+        campaign._add(kernel.source, generation=0, member=0, parent=None, hypothesis="the seed", predicted={})
         return campaign
 
     @classmethod
@@ -97,6 +109,9 @@ class Campaign:
             raise InvalidInput(f"--avo-resume: run {run.id} was measured elsewhere ({'; '.join(found)})")
         if run.shapes != tuple(shape.id for shape in plan.shapes):
             raise InvalidInput(f"--avo-resume: run {run.id} evolved on other shapes: {', '.join(run.shapes)}")
+        for option in ("population", "islands"):
+            if (size := run.settings.get(option, "1")) != plan.settings[option]:
+                raise InvalidInput(f"--avo-resume: run {run.id} has --avo-{option}={size}, got {plan.settings[option]}")
         campaign = cls(plan, Store.open(path), run)
         # A winner may have landed in the file just before the run was killed.
         known = [campaign.incumbent, *campaign.view.unfinished()]
@@ -124,26 +139,65 @@ class Campaign:
         except InvalidInput as error:
             return Kernel(path=path, source=source, claim=None, tunables=(), fault=str(error))
 
-    def unfinished(self, generation: int) -> Attempt | None:
-        """An attempt of a generation that was recorded but not settled before the run was interrupted."""
-        return next((x for x in self.view.unfinished() if x.generation == generation), None)
+    def members(self, generation: int) -> dict[int, Attempt]:
+        """The attempts of a generation that are recorded by now."""
+        return {attempt.member: attempt for attempt in self.view.attempts() if attempt.generation == generation}
+
+    def parents(self, generation: int) -> dict[int, Attempt]:
+        """What each member of a generation is to vary: a matter of the generations before it alone."""
+        attempts, outcomes = {x.id: x for x in self.view.attempts()}, self.view.outcomes()
+        scores = self.view.log_scores()
+        seed, *confirmed = [
+            Contender(
+                attempt=attempt.id,
+                generation=attempt.generation,
+                island=attempt.island,
+                score=scores[attempt.id],
+                promoted=outcome.status != "kept",
+            )
+            for outcome in outcomes.values()
+            if outcome.status in ("seed", "promoted", "kept")
+            for attempt in [attempts[outcome.attempt]]
+        ]
+        chosen = parents(
+            seed,
+            confirmed,
+            generation=generation,
+            population=self.plan.population,
+            islands=self.plan.islands,
+            run_seed=self.run.seed,
+        )
+        return {member: attempts[one.attempt] for member, one in enumerate(chosen)}
+
+    def label(self, attempt: Attempt) -> str:
+        """What an attempt is called: by its generation, and its member where there are several."""
+        return f"{attempt.generation}.{attempt.member}" if self.plan.population > 1 else str(attempt.generation)
+
+    def prefix(self, attempt: Attempt) -> str:
+        """What the names of an attempt's items begin with."""
+        member = f"m{attempt.member}" if self.plan.population > 1 and attempt.generation else ""
+        return f"gen{attempt.generation:04d}{member}-"
 
     def measure_noise(self, attempt: Attempt, evaluations: Mapping[str, Evaluation]) -> None:
         """Record the noise floor from the seed's comparison with itself."""
         self.store.add_event(self.run.id, NOISE, {"floor": noise_floor(evaluations, self.plan.shapes)})
         self.store.add_outcome(AttemptOutcome(attempt.id, "seed"))
 
-    def add(self, proposal: Proposal, *, generation: int) -> tuple[Attempt, Attempt | None]:
+    def add(
+        self, proposal: Proposal, *, generation: int, member: int, parent: Attempt
+    ) -> tuple[Attempt, Attempt | None]:
         """Record a proposal; also the earlier attempt that is the same program, whatever its comments, if there is."""
         earlier = self.view.find_by_digest(source_digest(proposal.source)) or self._programs.find(proposal.source)
         # Before the attempt: killed in between, it is proposed again and this event is not the last of its kind.
         price: dict[str, Json] = {"tokens_in": proposal.tokens_in, "tokens_out": proposal.tokens_out}
-        price |= {"cost": proposal.cost, "lesson": proposal.lesson, "generation": generation}
+        price |= {"cost": proposal.cost, "lesson": proposal.lesson}
+        price |= {"generation": generation, "member": member}
         self.record(PROPOSED, price)
         attempt = self._add(
             proposal.source,
             generation=generation,
-            parent=self.incumbent.id,
+            member=member,
+            parent=parent.id,
             hypothesis=proposal.hypothesis,
             predicted=dict(proposal.predicted),
         )
@@ -152,9 +206,10 @@ class Campaign:
     def settle(self, outcome: AttemptOutcome, attempt: Attempt) -> AttemptOutcome:
         """Record an outcome, the last thing that is ever written about an attempt, with what its proposal cost."""
         prices = [event.data for event in self.view.events(PROPOSED)]
-        price = next((x for x in reversed(prices) if x["generation"] == attempt.generation), None)
+        whose = attempt.generation, attempt.member
+        price = next((x for x in reversed(prices) if (x["generation"], x.get("member", 0)) == whose), None)
         if price is not None:
-            known = {key: value for key, value in price.items() if key != "generation"}
+            known = {key: value for key, value in price.items() if key not in ("generation", "member")}
             outcome = msgspec.convert(msgspec.structs.asdict(outcome) | known, AttemptOutcome)
         self.store.add_outcome(outcome)
         return outcome
@@ -179,11 +234,13 @@ class Campaign:
         found = {x.evaluation.shape: x.evaluation for x in stored}
         return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}
 
-    def provenance(self, attempt: Attempt, outcome: AttemptOutcome) -> Provenance:
+    def provenance(
+        self, attempt: Attempt, *, confirmed: Interval, landing: tuple[Attempt, Interval] | None
+    ) -> Provenance:
         """What the head of the promoted file says."""
-        assert outcome.confirmed is not None
         assert attempt.parent is not None
-        gained = (self.view.log_score(attempt.parent) or 0.0) + outcome.confirmed.estimate
+        base, gain = (attempt.parent, confirmed) if landing is None else (landing[0].id, landing[1])
+        gained = (self.view.log_score(base) or 0.0) + gain.estimate
         return Provenance(
             digest=attempt.digest,
             parent=self.view.attempt(attempt.parent).digest,
@@ -191,7 +248,7 @@ class Campaign:
             generation=attempt.generation,
             operator=attempt.operator,
             hypothesis=attempt.hypothesis,
-            over_parent=outcome.confirmed.exp(),
+            over_parent=confirmed.exp(),
             over_seed=math.exp(gained),
             device=self.plan.fingerprint.device,
             torch=self.plan.fingerprint.torch,
@@ -259,12 +316,20 @@ class Campaign:
         self.store.close()
 
     def _add(
-        self, source: str, *, generation: int, parent: int | None, hypothesis: str, predicted: Mapping[str, float]
+        self,
+        source: str,
+        *,
+        generation: int,
+        member: int,
+        parent: int | None,
+        hypothesis: str,
+        predicted: Mapping[str, float],
     ) -> Attempt:
         return self.store.add_attempt(
             run=self.run.id,
             generation=generation,
-            member=0,
+            member=member,
+            island=island_of(member, self.plan.islands),
             parent=parent,
             source=source,
             operator=self.run.operator,

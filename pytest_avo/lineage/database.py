@@ -14,9 +14,26 @@ from filelock import FileLock
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.folder import make_folder
 
-VERSION = 1
+VERSION = 2
 FILE = "lineage.sqlite3"
 BUSY_S = 30.0
+FROM_1_TO_2 = """
+BEGIN IMMEDIATE;
+ALTER TABLE attempt ADD COLUMN island INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE outcome ADD COLUMN over INTEGER REFERENCES attempt (id);
+ALTER TABLE outcome ADD COLUMN landing REAL;
+ALTER TABLE outcome ADD COLUMN landing_low REAL;
+ALTER TABLE outcome ADD COLUMN landing_high REAL;
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = replace(sql, "'failed'))", "'failed', 'kept'))")
+    WHERE type = 'table' AND name = 'outcome';
+UPDATE sqlite_schema SET sql = replace(sql, "'confirm', 'draft'", "'confirm', 'land', 'draft'")
+    WHERE type = 'table' AND name = 'evaluation';
+PRAGMA user_version = 2;
+COMMIT;
+PRAGMA writable_schema = RESET;
+"""
+"""Wider constraints change nothing that is stored, so SQLite's own way is to edit their text."""
 
 Row = tuple[Any, ...]
 
@@ -45,9 +62,12 @@ def _open_to_write(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise InvalidInput(f"{path}: cannot be opened as a lineage for writing: {error}") from None
     try:
-        if _version(connection, path) == 0:
+        version = _version(connection, path)
+        if version == 0:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.executescript(resources.files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+        elif version == 1:
+            connection.executescript(FROM_1_TO_2)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
         # Without it INSERT OR REPLACE deletes a row and fires no DELETE trigger.
@@ -71,8 +91,13 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     except sqlite3.Error as error:
         raise InvalidInput(f"{path}: cannot be opened as a lineage: {error}") from None
     try:
-        if _version(connection, path) == 0:
+        version = _version(connection, path)
+        if version == 0:
             raise InvalidInput(f"{path}: expected a lineage, the file is empty")
+        if version < VERSION:
+            connection.close()  # what an older version wrote is brought up to date before it is read
+            open_to_write(path).close()
+            connection = _connect(path, mode="rw")
         connection.execute("PRAGMA query_only = ON")
     except InvalidInput:
         connection.close()

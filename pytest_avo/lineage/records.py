@@ -10,12 +10,14 @@ from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.stats import Interval
 
-Purpose = Literal["screen", "confirm", "draft"]
-"""screen: the attempt against its parent; confirm: once more in fresh processes; draft: an agent's own question."""
+Purpose = Literal["screen", "confirm", "land", "draft"]
+"""screen: the attempt against its parent; confirm: once more in fresh processes; land: against the kernel in the file,
+where that is not the parent; draft: an agent's own question."""
 
 Status = Literal[
     "seed",
     "promoted",
+    "kept",
     "same",
     "slower",
     "ambiguous",
@@ -27,6 +29,7 @@ Status = Literal[
     "duplicate",
     "failed",
 ]
+"""promoted: now in the kernel's file; kept: faster than its parent, but not than the kernel in the file."""
 GEOMEAN = "geomean"
 """Key of a prediction that speaks of all shapes together."""
 
@@ -55,6 +58,7 @@ class Attempt(msgspec.Struct, frozen=True):
     run: int
     generation: int
     member: int
+    island: int
     parent: int | None
     digest: str
     operator: str
@@ -83,6 +87,10 @@ class AttemptOutcome(msgspec.Struct, frozen=True):
     """From the screening: of a winner, biased upwards, because it was selected by it."""
     confirmed: Interval | None = None
     """From the confirmation alone."""
+    over: int | None = None
+    """The attempt that it was compared with to land in the kernel's file, where that is not its parent."""
+    landing: Interval | None = None
+    """From that comparison."""
     lesson: str = ""
     tokens_in: int = 0
     tokens_out: int = 0
@@ -93,8 +101,11 @@ class AttemptOutcome(msgspec.Struct, frozen=True):
 
     @property
     def step(self) -> float | None:
-        """Log-ratio to the parent: the confirmation's estimate where there is one, else the screening's, else None."""
-        measured = self.confirmed or self.gain
+        """Log-ratio to the parent: the confirmation's estimate where there is one, else the screening's, else None.
+
+        Of an attempt that was compared with another one to land, the log-ratio to that one.
+        """
+        measured = self.landing or self.confirmed or self.gain
         return None if measured is None else measured.estimate
 
 

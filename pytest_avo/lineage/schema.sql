@@ -1,4 +1,4 @@
--- The lineage, schema version 1. One transaction, and harmless when it runs twice: two processes may create the file.
+-- The lineage, schema version 2. One transaction, and harmless when it runs twice: two processes may create the file.
 -- Facts only: whatever can be computed from them (scores, the incumbent, counts) is a query of view.py.
 BEGIN IMMEDIATE;
 
@@ -25,6 +25,7 @@ CREATE TABLE IF NOT EXISTS attempt (
     run        INTEGER NOT NULL REFERENCES run (id),
     generation INTEGER NOT NULL,
     member     INTEGER NOT NULL,
+    island     INTEGER NOT NULL DEFAULT 0,
     parent     INTEGER REFERENCES attempt (id) CHECK (parent < id),
     digest     TEXT NOT NULL REFERENCES source (digest),
     operator   TEXT NOT NULL,
@@ -38,7 +39,7 @@ CREATE INDEX IF NOT EXISTS attempt_by_digest ON attempt (run, digest, id);
 CREATE TABLE IF NOT EXISTS evaluation (
     id      INTEGER PRIMARY KEY,
     attempt INTEGER NOT NULL REFERENCES attempt (id),
-    purpose TEXT NOT NULL CHECK (purpose IN ('screen', 'confirm', 'draft')),
+    purpose TEXT NOT NULL CHECK (purpose IN ('screen', 'confirm', 'land', 'draft')),
     digest  TEXT NOT NULL REFERENCES source (digest),
     shape   TEXT NOT NULL,
     body    TEXT NOT NULL                   -- JSON of pytest_avo.core.evaluation.Evaluation
@@ -53,7 +54,7 @@ CREATE TABLE IF NOT EXISTS outcome (
     run            INTEGER NOT NULL REFERENCES run (id),
     status         TEXT NOT NULL CHECK (status IN (
         'seed', 'promoted', 'same', 'slower', 'ambiguous', 'incorrect', 'crashed', 'timeout', 'rejected',
-        'unsupported', 'duplicate', 'failed')),
+        'unsupported', 'duplicate', 'failed', 'kept')),
     reason         TEXT NOT NULL,
     gain           REAL,                    -- log-ratios against the parent: estimate, then the interval's ends
     gain_low       REAL,
@@ -61,6 +62,10 @@ CREATE TABLE IF NOT EXISTS outcome (
     confirmed      REAL,
     confirmed_low  REAL,
     confirmed_high REAL,
+    over           INTEGER REFERENCES attempt (id),
+    landing        REAL,                    -- log-ratio against that attempt
+    landing_low    REAL,
+    landing_high   REAL,
     lesson         TEXT NOT NULL,
     tokens_in      INTEGER NOT NULL,
     tokens_out     INTEGER NOT NULL,
@@ -92,5 +97,5 @@ CREATE TRIGGER IF NOT EXISTS outcome_whole BEFORE DELETE ON outcome BEGIN SELECT
 CREATE TRIGGER IF NOT EXISTS event_kept BEFORE UPDATE ON event BEGIN SELECT RAISE(ABORT, 'the lineage is append-only'); END;
 CREATE TRIGGER IF NOT EXISTS event_whole BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'the lineage is append-only'); END;
 
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
 COMMIT;

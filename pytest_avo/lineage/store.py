@@ -73,6 +73,7 @@ class Store:
         run: int,
         generation: int,
         member: int,
+        island: int = 0,
         parent: int | None,
         source: str,
         operator: str,
@@ -81,7 +82,9 @@ class Store:
     ) -> Attempt:
         """Record a candidate together with its source text."""
         digest = source_digest(source)
-        attempt = Attempt(0, run, generation, member, parent, digest, operator, hypothesis, dict(predicted), _now())
+        attempt = Attempt(
+            0, run, generation, member, island, parent, digest, operator, hypothesis, dict(predicted), _now()
+        )
         with self._transaction() as cursor:
             _keep(cursor, digest, source)
             return msgspec.structs.replace(attempt, id=_insert(cursor, "attempt", _columns(attempt)))
@@ -112,6 +115,7 @@ class Store:
                 msgspec.structs.asdict(outcome)
                 | _spread("gain", outcome.gain)
                 | _spread("confirmed", outcome.confirmed)
+                | _spread("landing", outcome.landing)
             )
             _insert(cursor, "outcome", columns | {"run": run[0] if run else None})
 

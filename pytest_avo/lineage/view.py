@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
@@ -18,11 +19,12 @@ from pytest_avo.lineage.database import Reader, Row
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Event, Purpose, Run, Status, StoredEvaluation
 
 ATTEMPT = (
-    "SELECT a.id, a.run, generation, member, parent, digest, operator, hypothesis, predicted, created FROM attempt a"
+    "SELECT a.id, a.run, generation, member, island, parent, digest, operator, hypothesis, predicted, created"
+    " FROM attempt a"
 )
 OUTCOME = (
-    "SELECT id, attempt, status, reason, gain, gain_low, gain_high, confirmed, confirmed_low, confirmed_high, lesson,"
-    " tokens_in, tokens_out, cost, seconds FROM outcome"
+    "SELECT id, attempt, status, reason, gain, gain_low, gain_high, confirmed, confirmed_low, confirmed_high,"
+    " over, landing, landing_low, landing_high, lesson, tokens_in, tokens_out, cost, seconds FROM outcome"
 )
 RUN = "SELECT id, kernel, target, operator, seed, shapes, fingerprint, started, settings FROM run"
 EVALUATION = "SELECT attempt, purpose, digest, body FROM evaluation"
@@ -175,16 +177,14 @@ class View:
 
     def log_scores(self) -> dict[int, float]:
         """`log_score` of every attempt of the run that has one, parents before children."""
-        outcomes = self.outcomes()
-        scores: dict[int, float] = {}
-        for attempt in self.attempts():
-            if attempt.parent is None:
-                scores[attempt.id] = 0.0
-                continue
-            outcome = outcomes.get(attempt.id)
-            step = None if outcome is None else outcome.step
-            if step is not None and attempt.parent in scores:
-                scores[attempt.id] = scores[attempt.parent] + step
+        attempts = {attempt.id: attempt for attempt in self.attempts()}
+        scores = {attempt.id: 0.0 for attempt in attempts.values() if attempt.parent is None}
+        # In the order in which they finished: whatever an attempt was compared with had finished before.
+        for outcome in self.outcomes().values():
+            attempt = attempts[outcome.attempt]
+            base = outcome.over or attempt.parent
+            if base in scores and outcome.step is not None:
+                scores[attempt.id] = scores[base] + outcome.step
         return scores
 
     def trend(self) -> list[float]:
@@ -227,21 +227,23 @@ def _run(row: Row) -> Run:
 
 
 def _attempt(row: Row) -> Attempt:
-    number, run, generation, member, parent, digest, operator, hypothesis, predicted, created = row
+    number, run, generation, member, island, parent, digest, operator, hypothesis, predicted, created = row
     ratios = PREDICTED.decode(predicted)
-    return Attempt(number, run, generation, member, parent, digest, operator, hypothesis, ratios, created)
+    return Attempt(number, run, generation, member, island, parent, digest, operator, hypothesis, ratios, created)
 
 
 def _outcome(row: Row) -> AttemptOutcome:
-    _, attempt, status, reason, gain, gain_low, gain_high, confirmed, confirmed_low, confirmed_high, *rest = row
+    _, attempt, status, reason, *rest = row
     return AttemptOutcome(
-        attempt,
-        status,
-        reason,
-        None if gain is None else Interval(gain, gain_low, gain_high),
-        None if confirmed is None else Interval(confirmed, confirmed_low, confirmed_high),
-        *rest,
+        attempt, status, reason, _interval(rest[0:3]), _interval(rest[3:6]), rest[6], _interval(rest[7:10]), *rest[10:]
     )
+
+
+def _interval(columns: Sequence[float | None]) -> Interval | None:
+    estimate, low, high = columns
+    if estimate is None or low is None or high is None:
+        return None
+    return Interval(estimate, low, high)
 
 
 def _evaluation(row: Row) -> StoredEvaluation:

@@ -44,7 +44,7 @@ def visible(view: View, *, promoted_only: bool) -> list[Attempt]:
     return [
         attempt
         for attempt in view.attempts()
-        if not promoted_only or (attempt.id in outcomes and outcomes[attempt.id].status in {"promoted", "seed"})
+        if not promoted_only or (attempt.id in outcomes and outcomes[attempt.id].status in {"promoted", "kept", "seed"})
     ]
 
 

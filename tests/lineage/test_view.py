@@ -207,7 +207,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ids = range(1, 10_001)
         connection.executemany("INSERT INTO source VALUES (?, 'x')", [(f"{n:016x}",) for n in ids])
         connection.executemany(
-            "INSERT INTO attempt VALUES (?, ?, ?, 0, ?, ?, 'tuner', '', '{}', '')",
+            "INSERT INTO attempt VALUES (?, ?, ?, 0, 0, ?, ?, 'tuner', '', '{}', '')",
             [(n, n % 2 + 1, n // 2, n - 2 if n > 2 else None, f"{n:016x}") for n in ids],
         )
         connection.executemany(
@@ -215,7 +215,8 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
             [(n, n, f"{n:016x}") for n in ids],
         )
         connection.executemany(
-            "INSERT INTO outcome VALUES (?, ?, ?, ?, '', 0.001, 0, 0.002, 0.001, 0, 0.002, '', 0, 0, 0, 1)",
+            "INSERT INTO outcome VALUES (?, ?, ?, ?, '', 0.001, 0, 0.002, 0.001, 0, 0.002, NULL, NULL, NULL, NULL, '',"
+            " 0, 0, 0, 1)",
             [(n, n, n % 2 + 1, "promoted" if n % 10 < 2 else "same") for n in ids],
         )
     return path
