@@ -17,7 +17,7 @@ from pytest_avo.bench import Bench
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.compile import LaunchReport, Record, ShapeError
+from pytest_avo.evaluation.compile import LaunchReport, Record, ShapeError, ShapeUnknown
 from pytest_avo.report import compiled
 from pytest_avo.report.terminal import Line
 from pytest_avo.settings import Settings
@@ -66,6 +66,9 @@ class CompileItem(pytest.Item):
             values = msgspec.to_builtins(launch)
             chosen = ("registers", "spill_stores", "shared_bytes", "wgmma_count")
             self.user_properties += [(f"avo.{launch.kernel}.{key}", values[key]) for key in chosen]
+        for record in mine:
+            if isinstance(record, ShapeUnknown):
+                pytest.skip(record.reason)
         failures = [record.error for record in mine if isinstance(record, ShapeError)]
         failures += [f"{launch.kernel}: {failure}" for launch in self.launches for failure in launch.failures]
         if failures:
@@ -174,4 +177,5 @@ def compiled_text(kernel: Kernel, shape: Shape, *, target: str, confined: bool) 
     lines = [line.text for line in compiled.tables([compiled.CompiledRow(node_id, launch) for launch in launches])]
     lines += [f"{launch.kernel}: {failure}" for launch in launches for failure in launch.failures]
     lines += [record.error for record in records if isinstance(record, ShapeError)]
+    lines += [record.reason for record in records if isinstance(record, ShapeUnknown)]
     return "\n".join(lines).strip()

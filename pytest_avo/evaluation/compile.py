@@ -13,6 +13,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pytest_avo.evaluation.dry_run import Launch, Specialisation
+    from pytest_avo.evaluation.nvcc import Function
     from pytest_avo.evaluation.sass import Assembly
 
 SHARED_LIMITS_BYTES = {"sm90": 232448}
@@ -37,6 +39,9 @@ class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
     shape is the index in the list that was asked for. grid is None if the device would refuse the launch. registers are
     per thread at entry. wgmma_count, local_loads and local_stores count instructions in the machine code. failures are
     what a kernel can be gated on, in words.
+
+    Of CUDA C++ neither grid nor num_warps is known (None), and shared_bytes are the static ones: what a launch adds is
+    asked for by host code that is not run.
     """
 
     shape: int
@@ -46,7 +51,7 @@ class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
     spill_stores: int
     spill_loads: int
     shared_bytes: int
-    num_warps: int
+    num_warps: int | None
     wgmma_count: int
     wgmma_serialized: bool
     local_loads: int
@@ -61,16 +66,25 @@ class ShapeError(msgspec.Struct, frozen=True, tag="error"):
     error: str
 
 
-Record = LaunchReport | ShapeError
+class ShapeUnknown(msgspec.Struct, frozen=True, tag="unknown"):
+    """A shape of which this machine cannot say what it compiles to, and why."""
+
+    shape: int
+    reason: str
 
 
-def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str) -> Iterator[Record]:
+Record = LaunchReport | ShapeError | ShapeUnknown
+
+
+def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: Path) -> Iterator[Record]:
     """Yield what each launch of attention() in the kernel file compiles to, shape by shape.
 
     Equal launches of different shapes are compiled once. Runs the kernel's code in this process and replaces Triton's
-    driver for good. An error while importing the file is the error of every shape.
+    driver for good. An error while importing the file is the error of every shape. `folder` is an empty one that is
+    left to this call.
     """
     from pytest_avo.evaluation.dry_run import DryRun
+    from pytest_avo.evaluation.nvcc import CudaBuilds
 
     @cache
     def analyse(specialisation: Specialisation) -> Assembly:
@@ -78,21 +92,29 @@ def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str) -> Itera
 
         return assemble(specialisation.ptx, arch=ARCHITECTURES[target], options=specialisation.ptxas_options)
 
-    with DryRun(target) as run:
+    with DryRun(target) as run, CudaBuilds(folder) as builds:
+
+        def failed(index: int, error: Exception) -> Record:
+            if builds.is_missed:
+                return ShapeUnknown(index, "needs nvcc, which is not on PATH")
+            return ShapeError(index, describe(error))
+
         try:
             attention = load_attention(path)
         except Exception as error:
-            yield from (ShapeError(index, describe(error)) for index in range(len(shapes)))
+            yield from (failed(index, error) for index in range(len(shapes)))
             return
         for index, shape in enumerate(shapes):
             try:
                 launches = run.launches(partial(call, attention, shape))
                 reports = [report(index, launch, analyse(launch.specialisation), target) for launch in launches]
+                reports += [cuda_report(index, function, target) for function in builds.called()]
             except Exception as error:
-                yield ShapeError(index, describe(error))
+                yield failed(index, error)
                 continue
             if not reports:
-                yield ShapeError(index, "attention() launched no Triton or Gluon kernel")
+                expected = "expected a Triton or Gluon kernel, or a library that nvcc built and ctypes loads"
+                yield ShapeError(index, f"attention() launched nothing: {expected}")
             yield from reports
 
 
@@ -124,29 +146,48 @@ def call(attention: Callable[..., Any], shape: Shape) -> None:
 def report(index: int, launch: Launch, assembly: Assembly, target: str) -> LaunchReport:
     """Put the figures of one launch together and name what is wrong with them."""
     specialisation = launch.specialisation
+    return LaunchReport(
+        shape=index,
+        kernel=specialisation.kernel,
+        grid=launch.grid,
+        shared_bytes=specialisation.shared_bytes,
+        num_warps=specialisation.num_warps,
+        **_figures(assembly, specialisation.shared_bytes, target),
+    )
+
+
+def cuda_report(index: int, function: Function, target: str) -> LaunchReport:
+    """The same of a function that nvcc built."""
+    return LaunchReport(
+        shape=index,
+        kernel=function.name,
+        grid=None,
+        shared_bytes=function.shared_bytes,
+        num_warps=None,
+        **_figures(function.assembly, function.shared_bytes, target),
+    )
+
+
+def _figures(assembly: Assembly, shared_bytes: int, target: str) -> dict[str, Any]:
+    """What the assembly says, and what is wrong with it."""
     failures = []
-    if specialisation.shared_bytes > (limit := SHARED_LIMITS_BYTES[target]):
-        failures.append(f"shared memory {specialisation.shared_bytes} bytes, over the limit of {limit}")
+    if shared_bytes > (limit := SHARED_LIMITS_BYTES[target]):
+        failures.append(f"shared memory {shared_bytes} bytes, over the limit of {limit}")
     if assembly.spill_stores_bytes or assembly.spill_loads_bytes:
         spilled, loaded = assembly.spill_stores_bytes, assembly.spill_loads_bytes
         failures.append(f"registers spilled: {spilled} bytes stored, {loaded} bytes loaded")
     if assembly.wgmma_serialized:
         failures.append("wgmma serialised by ptxas")
-    return LaunchReport(
-        shape=index,
-        kernel=specialisation.kernel,
-        grid=launch.grid,
-        registers=assembly.registers,
-        spill_stores=assembly.spill_stores_bytes,
-        spill_loads=assembly.spill_loads_bytes,
-        shared_bytes=specialisation.shared_bytes,
-        num_warps=specialisation.num_warps,
-        wgmma_count=assembly.opcodes["HGMMA"],
-        wgmma_serialized=assembly.wgmma_serialized,
-        local_loads=assembly.opcodes["LDL"],
-        local_stores=assembly.opcodes["STL"],
-        failures=tuple(failures),
-    )
+    return {
+        "registers": assembly.registers,
+        "spill_stores": assembly.spill_stores_bytes,
+        "spill_loads": assembly.spill_loads_bytes,
+        "wgmma_count": assembly.opcodes["HGMMA"],
+        "wgmma_serialized": assembly.wgmma_serialized,
+        "local_loads": assembly.opcodes["LDL"],
+        "local_stores": assembly.opcodes["STL"],
+        "failures": tuple(failures),
+    }
 
 
 def describe(error: Exception) -> str:
@@ -155,7 +196,8 @@ def describe(error: Exception) -> str:
         error = error.__cause__
     message = str(error)
     if isinstance(error, subprocess.CalledProcessError) and error.stderr:
-        message = error.stderr.strip()
+        said = error.stderr
+        message = (said.decode(errors="replace") if isinstance(said, bytes) else said).strip()
     return f"{type(error).__name__}: {message}"
 
 
@@ -164,7 +206,7 @@ def confine(scratch: str) -> None:
 
     All that the report needs is imported first: the folder of this package can no longer be read afterwards.
     """
-    from pytest_avo.evaluation import dry_run, sandbox, sass  # noqa: F401
+    from pytest_avo.evaluation import dry_run, nvcc, sandbox, sass  # noqa: F401
 
     sandbox.enter_namespaces()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -188,9 +230,12 @@ def main() -> int:
     if arguments.scratch is not None:
         confine(arguments.scratch)
     # The kernel may print: its standard output becomes standard error, and the report keeps the real one.
-    with os.fdopen(os.dup(1), "wb") as output:
+    with (
+        os.fdopen(os.dup(1), "wb") as output,
+        tempfile.TemporaryDirectory(prefix="nvcc-", dir=arguments.scratch) as folder,
+    ):
         os.dup2(2, 1)
-        for record in compile_kernel(arguments.kernel, shapes, target=arguments.target):
+        for record in compile_kernel(arguments.kernel, shapes, target=arguments.target, folder=Path(folder)):
             output.write(msgspec.json.encode(record) + b"\n")
             output.flush()
     return 0

@@ -44,7 +44,7 @@ def _cells(launch: LaunchReport, shapes: int) -> list[str]:
         str(launch.registers),
         f"{launch.spill_stores + launch.spill_loads} B",
         f"{launch.shared_bytes / 1024:.0f} KiB",
-        str(launch.num_warps),
+        "-" if launch.num_warps is None else str(launch.num_warps),
         str(launch.wgmma_count),
         "yes" if launch.wgmma_serialized else "no",
         str(launch.local_loads + launch.local_stores),

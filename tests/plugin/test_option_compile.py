@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.evaluation.test_nvcc import KERNEL as CUDA
+from tests.evaluation.test_nvcc import needs_nvcc
 from tests.plugin.conftest import GOOD, Project
 
 NAIVE = Path(__file__).parents[2] / "kernels" / "sm90" / "naive.py"
@@ -74,6 +76,39 @@ def test_too_much_shared_memory_fails_with_the_figure(hopper: Project) -> None:
     assert result.ret == 1
     result.stdout.fnmatch_lines(["*shared memory*232448*"])
     assert ID in (hopper.path / "junit.xml").read_text()
+
+
+def test_spills_and_serialised_wgmma_fail_with_the_figures(hopper: Project) -> None:
+    path = hopper.path / "kernels" / "naive.py"
+    text = path.read_text().replace("\nBLOCK_N = 64", "\nBLOCK_N = 128").replace("\nNUM_WARPS = 8", "\nNUM_WARPS = 4")
+    path.write_text(text.replace("TUNABLES", "VALUES"))
+    result = hopper.run("--avo-compile=sm90", "kernels/naive.py", "--avo-shapes", "one")
+    assert result.ret == 1
+    result.stdout.fnmatch_lines(
+        [
+            "attend: registers spilled: * bytes stored, * bytes loaded; attend: wgmma serialised by ptxas",
+            "* yes * fails",
+        ]
+    )
+
+
+@needs_nvcc
+def test_cuda_is_built_in_confinement_and_reported(hopper: Project) -> None:
+    hopper.kernel("cuda.py", CUDA.replace("BODY", "").replace("if causal:", "if False:"))
+    result = hopper.run("--avo-compile", "kernels/cuda.py")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["kernels/cuda.py: distinct launches 1", "attend * 0 B * 0 KiB * - * no * ok"])
+
+
+def test_cuda_without_nvcc_is_skipped_with_the_reason(hopper: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = hopper.path / "bin"
+    folder.mkdir()
+    (folder / "sh").symlink_to("/bin/sh")
+    monkeypatch.setenv("PATH", str(folder))
+    hopper.kernel("cuda.py", CUDA.replace("BODY", "").replace("if causal:", "if False:"))
+    result = hopper.run("--avo-compile", "kernels/cuda.py", "-rs")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["SKIPPED *needs nvcc, which is not on PATH"])
 
 
 def test_a_kernel_that_does_not_import_fails_with_the_reason(hopper: Project) -> None:
