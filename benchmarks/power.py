@@ -1,0 +1,172 @@
+"""What the gate does with a kernel beside itself, and beside itself slowed down by a known share.
+
+    python benchmarks/power.py RESULTS [--slowed 0,3,5,10] [--limit 3] [--runs 20] [--seconds 400]
+
+One comparison is all that `--avo-compare-fail LIMIT%` does on one shape: rounds in turns until that is decided, and,
+where the kernel looks too slow, a second measurement in fresh processes. Each is written to RESULTS, a line of JSON,
+when it is finished, so that runs can be made in pieces; at the end stands the table over all of RESULTS: how often the
+gate failed the kernel, and how long a comparison took. A row of 0% holds the false alarms.
+
+The slowed kernel is torch's own attention and a spin after it. On a CPU the spin lasts for a share of the time that the
+call itself just took; on a GPU it is a kernel that counts clocks, calibrated on the first call of each process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.kernel import Kernel, parse_kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import judge
+from pytest_avo.evaluation.devices.local import deal
+from pytest_avo.evaluation.peers import TORCH_SDPA
+from pytest_avo.evaluation.pool import Pool
+from pytest_avo.gate.gains import Case
+from pytest_avo.gate.gate import Gate
+from pytest_avo.gate.refs import GitBaseline
+from pytest_avo.gate.rules import parse_rules
+
+SPIN = {
+    "cpu": """
+import time
+
+SHARE = {share}
+honest = attention
+
+
+def attention(q, k, v, *, causal, scale):
+    start = time.perf_counter()
+    out = honest(q, k, v, causal=causal, scale=scale)
+    now = time.perf_counter()
+    end = now + SHARE * (now - start)
+    while time.perf_counter() < end:
+        pass
+    return out
+""",
+    "gpu": """
+SHARE = {share}
+honest = attention
+cycles = {{}}
+
+
+def attention(q, k, v, *, causal, scale):
+    key = (q.shape, k.shape, q.dtype, causal)
+    if key not in cycles:
+        cycles[key] = clocks(q, k, v, causal, scale)
+    out = honest(q, k, v, causal=causal, scale=scale)
+    if SHARE:
+        torch.cuda._sleep(cycles[key])
+    return out
+
+
+def clocks(q, k, v, causal, scale):
+    one_ms = 2_000_000 / took(lambda: torch.cuda._sleep(2_000_000), 5)
+    return int(SHARE * took(lambda: honest(q, k, v, causal=causal, scale=scale), 50) * one_ms)
+
+
+def took(call, times):
+    call()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(times):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / times
+""",
+}
+SHAPES = {
+    "cpu": Shape(
+        batch=1, heads_q=4, heads_kv=4, seqlen_q=512, seqlen_kv=512, head_dim=64, causal=True, dtype="f32"
+    ),
+    "gpu": Shape(
+        batch=4, heads_q=16, heads_kv=16, seqlen_q=4096, seqlen_kv=4096, head_dim=128, causal=True, dtype="bf16"
+    ),
+}  # fmt: skip
+
+
+class Itself(GitBaseline):
+    """The kernel that is not slowed down, in place of one from a commit."""
+
+    def subject(self, kernel: Kernel) -> Subject:
+        kind = "cpu" if deal(0).target == "cpu" else "gpu"
+        return Subject("itself", slowed(kind, 0))
+
+
+def slowed(kind: str, percent: float) -> str:
+    """Source of torch's attention that takes so many percent longer."""
+    return TORCH_SDPA + SPIN[kind].format(share=percent / 100)
+
+
+def compare(pool: Pool, percent: float, limit: float, kind: str) -> dict[str, float | str | bool]:
+    """One comparison under the gate's rule."""
+    shape = SHAPES[kind]
+    gate = Gate(Itself("itself", ""), parse_rules([f"{limit:g}%"], []), lenient=False, floor=0.01)
+    kernel = parse_kernel(slowed(kind, percent), path=Path("slowed.py"))
+    case = Case(kernel, "slowed.py", shape)
+
+    def evaluate(request: EvaluationRequest) -> Mapping[str, Evaluation]:
+        return {shape: future.result() for shape, future in pool.submit(request).items()}
+
+    start = time.perf_counter()
+    plain = EvaluationRequest(0, Subject("slowed", kernel.source), (shape,), plan=TimingPlan())
+    request = gate.prepared(plain, kernel, gate.limit(case))
+    evaluation = evaluate(request)[shape.id]
+    verdict = gate.judge(judge(evaluation, shape, floor=0.01), case, evaluation, request, evaluate)
+    assert verdict.baseline is not None, verdict
+    return {
+        "slowed": percent, "limit": limit, "device": evaluation.device, "failed": verdict.regressed,
+        "verdict": verdict.kind, "measured": 1 / verdict.baseline.ratio - 1, "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+
+
+def table(path: Path) -> None:
+    """Print what all comparisons in the file amount to."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    print("device, limit, slowed by: comparisons, failed by the gate, measured (median, 5% to 95%), s each")
+    for device, limit, percent in sorted({(row["device"], row["limit"], row["slowed"]) for row in rows}):
+        group = [x for x in rows if (x["device"], x["limit"], x["slowed"]) == (device, limit, percent)]
+        failed, measured = sum(x["failed"] for x in group), sorted(x["measured"] for x in group)
+        low, middle, high = (measured[math.floor(share * (len(measured) - 1))] for share in (0.05, 0.5, 0.95))
+        seconds = sum(x["seconds"] for x in group) / len(group)
+        print(
+            f"{device}, {limit:g}%, {percent:g}%: {len(group)}, {failed} ({failed / len(group):.1%}), "
+            f"{middle:+.1%} ({low:+.1%} to {high:+.1%}), {seconds:.1f}"
+        )
+
+
+def main() -> None:
+    """Compare until there are `runs` more of each, or the time is up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--slowed", default="0,3,5,10", help="percent, separated by commas")
+    parser.add_argument("--limit", type=float, default=3.0, help="percent that the gate allows")
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=400.0)
+    options = parser.parse_args()
+    device = deal(0)
+    kind = "cpu" if device.target == "cpu" else "gpu"
+    deadline = time.monotonic() + options.seconds
+    percents = [float(x) for x in options.slowed.split(",")]
+    pool = Pool(["popen"], kind=device.fingerprint())
+    try:
+        for _ in range(options.runs):
+            for percent in random.sample(percents, len(percents)):
+                if time.monotonic() < deadline:
+                    found = compare(pool, percent, options.limit, kind)
+                    with options.results.open("a") as file:
+                        file.write(json.dumps(found) + "\n")
+    finally:
+        pool.close()
+    table(options.results)
+
+
+if __name__ == "__main__":
+    main()
