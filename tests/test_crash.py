@@ -1,0 +1,46 @@
+"""The script that kills an evolution's processes at random moments, with a dozen kills."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "crash.py"
+
+
+def test_nothing_is_lost_torn_or_left_over_whatever_is_killed() -> None:
+    command = [sys.executable, str(SCRIPT), "--kills", "12", "--seconds", "240"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    kills, runs, kept = found.stdout.splitlines()
+    count = re.match(r"(\d+) kills \(.* kernel, .* zygote, .* worker, .* controller\)", kills)
+    assert count is not None
+    assert int(count[1]) == 12, "on a machine so slow that this fails, give it more seconds"
+    assert "evolved to the end" in runs
+    assert kept.endswith("; 0 faults")
+    assert not kept.startswith("0 evaluations")
+
+
+def test_a_fault_is_told(tmp_path: Path) -> None:
+    """A script that finds nothing wrong must be able to: a torn file and a lost row."""
+    code = (
+        "import sys, sqlite3; sys.path.insert(0, sys.argv[1]); import crash, pathlib; crash.GENERATIONS = 2\n"
+        "project = crash.Project(pathlib.Path(sys.argv[2]))\n"
+        "process = project.start(resume=False); process.wait(); project.check(); project.check_complete()\n"
+        "assert process.returncode == 0 and not project.faults, project.faults\n"
+        "with sqlite3.connect(project.lineage) as db: db.executescript(\n"
+        "    'DROP TRIGGER outcome_whole; DELETE FROM outcome WHERE id = 2')\n"
+        "project.kernel.write_text('def attention(')\n"
+        "project.check(); project.check_complete(); print(*project.faults, sep='\\n')"
+    )
+    command = [sys.executable, "-c", code, str(SCRIPT.parent), str(tmp_path / "project")]
+    found = subprocess.run(command, capture_output=True, text=True)
+    faults = found.stdout.splitlines()
+    assert [fault.partition(":")[0] for fault in faults] == [
+        "1 rows of outcome were lost or changed",
+        "the kernel's file is torn",
+        "an attempt without an outcome",
+        "the kernel's file is not the incumbent",
+    ], found.stdout + found.stderr
