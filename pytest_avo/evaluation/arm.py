@@ -220,6 +220,15 @@ class Arm:
         """CPU seconds used so far by the process and all below it."""
         return sum(process.cpu_s for process in processes.tree(self.pid))
 
+    def busy(self, window_s: float) -> float:
+        """CPU seconds per second that the process uses while nothing is asked of it, over a window."""
+        self.thaw()
+        before, start = self.cpu_s(), time.perf_counter()
+        time.sleep(window_s)
+        used, seconds = self.cpu_s() - before, time.perf_counter() - start
+        self.freeze()
+        return used / seconds
+
     def kill(self) -> None:
         """End the process group. Reaping, and verifying that nothing is left, is the zygote's part."""
         for kill in (os.killpg, os.kill):

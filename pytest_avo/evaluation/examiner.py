@@ -25,6 +25,10 @@ from pytest_avo.evaluation.timing import ArmFault, Race
 Lease = Callable[[bool], AbstractContextManager[None]]
 """Hold the device's lease: alone (True) or shared (False)."""
 
+IDLE_WINDOWS_S = (0.06, 0.3, 0.6, 0.6)
+MOST_BUSY = 0.1
+"""CPU seconds per second above which a process that nothing is asked of is at work."""
+
 
 class Examiner:
     """Evaluates requests one after another on one device."""
@@ -56,7 +60,11 @@ class Examiner:
             yield from right.values()
         else:
             with self._lease(True):
-                yield from self._time(request, right)
+                if fault := self._background_work(request):
+                    for evaluation in right.values():
+                        yield msgspec.structs.replace(evaluation, outcome=fault.outcome, reason=fault.reason)
+                else:
+                    yield from self._time(request, right)
 
     def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
         seed = int.from_bytes(os.urandom(6), "little")
@@ -110,6 +118,21 @@ class Examiner:
                 raise KernelEnded(f"{error} ({nudge.what}, {case.shape.id})") from None
             if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
                 raise KernelFault("incorrect", f"{found} ({nudge.what})")
+
+    def _background_work(self, request: EvaluationRequest) -> KernelFault | None:
+        """The fault of a kernel that works on when it has answered: what it does there is in nobody's time.
+
+        Threads that wait, and helpers that finish soon, are honest: busy in every one of the windows is not.
+        """
+        try:
+            arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits)
+        except KernelFault as error:
+            return error
+        for window_s in IDLE_WINDOWS_S:
+            if (share := arm.busy(window_s)) < MOST_BUSY:
+                return None
+        found = KernelFault("rejected", f"used {share:.1f} s of CPU time while idle, in every second")
+        return self._arms.fault(KERNEL, found)
 
     def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
         assert request.plan is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
@@ -165,6 +166,33 @@ def test_a_hang_in_the_middle_of_a_check_is_a_timeout(desk: Desk) -> None:
     limits = Limits(build=1, check=1, time=1)
     found = desk.examine(kernel("if calls == 4:\n    while True: pass"), limits=limits)[ONE.id]
     assert found.outcome == "timeout"
+
+
+BURNER = """
+def burn(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+"""
+
+
+def test_a_kernel_that_works_on_when_it_has_answered_is_rejected(desk: Desk) -> None:
+    top = BURNER + "threading.Thread(target=burn, args=(600,), daemon=True).start()"
+    found = desk.examine(kernel(top=top), shapes=[ONE, TWO], plan=PLAN, baseline=kernel())
+    assert {x.outcome for x in found.values()} == {"rejected"}
+    assert all(
+        re.fullmatch(r"used [01]\.\d s of CPU time while idle, in every second", x.reason) for x in found.values()
+    )
+
+
+def test_threads_that_wait_and_helpers_that_end_are_honest(desk: Desk) -> None:
+    top = BURNER + (
+        "event = threading.Event()\n"
+        "threading.Thread(target=event.wait, daemon=True).start()\n"
+        "threading.Thread(target=burn, args=(0.4,)).start()\n"
+        "subprocess.Popen(['sleep', '30'])"
+    )
+    assert desk.examine(kernel(top=top), plan=PLAN, baseline=kernel())[ONE.id].outcome == "ok"
 
 
 def test_a_crash_keeps_the_log(desk: Desk) -> None:
