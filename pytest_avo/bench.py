@@ -20,7 +20,7 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Total, Verdict, judge
 from pytest_avo.evaluation.devices.device import DeviceKind
-from pytest_avo.evaluation.devices.local import deal
+from pytest_avo.evaluation.devices.local import deal, devices
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.evaluator import Evaluator
 from pytest_avo.evaluation.noise import stored_noise
@@ -53,7 +53,7 @@ class Bench:
         self.settings = settings
         self.ordinal = worker_index(config)
         self.device: DeviceKind = deal(self.ordinal)
-        self.selection = Selection(config, settings, target=self.device.target)
+        self.selection = Selection(config, settings, targets=dict.fromkeys((self.device.target, "cpu")))
         self.specs = ["popen"]
         self.rows: list[ResultRow] = []
         self.totals: list[Total] = []
@@ -61,23 +61,41 @@ class Bench:
         self.floor = self.noise.floor if self.noise else NOISE_FLOOR
         self.gate = open_gate(settings.gate, settings.rootdir, fingerprint=self.device.fingerprint(), floor=self.floor)
         self._order: dict[str, int] = {}
-        self._evaluator: Evaluator | None = None
+        self._evaluators: dict[str, Evaluator] = {}
         for name in self.peers:
             peer(name)
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Names of the peers that every kernel is timed beside."""
-        return self.device.peers if self.settings.peers is None else self.settings.peers
+        """Names of the peers that kernels are timed beside on this run's own kind of device."""
+        return self.peers_on(self.device)
 
     @property
     def evaluator(self) -> Evaluator:
-        """The evaluator, started when it is first wanted."""
-        if self._evaluator is None:
-            kind = self.device.fingerprint()
-            layers = self.settings.sandbox != "off"
-            self._evaluator = Pool(self.specs, layers=layers, first_device=self.ordinal, kind=kind)
-        return self._evaluator
+        """The evaluator of this run's own kind of device, started when it is first wanted."""
+        return self.evaluator_on(self.device.target)
+
+    def peers_on(self, device: DeviceKind) -> tuple[str, ...]:
+        """Names of the peers that kernels are timed beside on a device: those that the user named, or its own."""
+        return device.peers if self.settings.peers is None else self.settings.peers
+
+    def evaluator_on(self, target: str) -> Evaluator:
+        """The evaluator of a kind of device, started when it is first wanted."""
+        if target not in self._evaluators:
+            device = self.device if target == self.device.target else deal(self.ordinal, target)
+            self._evaluators[target] = Pool(
+                self.specs,
+                layers=self.settings.sandbox != "off",
+                first_device=self.ordinal,
+                kind=device.fingerprint(),
+            )
+        return self._evaluators[target]
+
+    def device_for(self, kernel: Kernel) -> DeviceKind | None:
+        """What a kernel runs on: a device that it is written for, or this run's own; None where there is none."""
+        if kernel.claim is None or kernel.claim.target == self.device.target:
+            return self.device
+        return None if isinstance(self.device, RemoteDevice) else next(iter(devices(kernel.claim.target)), None)
 
     @cached_property
     def status(self) -> StatusLine:
@@ -91,18 +109,19 @@ class Bench:
         InvalidInput where no worker can be used.
         """
         required = LAYERS if self.settings.sandbox == "require" else ()
-        pool = self._evaluator = Pool(self.specs, layers=self.settings.sandbox != "off", required=required)
+        pool = Pool(self.specs, layers=self.settings.sandbox != "off", required=required)
         try:
             hello = pool.meet()
         except EvaluatorError as error:
             pool.close()
             raise InvalidInput(f"--tx: {error}") from None
         self.device = RemoteDevice(hello)
+        self._evaluators[self.device.target] = pool
         self.noise = stored_noise(self.device.fingerprint())
         self.floor = self.noise.floor if self.noise else NOISE_FLOOR
         if self.gate is not None:
             self.gate.floor = self.floor
-        self.selection = Selection(self.config, self.settings, target=self.device.target)
+        self.selection = Selection(self.config, self.settings, targets=[self.device.target])
         self.confinement = hello.sandbox or "none"
 
     def say(self, text: str, **markup: bool) -> None:
@@ -144,8 +163,9 @@ class Bench:
 
     def why_not_here(self, kernel: Kernel) -> str:
         """Why a kernel cannot run on this machine, or ""."""
-        if kernel.claim is None or kernel.claim.target == self.device.target:
+        if self.device_for(kernel) is not None:
             return ""
+        assert kernel.claim is not None
         return (
             f"needs {kernel.claim.target}, this machine has {self.device.target} ({self.device.fingerprint().device})"
         )
@@ -195,6 +215,8 @@ class Bench:
         return self._request(item.items[0].kernel, tuple(each.shape for each in item.items), item.limit)
 
     def _request(self, kernel: Kernel, shapes: tuple[Shape, ...], limit: float | None) -> EvaluationRequest:
+        device = self.device_for(kernel)
+        assert device is not None, "why_not_here says so first"
         request = EvaluationRequest(
             number=0,
             subject=Subject(label=kernel.path.name, source=kernel.source),
@@ -202,7 +224,8 @@ class Bench:
             limits=self.settings.limits,
             # A baseline is measured once and compared with many times.
             plan=self.settings.plan if self.settings.gate.save is None else thorough(self.settings.plan),
-            peers=self.peers,
+            peers=self.peers_on(device),
+            target=device.target,
         )
         return request if self.gate is None else self.gate.prepared(request, kernel, limit)
 
@@ -211,19 +234,19 @@ class Bench:
         return Case(item.kernel, item.kernel_name, item.shape, self.selection.suites_of(item.kernel, item.shape))
 
     def _answers(self, request: EvaluationRequest) -> dict[str, Evaluation]:
-        return {shape: self.wait(future) for shape, future in self.evaluator.submit(request).items()}
+        return {shape: self.wait(future) for shape, future in self.evaluator_on(request.target).submit(request).items()}
 
     def wait(self, future: Future[Evaluation]) -> Evaluation:
         """The future's result; meanwhile the status line says what is being done."""
         while True:
-            for line in self.evaluator.news():
+            for line in [line for evaluator in self._evaluators.values() for line in evaluator.news()]:
                 self.say(line)
             try:
                 result = future.result(timeout=0.25)
             except FutureTimeoutError:
                 if future.done():
                     raise
-                self.status.tick(self.evaluator.doing())
+                self.status.tick("; ".join(x.doing() for x in self._evaluators.values()))
             else:
                 self.status.clear()
                 return result
@@ -240,8 +263,8 @@ class Bench:
 
     def close(self) -> None:
         """End the evaluator."""
-        if self._evaluator is not None:
-            self._evaluator.close()
+        for evaluator in self._evaluators.values():
+            evaluator.close()
 
     # ---- results
 

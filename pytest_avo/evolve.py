@@ -111,6 +111,9 @@ class Evolution:
         file = files.pop()
         if reason := self.bench.why_not_here(file.kernel):
             raise InvalidInput(f"{file.path}: {reason}")
+        device = self.bench.device_for(file.kernel)
+        assert device is not None, "why_not_here says so first"
+        self.bench.device = device
         return file
 
     def _open(self, file: KernelFile, shapes: tuple[Shape, ...]) -> None:

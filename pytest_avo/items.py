@@ -92,6 +92,8 @@ class KernelItem(pytest.Item):
         except EvaluatorError as error:
             self.lost = str(error)
             pytest.fail(f"evaluator: {error}", pytrace=False)
+        if self.evaluation.unfit:
+            pytest.skip(self.evaluation.reason)
         if self.evaluation.log:
             self.add_report_section("call", "kernel", self.evaluation.log)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,12 +20,12 @@ UNREADABLE = Shape(
 
 
 class Selection:
-    """The kernels and shapes that the user's paths and suites amount to on a device of some target."""
+    """The kernels and shapes that the user's paths and suites amount to; `targets` by preference."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, *, target: str) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings, *, targets: Iterable[str]) -> None:
         self._config = config
         self._settings = settings
-        self._target = target
+        self._targets = tuple(targets)
         self._kernels: dict[Path, Kernel] = {}
         self.named: set[Path] = set()
         """Kernel files that the user names one by one, not by a folder."""
@@ -34,12 +34,12 @@ class Selection:
         """What is collected where the command line names no path."""
         if self._settings.mode != "evolve":
             return [str(path) for path in self._settings.kernels]
-        named = self._settings.evolve.get(self._target)
-        if named is None:
+        named = [self._settings.evolve[target] for target in self._targets if target in self._settings.evolve]
+        if not named:
             raise InvalidInput(
-                f"--avo-evolve: expected a kernel file, or a line '{self._target}: PATH' in the ini key avo_evolve"
+                f"--avo-evolve: expected a kernel file, or a line '{self._targets[0]}: PATH' in the ini key avo_evolve"
             )
-        return [str(self._settings.rootdir / named)]
+        return [str(self._settings.rootdir / named[0])]
 
     def check_paths(self, arguments: list[str]) -> None:
         """Read all kernels below the arguments, so that a mistake in one is a usage error before anything runs."""

@@ -121,7 +121,7 @@ class SelfTest(Bench):
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
         super().__init__(config, settings)
-        self.selection = Corpus(config, settings, target=self.device.target)
+        self.selection = Corpus(config, settings, targets=[self.device.target])
         self._found: list[SelftestRow] = []
         self._traps: Traps | None = None
 

@@ -63,6 +63,19 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     """Where the baseline fails, time the kernel without it and say so in the notes; else the evaluator has failed."""
     fresh: bool = False
     """Start every arm in a new process, as a confirmation needs."""
+    target: str = ""
+    """The kind of device that it is for, where a run has several; "" for its own."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a device says of itself while kernels are timed on it."""
+
+    sm_mhz: int
+    memory_mhz: int
+    temperature_c: int
+    power_w: float
+    throttled: tuple[str, ...] = ()
+    """Why its clock is lower than it could be."""
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -74,6 +87,8 @@ class Timing(msgspec.Struct, frozen=True):
     """Calls in one timed slice, each on inputs of its own."""
     stopped: str
     """Why the rounds ended."""
+    readings: tuple[Reading, ...] = ()
+    """One per round, where the device tells."""
 
 
 class Evaluation(msgspec.Struct, frozen=True):
@@ -92,6 +107,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     timing: Timing | None = None
     notes: tuple[str, ...] = ()
     """What else a reader of the numbers must know: an absent peer, say."""
+    unfit: bool = False
+    """The shape does not fit the device, which is not the kernel's fault: it was not run."""
     log: str = ""
     """Tail of what the kernel printed. Data, never to be interpreted."""
 
@@ -104,6 +121,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """Confine kernels by all that the machine offers."""
     device: int = 0
     """Ordinal among the workers of its host, which deal the host's devices among themselves."""
+    target: str = ""
+    """The kind of device that is dealt; "" for the one that the host is for."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

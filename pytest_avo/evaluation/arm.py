@@ -5,15 +5,14 @@ An arm is a kernel in a comparison: the candidate, the incumbent or a peer. All 
 
 from __future__ import annotations
 
-import fcntl
-import mmap
+import hashlib
 import os
 import select
 import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,14 +20,16 @@ import msgspec
 import torch
 
 from pytest_avo.core.evaluation import Outcome
-from pytest_avo.core.shape import DTYPE_BYTES, Dtype, Shape
+from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation import processes
 from pytest_avo.evaluation.inputs import TORCH_DTYPES, Inputs
+from pytest_avo.evaluation.memory import Memory, Written
+from pytest_avo.evaluation.room import ALIGNMENT
+from pytest_avo.evaluation.runner import MAX_FORMS
 from pytest_avo.evaluation.zygote import MAX_MESSAGE
 
-POISON = b"\xff"
-"""NaN in every floating-point dtype: an element that a kernel did not write shows."""
-ALIGNMENT = 256
+BUSY_S = 0.0015
+"""A GPU that answers later than this is kept busy by someone, and only one kernel's process is not frozen."""
 LOG_BYTES = 16384
 LOOK_S = 0.2
 """How often to look whether a silent process is still there."""
@@ -65,11 +66,10 @@ class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_
     what: Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
 
 
-class CallReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the kernel's process says of one call."""
+class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the kernel's process says that a call returned."""
 
     plain: bool
-    seconds: float
     type: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = "Tensor"
     shape: Annotated[list[int], msgspec.Meta(max_length=64)] = []
     dtype: Annotated[str, msgspec.Meta(max_length=32)] = ""
@@ -80,7 +80,13 @@ class CallReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Done(msgspec.Struct, frozen=True, tag_field="said", tag="done", forbid_unknown_fields=True):
     """All calls of a request were made."""
 
-    calls: list[CallReport]
+    calls: int
+    forms: Annotated[list[Form], msgspec.Meta(min_length=1, max_length=MAX_FORMS)]
+    """The different ones among what the calls returned."""
+    seconds: float
+    """What the process says that all calls took together."""
+    replayed: bool = False
+    """Whether the calls came from a CUDA graph, without the host's part of their launches."""
 
 
 _reply = msgspec.json.Decoder(Loaded | Raised | Done)
@@ -88,20 +94,13 @@ _reply = msgspec.json.Decoder(Loaded | Raised | Done)
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The outcome of one request: outputs of its calls, seconds by the judge's clock and by the process's own."""
+    """What became of one request: seconds by the judge's clock and by the process's own, and a way to its outputs."""
 
-    outputs: list[torch.Tensor]
     seconds: float
     claimed_s: float
-
-
-def batch_bytes(shape: Shape, calls: int) -> tuple[int, int]:
-    """Memory for the arguments and results of `calls` calls of a shape, padded layouts included."""
-    item = DTYPE_BYTES[shape.dtype]
-    rows = shape.batch * (shape.heads_q * shape.seqlen_q + 2 * shape.heads_kv * shape.seqlen_kv)
-    given = calls * (rows * (shape.head_dim + 8) * item + 3 * ALIGNMENT)
-    result = calls * (shape.batch * shape.heads_q * shape.seqlen_q * shape.head_dim * item + ALIGNMENT)
-    return given, result
+    replayed: bool
+    output: Callable[[int], torch.Tensor]
+    """A copy of the output of a call; to be asked for before the process is called again."""
 
 
 class Log:
@@ -128,25 +127,6 @@ class Log:
         os.close(self._read)
 
 
-class Memory:
-    """Shared memory of one direction, mapped in the judge and in the kernel's process."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.descriptor = os.memfd_create("avo", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.descriptor, size)
-        # A kernel that shrinks the memory under the judge would kill it with SIGBUS.
-        fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        self.map = mmap.mmap(self.descriptor, size)
-
-    def tensor(self, *, dtype: Dtype, elements: int, offset: int) -> torch.Tensor:
-        return torch.frombuffer(self.map, dtype=TORCH_DTYPES[dtype], count=elements, offset=offset)
-
-    def close(self) -> None:
-        # The mapping is freed with the last tensor over it.
-        os.close(self.descriptor)
-
-
 class Arm:
     """A running kernel process. Frozen except while it answers."""
 
@@ -159,6 +139,7 @@ class Arm:
         self._link = link
         self._below: list[int] = []
         self._frozen = False
+        self._captured: set[str] = set()
 
     def load(self, limit_s: float) -> float:
         """Import the kernel's file; returns the seconds that took."""
@@ -174,14 +155,16 @@ class Arm:
         """Call the kernel once on each of the inputs and return outputs and seconds.
 
         The arguments are written while the process is frozen; the clock stops only once it is frozen again, so that an
-        early "done" buys no time in which the work is finished.
+        early "done" buys no time in which the work is finished. Timed calls on a GPU are replayed from a CUDA graph
+        where the kernel can be captured in one.
         """
         self.freeze()
-        calls, sources = self._write(batch, dtype)
+        calls, written = self._write(batch, dtype)
+        request = self._request(calls, replay=phase == "time" and self.given.place == "cuda")
         start = time.perf_counter()
         self.thaw()
         try:
-            done = self._ask({"do": "call", "calls": calls}, phase=phase, limit_s=limit_s)
+            done = self._ask(request, phase=phase, limit_s=limit_s)
         except KernelRaised:
             self.freeze()
             raise
@@ -189,15 +172,21 @@ class Arm:
         seconds = time.perf_counter() - start
         self.freeze()
         self._refuse_extra_replies()
-        if not isinstance(done, Done) or len(done.calls) != len(batch):
+        if not isinstance(done, Done) or done.calls != len(batch):
             raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
-        for report, inputs in zip(done.calls, batch, strict=True):
-            _check_report(report, inputs, dtype)
-        for place, original in sources:
-            if not torch.equal(place.view(torch.uint8), original.view(torch.uint8)):
-                raise KernelFault("rejected", "modified its inputs")
-        outputs = [self._output(call, inputs, dtype) for call, inputs in zip(calls, batch, strict=True)]
-        return Slice(outputs, seconds, sum(report.seconds for report in done.calls))
+        for form in done.forms:
+            _check_form(form, batch[0], dtype, place=self.given.place)
+        if self.result.response_s() > BUSY_S:
+            raise KernelFault("rejected", "left work running on the device after its calls")
+        if not self.given.unchanged(written):
+            raise KernelFault("rejected", "modified its inputs")
+        outputs = [int(str(call["out"])) for call in calls]
+        return Slice(
+            seconds=seconds,
+            claimed_s=done.seconds,
+            replayed=done.replayed,
+            output=lambda number: self._output(outputs[number], batch[number], dtype),
+        )
 
     def freeze(self) -> None:
         """Stop the process and all below it."""
@@ -243,11 +232,9 @@ class Arm:
         self.given.close()
         self.result.close()
 
-    def _write(
-        self, batch: Sequence[Inputs], dtype: Dtype
-    ) -> tuple[list[dict[str, object]], list[tuple[torch.Tensor, torch.Tensor]]]:
+    def _write(self, batch: Sequence[Inputs], dtype: Dtype) -> tuple[list[dict[str, object]], list[Written]]:
         calls: list[dict[str, object]] = []
-        sources: list[tuple[torch.Tensor, torch.Tensor]] = []
+        written: list[Written] = []
         offset = out = 0
         for inputs in batch:
             call: dict[str, object] = {"dtype": dtype, "causal": inputs.causal, "scale": inputs.scale, "out": out}
@@ -256,19 +243,31 @@ class Arm:
                 original = x.as_strided((elements,), (1,))
                 place = self.given.tensor(dtype=dtype, elements=elements, offset=offset)
                 place.copy_(original)
-                sources.append((place, original))
+                written.append((place, original))
                 call[name] = {
                     "offset": offset, "elements": elements, "shape": list(x.shape), "stride": list(x.stride()),
                 }  # fmt: skip
                 offset = _aligned(offset + elements * DTYPE_BYTES[dtype])
             out = _aligned(out + inputs.q.numel() * DTYPE_BYTES[dtype])
             calls.append(call)
-        self.result.map[:out] = POISON * out
-        return calls, sources
+        self.result.poison(out)
+        self.result.settle()
+        return calls, written
 
-    def _output(self, call: dict[str, object], inputs: Inputs, dtype: Dtype) -> torch.Tensor:
-        offset = int(str(call["out"]))
-        return self.result.tensor(dtype=dtype, elements=inputs.q.numel(), offset=offset).clone().view(inputs.q.shape)
+    def _request(self, calls: list[dict[str, object]], *, replay: bool) -> dict[str, object]:
+        """What is sent. A slice that was captured before is named alone: what it is made of is known there."""
+        if not replay:
+            return {"do": "call", "calls": calls}
+        name = hashlib.sha256(msgspec.json.encode(calls)).hexdigest()[:16]
+        new = name not in self._captured
+        self._captured.add(name)
+        return {"do": "replay", "name": name, "calls": calls if new else []}
+
+    def _output(self, offset: int, inputs: Inputs, dtype: Dtype) -> torch.Tensor:
+        """A copy of one result, which lies in memory as (batch, seqlen, heads, head_dim)."""
+        batch, heads, seqlen, head_dim = inputs.q.shape
+        found = self.result.tensor(dtype=dtype, elements=inputs.q.numel(), offset=offset).clone()
+        return found.view(batch, seqlen, heads, head_dim).transpose(1, 2)
 
     def _ask(self, request: dict[str, object], *, phase: Phase, limit_s: float) -> Loaded | Done:
         """Send one request and wait for its only reply."""
@@ -306,17 +305,17 @@ def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def _check_report(report: CallReport, inputs: Inputs, dtype: Dtype) -> None:
+def _check_form(form: Form, inputs: Inputs, dtype: Dtype, *, place: str) -> None:
     """The form of a result: exact type, shape, dtype and device, in memory of its own."""
-    if not report.plain:
-        raise KernelFault("rejected", f"returned a {report.type}, expected a plain torch.Tensor")
+    if not form.plain:
+        raise KernelFault("rejected", f"returned a {form.type}, expected a plain torch.Tensor")
     wanted = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
     for what, got, expected in (
-        ("shape", report.shape, list(inputs.q.shape)),
-        ("dtype", report.dtype, wanted),
-        ("device", report.device, "cpu"),
+        ("shape", form.shape, list(inputs.q.shape)),
+        ("dtype", form.dtype, wanted),
+        ("device", form.device, place),
     ):
         if got != expected:
             raise KernelFault("incorrect", f"output {what} is {got}, expected {expected}")
-    if report.aliased:
+    if form.aliased:
         raise KernelFault("rejected", "output shares memory with an input")

@@ -8,14 +8,9 @@ from dataclasses import dataclass
 from pytest_avo.core.evaluation import Limits, Subject
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault, batch_bytes
-from pytest_avo.evaluation.correctness import largest_beside
+from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault
 from pytest_avo.evaluation.nursery import Nursery
-
-SLICE_BYTES = 64 << 20
-MAX_CALLS = 16
-LEAST_ROOM = 32 << 20
-"""So much that a kernel's process seldom has to be replaced for its next shape; untouched pages cost nothing."""
+from pytest_avo.evaluation.room import HOST, Room
 
 
 @dataclass(slots=True)
@@ -29,7 +24,8 @@ class _Kept:
 class Arms:
     """One process per arm of a comparison, by the arm's name. A process that misbehaved is never used again."""
 
-    def __init__(self, nursery: Nursery, *, threads: int, memory_bytes: int) -> None:
+    def __init__(self, nursery: Nursery, *, threads: int, memory_bytes: int, room: Room = HOST) -> None:
+        self.room = room
         self._nursery = nursery
         self._threads = threads
         self._memory_bytes = memory_bytes
@@ -40,7 +36,7 @@ class Arms:
         """The process of an arm, loaded, with room for any slice of the shapes. KernelFault when it does not load."""
         if not self._nursery.is_alive:
             self._bury()
-        given_bytes, result_bytes = room(shapes)
+        given_bytes, result_bytes = self.room.for_shapes(shapes)
         digest = source_digest(subject.source)
         kept = self._kept.get(name)
         if (
@@ -99,15 +95,3 @@ class Arms:
         for kept in self._kept.values():
             kept.arm.close()
         self._kept.clear()
-
-
-def max_calls(shape: Shape) -> int:
-    """How many calls a timed slice of a shape may hold: each has inputs of its own, which must stay in memory."""
-    return max(1, min(MAX_CALLS, SLICE_BYTES // shape.bytes_moved))
-
-
-def room(shapes: Sequence[Shape]) -> tuple[int, int]:
-    """Bytes for arguments and results that serve every slice of these shapes, and the small shapes checked beside."""
-    sizes = [batch_bytes(shape, max_calls(shape)) for shape in shapes]
-    sizes += [batch_bytes(largest_beside(shape), 1) for shape in shapes]
-    return max(LEAST_ROOM, *(given for given, _ in sizes)), max(LEAST_ROOM, *(result for _, result in sizes))

@@ -12,16 +12,18 @@ import msgspec
 import torch
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading, Subject
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms import Arms
 from pytest_avo.evaluation.correctness import battery, fault, fault_near
-from pytest_avo.evaluation.inputs import Case, Inputs, draw
+from pytest_avo.evaluation.inputs import Case, Inputs, draw, generator
 from pytest_avo.evaluation.nudge import nudges
-from pytest_avo.evaluation.peers import peer
+from pytest_avo.evaluation.peers import EMPTY, peer, version
 from pytest_avo.evaluation.timing import ArmFault, Race
 
+LOADING = ""
+"""In the place of a shape: an arm failed before it saw one, and so it will on the next."""
 Lease = Callable[[bool], AbstractContextManager[None]]
 """Hold the device's lease: alone (True) or shared (False)."""
 
@@ -33,12 +35,25 @@ MOST_BUSY = 0.1
 class Examiner:
     """Evaluates requests one after another on one device."""
 
-    def __init__(self, arms: Arms, *, lease: Lease, say: Callable[[str], None], worker: str, device: str) -> None:
+    def __init__(
+        self,
+        arms: Arms,
+        *,
+        lease: Lease,
+        say: Callable[[str], None],
+        worker: str,
+        device: str,
+        place: str = "cpu",
+        reading: Callable[[], Reading | None] = lambda: None,
+    ) -> None:
         self._arms = arms
         self._lease = lease
         self._say = say
         self._worker = worker
         self._device = device
+        self._place = place
+        self._reading = reading
+        self._absent: dict[str, str] = {}
 
     def examine(self, request: EvaluationRequest) -> Iterator[Evaluation]:
         """Yield the facts of every shape as they are known.
@@ -69,7 +84,9 @@ class Examiner:
     def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
         seed = int.from_bytes(os.urandom(6), "little")
         evaluation = Evaluation(shape.id, "ok", seed=seed, worker=self._worker, device=self._device)
-        random, generator = Random(seed), torch.Generator().manual_seed(seed)
+        if misfit := self._arms.room.misfit(shape):
+            return msgspec.structs.replace(evaluation, outcome="unsupported", reason=misfit, unfit=True)
+        random, source = Random(seed), generator(seed, self._place)
         spent_s, build_s = 0.0, 0.0
         try:
             for case in battery(shape, random):
@@ -78,7 +95,7 @@ class Examiner:
                 first = self._arms.is_first_call(KERNEL, case.shape)
                 limit_s = request.limits.build if first else max(0.001, request.limits.check - spent_s)
                 start = time.perf_counter()
-                inputs = self._check_case(arm, case, generator, limit_s=limit_s, first=first)
+                inputs = self._check_case(arm, case, source, limit_s=limit_s, first=first)
                 if case.distribution == "needle" and inputs is not None:
                     self._check_nudges(arm, case, inputs, random, limit_s=limit_s)
                 seconds = time.perf_counter() - start
@@ -102,7 +119,7 @@ class Examiner:
             return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
-        if found := fault(inputs, result.outputs[0]):
+        if found := fault(inputs, result.output(0)):
             where = "" if case.required else f", {case.shape.id}"
             raise KernelFault("incorrect", f"{found} ({case.name}{where})")
         return inputs
@@ -111,7 +128,7 @@ class Examiner:
         """The same call with one element changed, three times: no answer may come from memory."""
         for nudge in nudges(inputs, random):
             try:
-                out = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check").outputs[0]
+                out = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check").output(0)
             except KernelRaised as error:
                 raise KernelFault(error.outcome, f"{error.reason} ({nudge.what})") from None
             except KernelEnded as error:
@@ -136,10 +153,13 @@ class Examiner:
 
     def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
         assert request.plan is not None
-        subjects = {KERNEL: request.subject, **{name: peer(name) for name in request.peers}}
+        subjects = {KERNEL: request.subject}
+        subjects |= {name: peer(name) for name in request.peers if name not in self._absent}
         if request.baseline is not None:
             subjects[BASELINE] = request.baseline
-        notes: list[str] = []
+        if self._place == "cuda":
+            subjects[EMPTY] = peer(EMPTY)
+        notes = [f"{name}: {self._absent[name]}" for name in request.peers if name in self._absent]
         start = time.perf_counter()
         while True:
             race = Race(
@@ -147,6 +167,9 @@ class Examiner:
                 plan=request.plan,
                 limit_s=request.limits.time,
                 seed=int.from_bytes(os.urandom(6), "little"),
+                place=self._place,
+                room=self._arms.room,
+                reading=self._reading,
             )
             launch = _Launch(self._arms, subjects, request)
             try:
@@ -158,10 +181,16 @@ class Examiner:
                     yield from right.values()
                     return
                 found = self._arms.fault(error.arm, error.error)
+                if error.arm == EMPTY:
+                    raise EvaluatorError(f"the empty kernel failed while it was timed: {found.reason}") from None
                 if error.arm == BASELINE and not request.may_lack_baseline:
                     raise EvaluatorError(f"the incumbent failed while it was timed: {found.reason}") from None
                 del subjects[error.arm]
                 notes.append(f"{error.arm}: {found.reason}")
+                if error.shape == LOADING:
+                    self._absent[error.arm] = found.reason
+        notes += [f"{name} {version(name)}" for name in request.peers if name in subjects and version(name)]
+        notes += race.notes
         seconds = (time.perf_counter() - start) / len(right)
         for shape, evaluation in right.items():
             yield msgspec.structs.replace(evaluation, timing=timings[shape], time_s=seconds, notes=tuple(notes))
@@ -189,5 +218,5 @@ class _Launch:
             try:
                 started[name] = self._arms.get(name, subject, self._request.shapes, self._request.limits)
             except KernelFault as error:
-                raise ArmFault(name, self._request.shapes[0].id, error) from None
+                raise ArmFault(name, self._request.shapes[0].id if name == KERNEL else LOADING, error) from None
         return started

@@ -146,19 +146,27 @@ class Stream:
         pool = torch.randn(min(longest, 16384), shape.head_dim, generator=generator, device=generator.device)
         self._pool = pool.to(TORCH_DTYPES[shape.dtype])
 
-    def draw(self) -> Inputs:
-        """Inputs of the next call, in the models' layout, with a few needles."""
+    def draw(self, calls: int) -> list[Inputs]:
+        """Inputs of the next calls, in the models' layout, with a few needles."""
         shape = self._shape
-        q = self._gather(shape.heads_q, shape.seqlen_q)
-        k = self._gather(shape.heads_kv, shape.seqlen_kv)
-        v = self._gather(shape.heads_kv, shape.seqlen_kv)
-        plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1 / 64, generator=self._generator)
-        return Inputs(q, k, v, shape.causal, shape.softmax_scale)
+        q = self._gather(calls, shape.heads_q, shape.seqlen_q)
+        k = self._gather(calls, shape.heads_kv, shape.seqlen_kv)
+        v = self._gather(calls, shape.heads_kv, shape.seqlen_kv)
+        plant_needles(
+            q.flatten(0, 1),
+            k.flatten(0, 1),
+            causal=shape.causal,
+            scale=shape.softmax_scale,
+            share=1 / 64,
+            generator=self._generator,
+        )
+        return [Inputs(*qkv, shape.causal, shape.softmax_scale) for qkv in zip(q, k, v, strict=True)]
 
-    def _gather(self, heads: int, seqlen: int) -> torch.Tensor:
-        count = self._shape.batch * seqlen * heads
-        device = self._generator.device
+    def _gather(self, calls: int, heads: int, seqlen: int) -> torch.Tensor:
+        """Rows of the pool in a new order, (calls, batch, heads, seqlen, head_dim), and signs for each call."""
+        batch, head_dim, device = self._shape.batch, self._shape.head_dim, self._generator.device
+        count = calls * batch * seqlen * heads
         rows = torch.randint(len(self._pool), (count,), generator=self._generator, device=device)
-        signs = torch.randint(0, 2, (self._shape.head_dim,), generator=self._generator, device=device) * 2 - 1
-        values = self._pool.index_select(0, rows).mul_(signs.to(self._pool.dtype))
-        return values.view(self._shape.batch, seqlen, heads, self._shape.head_dim).transpose(1, 2)
+        signs = torch.randint(0, 2, (calls, 1, 1, 1, head_dim), generator=self._generator, device=device) * 2 - 1
+        values = self._pool.index_select(0, rows).view(calls, batch, seqlen, heads, head_dim)
+        return values.mul_(signs.to(values.dtype)).transpose(2, 3)

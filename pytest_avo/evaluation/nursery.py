@@ -18,7 +18,8 @@ from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.evaluation import processes
-from pytest_avo.evaluation.arm import Arm, Log, Memory
+from pytest_avo.evaluation.arm import Arm, Log
+from pytest_avo.evaluation.memory import device_memory, host_memory
 from pytest_avo.evaluation.runner import KERNEL_FILE
 from pytest_avo.evaluation.zygote import MAX_MESSAGE
 
@@ -32,8 +33,9 @@ KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"
 class Nursery:
     """One zygote and the arms forked from it."""
 
-    def __init__(self, *, box: Path, environment: Mapping[str, str], warm: Sequence[str]) -> None:
+    def __init__(self, *, box: Path, environment: Mapping[str, str], warm: Sequence[str], place: str = "cpu") -> None:
         self._box = box
+        self._place = place
         self._environment = environment
         self._warm = tuple(warm)
         self._layers = False
@@ -59,7 +61,8 @@ class Nursery:
         private = {"LC_ALL": "C.UTF-8", "HOME": str(self._box), "PYTHONPATH": path}
         environment = {**kept, **private, **self._environment}
         mode = "layers" if layers else "plain"
-        command = [sys.executable, "-P", "-B", "-m", "pytest_avo.evaluation.zygote", str(theirs.fileno()), mode]
+        command = [sys.executable, "-P", "-B", "-m", "pytest_avo.evaluation.zygote"]
+        command += [str(theirs.fileno()), mode, self._place]
         with (self._box / "zygote.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._warm],
@@ -88,13 +91,15 @@ class Nursery:
         assert self._control is not None
         scratch = self._scratch(subject)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        given, result, log = Memory(given_bytes), Memory(result_bytes), Log()
+        memory = device_memory if self._place == "cuda" else host_memory
+        given, result, log = memory(given_bytes), memory(result_bytes), Log()
         request = {
             "do": "fork",
             "scratch": str(scratch),
             "environment": _private_folders(scratch),
             "threads": threads,
             "memory_bytes": memory_bytes,
+            "sizes": [given.size, result.size],
         }
         descriptors = [theirs.fileno(), given.descriptor, result.descriptor, log.write_end]
         try:

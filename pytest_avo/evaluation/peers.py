@@ -1,9 +1,15 @@
-"""What kernels are compared with: each peer is a kernel like any other and runs in a process of its own."""
+"""What kernels are compared with: each peer is a kernel like any other and runs in a process of its own.
+
+A peer that cannot be imported or refuses a shape becomes a note beside the table. On a GPU every peer gets tensors as
+(batch, heads, seqlen, head_dim) views of memory ordered (batch, seqlen, heads, head_dim), which all of them take
+without a copy.
+"""
 
 from __future__ import annotations
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Subject
+from pytest_avo.core.fingerprint import installed_version
 
 TORCH_SDPA = '''"""torch's own scaled_dot_product_attention, with a bottom-right causal mask."""
 
@@ -24,11 +30,112 @@ def attention(q, k, v, *, causal, scale):
     return torch.nan_to_num(out) if seqlen_q > seqlen_kv else out
 '''
 
-PEERS = {"torch-sdpa": TORCH_SDPA}
+_PINNED = '''"""torch's scaled_dot_product_attention, pinned to one back end."""
+
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def attention(q, k, v, *, causal, scale):
+    if causal and q.shape[-2] not in (1, k.shape[-2]):
+        raise NotImplementedError("is_causal is aligned top-left, so unequal lengths would be another problem")
+    causal = causal and q.shape[-2] > 1
+    with sdpa_kernel(SDPBackend.BACKEND):
+        return scaled_dot_product_attention(
+            q, k, v, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
+        )
+'''
+
+_FA3 = '''"""FlashAttention-3, from whichever package brings it."""
+
+try:
+    from fa3_fwd_interface import flash_attn_func
+except ImportError:
+    from flash_attn_interface import flash_attn_func
+
+
+def attention(q, k, v, *, causal, scale):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    # One split is its default, which leaves most of the GPU idle in decoding; 0 lets it choose.
+    splits = {"num_splits": 0} if q.shape[1] == 1 else {}
+    out = flash_attn_func(q, k, v, softmax_scale=scale, causal=causal, **splits)
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+'''
+
+_FA4 = '''"""FlashAttention-4, written in CuTe's DSL."""
+
+from flash_attn.cute import flash_attn_func
+
+
+def attention(q, k, v, *, causal, scale):
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    out = flash_attn_func(q, k, v, softmax_scale=scale, causal=causal)
+    return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
+'''
+
+_FLEX = '''"""FlexAttention, compiled once per shape."""
+
+from functools import cache
+
+import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+compiled = torch.compile(flex_attention, dynamic=False)
+
+
+@cache
+def mask(seqlen_q, seqlen_kv):
+    offset = seqlen_kv - seqlen_q
+    return create_block_mask(
+        lambda b, h, row, column: column <= row + offset, None, None, seqlen_q, seqlen_kv, device="cuda"
+    )
+
+
+def attention(q, k, v, *, causal, scale):
+    block_mask = mask(q.shape[-2], k.shape[-2]) if causal else None
+    return compiled(q, k, v, block_mask=block_mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+'''
+
+_EMPTY = '''"""No attention at all: what asking a kernel's process costs."""
+
+import torch
+
+
+def attention(q, k, v, *, causal, scale):
+    return torch.empty_like(q)
+'''
+
+
+PEERS = {
+    "torch-sdpa": TORCH_SDPA,
+    "cudnn": _PINNED.replace("BACKEND", "CUDNN_ATTENTION"),
+    "fa2": _PINNED.replace("BACKEND", "FLASH_ATTENTION"),
+    "fa3": _FA3,
+    "fa4": _FA4,
+    "flex": _FLEX,
+}
+PACKAGES = {
+    "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
+    "fa2": ("torch",),
+    "fa3": ("fa3-fwd", "flash-attn-3"),
+    "fa4": ("flash-attn-4",),
+    "flex": ("torch",),
+}
+"""The packages whose version says which one a peer is; the first that is installed counts."""
+EMPTY = "(empty)"
+"""Name of the kernel that does nothing; nobody is compared with it."""
 
 
 def peer(name: str) -> Subject:
     """The kernel that stands for peer `name`."""
+    if name == EMPTY:
+        return Subject(label=name, source=_EMPTY)
     if name not in PEERS:
         raise InvalidInput(f"--avo-peers: unknown peer {name!r}, expected some of {', '.join(sorted(PEERS))}")
     return Subject(label=name, source=PEERS[name])
+
+
+def version(name: str) -> str:
+    """Package and version of what a peer runs, as installed here; "" where torch itself is all there is to say."""
+    found = ((package, installed_version(package)) for package in PACKAGES.get(name, ()))
+    return next((f"is {package} {number}" for package, number in found if number != "absent"), "")

@@ -189,7 +189,10 @@ class Pool:
         self._workers: list[_Worker] = []
         for index, spec in enumerate(specs):
             ordinal = first_device + [place(other) for other in specs[:index]].count(place(spec))
-            self._workers.append(_Worker(self, spec, WorkerConfig(worker=f"gw{index}", layers=layers, device=ordinal)))
+            config = WorkerConfig(
+                worker=f"gw{index}", layers=layers, device=ordinal, target=kind.target if kind is not None else ""
+            )
+            self._workers.append(_Worker(self, spec, config))
         for worker in self._workers:
             worker.start()
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pwd
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,9 @@ from pathlib import Path
 
 from pytest_avo.evaluation import landlock, seccomp
 
+PID_NAMESPACE = "pid namespace"
 _NEWPID, _NEWNET, _NEWIPC, _NEWUTS, _NEWUSER = 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x10000000
+_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 _NETWORK = _NEWNET | _NEWIPC | _NEWUTS
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _SET_CHILD_SUBREAPER = 1, 38, 24, 36
 _LAST_CAPABILITY = 63
@@ -30,6 +34,7 @@ _MAX_FILE_BYTES = 2 << 30
 _MAX_OPEN_FILES = 512
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys")
 _PROC_FILES = ("cpuinfo", "meminfo", "stat", "filesystems", "sys", "self", "version")
+_COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,19 +48,22 @@ class Confinement:
     memory_bytes: int
     layers: bool
     """Namespaces, Landlock and seccomp too; off only where the user said so."""
+    gpu: bool = False
+    """Let it reach NVIDIA's devices and what their driver needs."""
 
 
-def enter_namespaces() -> list[str]:
+def enter_namespaces(*, gpu: bool = False) -> list[str]:
     """Give this single-threaded process network and IPC namespaces of its own, as far as the machine lets it.
 
-    Returns the layers that will hold for children, strongest first.
+    Returns the layers that will hold for children, strongest first. CUDA's driver names its threads through /proc, so
+    with a `gpu` a PID namespace holds only where a child may mount a /proc of its own.
     """
     isolated = _unshare(_NETWORK)
     if not isolated and _works(_enter_user_namespace):
         isolated = _enter_user_namespace()
     landlock_version = landlock.abi()
     offered = {
-        "pid namespace": _works(lambda: _unshare(_NEWPID)),
+        PID_NAMESPACE: _works(_own_proc_works if gpu else lambda: _unshare(_NEWPID)),
         "no network": isolated,
         f"landlock {landlock_version}": landlock_version > 0,
         "seccomp": seccomp.available(),
@@ -107,6 +115,19 @@ def _fork_in_namespace(tell: int) -> bool:
     os._exit(0)
 
 
+def _own_proc_works() -> bool:
+    return _unshare(_NEWPID) and _works(_mount_own_proc)
+
+
+def _mount_own_proc() -> bool:
+    """In the first process of a PID namespace: a /proc that shows that namespace alone."""
+    return (
+        _unshare(_NEWNS)
+        and _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
+        and _libc.mount(b"proc", b"/proc", b"proc", 0, None) == 0
+    )
+
+
 def _enter_user_namespace() -> bool:
     """A user namespace, in which an ordinary user may have the others, with the same user and group in it."""
     uid, gid = os.getuid(), os.getgid()
@@ -154,6 +175,7 @@ def confine(confinement: Confinement) -> None:
         _limit(resource.RLIMIT_NPROC, 4096)
     if not confinement.layers:
         return
+    own_proc = confinement.gpu and os.getpid() == 1 and _mount_own_proc()
     if os.getpid() == 1 and _linux() >= (6, 14):
         # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
         # the machine's own, which root could write: never touch it there.
@@ -163,11 +185,17 @@ def confine(confinement: Confinement) -> None:
     _drop_capabilities()
     _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if landlock.abi():
-        proc = [f"/proc/{name}" for name in _PROC_FILES]
-        read = [*_SYSTEM_FOLDERS, *_python_folders(), *proc]
-        landlock.restrict(read=read, write=[confinement.scratch], devices=_DEVICES)
+        proc = ["/proc"] if own_proc else [f"/proc/{name}" for name in _PROC_FILES]
+        write, devices = [confinement.scratch], list(_DEVICES)
+        if confinement.gpu:
+            proc += ["/proc/driver/nvidia", "/proc/devices", "/proc/modules"]
+            write.append("/proc/self/task")  # the driver names its threads there
+            devices += [str(path) for path in Path("/dev").glob("nvidia*") if not path.is_dir()]
+        read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc]
+        landlock.restrict(read=read, write=write, devices=devices)
     if seccomp.available():
-        seccomp.restrict()
+        # CUDA's driver listens on a local socket of its own; the network namespace has nobody to talk to.
+        seccomp.restrict(allowed=seccomp.LOCAL_SOCKETS if confinement.gpu else ())
 
 
 def _python_folders() -> list[str]:
@@ -179,6 +207,15 @@ def _python_folders() -> list[str]:
             folders.add(str(Path(module.__file__).parents[1]))
     folders.add(sys.prefix)
     return sorted(folders)
+
+
+def _compiler_folders() -> list[str]:
+    """Where compilers really are, those on the PATH and those that variables name; never a whole home folder."""
+    named = [os.environ[name].split()[0] for name in ("CC", "CXX") if os.environ.get(name, "").strip()]
+    found = [Path(os.path.realpath(path)).parents[1] for name in (*_COMPILERS, *named) if (path := shutil.which(name))]
+    found += [Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    return sorted({str(folder) for folder in found if not home.is_relative_to(folder)})
 
 
 def _drop_capabilities() -> None:

@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Sequence
 
 _X86_64 = 0xC000003E
 _X32_BIT = 0x40000000
@@ -30,16 +31,22 @@ DENIED = {
 }  # fmt: skip
 
 
+LOCAL_SOCKETS = ("socket", "connect", "accept", "bind", "listen", "accept4")
+
+
 def available() -> bool:
     """Whether the filter's system call numbers are this machine's."""
     return platform.machine() == "x86_64"
 
 
-def restrict() -> None:
-    """Refuse the denied calls with EPERM in every thread of this process and all that it starts. Needs no_new_privs."""
+def restrict(*, allowed: Sequence[str] = ()) -> None:
+    """Refuse the denied calls with EPERM in every thread of this process and all that it starts. Needs no_new_privs.
+
+    allowed: names of calls that are not to be refused after all.
+    """
     program = [_statement(_LOAD_WORD, 4), _jump(_JUMP_EQUAL, _X86_64, 1, 0), _statement(_RETURN, _KILL)]
     program += [_statement(_LOAD_WORD, 0), _jump(_JUMP_GREATER_EQUAL, _X32_BIT, 0, 1), _statement(_RETURN, _KILL)]
-    for number in sorted(DENIED.values()):
+    for number in sorted(number for name, number in DENIED.items() if name not in allowed):
         program += [_jump(_JUMP_EQUAL, number, 0, 1), _statement(_RETURN, _EPERM)]
     program.append(_statement(_RETURN, _ALLOW))
     code = b"".join(program)

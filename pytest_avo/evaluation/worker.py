@@ -35,6 +35,7 @@ from pytest_avo.core.evaluation import (
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.lease import lease, lease_path
 from pytest_avo.evaluation.nursery import Nursery
+from pytest_avo.evaluation.room import HOST, Room, gpu_room
 
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SIGN_OF_LIFE_S = 10.0
@@ -64,8 +65,10 @@ def serve(channel: Any) -> None:
 
         channel.setcallback(receive, endmarker=None)
         config = msgspec.json.decode(inbox.get(), type=WorkerConfig)
-        device = deal(config.device)
-        nursery = Nursery(box=box, environment=device.environment(), warm=["torch"])
+        device = deal(config.device, config.target)
+        os.environ.update(device.environment())  # for the judge too: it sees the device that its kernels see
+        warm = ["torch", "triton"] if device.place == "cuda" else ["torch"]
+        nursery = Nursery(box=box, environment=device.environment(), warm=warm, place=device.place)
         nurseries.append(nursery)
         nursery.start(layers=config.layers)
         # torch takes two seconds to import: here and in the zygote at the same time.
@@ -89,8 +92,16 @@ def serve(channel: Any) -> None:
             return lease(lease_path(device.id), exclusive=exclusive, waiting=lambda: say(f"waiting for {device.id}"))
 
         holder: Lease = hold
-        arms = Arms(nursery, threads=device.threads, memory_bytes=_memory_bytes())
-        examiner = Examiner(arms, lease=holder, say=say, worker=config.worker, device=device.fingerprint().device)
+        arms = Arms(nursery, threads=device.threads, memory_bytes=_memory_bytes(), room=_room(device.place))
+        examiner = Examiner(
+            arms,
+            lease=holder,
+            say=say,
+            worker=config.worker,
+            device=device.fingerprint().device,
+            place=device.place,
+            reading=device.reading,
+        )
         send(
             Hello(
                 host=socket.gethostname(),
@@ -137,6 +148,17 @@ def _be_a_quiet_judge() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+def _room(place: str) -> Room:
+    """What fits on the device as it is now; EvaluatorError where torch cannot use it."""
+    if place != "cuda":
+        return HOST
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EvaluatorError(f"torch {torch.__version__} cannot use this machine's GPU")
+    return gpu_room(torch.cuda.mem_get_info()[0])
 
 
 def _memory_bytes() -> int:

@@ -18,21 +18,23 @@ from typing import NoReturn
 
 from pytest_avo.evaluation import processes, sandbox
 
-MAX_MESSAGE = 65536
+MAX_MESSAGE = 1 << 17
 CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT = 3, 4, 5
 
 
 def main() -> None:
     """Serve fork and reap requests until the worker closes the control socket."""
-    descriptor, layers, *warm = sys.argv[1:]
+    descriptor, layers, place, *warm = sys.argv[1:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, end)
     sandbox.be_told_of_parents_end(signal.SIGTERM)
-    held = sandbox.enter_namespaces() if layers == "layers" else []
+    held = sandbox.enter_namespaces(gpu=place == "cuda") if layers == "layers" else []
     sandbox.become_subreaper()
     for module in warm:
         importlib.import_module(module)
     runner = importlib.import_module("pytest_avo.evaluation.runner")
+    if place == "cuda":
+        importlib.import_module("pytest_avo.evaluation.gpu_calls")  # a confined child could not read its file
     gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
     control = socket.socket(fileno=int(descriptor))
     control.send(json.dumps({"layers": held}).encode())
@@ -43,9 +45,9 @@ def main() -> None:
             break
         request = json.loads(message)
         if request["do"] == "fork":
-            pid = sandbox.fork_confined() if layers == "layers" else os.fork()
+            pid = sandbox.fork_confined() if sandbox.PID_NAMESPACE in held else os.fork()
             if pid == 0:
-                become_child(descriptors, runner.serve, request, layers == "layers")
+                become_child(descriptors, runner.serve, request, layers == "layers", place)
             for received in descriptors:
                 os.close(received)
             children.add(pid)
@@ -64,7 +66,7 @@ def end(*_: object) -> NoReturn:
     os._exit(0)
 
 
-def become_child(descriptors: list[int], serve: object, request: dict[str, object], layers: bool) -> None:
+def become_child(descriptors: list[int], serve: object, request: dict[str, object], layers: bool, place: str) -> None:
     """In the forked child: own process group, own descriptors alone, confined; then serve calls. Never returns."""
     status = 1
     try:
@@ -86,8 +88,9 @@ def become_child(descriptors: list[int], serve: object, request: dict[str, objec
         os.environ.pop("PYTHONPATH", None)
         os.environ.update({str(k): str(v) for k, v in dict(request["environment"]).items()})  # type: ignore[call-overload]
         memory = int(str(request["memory_bytes"]))
-        sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=layers))
-        serve(threads=int(str(request["threads"])))  # type: ignore[operator]
+        gpu = place == "cuda"
+        sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=layers, gpu=gpu))
+        serve(threads=int(str(request["threads"])), place=place, sizes=request["sizes"])  # type: ignore[operator]
         status = 0
     finally:
         os._exit(status)

@@ -94,7 +94,7 @@ class Laboratory:
             arm = self.arm(source, limits=Limits(build=load_s))
             for _ in range(calls):
                 inputs = draw(Case("normal", shape()), generator)
-                found = fault(inputs, arm.call([inputs], "f32", limit_s=limit_s, phase="check").outputs[0])
+                found = fault(inputs, arm.call([inputs], "f32", limit_s=limit_s, phase="check").output(0))
                 if found:
                     raise KernelFault("incorrect", found)
         except (KernelFault, KernelEnded) as error:

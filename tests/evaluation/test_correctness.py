@@ -10,9 +10,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.arm import batch_bytes
-from pytest_avo.evaluation.arms import room
-from pytest_avo.evaluation.correctness import battery, fault, largest_beside, sampled_fault
+from pytest_avo.evaluation.correctness import battery, fault, sampled_fault
 from pytest_avo.evaluation.inputs import Case, Inputs, draw
 from tests.evaluation.laboratory import shape
 
@@ -286,17 +284,3 @@ def test_the_order_of_a_battery_is_random_after_the_first() -> None:
     orders = {tuple(call.name for call in battery(shape(), Random(seed))) for seed in range(10)}
     assert len(orders) == 10
     assert {order[0] for order in orders} == {"normal"}
-
-
-@pytest.mark.parametrize(
-    "case", [*CLAIMED, shape(batch=2, heads=(64, 64), lengths=(1, 1), head_dim=256)], ids=lambda x: x.id
-)
-def test_there_is_room_for_every_call_of_a_battery(case: Shape) -> None:
-    given, result = room([case])
-    for seed in range(20):
-        for call in battery(case, Random(seed)):
-            wanted = batch_bytes(call.shape, 1)
-            assert wanted[0] <= given
-            assert wanted[1] <= result
-            if not call.required:
-                assert wanted <= batch_bytes(largest_beside(case), 1)

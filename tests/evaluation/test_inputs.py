@@ -147,7 +147,7 @@ def test_value_scales_differ_between_heads() -> None:
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 def test_a_stream_gives_every_call_fresh_values(dtype: Dtype) -> None:
     stream = Stream(shape(dtype=dtype, batch=2), torch.Generator().manual_seed(3))
-    calls = [stream.draw() for _ in range(6)]
+    calls = [*stream.draw(4), *stream.draw(2)]
     for index, call in enumerate(calls):
         assert [tuple(x.shape) for x in call.tensors] == [(2, 4, 48, 64), (2, 2, 80, 64), (2, 2, 80, 64)]
         assert {x.dtype for x in call.tensors} == {TORCH_DTYPES[dtype]}
@@ -160,7 +160,7 @@ def test_a_stream_gives_every_call_fresh_values(dtype: Dtype) -> None:
 
 
 def test_a_stream_draws_ordinary_values_with_a_few_needles() -> None:
-    call = Stream(shape(lengths=(256, 256)), torch.Generator().manual_seed(3)).draw()
+    call = Stream(shape(lengths=(256, 256)), torch.Generator().manual_seed(3)).draw(1)[0]
     assert float(call.v.mean().abs()) < 0.1
     assert float(call.v.std()) == pytest.approx(1, abs=0.1)
     needles = int((weights(call)[0, 0, 128:].amax(-1) > 0.9).sum())
@@ -171,4 +171,4 @@ def test_a_stream_draws_ordinary_values_with_a_few_needles() -> None:
 def test_a_stream_reproduces_from_its_seed() -> None:
     one, two = (Stream(shape(), torch.Generator().manual_seed(5)) for _ in range(2))
     for _ in range(3):
-        assert all(torch.equal(x, y) for x, y in zip(one.draw().tensors, two.draw().tensors, strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(one.draw(1)[0].tensors, two.draw(1)[0].tensors, strict=True))

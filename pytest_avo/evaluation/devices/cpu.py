@@ -14,6 +14,7 @@ class CpuDevice:
 
     target = "cpu"
     id = "cpu"
+    place = "cpu"
     peers = ("torch-sdpa",)
 
     @property
@@ -27,6 +28,9 @@ class CpuDevice:
         # Threads that spin at a barrier while their partner waits for a core turn calls of 1 ms into scheduling quanta
         # of 8 ms as soon as anything else runs on the machine. All arms sleep instead, so the comparison stays fair.
         return {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
+
+    def reading(self) -> None:
+        """Nothing: a virtual machine's clock and temperature are not its own."""
 
 
 def _model_name() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from pytest_avo.core.evaluation import Reading
 from pytest_avo.core.fingerprint import Fingerprint
 
 
@@ -30,8 +31,15 @@ class Device(DeviceKind, Protocol):
         """Unique on the host; names the lease."""
 
     @property
+    def place(self) -> str:
+        """Kind of torch device that tensors are on: "cpu" or "cuda"."""
+
+    @property
     def threads(self) -> int:
         """Threads of the host that every kernel's process may compute with."""
 
     def environment(self) -> dict[str, str]:
         """Variables that a kernel's process needs on it."""
+
+    def reading(self) -> Reading | None:
+        """Its clocks, temperature and power at this moment, where it tells them."""

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.devices.cuda import CudaDevice
 from pytest_avo.evaluation.devices.device import Device
+from pytest_avo.evaluation.devices.gpus import gpus
 
 
-def devices() -> tuple[Device, ...]:
-    """The devices that kernels are run on here, all of one kind, in a fixed order; never empty. Imports no torch."""
-    return (CpuDevice(),)
+def devices(target: str = "") -> tuple[Device, ...]:
+    """The devices of one kind that kernels are run on here, in a fixed order. Imports no torch.
+
+    target: what kernels declare, "cpu" or "sm90"; none here may be of that kind. Without one, the kind that this
+    machine is for: its first GPU's, or the CPU.
+    """
+    found: list[Device] = [CudaDevice(gpu) for gpu in gpus()] if target != "cpu" else []
+    found.append(CpuDevice())
+    return tuple(device for device in found if device.target == (target or found[0].target))
 
 
-def deal(ordinal: int) -> Device:
-    """The device of a worker. Workers in excess of devices share them and wait for each other's leases."""
-    found = devices()
+def deal(ordinal: int, target: str = "") -> Device:
+    """The device of a worker. Workers in excess of devices share them and wait for each other's leases.
+
+    EvaluatorError where this machine has none of the kind.
+    """
+    found = devices(target)
+    if not found:
+        raise EvaluatorError(f"this machine has no device for {target} kernels")
     return found[ordinal % len(found)]

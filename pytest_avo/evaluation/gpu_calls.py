@@ -1,0 +1,127 @@
+"""Calls on a GPU, inside a kernel's own process: one after another, or replayed from a CUDA graph.
+
+A replay takes the host's part of the launches out of the measurement, as a model that launches ahead or captures its
+own graph does. A kernel that cannot be captured is called as it is, and the reply says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from pytest_avo.evaluation import gpu_memory
+from pytest_avo.evaluation.runner import deliver, distinct, form, result_place, tensors
+from pytest_avo.evaluation.zygote import CHILD_INPUT, CHILD_OUTPUT
+
+WARM_UP_CALLS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Calls that are asked for again and again: where their arguments and results are, and their graph.
+
+    Without a graph the kernel resisted being captured. `results` are as the graph leaves them.
+    """
+
+    calls: list[dict[str, Any]]
+    arguments: list[list[torch.Tensor]]
+    places: list[torch.Tensor]
+    graph: torch.cuda.CUDAGraph | None = None
+    results: list[Any] = field(default_factory=list)
+    forms: list[dict[str, Any]] = field(default_factory=list)
+
+
+class GpuCalls:
+    """Calls on tensors in the memory that the judge shares. Everything queued anywhere ends before an answer."""
+
+    def __init__(self, given_bytes: int, result_bytes: int) -> None:
+        torch.zeros(1, device="cuda")  # makes the context current for the driver's own calls
+        self._given, self._result = (
+            gpu_memory.as_bytes(gpu_memory.attach(descriptor, size), size)
+            for descriptor, size in ((CHILD_INPUT, given_bytes), (CHILD_OUTPUT, result_bytes))
+        )
+        self._slices: dict[str, _Slice] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def answer(self, attention: Any, request: dict[str, Any]) -> dict[str, Any]:
+        """Make the calls of a request, or replay them, and say what they returned."""
+        if request["do"] == "call":
+            return self._launch(attention, self._slice(request["calls"]))
+        name = request["name"]
+        if name not in self._slices:
+            self._slices[name] = self._captured(attention, self._slice(request["calls"]))
+        found = self._slices[name]
+        return self._launch(attention, found) if found.graph is None else self._replay(found, found.graph)
+
+    def _slice(self, calls: list[dict[str, Any]]) -> _Slice:
+        places = [result_place(self._result, call) for call in calls]
+        return _Slice(calls, [tensors(self._given, call) for call in calls], places)
+
+    def _launch(self, attention: Any, wanted: _Slice) -> dict[str, Any]:
+        start, end = _mark(), _mark()
+        torch.cuda.synchronize()
+        start.record()
+        results = [
+            attention(*qkv, causal=call["causal"], scale=call["scale"])
+            for call, qkv in zip(wanted.calls, wanted.arguments, strict=True)
+        ]
+        end.record()
+        torch.cuda.synchronize()
+        forms = [form(out, qkv) for out, qkv in zip(results, wanted.arguments, strict=True)]
+        return self._delivered(results, wanted, distinct(forms), seconds=start.elapsed_time(end) / 1e3, replayed=False)
+
+    def _replay(self, recorded: _Slice, graph: torch.cuda.CUDAGraph) -> dict[str, Any]:
+        start, end = _mark(), _mark()
+        torch.cuda.synchronize()
+        start.record()
+        graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        seconds = start.elapsed_time(end) / 1e3
+        return self._delivered(recorded.results, recorded, recorded.forms, seconds=seconds, replayed=True)
+
+    def _delivered(
+        self, results: list[Any], asked: _Slice, forms: list[dict[str, Any]], *, seconds: float, replayed: bool
+    ) -> dict[str, Any]:
+        for out, place in zip(results, asked.places, strict=True):
+            deliver(out, place)
+        torch.cuda.synchronize()
+        return {"calls": len(results), "forms": forms, "seconds": seconds, "replayed": replayed}
+
+    def _captured(self, attention: Any, wanted: _Slice) -> _Slice:
+        """The slice with its graph; without, where the kernel resists."""
+
+        def call(each: dict[str, Any], qkv: list[torch.Tensor]) -> Any:
+            return attention(*qkv, causal=each["causal"], scale=each["scale"])
+
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_CALLS):
+                    call(wanted.calls[0], wanted.arguments[0])
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph, pool=self._pool):
+                results = [call(each, qkv) for each, qkv in zip(wanted.calls, wanted.arguments, strict=True)]
+        except Exception as error:
+            print(f"not captured in a CUDA graph: {error}", flush=True)  # noqa: T201 - the kernel's log
+            torch.cuda.synchronize()
+            return wanted
+        forms = [form(out, qkv) for out, qkv in zip(results, wanted.arguments, strict=True)]
+        # The results are read as bare memory, so that the graphs of other shapes may use the same memory in turn.
+        return replace(wanted, graph=graph, results=[_bare(out) for out in results], forms=distinct(forms))
+
+
+def _mark() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def _bare(out: Any) -> Any:
+    """A plain tensor's memory without its ownership; anything else as it is, to be refused."""
+    if type(out) is not torch.Tensor or not out.is_cuda:
+        return out
+    storage = out.untyped_storage()
+    content = gpu_memory.as_bytes(storage.data_ptr(), storage.nbytes())
+    return content.view(out.dtype).as_strided(out.shape, out.stride(), out.storage_offset())
