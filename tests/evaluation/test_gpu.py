@@ -1,4 +1,4 @@
-"""Kernels on a real NVIDIA GPU: right ones are timed, wrong and broken ones get their verdict, and the card is free after.
+"""Kernels on a real NVIDIA GPU: right ones are timed, broken ones get their verdict, and the card is free after.
 
 The broken ones are written in Gluon: a store out of bounds, a wait for a barrier that nobody arrives at, and a trap.
 """
@@ -113,11 +113,11 @@ def test_a_sleep_on_the_gpu_is_seen_by_the_judges_clock(pool: Pool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "outcomes"), [("out of bounds", "crashed"), ("deadlock", "timeout"), ("trap", "crashed")]
+    ("name", "outcome"), [("out of bounds", "crashed"), ("deadlock", "timeout"), ("trap", "crashed")]
 )
-def test_a_broken_kernel_leaves_the_gpu_usable(pool: Pool, name: str, outcomes: str) -> None:
+def test_a_broken_kernel_leaves_the_gpu_usable(pool: Pool, name: str, outcome: str) -> None:
     (found,) = evaluate(pool, BROKEN.replace("BODY", BODIES[name]), SMALL)
-    assert found.outcome == outcomes, found.reason
+    assert found.outcome == outcome, found.reason
     (found,) = evaluate(pool, TORCH_SDPA, SMALL)
     assert found.outcome == "ok", found.reason
 
