@@ -16,6 +16,8 @@ from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.compile import ARCHITECTURES
+from pytest_avo.evaluation.devices.remote import RemoteDevice
+from pytest_avo.evaluation.profile import profile
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
@@ -170,7 +172,7 @@ class Consultation:
             folder=self.bench.settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
             compile_report=partial(self._compile_report, kernel),
-            profile=_no_profile,
+            profile=partial(self._profile, kernel),
             record=campaign.record,
             ledger=self.ledger,
             stopping=self._stopping,
@@ -214,10 +216,19 @@ class Consultation:
         except EvaluatorError as error:
             raise Unavailable(str(error)) from None
 
+    def _profile(self, kernel: Kernel, source: str, shape: Shape) -> str:
+        if self.campaign.plan.target != "cpu":
+            raise Unavailable(
+                "kernels for a GPU are not profiled here: read the compile report, and time single shapes"
+            )
+        if isinstance(self.bench.device, RemoteDevice):
+            raise Unavailable("kernels are evaluated on other hosts, and only this one could be profiled")
+        draft = msgspec.structs.replace(kernel, source=source)
+        try:
+            return profile(draft, shape, confined=self.bench.settings.sandbox != "off")
+        except EvaluatorError as error:
+            raise Unavailable(str(error)) from None
+
 
 def _tell(answers: Answers, member: int, text: str) -> None:
     answers.put((member, text))
-
-
-def _no_profile(source: str, shape: Shape) -> str:
-    raise Unavailable("no profiler is wired up: time single shapes, and compare versions that leave a part out")

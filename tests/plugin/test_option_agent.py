@@ -52,7 +52,12 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             calls(
                 edit("REPEAT=40", "REPEAT = 1"), edit("REPEAT = 40", LEAK), ("evaluate_draft", {"shapes": [SHAPES[0]]})
             ),
-            calls(edit(LEAK, "REPEAT = 1"), ("evaluate_draft", {"timed": True})),
+            calls(
+                edit(LEAK, "REPEAT = 1"),
+                ("evaluate_draft", {"timed": True}),
+                ("profile_draft", {}),
+                ("compile_report", {}),
+            ),
             calls(("record_lesson", lesson), SUBMIT),
             says("I am done, thank you."),
         ]
@@ -95,6 +100,9 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
     seen = json.dumps(model.requests)
     assert KEY not in seen
     assert str(os.environ["HOME"]) + "/" not in seen
+    profile, compiled = model.results(3)[-2:]
+    assert "torch's profiler: " in profile
+    assert "not available here: there is no compile report for cpu kernels" in compiled
     later = model.requests[4]["messages"][1]["content"]
     assert "g0001: Forty repetitions were thirty-nine too many." in later.replace(" (fewer repetitions)", "")
     assert "predicted 20.000" in later
