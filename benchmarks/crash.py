@@ -69,7 +69,7 @@ GENERATIONS = 8
 SHARES = {"kernel": 9, "zygote": 4, "worker": 4, "controller": 3}
 """How often each is drawn."""
 GONE_WITHIN_S = 10.0
-ENDINGS = {0: "complete", 3: "the machine failed", -signal.SIGKILL: "killed"}
+ENDINGS = {0: "complete", 1: "ended with a seed that was killed", 3: "the machine failed", -signal.SIGKILL: "killed"}
 """Exit statuses that an evolution may have."""
 
 
@@ -212,8 +212,11 @@ def haunt(project: Project, lot: random.Random, *, kills: int, deadline: float) 
         endings[ENDINGS.get(process.returncode, "else")] += 1
         project.check()
         resume = project.lineage.is_file() and latest_run(project.lineage, "kernels/slow.py") is not None
-        if process.returncode == 0:
-            endings["evolved to the end"] += project.check_complete()
+        if process.returncode in (0, 1):
+            evolved = project.check_complete()
+            endings["evolved to the end"] += evolved
+            if evolved != (process.returncode == 0):
+                project.faults.append(f"exit status {process.returncode}: {output[-2000:]}")
             project.kernel.write_text(KERNEL)
             resume = False
     return struck, endings

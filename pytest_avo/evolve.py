@@ -150,7 +150,8 @@ class Evolution:
             decision = decide(evaluations, self.campaign.plan.shapes, floor=0.0)
             if decision.gain is None:
                 self.bench.say(f"the seed is no good, nothing to evolve from: {decision.ranking}: {decision.reason}")
-                self.settlement.dismiss(candidate, decision)
+                if self.campaign.view.outcome(seed.id) is None:  # else a run that ended here is resumed
+                    self.settlement.dismiss(candidate, decision)
                 return False
             self.campaign.measure_noise(seed, evaluations)
         floor = self.campaign.floor

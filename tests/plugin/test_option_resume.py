@@ -96,6 +96,16 @@ def test_ctrl_c_ends_within_a_second_and_says_how_to_resume(project: Project) ->
     assert gone(project.path)
 
 
+def test_a_run_that_ended_with_a_bad_seed_ends_so_again(project: Project) -> None:
+    project.script("80")
+    project.kernel("slow.py", SLOW.replace("return out", "return out * 2"))
+    assert project.evolve("--generations", "1").ret == pytest.ExitCode.TESTS_FAILED
+    result = project.evolve("--generations", "1", "--avo-resume")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["the seed is no good, nothing to evolve from: incorrect: *"])
+    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
 def test_nothing_to_resume_is_a_usage_error(project: Project) -> None:
     project.script("1")
     result = project.evolve("--avo-resume")
