@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -32,7 +33,9 @@ from pytest_avo.gate.baseline import open_gate
 from pytest_avo.gate.gains import Case
 from pytest_avo.gate.gate import thorough
 from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
-from pytest_avo.report import export, terminal
+from pytest_avo.outputs import print_apart, tell_github, write_files
+from pytest_avo.report import terminal
+from pytest_avo.report.results import Results
 from pytest_avo.report.rows import ResultRow, decode_row
 from pytest_avo.report.status import StatusLine
 from pytest_avo.report.text import counted, printable
@@ -300,22 +303,14 @@ class Bench:
         if self.settings.mode == "bench":
             yield from terminal.results(self.rows, self.totals, verbosity=self.config.get_verbosity())
 
-    def export(self) -> None:
-        """Write what the user asked to have written."""
-        if self.settings.gate.save is not None:
-            self._save(self.settings.gate.save)
-        if self.settings.json is not None:
-            export.export_json(
-                self.settings.json,
-                self.rows,
-                fingerprint=self.device.fingerprint(),
-                rootdir=self.settings.rootdir,
-            )
-
-    def _save(self, path: Path) -> None:
-        kind, rootdir = self.device.fingerprint(), self.settings.rootdir
-        count = store.save(self.rows, path, fingerprint=kind, plugin=__version__, rootdir=rootdir)
-        self.say(f"stored {counted(count, 'result')} as baseline {path.stem}")
+    def leave(self) -> None:
+        """Write and print what the user asked for; controller only."""
+        found = Results(self.rows, self.totals, self.device.fingerprint(), self.settings.rootdir)
+        write_files(found, self.settings.files)
+        if self.settings.mode == "bench":
+            if path := self.settings.gate.save:
+                self.say(f"stored {counted(store.save(found, path), 'result')} as baseline {path.stem}")
+            tell_github(found, os.environ, partial(print_apart, self.config))
 
 
 def worker_index(config: pytest.Config) -> int:

@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
@@ -159,7 +160,7 @@ def attach_row(item: pytest.Item, report: pytest.TestReport) -> None:
         return
     row = item.row()
     if row is not None and (report.when == "call" or report.outcome == "skipped"):
-        setattr(report, ROW, encode_row(row))
+        setattr(report, ROW, encode_row(msgspec.structs.replace(row, failed=report.failed)))
     if report.when == "call" and item.variant and item.verdict and not item.verdict.is_good:
         # Reported like an expected failure: it must trip neither -x nor the exit status.
         report.outcome = "skipped"

@@ -86,6 +86,17 @@ def add_options(parser: pytest.Parser) -> None:
     )
     _add_gate(group)
     group.addoption("--avo-json", metavar="PATH", help="Write the results as JSON, in pytest-benchmark's schema")
+    group.addoption("--avo-bmf", metavar="PATH", help="Write the results in the Bencher Metric Format")
+    group.addoption(
+        "--avo-gab",
+        metavar="PATH",
+        help="Write the results for github-action-benchmark, as its tool customSmallerIsBetter reads them",
+    )
+    group.addoption(
+        "--avo-markdown",
+        metavar="PATH",
+        help="Write the results as GitHub Markdown; a job of GitHub Actions shows them as its summary in any case",
+    )
     group.addoption(
         "--generations",
         "--avo-generations",

@@ -131,7 +131,7 @@ class BenchHooks:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.bench.close()
         if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-            self.bench.export()
+            self.bench.leave()
             session.exitstatus = self.bench.exit_status(session.exitstatus)
 
 

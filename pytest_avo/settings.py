@@ -26,6 +26,8 @@ from pytest_avo.operators.budget import Prices
 
 Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa"]
 MODES: tuple[Mode, ...] = get_args(Mode)
+FILES = ("json", "bmf", "gab", "markdown")
+"""Formats of results, by their options."""
 INTERPRETED = "smoke"
 """The suite that the interpreter, which is slow, takes instead of those that the kernels claim."""
 
@@ -47,7 +49,8 @@ class Settings:
     plan: TimingPlan
     sandbox: Literal["auto", "require", "off"]
     gate: GateSettings
-    json: Path | None
+    files: dict[str, Path]
+    """Results to write: format -> path."""
     kernels: tuple[Path, ...]
     evolve: dict[str, str]
     """Target -> kernel that a bare --avo-evolve takes."""
@@ -109,7 +112,9 @@ def read_settings(config: pytest.Config) -> Settings | None:
         plan=_plan(option.avo_max_rounds),
         sandbox=option.avo_sandbox,
         gate=_gate(config, chosen[0]),
-        json=Path(os.path.abspath(option.avo_json)) if option.avo_json else None,
+        files={
+            name: Path(os.path.abspath(path)) for name in FILES if (path := getattr(option, f"avo_{name}")) is not None
+        },
         kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
         evolve=_kernel_per_target(config.getini("avo_evolve")),
         generations=option.generations,

@@ -51,8 +51,8 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
                 bench.meet_workers()
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = bench.selection.default_paths()
-        if settings.json is not None:
-            prepare(settings.json)
+        for path in settings.files.values():
+            prepare(path)
         bench.confinement  # noqa: B018 - refuses to run unconfined where the user requires it
         evolution = Evolution(bench) if settings.mode == "evolve" else None
     return bench, evolution

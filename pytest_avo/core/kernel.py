@@ -96,6 +96,16 @@ def declares_claim(path: Path) -> bool:
         return False
 
 
+def definition_line(path: Path) -> int:
+    """The line on which a kernel file last defines `attention`; 1 where it cannot be told."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return 1
+    lines = [node.lineno for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "attention"]
+    return lines[-1] if lines else 1
+
+
 def assignment(tree: ast.Module, name: str) -> ast.expr | None:
     """The value of the module-level assignment `name = ...`, or None."""
     return dict(_module_assignments(tree)).get(name)

@@ -9,13 +9,12 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 
 import msgspec
 
+from pytest_avo import __version__
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Timing
 from pytest_avo.core.fingerprint import Fingerprint, differences
@@ -25,7 +24,7 @@ from pytest_avo.core.stats import log_ratios
 from pytest_avo.gate.gains import Case, Gains
 from pytest_avo.report.files import write_atomically
 from pytest_avo.report.provenance import commit_info
-from pytest_avo.report.rows import ResultRow
+from pytest_avo.report.results import Results
 
 BASELINES = "baselines"
 """Folder below `.avo` of those that have a name."""
@@ -113,16 +112,16 @@ def common_peer(old: Timing, new: Timing) -> str | None:
     return min((set(old.seconds) & set(new.seconds)) - {KERNEL, BASELINE}, default=None)
 
 
-def save(rows: Sequence[ResultRow], path: Path, *, fingerprint: Fingerprint, plugin: str, rootdir: Path) -> int:
+def save(found: Results, path: Path) -> int:
     """Store what was measured of right kernels; how many shapes that is. InvalidInput when it cannot be written."""
     entries = [
-        Entry(row.kernel, row.digest, row.shape.id, median(row.samples_s) * 1e6, row.timing)
-        for row in rows
+        Entry(row.kernel, row.digest, row.shape.id, row.median_s * 1e6, row.timing)
+        for row in found.rows
         if row.verdict.is_good and row.timing is not None
     ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    commit = msgspec.convert(commit_info(rootdir), dict[str, str | bool | None])
-    record = Record(VERSION, created, plugin, commit, fingerprint, entries)
+    commit = msgspec.convert(commit_info(found.rootdir), dict[str, str | bool | None])
+    record = Record(VERSION, created, __version__, commit, found.fingerprint, entries)
     try:
         make_folder(path.parent)
     except OSError as error:

@@ -11,53 +11,52 @@ from pathlib import Path
 import msgspec
 
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.report.files import write_atomically
+from pytest_avo.core.verdict import Total
 from pytest_avo.report.provenance import commit_info, machine_info
-from pytest_avo.report.rows import ResultRow, comparisons, geomeans
+from pytest_avo.report.rows import ResultRow, comparisons, geomeans, is_timed
 from pytest_avo.report.samples import sample_stats
 
 SCHEMA = "5.3.1"
 """The release of pytest-benchmark whose schema the file follows."""
 
 
-def export_json(
-    path: Path,
+def export(
     rows: Sequence[ResultRow],
+    totals: Sequence[Total] = (),
     *,
     fingerprint: Fingerprint | None,
     notes: Sequence[str] = (),
     rootdir: Path,
-) -> None:
-    """Write the results to `path`, whole or not at all; InvalidInput when it cannot be written.
-
-    `rootdir` is where git is asked for the commit.
-    """
-    content = document(rows, fingerprint=fingerprint, notes=notes, rootdir=rootdir)
-    write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+) -> str:
+    """The text of the file; `rootdir` is where git is asked for the commit."""
+    content = document(rows, totals, fingerprint=fingerprint, notes=notes, rootdir=rootdir)
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
 def document(
-    rows: Sequence[ResultRow], *, fingerprint: Fingerprint | None, notes: Sequence[str] = (), rootdir: Path
+    rows: Sequence[ResultRow],
+    totals: Sequence[Total] = (),
+    *,
+    fingerprint: Fingerprint | None,
+    notes: Sequence[str] = (),
+    rootdir: Path,
 ) -> dict[str, object]:
     """The content of the file: plain values, every number finite (what is not becomes null)."""
     content = {
         "machine_info": machine_info(),
         "commit_info": commit_info(rootdir),
-        "benchmarks": [_benchmark(row) for row in rows if _is_timed(row)],
+        "benchmarks": [_benchmark(row) for row in rows if is_timed(row)],
         "datetime": datetime.now(UTC).isoformat(),
         "version": SCHEMA,
         "avo": {
             "results": [_result(row) for row in rows],
+            "totals": [msgspec.structs.asdict(total) for total in totals],
             "geomean": {peer: {"ratio": x.ratio, "ci95": list(x.ci95)} for peer, x in geomeans(rows).items()},
             "fingerprint": None if fingerprint is None else msgspec.structs.asdict(fingerprint),
             "notes": list(dict.fromkeys([*notes, *(note for row in rows for note in row.verdict.notes)])),
         },
     }
     return {key: _finite(value) for key, value in content.items()}
-
-
-def _is_timed(row: ResultRow) -> bool:
-    return row.verdict.is_good and bool(row.samples_s) and all(map(math.isfinite, row.samples_s))
 
 
 def _benchmark(row: ResultRow) -> dict[str, object]:
@@ -91,6 +90,7 @@ def _result(row: ResultRow) -> dict[str, object]:
         "device": row.device,
         "verdict": verdict.kind,
         "reason": verdict.reason,
+        "failed": row.failed,
         "median_us": verdict.median_us,
         "tflops": verdict.tflops,
         "gbps": verdict.gbps,

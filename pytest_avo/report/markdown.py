@@ -7,21 +7,33 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from pytest_avo.core.verdict import Total, Verdict
 from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, arms, by_kernel, geomeans
 from pytest_avo.report.table import Layout, table
-from pytest_avo.report.terminal import LEGEND, geomean_texts, notes, verdict_counts
+from pytest_avo.report.terminal import LEGEND, geomean_texts, is_listed, notes, verdict_counts
 
 MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~@$&])")
 
 
-def markdown(rows: Sequence[ResultRow]) -> str:
-    """The whole report; ends with a newline."""
+SUMMARY_BYTES = 1_000_000
+"""What a summary may hold that GitHub still shows: a little less than a mebibyte per step."""
+
+
+def markdown(rows: Sequence[ResultRow], totals: Sequence[Total] = (), *, most_bytes: int | None = None) -> str:
+    """The whole report; ends with a newline. Longer than `most_bytes` it has the headline and what is listed alone."""
+    whole = _report(rows, totals, details=True)
+    if most_bytes is not None and len(whole.encode()) > most_bytes:
+        return _report(rows, totals, details=False)
+    return whole
+
+
+def _report(rows: Sequence[ResultRow], totals: Sequence[Total], *, details: bool) -> str:
     groups = by_kernel(rows)
     parts = [f"**{headline(rows)}**"]
-    if bad := [row for row in rows if not row.verdict.is_good]:
-        parts.append(_failures(bad))
-    if rows:
+    if listed := _listed(rows, totals):
+        parts.append(_draw(["kernel", "shape", "verdict", "reason"], listed, ["left"] * 4))
+    if rows and details:
         parts.append(f"<details><summary>All {text.counted(len(rows), 'result')}</summary>")
         for (kernel, device), group in groups.items():
             parts += _section(kernel, device, group)
@@ -46,9 +58,15 @@ def escape(foreign: str) -> str:
     return MARKUP.sub(r"\\\1", text.plain(foreign)).replace("\\@", "@\u200b").replace("\\<", "&lt;")
 
 
-def _failures(rows: Sequence[ResultRow]) -> str:
-    body = [[escape(row.kernel), row.shape.id, row.verdict.kind, escape(row.verdict.reason)] for row in rows]
-    return _draw(["kernel", "shape", "verdict", "reason"], body, ["left"] * 4)
+def _listed(rows: Sequence[ResultRow], totals: Sequence[Total]) -> list[list[str]]:
+    """What a reader must see: failures first, then what is slower or cannot be told from slower, then geomeans."""
+    shown = sorted((row for row in rows if is_listed(row)), key=lambda row: row.verdict.passes)
+    body = [[escape(row.kernel), row.shape.id, _word(row.verdict), escape(row.verdict.reason)] for row in shown]
+    return body + [[escape(total.kernel), total.name, _word(total), escape(total.reason)] for total in totals]
+
+
+def _word(judged: Verdict | Total) -> str:
+    return "no baseline" if isinstance(judged, Verdict) and judged.unmatched else judged.kind
 
 
 def _section(kernel: str, device: str, rows: Sequence[ResultRow]) -> list[str]:

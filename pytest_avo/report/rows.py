@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
+from statistics import median
 
 import msgspec
 
@@ -28,6 +29,8 @@ class ResultRow(msgspec.Struct, frozen=True):
     seed: int = 0
     digest: str = ""
     """Of the kernel's source."""
+    failed: bool = False
+    """The item failed: what is wrong with the kernel, or the gate, stands in the verdict."""
     roofline_fraction: float | None = None
     """Throughput as a share of what the device could reach at best; None where its limits are not known."""
 
@@ -37,9 +40,19 @@ class ResultRow(msgspec.Struct, frozen=True):
         return () if self.timing is None else tuple(x for launch in self.timing.seconds[KERNEL] for x in launch)
 
     @property
+    def median_s(self) -> float:
+        """Median of the samples; there is at least one."""
+        return median(self.samples_s)
+
+    @property
     def calls(self) -> int:
         """Calls that one sample is the mean of."""
         return 1 if self.timing is None else self.timing.calls
+
+
+def is_timed(row: ResultRow) -> bool:
+    """Whether the row has figures that files of results can hold: those of a right kernel, all finite."""
+    return row.verdict.is_good and bool(row.samples_s) and all(map(math.isfinite, row.samples_s))
 
 
 class Geomean(msgspec.Struct, frozen=True):

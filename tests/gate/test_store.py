@@ -16,6 +16,7 @@ from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.gate.gains import Case, Gains
 from pytest_avo.gate.store import StoredBaseline, automatic_name, baseline_path, save, stored
+from pytest_avo.report.results import Results
 from pytest_avo.report.rows import ResultRow
 from tests.gate.conftest import Repository
 from tests.report.result_rows import beside, row, shape
@@ -26,7 +27,7 @@ CASE = Case(parse_kernel("", path=Path("/nowhere/prefill.py")), "kernels/cpu/pre
 
 def saved(folder: Path, *rows: ResultRow, name: str = "main") -> Path:
     path = baseline_path(name, folder)
-    save(rows, path, fingerprint=HERE, plugin="1.0", rootdir=folder)
+    save(Results(rows, (), HERE, folder), path)
     return path
 
 
@@ -45,18 +46,8 @@ def timed(kernel_s: float, peer_s: float | None, *, launches: int = 1, seed: int
 
 def test_keeps_what_was_measured_of_right_kernels(tmp_path: Path) -> None:
     folder = tmp_path / ".avo" / "baselines"
-    count = save(
-        [
-            row(shape(), samples_s=(0.001, 0.002, 0.004)),
-            row(shape(batch=2), "incorrect"),
-            row(shape(batch=3), "slower"),
-        ],
-        baseline_path("main", folder),
-        fingerprint=HERE,
-        plugin="1.0",
-        rootdir=tmp_path,
-    )
-    assert count == 2
+    right = row(shape(), samples_s=(0.001, 0.002, 0.004))
+    saved(folder, right, row(shape(batch=2), "incorrect"), row(shape(batch=3), "slower"))
     assert (tmp_path / ".avo" / ".gitignore").read_text() == "*\n"
     record = loaded(folder).record
     assert [entry.shape for entry in record.entries] == [shape().id, shape(batch=3).id]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from tests.plugin.conftest import GOOD, SHAPES, WRONG, Project
@@ -40,3 +43,13 @@ def test_a_path_that_cannot_be_written_is_a_usage_error_before_anything_runs(pro
     result = project.run("--avo-bench", "--avo-json", "taken/out.json")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: *taken*"])
+
+
+def test_pytest_benchmark_compares_two_runs(project: Project) -> None:
+    for name in ("0001_old.json", "0002_new.json"):
+        project.run("--avo-bench", "--avo-max-rounds", "3", "--avo-json", f"runs/{name}", "-k", SHAPES[0])
+    command = [sys.executable, "-m", "pytest_benchmark", "compare", "runs/0001_old.json", "runs/0002_new.json"]
+    done = subprocess.run(command, cwd=project.path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"slow[{SHAPES[0]}]") == 2
+    assert "0001_old" in done.stdout

@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.report.export import document, export_json
-from pytest_avo.report.files import prepare, write_atomically
+from pytest_avo.report.export import document, export
+from pytest_avo.report.files import write_atomically
 from pytest_avo.report.rows import ResultRow
 from tests.report.result_rows import beside, row, shape
 
@@ -25,6 +24,7 @@ RESULT_KEYS = [
     "device",
     "verdict",
     "reason",
+    "failed",
     "median_us",
     "tflops",
     "gbps",
@@ -47,7 +47,7 @@ def content(rows: list[ResultRow], notes: tuple[str, ...] = ()) -> Any:
 def test_the_top_level_is_pytest_benchmarks_and_one_key_more() -> None:
     made = content(kernel_rows())
     assert list(made) == ["machine_info", "commit_info", "benchmarks", "datetime", "version", "avo"]
-    assert list(made["avo"]) == ["results", "geomean", "fingerprint", "notes"]
+    assert list(made["avo"]) == ["results", "totals", "geomean", "fingerprint", "notes"]
 
 
 def test_every_item_is_a_result_the_failed_ones_too() -> None:
@@ -95,8 +95,7 @@ def test_geomean_fingerprint_and_notes_stand_beside_the_results() -> None:
 
 def test_no_number_is_infinite_or_nan(tmp_path: Path) -> None:
     odd = row(shape(), peers={"stuck": beside(math.inf, 1.0, math.nan)}, median_us=math.inf, samples_s=(math.nan, 1.0))
-    export_json(tmp_path / "out.json", [odd], fingerprint=None, rootdir=tmp_path)
-    text = (tmp_path / "out.json").read_text(encoding="utf-8")
+    text = export([odd], fingerprint=None, rootdir=tmp_path)
     made = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the file"))
     assert made["benchmarks"] == []
     assert made["avo"]["results"][0]["median_us"] is None
@@ -107,7 +106,7 @@ def test_no_number_is_infinite_or_nan(tmp_path: Path) -> None:
 def test_pytest_benchmark_reads_the_file(tmp_path: Path) -> None:
     path = tmp_path / "results" / "out.json"
     rows = [*kernel_rows(), row(shape(), kernel="kernels/cpu/other.py", samples_s=(0.002,)), row(shape(batch=3))]
-    export_json(path, rows, fingerprint=MACHINE, rootdir=tmp_path)
+    write_atomically(path, export(rows, fingerprint=MACHINE, rootdir=tmp_path))
     command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=min,median,iqr,rounds,ops"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -115,51 +114,3 @@ def test_pytest_benchmark_reads_the_file(tmp_path: Path) -> None:
     for name in (f"prefill[{shape().id}]", f"other[{shape().id}]", f"prefill[{shape(batch=3).id}]"):
         assert name in done.stdout
     assert "2,000.0000 (2.22)" in done.stdout
-
-
-def test_the_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "er" / "out.json"
-    write_atomically(path, "old")
-    write_atomically(path, "new")
-    assert path.read_text(encoding="utf-8") == "new"
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
-    link = tmp_path / "latest.json"
-    link.symlink_to(tmp_path / "store" / "run1.json")
-    write_atomically(link, "{}")
-    assert link.is_symlink()
-    assert (tmp_path / "store" / "run1.json").read_text(encoding="utf-8") == "{}"
-
-
-def test_an_old_file_survives_a_failed_write(tmp_path: Path) -> None:
-    path = tmp_path / "out.json"
-    path.write_text("old", encoding="utf-8")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "half \ud800 a surrogate")
-    assert path.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.mark.parametrize("name", ["folder", "file/out.json", "x" * 300])
-def test_a_path_that_cannot_be_written_is_the_users_mistake(tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "file").write_text("", encoding="utf-8")
-    path = tmp_path / name
-    with pytest.raises(InvalidInput, match=r"cannot be written: .*; expected the path of a file") as raised:
-        export_json(path, [], fingerprint=None, rootdir=tmp_path)
-    assert str(raised.value).startswith(f"{path}: ")
-    assert sorted(item.name for item in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_a_device_file_is_refused_before_the_run() -> None:
-    with pytest.raises(InvalidInput, match="it is no regular file"):
-        prepare(Path("/dev/null"))
-
-
-def test_a_folder_is_made_before_the_run(tmp_path: Path) -> None:
-    prepare(tmp_path / "new" / "out.json")
-    assert list(tmp_path.iterdir()) == [tmp_path / "new"]
-    assert list((tmp_path / "new").iterdir()) == []

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import msgspec
+
+from pytest_avo.core.verdict import Total
 from pytest_avo.report.markdown import escape, headline, markdown
 from tests.report.result_rows import beside, row, shape
 
@@ -65,3 +68,26 @@ def test_a_reason_cannot_leave_its_cell() -> None:
     (line,) = [line for line in made.splitlines() if line.startswith("| kernels/")]
     assert line.replace("\\|", "").count("|") == 5
     assert made.count("</details>") == 1
+
+
+def test_what_the_gate_found_stands_before_the_fold() -> None:
+    slow, new = row(shape(), "slower", reason="8% slower"), row(shape(batch=2), reason="git:main has no such kernel")
+    slow = msgspec.structs.replace(slow, verdict=msgspec.structs.replace(slow.verdict, regressed=True))
+    new = msgspec.structs.replace(new, verdict=msgspec.structs.replace(new.verdict, unmatched=True))
+    unclear = row(shape(batch=3), "ambiguous", reason="who knows")
+    total = Total(slow.kernel, "geomean", "same", "0.1% slower")
+    table = markdown([unclear, new, slow], [total]).partition("<details>")[0]
+    cells = [[cell.strip() for cell in line.split("|")[2:5]] for line in table.splitlines() if "kernels/" in line]
+    assert cells == [
+        [slow.shape.id, "slower", "8% slower"],
+        [unclear.shape.id, "ambiguous", "who knows"],
+        [new.shape.id, "no baseline", "git:main has no such kernel"],
+        ["geomean", "same", "0.1% slower"],
+    ]
+
+
+def test_a_report_that_github_would_refuse_is_shortened() -> None:
+    rows = [row(shape(batch=batch)) for batch in range(1, 200)]
+    whole = markdown(rows)
+    assert markdown(rows, most_bytes=len(whole.encode())) == whole
+    assert markdown(rows, most_bytes=1000) == "**199 results of 1 kernel: 199 correct.**\n"
