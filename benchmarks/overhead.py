@@ -1,30 +1,61 @@
-"""What the harness itself costs: time per evaluation beyond the kernel's own, and memory of the controller.
+"""What the harness itself costs: per evaluation beyond the kernel's own time, and beside timing without protection.
 
     python benchmarks/overhead.py [EVALUATIONS]
 
-Evaluates a kernel that does nothing but return, on one tiny shape, for correctness only, each time as a new source and
-so in a new process, with torch warm. What remains is fork, confinement, import of the file, one check and the way there
-and back: the kernel is wrong, so the battery ends at its first case, and that is the least any candidate costs.
+First, a kernel that does nothing but return is evaluated on one tiny shape, for correctness only, each time as a new
+source and so in a new process, with torch warm. What remains is fork, confinement, import of the file, one check and
+the way there and back: the kernel is wrong, so the battery ends at its first case, and that is the least any candidate
+costs.
+
+Then torch's own attention is timed beside itself in 30 rounds on shapes of the quickstart suite: by the harness, and by
+a plain loop in one process that draws fresh inputs and times the same calls in the same order with time.perf_counter.
+The harness adds processes, copies of the arguments, freezing, poisoned results, inputs compared, a clock outside, and
+a check of an output in every round.
 """
 
 from __future__ import annotations
 
 import resource
 import statistics
+import subprocess
 import sys
 import time
+from pathlib import Path
 
-from pytest_avo.core.evaluation import EvaluationRequest, Subject
-from pytest_avo.core.shape import Shape
+import msgspec
+
+from pytest_avo.core.evaluation import EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.shape import Shape, read_suite
+from pytest_avo.evaluation.peers import TORCH_SDPA
 from pytest_avo.evaluation.pool import Pool
 
 KERNEL = "def attention(q, k, v, *, causal, scale):\n    return q.clone()  # {number}\n"
 SHAPE = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=16, seqlen_kv=16, head_dim=16, causal=False, dtype="f32")
+SUITE = Path(__file__).parents[1] / "shapes" / "quickstart.toml"
+ROUNDS = 30
+
+
+class Loop(msgspec.Struct):
+    """What the plain loop is to time: a shape, and how many calls make a slice."""
+
+    shape: Shape
+    calls: int
 
 
 def main(evaluations: int) -> None:
-    """Print the median and the 90th percentile of the time per evaluation, and the controller's memory."""
+    """Print both comparisons, and the controller's memory."""
     pool = Pool(["popen"])
+    try:
+        print(least(pool, evaluations))
+        for shape in read_suite(SUITE):
+            print(beside_a_plain_loop(pool, shape))
+    finally:
+        pool.close()
+    print(f"controller {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+
+
+def least(pool: Pool, evaluations: int) -> str:
+    """Median and 90th percentile of the time per evaluation of a kernel that does nothing."""
     seconds = []
     for number in range(-5, evaluations):
         start = time.perf_counter()
@@ -33,14 +64,57 @@ def main(evaluations: int) -> None:
         if number >= 0:
             seconds.append(time.perf_counter() - start - evaluation.build_s)
         assert evaluation.outcome == "incorrect", evaluation
-    pool.close()
     ninetieth = statistics.quantiles(seconds, n=10)[-1]
-    memory_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sys.stdout.write(
-        f"{evaluations} evaluations: median {statistics.median(seconds) * 1e3:.1f} ms, 90% {ninetieth * 1e3:.1f} ms; "
-        f"controller {memory_mib:.0f} MiB\n"
+    return f"{evaluations} evaluations: median {statistics.median(seconds) * 1e3:.1f} ms, 90% {ninetieth * 1e3:.1f} ms"
+
+
+def beside_a_plain_loop(pool: Pool, shape: Shape) -> str:
+    """Wall time of the same rounds by the harness and by a plain loop, on one shape."""
+    plan = TimingPlan(min_rounds=ROUNDS, max_rounds=ROUNDS, budget_s=300.0)
+    subject = Subject("torch", TORCH_SDPA)
+    request = EvaluationRequest(0, subject, (shape,), plan=plan, baseline=subject)
+    start = time.perf_counter()
+    evaluation = pool.submit(request)[shape.id].result()
+    whole_s = time.perf_counter() - start
+    assert evaluation.timing is not None, evaluation
+    told = msgspec.json.encode(Loop(shape, evaluation.timing.calls))
+    found = subprocess.run([sys.executable, __file__, "--loop"], input=told, stdout=subprocess.PIPE, check=True)
+    plain_s = float(found.stdout)
+    calls, timed_s = evaluation.timing.calls, evaluation.time_s
+    return (
+        f"{shape.id}: {ROUNDS} rounds of 2 x {calls} calls take {timed_s:.2f} s, a plain loop {plain_s:.2f} s "
+        f"({timed_s / plain_s - 1:+.0%}); with the check for correctness {whole_s:.2f} s"
     )
 
 
+def plain_loop(loop: Loop) -> float:
+    """Seconds for the same rounds in this process, drawing of inputs included."""
+    import os
+
+    import torch
+
+    from pytest_avo.evaluation import inputs
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    space: dict[str, object] = {}
+    exec(TORCH_SDPA, space)
+    attention = space["attention"]
+    stream = inputs.Stream(loop.shape, torch.Generator().manual_seed(1))
+    times = []
+    start = time.perf_counter()
+    for number in range(2 + ROUNDS):
+        calls = loop.calls if number >= 2 else 1  # two rounds to warm up, as the harness does
+        batch = stream.draw(calls)
+        for _ in range(2):
+            begun = time.perf_counter()
+            for x in batch:
+                attention(x.q, x.k, x.v, causal=x.causal, scale=x.scale)  # type: ignore[operator]
+            times.append(time.perf_counter() - begun)
+    return time.perf_counter() - start
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    if sys.argv[1:] == ["--loop"]:
+        sys.stdout.write(str(plain_loop(msgspec.json.decode(sys.stdin.buffer.read(), type=Loop))))
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)

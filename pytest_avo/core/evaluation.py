@@ -30,8 +30,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TimingPlan(msgspec.Struct, frozen=True):
     """How long to measure: rounds per launch, launches (fresh processes for every arm), and when to stop early.
 
-    margin: with a baseline, stop as soon as the one-sided 99% bounds of the geomean against it lie wholly on one side
-    of this log-ratio. precision: without a margin, stop when every 95% interval is within +-precision.
+    margin: with a baseline, stop as soon as the geomean against it lies wholly on one side of this log-ratio, at 99%
+    over all looks, which are made after min_rounds, twice as many, and so on. precision: without a margin, stop when
+    every 95% interval is within +-precision.
     """
 
     min_rounds: int = 5

@@ -104,6 +104,22 @@ def p_below(launches: Launches, bound: float, *, resamples: int = RESAMPLES, see
     return _p_value(bootstrap_locations(launches, resamples=resamples, seed=seed) >= bound)
 
 
+def looks(first: int, last: int) -> tuple[int, ...]:
+    """Rounds after which a comparison that may stop early is looked at: the first, doubled, and so on to the last."""
+    found = [first]
+    while found[-1] * 2 < last:
+        found.append(found[-1] * 2)
+    return (*found, last) if last > found[-1] else tuple(found)
+
+
+def confidence_of_looks(number: int, *, risk: float) -> float:
+    """Confidence of the two-sided intervals of so many looks, such that a bound of any errs with at most `risk`.
+
+    The risk is split evenly (Bonferroni): who looks after every round, each time at the full risk, errs far more often.
+    """
+    return 1 - 2 * risk / number
+
+
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's adjusted p-values: claim what is at most alpha, and with 1 - alpha not one claim of all is false.
 

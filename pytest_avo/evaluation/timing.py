@@ -26,6 +26,8 @@ from pytest_avo.evaluation.peers import EMPTY
 from pytest_avo.evaluation.room import HOST, Room
 
 WARM_UP_ROUNDS = 2
+RISK = 0.01
+"""Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
 CLOCK_TOLERANCE = 0.10
 CLOCK_SLACK_S = {"cpu": 0.005, "cuda": 0.001}
 CLOCK_FACTOR = 2.0
@@ -175,9 +177,13 @@ class Race:
         if rounds < plan.min_rounds or plan.launches > 1:
             return ""
         if plan.margin is not None:
+            looks = stats.looks(plan.min_rounds, plan.max_rounds)
+            if rounds not in looks:
+                return ""
             shapes = {shape.id: self._paired(shape.id, BASELINE) for shape in self._shapes}
             weights = {shape.id: shape.weight for shape in self._shapes}
-            bound = stats.geomean_interval(shapes, weights, confidence=0.98)
+            confidence = stats.confidence_of_looks(len(looks), risk=RISK)
+            bound = stats.geomean_interval(shapes, weights, confidence=confidence)
             if bound.low > plan.margin:
                 return "plainly faster"
             return "not faster" if bound.high < plan.margin else ""

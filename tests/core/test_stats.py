@@ -13,11 +13,13 @@ from scipy.stats import bootstrap
 from pytest_avo.core.stats import (
     Interval,
     bootstrap_locations,
+    confidence_of_looks,
     geomean_interval,
     holm,
     interval,
     location,
     log_ratios,
+    looks,
     p_above,
     p_below,
 )
@@ -215,3 +217,28 @@ def test_among_equal_kernels_holm_seldom_finds_any_slower() -> None:
         corrected += min(holm(found).values()) <= alpha
     assert plain / runs > 0.15
     assert corrected / runs <= alpha + 4 * math.sqrt(alpha * (1 - alpha) / runs)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "expected"),
+    [(5, 30, (5, 10, 20, 30)), (10, 30, (10, 20, 30)), (5, 5, (5,)), (5, 6, (5, 6)), (5, 10, (5, 10)), (9, 3, (9,))],
+)
+def test_looks_double_and_end_with_the_last_round(first: int, last: int, expected: tuple[int, ...]) -> None:
+    assert looks(first, last) == expected
+
+
+def test_looking_often_errs_no_more_than_it_says() -> None:
+    """Two equal kernels: looked at after every round at the full risk, a bound errs often; at a few looks, seldom."""
+    risk, runs = 0.05, 80
+    careless = careful = 0
+    chosen = looks(10, 40)
+    for seed in range(runs):
+        [rounds] = simulated(seed, launches=1, count=40, truth=0, within=0.05, between=0)
+
+        def above(count: int, confidence: float, rounds: list[float] = rounds) -> bool:
+            return interval([rounds[:count]], confidence=confidence, resamples=300).low > 0
+
+        careless += any(above(count, 1 - 2 * risk) for count in range(10, 41))
+        careful += any(above(count, confidence_of_looks(len(chosen), risk=risk)) for count in chosen)
+    assert careless / runs > 2 * risk
+    assert careful / runs <= risk + 4 * math.sqrt(risk * (1 - risk) / runs)

@@ -8,6 +8,10 @@ from pathlib import Path
 
 from pytest_avo.core.fingerprint import Fingerprint, fingerprint
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+"""glibc keeps freed blocks of up to 32 MiB, from the start. Left alone it learns to from what a process has freed: a
+kernel that had been checked on many shapes was then measured faster than itself in a fresh process."""
+
 
 class CpuDevice:
     """The host's processor."""
@@ -27,7 +31,8 @@ class CpuDevice:
     def environment(self) -> dict[str, str]:
         # Threads that spin at a barrier while their partner waits for a core turn calls of 1 ms into scheduling quanta
         # of 8 ms as soon as anything else runs on the machine. All arms sleep instead, so the comparison stays fair.
-        return {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
+        threads = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
+        return threads | ALLOCATOR
 
     def reading(self) -> None:
         """Nothing: a virtual machine's clock and temperature are not its own."""
