@@ -223,6 +223,7 @@ class Consultation:
             )
         if isinstance(self.bench.device, RemoteDevice):
             raise Unavailable("kernels are evaluated on other hosts, and only this one could be profiled")
+        self.ledger.check_time()
         draft = msgspec.structs.replace(kernel, source=source)
         try:
             return profile(draft, shape, confined=self.bench.settings.sandbox != "off")

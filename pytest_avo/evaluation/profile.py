@@ -24,6 +24,8 @@ import msgspec
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.lease import lease, lease_path
 
 LIMIT_S = 120.0
 MEASURED_S = 1.5
@@ -33,22 +35,25 @@ SAMPLES_PER_S = 1000
 
 
 def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
-    """What the profilers say of a kernel on a shape, as text.
+    """What the profilers say of a kernel on a shape, as text. Waits while another run times on this machine.
 
     EvaluatorError when the kernel's process ends without a profile, or not within LIMIT_S.
     """
-    with tempfile.TemporaryDirectory(prefix="pytest-avo-profile-") as scratch:
+    with (
+        lease(lease_path(CpuDevice().id), exclusive=False, waiting=lambda: None),
+        tempfile.TemporaryDirectory(prefix="pytest-avo-profile-") as scratch,
+    ):
         copy = Path(scratch) / "kernel.py"
         copy.write_text(kernel.source, encoding="utf-8")
         command = [sys.executable, "-m", __name__, str(copy), *(["--scratch", scratch] if confined else [])]
         private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        modules = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, **private},
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": modules, **private},
             start_new_session=True,
         )
         stuck = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))

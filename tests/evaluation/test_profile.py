@@ -20,6 +20,11 @@ def attention(q, k, v, *, causal, scale):
 """
 
 
+@pytest.fixture(autouse=True)
+def _own_lease(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def made(source: str) -> Kernel:
     return Kernel(path=Path("kernel.py"), source=source, claim=None, tunables=(), fault="")
 
