@@ -18,6 +18,7 @@ from pytest_avo.bench import Bench
 from pytest_avo.consultation import Consultation
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.shape import Shape
+from pytest_avo.evolution import balance
 from pytest_avo.evolution.campaign import Campaign, Plan
 from pytest_avo.evolution.decision import Decision, decide, geomean_gain
 from pytest_avo.items import KernelFile, KernelItem
@@ -264,8 +265,10 @@ class Evolution:
         best = self._final or [row for row in self.bench.rows if label in row.node_id]
         yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
         wall_s = time.monotonic() - self._started
-        summary = self.campaign.summary(wall_s=wall_s, resume_hint="" if self._complete else self._resume_command())
-        yield from lineage.lineage(self.campaign.rows(), summary)
+        summary = balance.summary(
+            self.campaign, wall_s=wall_s, resume_hint="" if self._complete else self._resume_command()
+        )
+        yield from lineage.lineage(balance.attempt_rows(self.campaign), summary)
         yield from ledger.workers(self.bench.evaluator.work(), wall_s=wall_s)
         if self.consultation.is_budgeted:
             yield from ledger.ledger(self.consultation.ledger.summary_rows())

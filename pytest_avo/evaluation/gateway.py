@@ -49,6 +49,7 @@ class Gateway:
         self.config = config
         self._group: Any = None
         self._channel: Any = None
+        self._socket: Any = None
         self._cut = False
         self._cutting = threading.Lock()
 
@@ -62,8 +63,12 @@ class Gateway:
         try:
             gateway = group.makegateway(spec)
         except HostNotFound as error:
-            _close_pipes(error)
+            _close_left_open(error)
             raise ConnectionError(STATUS[255]) from None
+        except OSError as error:
+            _close_left_open(error)
+            raise
+        self._socket = getattr(gateway._io, "sock", None)
         with self._cutting:
             self._group = group
         if self._cut:
@@ -99,6 +104,8 @@ class Gateway:
             group, self._group = self._group, None
             if group is not None:
                 group.terminate(timeout=2.0)
+                if self._socket is not None:
+                    self._socket.close()  # execnet leaves it open
 
 
 def place(spec: str) -> str:
@@ -114,9 +121,11 @@ def with_batch_mode(spec: str) -> str:
     return "//".join(f"{part} {SSH}" if part.startswith("ssh=") else part for part in spec.split("//"))
 
 
-def _close_pipes(error: Exception) -> None:
-    """Close what execnet leaves open when ssh ends at once: nothing but the frames of the error knows it."""
+def _close_left_open(error: Exception) -> None:
+    """Close what execnet leaves open when it cannot connect: nothing but the frames of the error knows it."""
     for frame, _ in traceback.walk_tb(error.__traceback__):
+        if (sock := frame.f_locals.get("sock")) is not None:
+            sock.close()
         process = getattr(frame.f_locals.get("io"), "popen", None)
         if process is not None:
             process.stdin.close()

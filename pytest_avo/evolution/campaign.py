@@ -27,7 +27,6 @@ from pytest_avo.lineage.view import View
 from pytest_avo.operators.budget import SPENDING, Spending
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.operators.programs import Programs
-from pytest_avo.report.lineage import AttemptRow, Summary
 
 NOISE = "noise"
 TOTAL = "total"
@@ -252,55 +251,6 @@ class Campaign:
             over_seed=math.exp(gained),
             device=self.plan.fingerprint.device,
             torch=self.plan.fingerprint.torch,
-        )
-
-    def rows(self) -> list[AttemptRow]:
-        """The attempts for the table at the end."""
-        outcomes, trend = self.view.outcomes(), self.view.trend()
-        rows = []
-        for attempt in self.view.attempts():
-            outcome = outcomes.get(attempt.id)
-            if outcome is None:
-                continue
-            stored = [x for purpose in PURPOSES for x in self.view.evaluations(attempt.id, purpose)]
-            rows.append(
-                AttemptRow(
-                    generation=attempt.generation,
-                    member=attempt.member,
-                    status=outcome.status,
-                    hypothesis=attempt.hypothesis,
-                    gain=outcome.gain,
-                    confirmed=outcome.confirmed,
-                    score=math.exp(trend[attempt.generation]) if attempt.generation < len(trend) else 1.0,
-                    seconds=outcome.seconds,
-                    evaluations=len(stored),
-                )
-            )
-        return rows
-
-    def summary(self, *, wall_s: float, resume_hint: str) -> Summary:
-        """The totals for the end; `resume_hint` is the command that continues the run, "" for a complete one."""
-        counts = dict(self.view.counts())
-        counts.pop("seed", None)
-        commits = counts.pop("promoted", 0)
-        evaluations = [
-            x.evaluation
-            for attempt in self.view.attempts()
-            for purpose in PURPOSES
-            for x in self.view.evaluations(attempt.id, purpose)
-        ]
-        totals = [event.data for event in self.view.events(TOTAL)]
-        best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
-        return Summary(
-            kernel=self.plan.name,
-            attempts=sum(counts.values()) + commits,
-            commits=commits,
-            rejected={str(status): number for status, number in counts.items()},
-            best_ratio=best,
-            wall_s=wall_s,
-            evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
-            evaluations=len(evaluations),
-            resume_hint=resume_hint,
         )
 
     def add_total(self, ratio: Interval) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -322,3 +323,23 @@ def test_nothing_outlives_a_killed_controller(mode: str) -> None:
         family = [process.pid for process in processes.tree(controller.pid)]
         controller.kill()
     assert gone(family, within_s=10)
+
+
+def test_a_socket_server_gives_a_worker(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    command = [sys.executable, "-m", "execnet.script.socketserver", f"127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as server:
+        pool = Pool([f"socket=127.0.0.1:{port}"])
+        until(lambda: is_listening(port))
+        try:
+            assert outcomes(pool.submit(request(kernel(), shapes=(ONE, TWO)))) == {ONE.id: "ok", TWO.id: "ok"}
+            assert pool.meet().pid == server.pid
+        finally:
+            pool.close()
+            server.wait(timeout=20)
+
+
+def is_listening(port: int) -> bool:
+    return f"0100007F:{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()

@@ -1,0 +1,62 @@
+"""What an evolution came to: its attempts and totals, for the tables at its end."""
+
+from __future__ import annotations
+
+import math
+
+from pytest_avo.core.stats import Interval
+from pytest_avo.evolution.campaign import PURPOSES, TOTAL, Campaign
+from pytest_avo.report.lineage import AttemptRow, Summary
+
+
+def attempt_rows(campaign: Campaign) -> list[AttemptRow]:
+    """The attempts for the table at the end."""
+    view = campaign.view
+    outcomes, trend = view.outcomes(), view.trend()
+    rows = []
+    for attempt in view.attempts():
+        outcome = outcomes.get(attempt.id)
+        if outcome is None:
+            continue
+        stored = [x for purpose in PURPOSES for x in view.evaluations(attempt.id, purpose)]
+        rows.append(
+            AttemptRow(
+                generation=attempt.generation,
+                member=attempt.member,
+                status=outcome.status,
+                hypothesis=attempt.hypothesis,
+                gain=outcome.gain,
+                confirmed=outcome.confirmed,
+                score=math.exp(trend[attempt.generation]) if attempt.generation < len(trend) else 1.0,
+                seconds=outcome.seconds,
+                evaluations=len(stored),
+            )
+        )
+    return rows
+
+
+def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
+    """The totals for the end; `resume_hint` is the command that continues the run, "" for a complete one."""
+    view = campaign.view
+    counts = dict(view.counts())
+    counts.pop("seed", None)
+    commits = counts.pop("promoted", 0)
+    evaluations = [
+        x.evaluation
+        for attempt in view.attempts()
+        for purpose in PURPOSES
+        for x in view.evaluations(attempt.id, purpose)
+    ]
+    totals = [event.data for event in view.events(TOTAL)]
+    best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
+    return Summary(
+        kernel=campaign.plan.name,
+        attempts=sum(counts.values()) + commits,
+        commits=commits,
+        rejected={str(status): number for status, number in counts.items()},
+        best_ratio=best,
+        wall_s=wall_s,
+        evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
+        evaluations=len(evaluations),
+        resume_hint=resume_hint,
+    )
