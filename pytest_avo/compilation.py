@@ -56,7 +56,7 @@ class CompileItem(pytest.Item):
     def runtest(self) -> None:
         """Fail with what the compiler reports: an error, spills, serialised wgmma, too much shared memory."""
         try:
-            self.parent.compilation.start(_kernels(self.session))
+            self.parent.compilation.start(_kernels_to_start(self))
             records = self.parent.compilation.records(self.parent.kernel)
         except EvaluatorError as error:
             pytest.fail(str(error), pytrace=False)
@@ -134,9 +134,11 @@ class Compilation(Bench):
         return compiled_records(kernel, self.selection.shapes(kernel), target=self.settings.target, confined=confined)
 
 
-def _kernels(session: pytest.Session) -> list[Kernel]:
-    """The kernels of a session's items, in their order."""
-    files = dict.fromkeys(item.parent for item in session.items if isinstance(item, CompileItem))
+def _kernels_to_start(item: CompileItem) -> list[Kernel]:
+    """The kernels of the session's items, in their order; the item's own where xdist deals the items to workers."""
+    if hasattr(item.config, "workerinput"):
+        return [item.parent.kernel]
+    files = dict.fromkeys(each.parent for each in item.session.items if isinstance(each, CompileItem))
     return [file.kernel for file in files if not file.compilation.why_not_here(file.kernel)]
 
 
