@@ -234,3 +234,22 @@ def test_a_recorded_run_is_replayed_without_a_model(
         ]
     )
     assert len(httpserver.log) == asked
+
+
+def test_members_of_a_population_have_conversations_and_costs_of_their_own(
+    project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
+) -> None:
+    model = serve([calls(edit("REPEAT = 40", f"REPEAT = {repeat}"), SUBMIT) for repeat in (1, 80)])
+    result = project.run(*arguments(model, "--generations", "1", "--avo-population", "2", "-n", "2"))
+    assert result.ret == 0
+    with view_of(project) as view:
+        seed, *members = view.attempts()
+        outcomes = view.outcomes()
+        assert {attempt.member for attempt in members} == {0, 1}
+        assert {attempt.parent for attempt in members} == {seed.id}
+        assert len({attempt.digest for attempt in members}) == 2
+        assert [outcomes[attempt.id].tokens_in for attempt in members] == [1000, 1000]
+        assert "promoted" in {outcomes[attempt.id].status for attempt in members}
+    transcripts = sorted(path.name for path in project.path.glob(".avo/transcripts/run-0001-*/*.jsonl"))
+    assert transcripts == ["gen-0001-00.jsonl", "gen-0001-01.jsonl"]
+    assert "REPEAT = 1\n" in (project.path / "kernels" / "slow.py").read_text()
