@@ -128,9 +128,17 @@ class Bench:
         self.confinement = hello.sandbox or "none"
 
     def say(self, text: str, **markup: bool) -> None:
-        """One line of progress, on the terminal of the controller; main thread."""
+        """One line of progress, on the terminal of the controller unless it is to be quiet; main thread."""
+        if self.config.get_verbosity() >= 0:
+            self._write(text, **markup)
+
+    def warn(self, text: str) -> None:
+        """One line that a user must see, however quiet the run."""
+        self._write(text, red=True)
+
+    def _write(self, text: str, **markup: bool) -> None:
         reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and self.config.get_verbosity() >= 0:
+        if reporter is not None:
             self.status.clear()
             reporter.ensure_newline()
             reporter.write_line(printable(text), **markup)

@@ -93,11 +93,11 @@ class Evolution:
         except InvalidInput as error:
             raise pytest.UsageError(str(error)) from None
         except OperatorStopped as stop:
-            self.bench.say(f"{self.operator.name} stopped: {stop}")
+            self.bench.warn(f"{self.operator.name} stopped: {stop}")
             if isinstance(stop, OperatorFailed):
                 self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         except EvaluatorError as error:
-            self.bench.say(f"the run stops: {error}", red=True)
+            self.bench.warn(f"the run stops: {error}")
             self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         finally:
             # A resumed run that was complete already runs no item, and yet collected those of its seed.

@@ -103,7 +103,7 @@ def test_the_run_ends_when_the_operator_has_nothing_left(project: Project) -> No
 
 def test_an_operator_that_breaks_ends_the_run_and_it_can_be_resumed(project: Project) -> None:
     project.script("80", "raise")
-    result = project.evolve("--generations", "2")
+    result = project.evolve("--generations", "2", "-q")
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     text = result.stdout.str() + result.stderr.str()
     assert "the operator failed in generation 2: RuntimeError: the operator is broken" in text
