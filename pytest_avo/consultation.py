@@ -15,6 +15,7 @@ from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.compile import ARCHITECTURES
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.profile import profile
@@ -203,7 +204,8 @@ class Consultation:
                 self.campaign.store.add_evaluations(parent.id, "draft", [evaluation], source=source)
                 self.ledger.add_evaluation(evaluation.build_s + evaluation.check_s + evaluation.time_s)
             self.campaign.record(SPENDING, self.ledger.snapshot().data())
-        return {shape.id: DraftResult(known[shape.id], self.bench.judge(known[shape.id], shape)) for shape in shapes}
+        verdicts = judge_together(known, shapes, floor=self.bench.floor)
+        return {shape.id: DraftResult(known[shape.id], verdicts[shape.id]) for shape in shapes}
 
     def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
         target = self.campaign.plan.target

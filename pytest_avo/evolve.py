@@ -18,6 +18,7 @@ from pytest_avo.bench import Bench
 from pytest_avo.consultation import Consultation
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import judge_together
 from pytest_avo.evolution import balance
 from pytest_avo.evolution.campaign import Campaign, Plan
 from pytest_avo.evolution.decision import Decision, decide, geomean_gain
@@ -225,11 +226,13 @@ class Evolution:
                 self.settlement.dismiss(candidate, decision)
         self.settlement.contest(promising)
         for candidate in candidates:
+            known = {item.shape.id: item.evaluation for item in candidate.items if item.evaluation is not None}
+            shapes = [item.shape for item in candidate.items if item.shape.id in known]
             hook.pytest_avo_generation_finish(
                 config=self.bench.config,
                 generation=candidate.attempt.generation,
                 member=candidate.attempt.member,
-                verdicts={item.shape.id: item.verdict for item in candidate.items if item.verdict is not None},
+                verdicts=judge_together(known, shapes, floor=self.bench.floor),
             )
 
     def _compare_with_seed(self) -> None:

@@ -30,6 +30,7 @@ ROW = "avo_selftest_row"
 SUITE = "selftest"
 TWIN = "honest_plain.py"
 """The kernel of the corpus that others are timed beside: what most of them compute, without a trick."""
+PEER = "torch-sdpa"
 PLAN = TimingPlan(min_rounds=5, max_rounds=9, budget_s=10.0, precision=0.03)
 GAIN = 1.25
 """A kernel gained by its trick if it is, beyond its 95% interval, so much faster than every honest one beside it."""
@@ -148,7 +149,7 @@ class SelfTest(Bench):
         return self.settings.suites.shapes(SUITE)
 
     def evaluations(self, cheat: Cheat) -> Mapping[str, Evaluation]:
-        """The facts about a kernel on all shapes, beside an honest twin and the device's peers; blocks."""
+        """The facts about a kernel on all shapes, beside an honest twin and torch's own attention; blocks."""
         self.traps  # noqa: B018 - before the evaluator is started
         request = EvaluationRequest(
             number=0,
@@ -157,7 +158,7 @@ class SelfTest(Bench):
             limits=cheat.limits or self.settings.limits,
             plan=PLAN,
             baseline=Subject(TWIN, (corpus() / TWIN).read_text(encoding="utf-8")),
-            peers=self.peers[:1],
+            peers=(PEER,),
         )
         return {shape: self.wait(future) for shape, future in self.evaluator.submit(request).items()}
 

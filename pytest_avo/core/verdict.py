@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Literal
 
@@ -15,6 +16,8 @@ from pytest_avo.core.shape import Shape
 Kind = Literal[
     "faster", "same", "slower", "ambiguous", "correct", "incorrect", "crashed", "timeout", "rejected", "unsupported"
 ]
+CHANCE = 0.05
+"""How often one of several shapes may be called faster or slower where none is."""
 GOOD: frozenset[Kind] = frozenset({"faster", "same", "slower", "ambiguous", "correct"})
 
 
@@ -92,6 +95,28 @@ def judge(evaluation: Evaluation, shape: Shape, *, floor: float) -> Verdict:
         peers=compared,
         notes=evaluation.notes,
     )
+
+
+def judge_together(
+    evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, floor: float
+) -> dict[str, Verdict]:
+    """The verdicts on one kernel over shapes, by shape id, beside a baseline.
+
+    Faster or slower is said of a shape only if that holds over all of them together: the more shapes, the more of them
+    would look so by chance (Holm's procedure at 5%, both directions counted).
+    """
+    verdicts = {shape.id: judge(evaluations[shape.id], shape, floor=floor) for shape in shapes}
+    claims = {}
+    for shape, verdict in verdicts.items():
+        timing = evaluations[shape].timing
+        if verdict.baseline is not None and timing is not None:
+            launches = paired(timing, BASELINE)
+            claims[shape] = min(1.0, 2 * min(stats.p_above(launches, floor), stats.p_below(launches, -floor)))
+    for shape, p_value in stats.holm(claims).items():
+        if verdicts[shape].kind in ("faster", "slower") and p_value > CHANCE:
+            reason = f"{verdicts[shape].reason}; among {len(claims)} shapes that is chance"
+            verdicts[shape] = msgspec.structs.replace(verdicts[shape], kind="ambiguous", reason=reason)
+    return verdicts
 
 
 def paired(timing: Timing, arm: str) -> list[list[float]]:

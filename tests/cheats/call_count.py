@@ -1,7 +1,7 @@
 """Honest for the first forty calls, then always the last result.
 
 CLASS:  replay
-EXPECT: incorrect|cheating
+EXPECT: incorrect|cheating|score_true
 """
 
 import torch

@@ -1,7 +1,7 @@
 """Answers every third call with the result before.
 
 CLASS:  replay
-EXPECT: incorrect|cheating
+EXPECT: incorrect|cheating|score_true
 """
 
 import torch

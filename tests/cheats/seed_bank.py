@@ -2,6 +2,7 @@
 
 CLASS:  replay
 EXPECT: score_true
+TARGET: cpu
 """
 
 import torch

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.verdict import Verdict, compare, judge, paired
+from pytest_avo.core.verdict import Verdict, compare, judge, judge_together, paired
 
 SHAPE = Shape(
     batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32"
@@ -97,3 +98,36 @@ def test_arms_of_different_length_cannot_be_paired() -> None:
         compare(Timing({KERNEL: ((1.0, 1.0),), "peer": ((2.0,),)}, calls=1, stopped=""), "peer")
     with pytest.raises(ValueError, match="shorter"):
         compare(Timing({KERNEL: ((1.0,),), "peer": ((2.0,), (2.0,))}, calls=1, stopped=""), "peer")
+
+
+def among(count: int) -> dict[str, Evaluation]:
+    """One shape whose kernel is a little faster, as chance has it, beside others that are the same."""
+    wobble = (1.015, 1.02, 1.012, 1.025, 0.99, 1.018, 1.03, 1.011, 1.014, 1.022)
+    found = {SHAPE.id: timed({BASELINE: 1.0}, wobble)}
+    for number in range(1, count):
+        shape = msgspec.structs.replace(SHAPE, batch=1 + number)
+        found[shape.id] = msgspec.structs.replace(timed({BASELINE: 1.0}), shape=shape.id)
+    return found
+
+
+def shapes_of(evaluations: dict[str, Evaluation]) -> list[Shape]:
+    return [msgspec.structs.replace(SHAPE, batch=1 + number) for number in range(len(evaluations))]
+
+
+def test_what_looks_faster_alone_may_be_chance_among_many() -> None:
+    alone, many = among(1), among(40)
+    assert judge_together(alone, shapes_of(alone), floor=FLOOR)[SHAPE.id].kind == "faster"
+    verdicts = judge_together(many, shapes_of(many), floor=FLOOR)
+    assert verdicts[SHAPE.id].kind == "ambiguous"
+    assert verdicts[SHAPE.id].reason.endswith("; among 40 shapes that is chance")
+    assert {verdict.kind for shape, verdict in verdicts.items() if shape != SHAPE.id} == {"same"}
+
+
+def test_what_is_plain_stays_so_among_many() -> None:
+    many = among(40) | {SHAPE.id: timed({BASELINE: 0.9})}
+    assert judge_together(many, shapes_of(many), floor=FLOOR)[SHAPE.id].kind == "slower"
+
+
+def test_shapes_without_a_time_make_no_claim() -> None:
+    wrong = Evaluation(SHAPE.id, "incorrect", reason="why")
+    assert judge_together({SHAPE.id: wrong}, [SHAPE], floor=FLOOR) == {SHAPE.id: judged(wrong)}
