@@ -23,7 +23,7 @@ from pytest_avo.core.verdict import Total, Verdict, judge
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evaluation.devices.local import deal, devices
 from pytest_avo.evaluation.devices.remote import RemoteDevice
-from pytest_avo.evaluation.evaluator import Evaluator
+from pytest_avo.evaluation.evaluator import Evaluator, Work
 from pytest_avo.evaluation.noise import stored_noise
 from pytest_avo.evaluation.peers import peer
 from pytest_avo.evaluation.pool import Pool
@@ -271,6 +271,10 @@ class Bench:
         if beside_baseline or verdict.baseline is None:
             return verdict
         return msgspec.structs.replace(verdict, kind="correct", reason="", baseline=None)
+
+    def work(self) -> list[Work]:
+        """What each worker did so far; nothing where none was wanted."""
+        return [work for evaluator in self._evaluators.values() for work in evaluator.work()]
 
     def close(self) -> None:
         """End the evaluator."""

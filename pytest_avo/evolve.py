@@ -272,7 +272,7 @@ class Evolution:
             self.campaign, wall_s=wall_s, resume_hint="" if self._complete else self._resume_command()
         )
         yield from lineage.lineage(balance.attempt_rows(self.campaign), summary)
-        yield from ledger.workers(self.bench.evaluator.work(), wall_s=wall_s)
+        yield from ledger.workers(self.bench.work(), wall_s=wall_s)
         if self.consultation.is_budgeted:
             yield from ledger.ledger(self.consultation.ledger.summary_rows())
 

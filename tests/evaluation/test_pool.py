@@ -343,3 +343,19 @@ def test_a_socket_server_gives_a_worker(tmp_path: Path) -> None:
 
 def is_listening(port: int) -> bool:
     return f"0100007F:{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
+
+
+def test_the_workers_of_a_host_deal_its_devices(before: set[int]) -> None:
+    specs = [
+        "popen",
+        "ssh=alpha//python=python3",
+        "popen//nice=5",
+        "ssh=beta",
+        "ssh=alpha",
+        "socket=gamma:1",
+        "socket=gamma:2",
+    ]
+    pool = Pool(specs, first_device=4)
+    assert [worker.config.device for worker in pool._workers] == [4, 4, 5, 4, 5, 4, 5]
+    pool.close()
+    assert below() == before
