@@ -10,152 +10,21 @@ import contextlib
 import itertools
 import queue
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, InvalidStateError
+from concurrent.futures import Future
 from typing import Literal
-
-import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
-    Answer,
     Evaluation,
     EvaluationRequest,
-    Failure,
-    Finished,
     Hello,
-    Progress,
     WorkerConfig,
 )
 from pytest_avo.core.fingerprint import Fingerprint, differences_in_kind
 from pytest_avo.evaluation.evaluator import Work
-from pytest_avo.evaluation.gateway import Gateway, Refused, place
-
-TRIES = 3
-"""Workers that one request may lose: then it is the request."""
-CONNECT_TRIES = 2
-RETRY_S = 60.0
-
-State = Literal["new", "connecting", "ready", "lost", "refused"]
-
-
-class _Job:
-    """A request, the futures of its shapes, and how often it was tried."""
-
-    def __init__(self, request: EvaluationRequest) -> None:
-        self.request = request
-        self.futures: dict[str, Future[Evaluation]] = {shape.id: Future() for shape in request.shapes}
-        self.tries = 0
-
-    @property
-    def left(self) -> EvaluationRequest:
-        """What is still to be answered."""
-        shapes = tuple(shape for shape in self.request.shapes if not self.futures[shape.id].done())
-        return msgspec.structs.replace(self.request, shapes=shapes)
-
-    def fail(self, error: EvaluatorError) -> None:
-        for future in self.futures.values():
-            try:
-                future.set_exception(error)
-            except InvalidStateError:
-                continue
-
-
-class _Worker(threading.Thread):
-    """One gateway and the thread that feeds it."""
-
-    def __init__(self, pool: Pool, spec: str, config: WorkerConfig) -> None:
-        super().__init__(daemon=True, name=f"avo-{config.worker}")
-        self.pool = pool
-        self.spec = spec
-        self.config = config
-        self.label = f"{config.worker} ({spec})"
-        self.state: State = "new"
-        self.reason = ""
-        self.doing = "idle"
-        self.hello: Hello | None = None
-        self.evaluations = 0
-        self.busy_s = 0.0
-        self._gateway: Gateway | None = None
-
-    def run(self) -> None:
-        self.pool.wanted.wait()
-        while not self.pool.closed:
-            if self._gateway is None and not self._connect():
-                if self.state == "refused" or self.pool.ended.wait(RETRY_S):
-                    return
-                continue
-            job = self.pool.take()
-            if job is None:
-                break
-            self._do(job)
-        self.drop()
-
-    def drop(self) -> None:
-        """Cut the line; the worker and all below it end."""
-        gateway, self._gateway = self._gateway, None
-        if gateway is not None:
-            gateway.cut()
-
-    def _connect(self) -> bool:
-        """Connect and be admitted; else `state` and `reason` say what became of it."""
-        again = self.state != "new"
-        self.doing = f"starting worker {self.config.worker}"
-        self.state = "connecting"
-        for left in reversed(range(CONNECT_TRIES)):
-            gateway = self._gateway = Gateway(self.spec, self.config)
-            try:
-                if self.pool.closed:  # then drop() may have come too early to see the gateway
-                    raise ConnectionError("the run is ending")
-                self.pool.admit(self, gateway.connect())
-            except Exception as error:
-                self.drop()
-                refused = isinstance(error, Refused)
-                if not refused and left and not self.pool.closed:
-                    continue
-                self.doing = "idle"
-                self.pool.out(self, "refused" if refused else "lost", str(error) if refused else _brief(error))
-                return False
-            self.doing = "idle"
-            if again:
-                self.pool.tell(f"worker {self.label} is back")
-            return True
-        raise AssertionError("the last try returns")
-
-    def _do(self, job: _Job) -> None:
-        start = time.monotonic()
-        try:
-            self._evaluate(job)
-        except Exception as error:  # whatever execnet raises for a lost line; none of it is the kernel's doing
-            self.drop()
-            job.tries += 1
-            if self.pool.closed or job.tries == TRIES:
-                job.fail(EvaluatorError(f"worker {self.label} was lost: {_brief(error)}"))
-            else:
-                self.state = "connecting"
-                self.pool.tell(f"worker {self.label} was lost: {_brief(error)}; what it did is done again")
-                self.pool.put(job, urgent=True)
-        self.busy_s += time.monotonic() - start
-        self.doing = "idle"
-
-    def _evaluate(self, job: _Job) -> None:
-        gateway = self._gateway
-        assert gateway is not None
-        number = next(self.pool.numbers)
-        gateway.send(msgspec.structs.replace(job.left, number=number))
-        while True:
-            match gateway.receive():
-                case Progress(text=text):
-                    self.doing = text or self.doing
-                case Answer(number=answered, evaluation=evaluation) if answered == number:
-                    self.evaluations += 1
-                    job.futures[evaluation.shape].set_result(evaluation)
-                case Finished(number=answered) if answered == number:
-                    return
-                case Failure(reason=reason):
-                    job.fail(EvaluatorError(reason))
-                    return
+from pytest_avo.evaluation.feeder import Feeder, Job
+from pytest_avo.evaluation.gateway import Refused, place
 
 
 class Pool:
@@ -183,23 +52,23 @@ class Pool:
         self._required = required
         self._kind = kind
         self._news: queue.Queue[str] = queue.Queue()
-        self._jobs: queue.PriorityQueue[tuple[int, int, _Job | None]] = queue.PriorityQueue()
+        self._jobs: queue.PriorityQueue[tuple[int, int, Job | None]] = queue.PriorityQueue()
         self._order = itertools.count()
         self._changed = threading.Condition()
-        self._workers: list[_Worker] = []
+        self._workers: list[Feeder] = []
         for index, spec in enumerate(specs):
             ordinal = first_device + [place(other) for other in specs[:index]].count(place(spec))
             config = WorkerConfig(
                 worker=f"gw{index}", layers=layers, device=ordinal, target=kind.target if kind is not None else ""
             )
-            self._workers.append(_Worker(self, spec, config))
+            self._workers.append(Feeder(self, spec, config))
         for worker in self._workers:
             worker.start()
 
     # ---- asked by the run
 
     def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
-        job = _Job(request)
+        job = Job(request)
         self.put(job, urgent=urgent)
         return job.futures
 
@@ -254,7 +123,7 @@ class Pool:
 
     # ---- asked by workers
 
-    def put(self, job: _Job, *, urgent: bool) -> None:
+    def put(self, job: Job, *, urgent: bool) -> None:
         """Queue a job; where nobody would take it, it fails at once."""
         with self._changed:
             if not self.closed and not self._is_deserted():
@@ -263,7 +132,7 @@ class Pool:
                 return
         job.fail(EvaluatorError("the run is ending") if self.closed else self._nobody())
 
-    def take(self) -> _Job | None:
+    def take(self) -> Job | None:
         """The next job for a worker; None when the pool is closed."""
         _, _, job = self._jobs.get()
         if job is None or self.closed:
@@ -273,7 +142,7 @@ class Pool:
             return None
         return job
 
-    def admit(self, worker: _Worker, hello: Hello) -> None:
+    def admit(self, worker: Feeder, hello: Hello) -> None:
         """Take a worker in; Refused when it is of another kind than the run's, or confines kernels too little."""
         worker.hello = hello
         missing = [layer for layer in self._required if layer not in hello.sandbox]
@@ -289,7 +158,7 @@ class Pool:
             worker.state, worker.reason = "ready", ""
             self._changed.notify_all()
 
-    def out(self, worker: _Worker, state: Literal["lost", "refused"], reason: str) -> None:
+    def out(self, worker: Feeder, state: Literal["lost", "refused"], reason: str) -> None:
         """A worker cannot be used, for now or at all; with nobody left, what is queued fails."""
         if self.closed:
             return
@@ -315,7 +184,7 @@ class Pool:
     def _is_deserted(self) -> bool:
         return all(worker.state in ("lost", "refused") for worker in self._workers)
 
-    def _is_first(self, worker: _Worker) -> bool:
+    def _is_first(self, worker: Feeder) -> bool:
         """Whether all workers before this one in the order of the specs are out."""
         earlier = itertools.takewhile(lambda other: other is not worker, self._workers)
         return all(other.state in ("lost", "refused") for other in earlier)
@@ -332,8 +201,3 @@ class Pool:
                     job.fail(error)
         if self.closed:
             self._jobs.put((-1, next(self._order), None))
-
-
-def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
