@@ -79,6 +79,19 @@ class Reading(msgspec.Struct, frozen=True):
     """Why its clock is lower than it could be."""
 
 
+class Conditions(msgspec.Struct, frozen=True):
+    """What the readings of a comparison amount to."""
+
+    sm_mhz: tuple[int, int]
+    """Lowest and highest."""
+    temperature_c: int
+    """Highest."""
+    power_w: float
+    """Highest."""
+    throttled: dict[str, float]
+    """Reason -> share of the rounds."""
+
+
 class Timing(msgspec.Struct, frozen=True):
     """Raw samples of one shape. Every arm ran once in each round, on the same inputs."""
 
@@ -90,6 +103,20 @@ class Timing(msgspec.Struct, frozen=True):
     """Why the rounds ended."""
     readings: tuple[Reading, ...] = ()
     """One per round, where the device tells."""
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """The readings in short; None where the device tells nothing."""
+        if not self.readings:
+            return None
+        clocks = [reading.sm_mhz for reading in self.readings]
+        reasons = [reason for reading in self.readings for reason in reading.throttled]
+        return Conditions(
+            sm_mhz=(min(clocks), max(clocks)),
+            temperature_c=max(reading.temperature_c for reading in self.readings),
+            power_w=max(reading.power_w for reading in self.readings),
+            throttled={reason: reasons.count(reason) / len(clocks) for reason in dict.fromkeys(reasons)},
+        )
 
 
 class Evaluation(msgspec.Struct, frozen=True):

@@ -16,6 +16,10 @@ from pytest_avo.evaluation.runner import deliver, distinct, form, result_place, 
 from pytest_avo.evaluation.zygote import CHILD_INPUT, CHILD_OUTPUT
 
 WARM_UP_CALLS = 2
+# As they are before any kernel is loaded: one that replaces torch's own would only confuse its account.
+_synchronize = torch.cuda.synchronize
+_record = torch.cuda.Event.record
+_elapsed_ms = torch.cuda.Event.elapsed_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +65,25 @@ class GpuCalls:
 
     def _launch(self, attention: Any, wanted: _Slice) -> dict[str, Any]:
         start, end = _mark(), _mark()
-        torch.cuda.synchronize()
-        start.record()
+        _synchronize()
+        _record(start)
         results = [
             attention(*qkv, causal=call["causal"], scale=call["scale"])
             for call, qkv in zip(wanted.calls, wanted.arguments, strict=True)
         ]
-        end.record()
-        torch.cuda.synchronize()
+        _record(end)
+        _synchronize()
         forms = [form(out, qkv) for out, qkv in zip(results, wanted.arguments, strict=True)]
-        return self._delivered(results, wanted, distinct(forms), seconds=start.elapsed_time(end) / 1e3, replayed=False)
+        return self._delivered(results, wanted, distinct(forms), seconds=_elapsed_ms(start, end) / 1e3, replayed=False)
 
     def _replay(self, recorded: _Slice, graph: torch.cuda.CUDAGraph) -> dict[str, Any]:
         start, end = _mark(), _mark()
-        torch.cuda.synchronize()
-        start.record()
+        _synchronize()
+        _record(start)
         graph.replay()
-        end.record()
-        torch.cuda.synchronize()
-        seconds = start.elapsed_time(end) / 1e3
+        _record(end)
+        _synchronize()
+        seconds = _elapsed_ms(start, end) / 1e3
         return self._delivered(recorded.results, recorded, recorded.forms, seconds=seconds, replayed=True)
 
     def _delivered(
@@ -87,7 +91,7 @@ class GpuCalls:
     ) -> dict[str, Any]:
         for out, place in zip(results, asked.places, strict=True):
             deliver(out, place)
-        torch.cuda.synchronize()
+        _synchronize()
         return {"calls": len(results), "forms": forms, "seconds": seconds, "replayed": replayed}
 
     def _captured(self, attention: Any, wanted: _Slice) -> _Slice:
@@ -102,12 +106,12 @@ class GpuCalls:
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_CALLS):
                     call(wanted.calls[0], wanted.arguments[0])
-            torch.cuda.synchronize()
+            _synchronize()
             with torch.cuda.graph(graph, pool=self._pool):
                 results = [call(each, qkv) for each, qkv in zip(wanted.calls, wanted.arguments, strict=True)]
         except Exception as error:
             print(f"not captured in a CUDA graph: {error}", flush=True)  # noqa: T201 - the kernel's log
-            torch.cuda.synchronize()
+            _synchronize()
             return wanted
         forms = [form(out, qkv) for out, qkv in zip(results, wanted.arguments, strict=True)]
         # The results are read as bare memory, so that the graphs of other shapes may use the same memory in turn.

@@ -27,7 +27,9 @@ def attention(q, k, v, *, causal, scale):
     # is_causal is aligned top-left in torch, so unequal lengths need the mask written out.
     visible = torch.ones(seqlen_q, seqlen_kv, dtype=torch.bool, device=q.device).tril(seqlen_kv - seqlen_q)
     out = scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale, enable_gqa=grouped)
-    return torch.nan_to_num(out) if seqlen_q > seqlen_kv else out
+    if seqlen_q > seqlen_kv:
+        out[:, :, : seqlen_q - seqlen_kv] = 0  # rows that see no key: NaN on a CPU, anything on a GPU
+    return out
 '''
 
 _PINNED = '''"""torch's scaled_dot_product_attention, pinned to one back end."""

@@ -95,6 +95,7 @@ def _result(row: ResultRow) -> dict[str, object]:
         "tflops": verdict.tflops,
         "gbps": verdict.gbps,
         "roofline_fraction": row.roofline_fraction,
+        "conditions": None if row.timing is None else msgspec.to_builtins(row.timing.conditions),
         "peers": {
             name: {"median_us": beside.median_us, "ratio": beside.ratio, "ci95": list(beside.ci95)}
             for name, beside in comparisons(row).items()

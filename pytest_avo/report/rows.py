@@ -121,11 +121,11 @@ def geomeans(rows: Iterable[ResultRow]) -> dict[str, Geomean]:
     found: dict[str, Geomean] = {}
     for name in arms(scored):
         pairs = [(row.shape.weight, comparisons(row)[name]) for row in scored if name in comparisons(row)]
-        found[name] = _geomean(pairs)
+        found[name] = geomean(pairs)
     return found
 
 
-def _geomean(pairs: Sequence[tuple[float, Comparison]]) -> Geomean:
+def geomean(pairs: Sequence[tuple[float, Comparison]]) -> Geomean:
     """Combine ratios r_i with weights w_i (that sum to 1) on the log scale: L = sum w_i log r_i.
 
     Each 95% interval gives a half width h_i = (log high_i - log low_i) / 2 = 1.96 s_i. For independent shapes the
