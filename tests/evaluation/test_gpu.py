@@ -22,7 +22,7 @@ pytestmark = pytest.mark.gpu
 
 SMALL = shape(batch=2, heads=(8, 4), lengths=(512, 512), head_dim=128, causal=False, dtype="bf16")
 LARGE = shape(batch=4, heads=(16, 16), lengths=(2048, 2048), head_dim=128, dtype="bf16")
-LIMITS = Limits(build=60, check=20, time=20)
+LIMITS = Limits(build=20, check=20, time=20)
 BROKEN = (
     TORCH_SDPA.replace("def attention", "def honest")
     + """
