@@ -1,0 +1,28 @@
+"""README's table of GPU figures is what the files in results/ say."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def check(root: Path) -> int:
+    return subprocess.run([sys.executable, root / "benchmarks/figures.py", "--check"], cwd=root).returncode
+
+
+def test_the_table_in_readme_is_made_from_the_results() -> None:
+    assert check(ROOT) == 0
+
+
+def test_a_figure_that_no_run_produced_is_noticed(tmp_path: Path) -> None:
+    for name in ("results", "shapes", "benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    text = (ROOT / "README.md").read_text()
+    (tmp_path / "README.md").write_text(text)
+    assert check(tmp_path) == 0
+    (tmp_path / "README.md").write_text(text.replace("1.083 [1.077, 1.088]", "1.183 [1.177, 1.188]"))
+    assert check(tmp_path) == 1
