@@ -29,8 +29,9 @@ RISK = 0.01
 WIDEST_TAIL = 0.025
 """An interval is never narrower than the 95% one that is shown."""
 LEAST_ROUNDS = 10
+PATIENCE = 4
+"""How many times the usual rounds a question may take that the usual ones leave open."""
 CONFIRM_LAUNCHES = 5
-CONFIRM_ROUNDS = 60
 
 Evaluate = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
 """Evaluate and wait: shape id -> facts. EvaluatorError when the machine fails."""
@@ -156,14 +157,14 @@ class Gate:
 
 
 def until_decided(plan: TimingPlan, limit: float) -> TimingPlan:
-    """Measure until the kernel plainly is slower than allowed or plainly is not."""
+    """Measure until the kernel plainly is slower than allowed or plainly is not: most are decided in few rounds."""
     rounds = min(max(plan.min_rounds, LEAST_ROUNDS), plan.max_rounds)
-    return msgspec.structs.replace(plan, margin=-limit, min_rounds=rounds)
+    return msgspec.structs.replace(plan, margin=-limit, min_rounds=rounds, max_rounds=PATIENCE * plan.max_rounds)
 
 
 def thorough(plan: TimingPlan) -> TimingPlan:
-    """A fixed number of rounds over several launches, never cut short by a result."""
-    rounds = min(CONFIRM_LAUNCHES * plan.max_rounds, CONFIRM_ROUNDS)
+    """As many rounds as a question may take, over several launches, never cut short by a result."""
+    rounds = plan.max_rounds if plan.margin is not None else PATIENCE * plan.max_rounds
     return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None)
 
 
