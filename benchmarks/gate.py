@@ -2,10 +2,10 @@
 
 python benchmarks/gate.py [RUNS [PERCENT [LIMIT]]]        default: 10 runs, a kernel slowed by 8 percent, a limit of 3%
 
-Every run is a pytest of its own in a new git repository: the kernel is committed as it is, changed or not, and gated
-against the commit. A slowed kernel spins after each call for PERCENT of the time that the call took, so it is slower by
-that much on every shape and on any machine. Both cases, slowed and unchanged, go through the ways to report in turn;
-the exit status must not depend on them. Exit status 1 if a slowdown was missed or an unchanged kernel was stopped.
+Every run is a pytest of its own in a new git repository: kernels/cpu/prefill.py is committed as it is and, slowed or
+unchanged, gated against the commit on three shapes. A slowed kernel spins after each call for PERCENT of the time that
+the call took, so it is slower by that much on every shape and on any machine. Both cases go through the ways to report
+in turn; the exit status must not depend on them. Exit status 1 if a slowdown was missed or an unchanged kernel stopped.
 """
 
 from __future__ import annotations
@@ -26,6 +26,20 @@ REPORTING = (
     ("-n", "2"),
     ("--junitxml=junit.xml",),
     ("-p", "no:terminal"),
+)
+SUITE = "".join(
+    f"""
+[[shape]]
+batch = 1
+heads_q = 8
+heads_kv = {heads_kv}
+seqlen_q = 512
+seqlen_kv = 512
+head_dim = {head_dim}
+causal = {causal}
+dtype = "{dtype}"
+"""
+    for heads_kv, head_dim, causal, dtype in ((8, 64, "true", "f32"), (2, 128, "true", "bf16"), (8, 64, "false", "f32"))
 )
 SPIN = """
 
@@ -49,6 +63,8 @@ def project(folder: Path, *, percent: float) -> None:
     path = folder / "kernels" / KERNEL.name
     path.parent.mkdir()
     (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "shapes").mkdir()
+    (folder / "shapes" / "gate.toml").write_text(SUITE)
     shutil.copy(KERNEL, path)
     git = ["git", "-c", "user.name=benchmark", "-c", "user.email=benchmark@example.org"]
     for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "as it was"]):
@@ -63,7 +79,8 @@ def gated(*, percent: float, limit: float, reporting: tuple[str, ...]) -> tuple[
         project(Path(name), percent=percent)
         # The file is named, or the unchanged one would not be measured.
         command = [sys.executable, "-m", "pytest", "--avo-bench", f"kernels/{KERNEL.name}", "-p", "no:cacheprovider"]
-        command += ["--avo-compare", "git:HEAD", "--avo-compare-fail", f"{limit:g}%", *reporting]
+        command += ["--avo-compare", "git:HEAD", "--avo-compare-fail", f"{limit:g}%", "--avo-shapes", "gate"]
+        command += ["--avo-peers", "none", *reporting]
         started = time.monotonic()
         ended = subprocess.run(command, cwd=name, capture_output=True, text=True)
         seconds = time.monotonic() - started
