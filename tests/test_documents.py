@@ -48,7 +48,8 @@ def rows(section: str, document: str = README) -> list[str]:
 def test_readme_has_a_row_for_every_option_and_no_other(help_text: str) -> None:
     options = our_options(help_text)
     assert {"--avo-bench", "--generations"} <= options
-    assert {name for row in rows("Options") for name in re.findall(r"--[a-z][a-z-]+", row)} == options
+    named = {name for row in rows("Options") for name in re.findall(r"--[a-z][a-z-]+", row)}
+    assert named - {"--tx"} == options  # pytest-xdist's own, which an evolution takes over
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
