@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from bisect import insort
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from functools import cached_property, partial
@@ -19,7 +18,7 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.verdict import Total, Verdict, judge
+from pytest_avo.core.verdict import Verdict, judge
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evaluation.devices.local import deal, devices
 from pytest_avo.evaluation.devices.remote import RemoteDevice
@@ -32,16 +31,16 @@ from pytest_avo.gate import store
 from pytest_avo.gate.baseline import open_gate
 from pytest_avo.gate.gains import Case
 from pytest_avo.gate.gate import thorough
-from pytest_avo.items import ROW, KernelFile, KernelItem, attach_row
+from pytest_avo.items import KernelFile, KernelItem, attach_row
 from pytest_avo.outputs import print_apart, tell_github, write_files
 from pytest_avo.report import terminal
 from pytest_avo.report.results import Results
-from pytest_avo.report.rows import ResultRow, decode_row
 from pytest_avo.report.status import StatusLine
 from pytest_avo.report.text import counted, printable
 from pytest_avo.selection import Selection
 from pytest_avo.settings import Settings
-from pytest_avo.totals import TOTAL, TotalItem, attach_total, totals
+from pytest_avo.tally import Tally
+from pytest_avo.totals import attach_total, totals
 
 NOISE_FLOOR = 0.01
 """Log-ratio below which two kernels count as the same where no A/A run has measured the noise."""
@@ -58,12 +57,10 @@ class Bench:
         self.device: DeviceKind = deal(self.ordinal)
         self.selection = Selection(config, settings, targets=dict.fromkeys((self.device.target, "cpu")))
         self.specs = ["popen"]
-        self.rows: list[ResultRow] = []
-        self.totals: list[Total] = []
+        self.tally = Tally()
         self.noise = stored_noise(self.device.fingerprint())
         self.floor = self.noise.floor if self.noise else NOISE_FLOOR
         self.gate = open_gate(settings.gate, settings.rootdir, fingerprint=self.device.fingerprint(), floor=self.floor)
-        self._order: dict[str, int] = {}
         self._evaluators: dict[str, Evaluator] = {}
         for name in self.peers:
             peer(name)
@@ -191,26 +188,14 @@ class Bench:
             return self.wait(item.pending)
         if item.kernel.fault:
             return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
-        return self._answers(self._item_request(item))[item.shape.id]
+        return self.answers(self._item_request(item))[item.shape.id]
 
     def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
         """The verdict on an item; where there is a gate, beside its baseline, which may take another evaluation."""
         verdict = self.judge(evaluation, item.shape, beside_baseline=item.variant)
         if self.gate is None:
             return verdict
-        return self.gate.judge(verdict, self.case(item), evaluation, self._item_request(item), self._answers)
-
-    def evaluate_together(self, item: TotalItem) -> dict[str, Evaluation]:
-        """Evaluate all shapes of a total in one request."""
-        return self._answers(self._total_request(item))
-
-    def judge_total(self, item: TotalItem, evaluations: dict[str, Evaluation]) -> Total | None:
-        """The judgement over several shapes beside the baseline; None where that has none of them."""
-        assert self.gate is not None, "without a gate there is no such item"
-        cases = [self.case(each) for each in item.items]
-        total = Total(cases[0].name, item.name, "same", "")
-        request = self._total_request(item)
-        return self.gate.judge_total(total, cases, evaluations, request, self._answers, limit=item.limit)
+        return self.gate.judge(verdict, self.case(item), evaluation, self._item_request(item), self.answers)
 
     def why_not_measured(self, item: KernelItem) -> str:
         """Why an item's kernel need not be measured, or "": it is what it was, and the user did not name the file."""
@@ -220,12 +205,10 @@ class Bench:
 
     def _item_request(self, item: KernelItem) -> EvaluationRequest:
         limit = None if self.gate is None else self.gate.limit(self.case(item))
-        return self._request(item.kernel, (item.shape,), limit)
+        return self.request(item.kernel, (item.shape,), limit)
 
-    def _total_request(self, item: TotalItem) -> EvaluationRequest:
-        return self._request(item.items[0].kernel, tuple(each.shape for each in item.items), item.limit)
-
-    def _request(self, kernel: Kernel, shapes: tuple[Shape, ...], limit: float | None) -> EvaluationRequest:
+    def request(self, kernel: Kernel, shapes: tuple[Shape, ...], limit: float | None) -> EvaluationRequest:
+        """What to ask about a kernel; beside the baseline, where there is one, until a limit on it is decided."""
         device = self.device_for(kernel)
         assert device is not None, "why_not_here says so first"
         request = EvaluationRequest(
@@ -244,7 +227,8 @@ class Bench:
         """What an item compares."""
         return Case(item.kernel, item.kernel_name, item.shape, self.selection.suites_of(item.kernel, item.shape))
 
-    def _answers(self, request: EvaluationRequest) -> dict[str, Evaluation]:
+    def answers(self, request: EvaluationRequest) -> dict[str, Evaluation]:
+        """Evaluations by shape id; blocks. EvaluatorError when the machine fails."""
         return {shape: self.wait(future) for shape, future in self.evaluator_on(request.target).submit(request).items()}
 
     def wait(self, future: Future[Evaluation]) -> Evaluation:
@@ -289,35 +273,23 @@ class Bench:
         if self.gate is not None:
             self.gate.comparisons = len(items)
 
-    def exit_status(self, status: int) -> int:
-        """What the run ends with: 1 where the gate failed, whatever became of the failing tests' reports."""
-        failed = any(row.verdict.regressed for row in self.rows) or any(total.regressed for total in self.totals)
-        return pytest.ExitCode.TESTS_FAILED if failed and status == pytest.ExitCode.OK else status
-
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         """Put an item's result on its report."""
         attach_row(item, report)
         attach_total(item, report)
 
-    def keep_order(self, node_ids: Sequence[str]) -> None:
-        """Results are shown in this order, that of their collection, whichever worker has finished first."""
-        self._order = {node_id: position for position, node_id in enumerate(node_ids)}
-
     def collect_row(self, report: pytest.TestReport) -> None:
         """Keep the result that a report carries."""
-        if text := getattr(report, ROW, None):
-            insort(self.rows, decode_row(text), key=lambda row: self._order.get(row.node_id, len(self._order)))
-        if text := getattr(report, TOTAL, None):
-            self.totals.append(msgspec.json.decode(text, type=Total))
+        self.tally.keep(report)
 
     def table(self) -> Iterator[terminal.Line]:
         """The tables at the end of a bench; an evolution has its own."""
         if self.settings.mode == "bench":
-            yield from terminal.results(self.rows, self.totals, verbosity=self.config.get_verbosity())
+            yield from terminal.results(self.tally.rows, self.tally.totals, verbosity=self.config.get_verbosity())
 
     def leave(self) -> None:
         """Write and print what the user asked for; controller only."""
-        found = Results(self.rows, self.totals, self.device.fingerprint(), self.settings.rootdir)
+        found = Results(self.tally.rows, self.tally.totals, self.device.fingerprint(), self.settings.rootdir)
         write_files(found, self.settings.files)
         if self.settings.mode == "bench":
             if path := self.settings.gate.save:

@@ -102,7 +102,7 @@ class Evolution:
             self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         finally:
             # A resumed run that was complete already runs no item, and yet collected those of its seed.
-            session.testscollected = max(len(items), len(self.bench.rows))
+            session.testscollected = max(len(items), len(self.bench.tally.rows))
         return True
 
     def _file(self, items: list[KernelItem]) -> KernelFile:
@@ -265,7 +265,7 @@ class Evolution:
         if self._campaign is None:
             return
         label = f"::{self.campaign.prefix(self.campaign.incumbent)}"
-        best = self._final or [row for row in self.bench.rows if label in row.node_id]
+        best = self._final or [row for row in self.bench.tally.rows if label in row.node_id]
         yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
         wall_s = time.monotonic() - self._started
         summary = balance.summary(

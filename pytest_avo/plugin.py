@@ -97,7 +97,7 @@ class BenchHooks:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        self.bench.keep_order(ids)
+        self.bench.tally.keep_order(ids)
 
     @pytest.hookimpl(trylast=True)
     def pytest_avo_shapes(self, kernel: Kernel) -> Sequence[Shape]:
@@ -132,7 +132,7 @@ class BenchHooks:
         self.bench.close()
         if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
             self.bench.leave()
-            session.exitstatus = self.bench.exit_status(session.exitstatus)
+            session.exitstatus = self.bench.tally.exit_status(session.exitstatus)
 
 
 class EvolutionHooks:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.verdict import Total
 from pytest_avo.items import KernelFile, KernelItem
 
@@ -48,7 +48,7 @@ class TotalItem(pytest.Item):
             evaluations = self._evaluations(bench)
             if bad := [x for x in evaluations.values() if x.outcome != "ok"]:
                 pytest.skip(f"no score: {bad[0].shape} is {bad[0].outcome}")
-            self.total = bench.judge_total(self, evaluations)
+            self.total = self._judged(bench, evaluations)
         except EvaluatorError as error:
             pytest.fail(f"evaluator: {error}", pytrace=False)
         if self.total is None:
@@ -66,7 +66,18 @@ class TotalItem(pytest.Item):
 
     def _evaluations(self, bench: Bench) -> dict[str, Evaluation]:
         known = {item.shape.id: item.evaluation for item in self.items if item.evaluation is not None}
-        return known if len(known) == len(self.items) else bench.evaluate_together(self)
+        return known if len(known) == len(self.items) else bench.answers(self._request(bench))
+
+    def _judged(self, bench: Bench, evaluations: dict[str, Evaluation]) -> Total | None:
+        """The judgement; None where the baseline has none of the shapes."""
+        assert bench.gate is not None, "without a gate there is no such item"
+        cases = [bench.case(each) for each in self.items]
+        total = Total(cases[0].name, self.name, "same", "")
+        request = self._request(bench)
+        return bench.gate.judge_total(total, cases, evaluations, request, bench.answers, limit=self.limit)
+
+    def _request(self, bench: Bench) -> EvaluationRequest:
+        return bench.request(self.items[0].kernel, tuple(each.shape for each in self.items), self.limit)
 
 
 def totals(items: Sequence[pytest.Item], bench: Bench) -> list[TotalItem]:
