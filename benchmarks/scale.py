@@ -1,4 +1,4 @@
-"""What many items and many generations cost the controller: its time per item and per generation, and its memory.
+"""What many items and generations cost the controller: processor time for each, and memory.
 
     python benchmarks/scale.py [ITEMS [GENERATIONS]]
 
@@ -14,7 +14,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from datetime import datetime
 from pathlib import Path
 
@@ -105,14 +104,15 @@ def main(items: int, generations: int) -> None:
     per_item_ms = (many_s - few_s) / (items - FEW) * 1e3
     per_item_kib = (many_mib - few_mib) / (items - FEW) * 1024
     print(
-        f"bench of {items:,} items: {many_s:.1f} s, {many_mib:.0f} MiB; of {FEW}: {few_s:.1f} s, {few_mib:.0f} MiB; "
+        f"bench of {items:,} items: {many_s:.1f} s of processor time, {many_mib:.0f} MiB; "
+        f"of {FEW}: {few_s:.1f} s, {few_mib:.0f} MiB; "
         f"{per_item_ms:.2f} ms and {per_item_kib:.1f} KiB per item"
     )
     evolve(generations)
 
 
 def bench(items: int) -> tuple[float, float]:
-    """Seconds and peak memory in MiB of a bench."""
+    """Seconds of processor time and peak memory in MiB of a bench."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         project(folder, kernels=max(1, items // SHAPES_PER_KERNEL), shapes=min(items, SHAPES_PER_KERNEL))
@@ -120,7 +120,7 @@ def bench(items: int) -> tuple[float, float]:
 
 
 def evolve(generations: int) -> None:
-    """Print seconds, memory, and how the time of a generation grows."""
+    """Print processor time, memory, and how the wall time of a generation grows."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         project(folder, kernels=1, shapes=5)
@@ -132,7 +132,8 @@ def evolve(generations: int) -> None:
     part = max(1, generations // 10)
     first, last = (began[1 + part] - began[1]) / part, (began[-1] - began[-1 - part]) / part
     print(
-        f"evolution of {generations:,} generations, 5 shapes: {seconds:.1f} s, {mib:.0f} MiB; a generation takes "
+        f"evolution of {generations:,} generations, 5 shapes: {seconds:.1f} s of processor time, {mib:.0f} MiB; "
+        "a generation takes "
         f"{first * 1e3:.0f} ms among the first {part} and {last * 1e3:.0f} ms among the last; "
         f"{', '.join(f'{number} {status}' for status, number in counts.items())}"
     )
@@ -151,17 +152,15 @@ def project(folder: Path, *, kernels: int, shapes: int) -> None:
 
 
 def run(folder: Path, *arguments: str) -> tuple[float, float]:
-    """Seconds and peak memory in MiB of pytest, without its terminal output; it must end well."""
+    """Seconds of processor time and peak memory in MiB of pytest, which must end well."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--no-summary", *arguments]
-    start = time.perf_counter()
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
         output = process.stdout.read()
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.perf_counter() - start
     assert process.returncode == 0, output[-3000:]
-    return seconds, usage.ru_maxrss / 1024
+    return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 if __name__ == "__main__":
