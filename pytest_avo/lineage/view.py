@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -88,6 +88,8 @@ class View:
         self._attempts: dict[int, Attempt] = {}
         self._outcomes: dict[int, AttemptOutcome] = {}
         self._last_attempt = self._last_outcome = 0
+        self._scores: dict[int, float] = {}
+        self._scored_attempts = self._scored_outcomes = 0
 
     def close(self) -> None:
         self._reader.close()
@@ -173,19 +175,33 @@ class View:
         A step is the confirmed gain where there is one (always, for a promoted parent), else the screening's.
         None when a step was never measured; 0 for the seed.
         """
-        return self.log_scores().get(attempt)
+        self._score()
+        with self._lock:
+            return self._scores.get(attempt)
 
     def log_scores(self) -> dict[int, float]:
-        """`log_score` of every attempt of the run that has one, parents before children."""
-        attempts = {attempt.id: attempt for attempt in self.attempts()}
-        scores = {attempt.id: 0.0 for attempt in attempts.values() if attempt.parent is None}
-        # In the order in which they finished: whatever an attempt was compared with had finished before.
-        for outcome in self.outcomes().values():
-            attempt = attempts[outcome.attempt]
-            base = outcome.over or attempt.parent
-            if base in scores and outcome.step is not None:
-                scores[attempt.id] = scores[base] + outcome.step
-        return scores
+        """`log_score` of every attempt of the run that has one."""
+        self._score()
+        with self._lock:
+            return dict(self._scores)
+
+    def _score(self) -> None:
+        """Bring the scores up to date."""
+        self.outcomes()  # before the attempts: each outcome's attempt is known then
+        self.attempts()
+        with self._lock:
+            for attempt in islice(self._attempts.values(), self._scored_attempts, None):
+                if attempt.parent is None:
+                    self._scores[attempt.id] = 0.0
+            # In the order in which they finished: whatever an attempt was compared with had finished before.
+            for outcome in islice(self._outcomes.values(), self._scored_outcomes, None):
+                if outcome.attempt not in self._attempts:
+                    break  # another thread has just read it: its attempt is here the next time
+                self._scored_outcomes += 1
+                base = outcome.over or self._attempts[outcome.attempt].parent
+                if base in self._scores and outcome.step is not None:
+                    self._scores[outcome.attempt] = self._scores[base] + outcome.step
+            self._scored_attempts = len(self._attempts)
 
     def trend(self) -> list[float]:
         """Best log-ratio to the seed among the promoted, after each generation from 0 to the last that finished one."""
