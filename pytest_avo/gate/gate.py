@@ -31,7 +31,7 @@ WIDEST_TAIL = 0.025
 LEAST_ROUNDS = 10
 PATIENCE = 4
 """How many times the usual rounds a question may take that the usual ones leave open."""
-CONFIRM_LAUNCHES = 5
+CONFIRM_LAUNCHES = 3
 
 Evaluate = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
 """Evaluate and wait: shape id -> facts. EvaluatorError when the machine fails."""

@@ -60,7 +60,7 @@ def judged(by: Gate, first: Evaluation, bench: Bench) -> Verdict:
 
 
 def test_a_slowdown_beyond_the_limit_that_is_seen_twice_fails_with_the_second_figures() -> None:
-    bench = Bench(timed(0.06, launches=5, seed=1))
+    bench = Bench(timed(0.06, launches=3, seed=1))
     verdict = judged(gate("3%"), timed(0.08), bench)
     assert (verdict.kind, verdict.regressed, verdict.passes) == ("slower", True, False)
     assert verdict.reason.startswith(("5.", "6."))
@@ -69,12 +69,12 @@ def test_a_slowdown_beyond_the_limit_that_is_seen_twice_fails_with_the_second_fi
     (again,) = bench.requests
     assert again.fresh
     assert again.plan is not None
-    assert (again.plan.launches, again.plan.max_rounds, again.plan.margin) == (5, 120, None)
+    assert (again.plan.launches, again.plan.max_rounds, again.plan.margin) == (3, 120, None)
     assert again.peers == (), "peers say nothing about a regression"
 
 
 def test_a_slowdown_that_is_seen_once_is_ambiguous_and_passes() -> None:
-    verdict = judged(gate("3%"), timed(0.08), Bench(timed(0.0, launches=5, seed=1)))
+    verdict = judged(gate("3%"), timed(0.08), Bench(timed(0.0, launches=3, seed=1)))
     assert (verdict.kind, verdict.passes) == ("ambiguous", True)
     assert verdict.reason.endswith("not confirmed")
 
@@ -129,7 +129,7 @@ def test_a_run_of_unchanged_kernels_fails_once_in_a_hundred_at_most() -> None:
     """At the limit itself, where the chance is greatest."""
     by, failures = gate("3%", comparisons=4), 0
     for seed in range(300):
-        bench = Bench(timed(0.03, launches=5, rounds=12, seed=2 * seed + 1))
+        bench = Bench(timed(0.03, launches=3, rounds=12, seed=2 * seed + 1))
         failures += judged(by, timed(0.03, seed=2 * seed), bench).regressed
     assert failures <= 3
 
@@ -147,7 +147,7 @@ def test_a_geomean_is_judged_by_the_same_rule() -> None:
 
     def judged_total(first: float, second: float) -> Total:
         evaluations = {x.id: timed(first, of=x, seed=i) for i, x in enumerate(shapes)}
-        bench = Bench(*(timed(second, launches=5, of=x, seed=i + 7) for i, x in enumerate(shapes)))
+        bench = Bench(*(timed(second, launches=3, of=x, seed=i + 7) for i, x in enumerate(shapes)))
         by = gate("geomean:1%")
         found = by.judge_total(total, cases, evaluations, request(*shapes), bench, limit=math.log1p(0.01))
         assert found is not None
