@@ -15,6 +15,7 @@ a check of an output in every round.
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ import msgspec
 
 from pytest_avo.core.evaluation import EvaluationRequest, Subject, TimingPlan
 from pytest_avo.core.shape import Shape, read_suite
+from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.peers import TORCH_SDPA
 from pytest_avo.evaluation.pool import Pool
 
@@ -78,7 +80,9 @@ def beside_a_plain_loop(pool: Pool, shape: Shape) -> str:
     whole_s = time.perf_counter() - start
     assert evaluation.timing is not None, evaluation
     told = msgspec.json.encode(Loop(shape, evaluation.timing.calls))
-    found = subprocess.run([sys.executable, __file__, "--loop"], input=told, stdout=subprocess.PIPE, check=True)
+    environment = {**os.environ, **deal(0).environment()}  # threads and allocator as kernels' processes have them
+    command = [sys.executable, __file__, "--loop"]
+    found = subprocess.run(command, input=told, stdout=subprocess.PIPE, env=environment, check=True)
     plain_s = float(found.stdout)
     calls, timed_s = evaluation.timing.calls, evaluation.time_s
     return (
@@ -89,8 +93,6 @@ def beside_a_plain_loop(pool: Pool, shape: Shape) -> str:
 
 def plain_loop(loop: Loop) -> float:
     """Seconds for the same rounds in this process, drawing of inputs included."""
-    import os
-
     import torch
 
     from pytest_avo.evaluation import inputs
@@ -102,8 +104,8 @@ def plain_loop(loop: Loop) -> float:
     stream = inputs.Stream(loop.shape, torch.Generator().manual_seed(1))
     times = []
     start = time.perf_counter()
-    for number in range(2 + ROUNDS):
-        calls = loop.calls if number >= 2 else 1  # two rounds to warm up, as the harness does
+    for number in range(3 + ROUNDS):
+        calls = loop.calls if number >= 2 else 1  # three rounds to warm up, as the harness does
         batch = stream.draw(calls)
         for _ in range(2):
             begun = time.perf_counter()

@@ -129,10 +129,11 @@ class Race:
         overhead = seconds.pop(EMPTY, 0.0)
         wanted = math.ceil(self._room.slice_s / max(min(seconds.values()) - overhead, 1e-6))
         calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), wanted))
-        if self._place == "cuda":  # a slice is captured in a graph when it is first asked for
-            batch = self._streams[shape.id].draw(calls)
-            for name, arm in arms.items():
-                self._slice(shape, name, arm, batch)
+        # Whole slices too: their memory is touched, and on a GPU their graph captured, when they are first asked for. A
+        # kernel that has just been checked would else be ahead of the others for its first rounds.
+        batch = self._streams[shape.id].draw(calls)
+        for name, arm in arms.items():
+            self._slice(shape, name, arm, batch)
 
     def _draw_order(self, arms: Mapping[str, Arm]) -> None:
         """The order of the next round: what ran just before leaves its mark on clocks and caches."""
