@@ -62,7 +62,7 @@ class NoiseRun(Bench):
         if found := getattr(report, ROW, None):
             self._found.append(msgspec.json.decode(found, type=NoiseRow))
 
-    def export(self) -> None:
+    def leave(self) -> None:
         """Keep the floor for later runs on this machine."""
         comparisons: list[Launches] = [row.launches for row in self._found]
         if comparisons:

@@ -183,7 +183,7 @@ class SelfTest(Bench):
     def table(self) -> Iterator[Line]:
         yield from report_selftest.table(self._found)
 
-    def export(self) -> None:
+    def leave(self) -> None:
         """Nothing: a self-test has no figures."""
 
     def close(self) -> None:
