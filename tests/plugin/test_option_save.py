@@ -31,7 +31,7 @@ def test_a_stored_baseline_is_compared_with_relative_to_a_peer(project: Project)
     project.kernel("slow.py", repeated(400))
     slower = project.run(*against, "--avo-json", "out.json")
     assert slower.ret == 1
-    slower.stdout.fnmatch_lines([f"slower  {SHAPES[0]}: *% slower than baseline main (relative to torch-sdpa), 95*"])
+    slower.stdout.fnmatch_lines([f"slower  {SHAPES[0]}: *% slower than baseline main (relative to torch-sdpa)*"])
     assert set(project.json()["avo"]["geomean"]) == {"baseline", "torch-sdpa"}
     path = project.run(
         "--avo-bench", "--avo-compare", ".avo/baselines/main.json", "--avo-compare-fail", "100%", *ROUNDS
