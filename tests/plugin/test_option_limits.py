@@ -58,4 +58,4 @@ def test_a_peer_is_left_out_with_none(project: Project) -> None:
 def test_the_sandbox_can_be_left_off_and_the_header_says_so(project: Project) -> None:
     result = project.run("--avo-bench", "--avo-sandbox", "off", "--avo-max-rounds", "3", "--avo-peers", "none")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["avo: * sandbox off)"])
+    result.stdout.fnmatch_lines(["avo: * sandbox off; *)"])

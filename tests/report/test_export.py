@@ -29,6 +29,7 @@ RESULT_KEYS = [
     "tflops",
     "gbps",
     "roofline_fraction",
+    "conditions",
     "peers",
 ]
 

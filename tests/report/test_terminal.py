@@ -8,6 +8,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Kind
 from pytest_avo.report.rows import ResultRow
 from pytest_avo.report.terminal import LEGEND, WIDTH, Line, headline, notes, reason_line, results, verdict_counts
+from pytest_avo.report.text import columns
 from tests.report.result_rows import beside, row, shape
 
 PEERS = {"torch-sdpa": beside(1.214, 1.181, 1.241)}
@@ -169,7 +170,7 @@ def test_a_reason_stays_on_its_line(reason: str) -> None:
     line = reason_line(row(shape(), "crashed", reason=reason))
     assert line.text.isprintable()
     assert line.text.startswith(f"crashed  {shape().id}: ")
-    assert len(line.text) <= WIDTH
+    assert columns(line.text) <= WIDTH
 
 
 def test_a_missing_reason_is_admitted() -> None:
