@@ -9,6 +9,7 @@ kernel's code, so `profile` starts it in a confined process of its own.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -30,6 +32,8 @@ from pytest_avo.evaluation.lease import lease, lease_path
 LIMIT_S = 120.0
 MEASURED_S = 1.5
 """How long calls are repeated, once for each profiler."""
+MOST_CALLS = 300
+"""That torch's profiler watches: it takes longer to count the operations of thousands of short calls than they took."""
 ROWS = 15
 SAMPLES_PER_S = 1000
 
@@ -42,6 +46,7 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
     with (
         lease(lease_path(CpuDevice().id), exclusive=False, waiting=lambda: None),
         tempfile.TemporaryDirectory(prefix="pytest-avo-profile-") as scratch,
+        tempfile.TemporaryFile() as said,  # no pipe: a kernel that prints in every call would soon fill it and wait
     ):
         copy = Path(scratch) / "kernel.py"
         copy.write_text(kernel.source, encoding="utf-8")
@@ -52,14 +57,18 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=said,
             env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": modules, **private},
             start_new_session=True,
         )
         stuck = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
         stuck.start()
         try:
-            return _conversation(process, shape, scratch=Path(scratch), name=kernel.path.name)
+            if found := _conversation(process, shape, scratch=Path(scratch)):
+                return found
+            process.wait()
+            last = _last_line(said)
+            raise EvaluatorError(f"{kernel.path.name}: no profile: {last or f'nothing within {LIMIT_S:g} s'}")
         finally:
             stuck.cancel()
             if process.poll() is None:
@@ -67,11 +76,13 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
             process.communicate()
 
 
-def _conversation(process: subprocess.Popen[bytes], shape: Shape, *, scratch: Path, name: str) -> str:
-    """Hand the shape over, take torch's profile, then let perf watch while the process repeats its calls."""
+def _conversation(process: subprocess.Popen[bytes], shape: Shape, *, scratch: Path) -> str:
+    """Hand the shape over, take torch's profile, then let perf watch while the process repeats its calls.
+
+    Returns "" when the process ends without a profile.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
-    assert process.stderr is not None
     try:
         process.stdin.write(msgspec.json.encode(shape) + b"\n")
         process.stdin.flush()
@@ -79,10 +90,14 @@ def _conversation(process: subprocess.Popen[bytes], shape: Shape, *, scratch: Pa
         pass  # what it says on its way out is read below
     head = process.stdout.readline()
     if not head:
-        last = process.stderr.read().decode(errors="replace").strip().splitlines()[-1:]
-        raise EvaluatorError(f"{name}: no profile: {''.join(last) or f'nothing within {LIMIT_S:g} s'}")
+        return ""
     torch_says = str(msgspec.json.decode(head))
     return f"{torch_says}\n\n{_perf(process, scratch)}"
+
+
+def _last_line(said: IO[bytes]) -> str:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+    return "".join(said.read().decode(errors="replace").strip().splitlines()[-1:])
 
 
 def _perf(process: subprocess.Popen[bytes], scratch: Path) -> str:
@@ -141,17 +156,17 @@ def main() -> int:
         try:
             attention = load_attention(arguments.kernel)
 
-            def repeat() -> tuple[int, float]:
+            def repeat(most: float) -> tuple[int, float]:
                 """Call for a while; how often, and seconds."""
                 calls, start = 0, time.perf_counter()
-                while (spent := time.perf_counter() - start) < MEASURED_S:
+                while (spent := time.perf_counter() - start) < MEASURED_S and calls < most:
                     attention(*inputs.tensors, causal=inputs.causal, scale=inputs.scale)
                     calls += 1
                 return calls, spent
 
             attention(*inputs.tensors, causal=inputs.causal, scale=inputs.scale)
             with profiler(activities=[ProfilerActivity.CPU]) as seen:
-                calls, spent = repeat()
+                calls, spent = repeat(MOST_CALLS)
         except Exception as error:
             sys.stderr.write(f"{describe(error)}\n")
             return 1
@@ -159,7 +174,7 @@ def main() -> int:
         output.write(msgspec.json.encode(table(rows, calls=calls, spent_s=spent)) + b"\n")
         output.flush()
         if sys.stdin.buffer.readline():
-            repeat()
+            repeat(math.inf)
             output.write(b"\n")
     return 0
 

@@ -15,7 +15,7 @@ from pytest_avo.evaluation.profile import profile, table
 SHAPE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32")
 SOFTMAX = """
 def attention(q, k, v, *, causal, scale):
-    print("noise on standard output")
+    print("noise on standard output" * 1000)  # in all more than any pipe holds
     return (q @ k.transpose(-1, -2) * scale).softmax(-1) @ v
 """
 
