@@ -8,7 +8,7 @@ the way there and back: the kernel is wrong, so the battery ends at its first ca
 costs.
 
 Then torch's own attention is timed beside itself in 30 rounds on shapes of the quickstart suite: by the harness, and by
-a plain loop in one process that draws fresh inputs and times the same calls in the same order with time.perf_counter.
+a plain loop in one process that draws fresh inputs and times the same calls, warm-up included, with time.perf_counter.
 The harness adds processes, copies of the arguments, freezing, poisoned results, inputs compared, a clock outside, and
 a check of an output in every round.
 """
@@ -49,7 +49,9 @@ def main(evaluations: int) -> None:
     pool = Pool(["popen"])
     try:
         print(least(pool, evaluations))
-        for shape in read_suite(SUITE):
+        shapes = read_suite(SUITE)
+        beside_a_plain_loop(pool, shapes[0])  # the first one imports what later ones have
+        for shape in shapes:
             print(beside_a_plain_loop(pool, shape))
     finally:
         pool.close()
@@ -96,6 +98,7 @@ def plain_loop(loop: Loop) -> float:
     import torch
 
     from pytest_avo.evaluation import inputs
+    from pytest_avo.evaluation.timing import WARM_UP_CALLS, WARM_UP_S
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     space: dict[str, object] = {}
@@ -103,15 +106,24 @@ def plain_loop(loop: Loop) -> float:
     attention = space["attention"]
     stream = inputs.Stream(loop.shape, torch.Generator().manual_seed(1))
     times = []
+
+    def timed(batch: list[inputs.Inputs]) -> None:
+        begun = time.perf_counter()
+        for x in batch:
+            attention(x.q, x.k, x.v, causal=x.causal, scale=x.scale)  # type: ignore[operator]
+        times.append(time.perf_counter() - begun)
+
     start = time.perf_counter()
-    for number in range(3 + ROUNDS):
-        calls = loop.calls if number >= 2 else 1  # three rounds to warm up, as the harness does
-        batch = stream.draw(calls)
+    one = stream.draw(1)
+    for _ in range(2):  # warmed up as the harness does
+        for _ in range(WARM_UP_CALLS["cpu"]):
+            if sum(times) < WARM_UP_S:
+                timed(one)
+        times.clear()
+    for _ in range(1 + ROUNDS):
+        batch = stream.draw(loop.calls)
         for _ in range(2):
-            begun = time.perf_counter()
-            for x in batch:
-                attention(x.q, x.k, x.v, causal=x.causal, scale=x.scale)  # type: ignore[operator]
-            times.append(time.perf_counter() - begun)
+            timed(batch)
     return time.perf_counter() - start
 
 

@@ -168,7 +168,7 @@ class Arm:
         except KernelRaised:
             self.freeze()
             raise
-        processes.send(self._below, signal.SIGSTOP)
+        processes.send(self._below, signal.SIGSTOP)  # what is known; `freeze` finds the rest
         seconds = time.perf_counter() - start
         self.freeze()
         self._refuse_extra_replies()
@@ -192,12 +192,18 @@ class Arm:
         """Stop the process and all below it."""
         if self._frozen:
             return
-        self._below = []
+        processes.send(self._below, signal.SIGSTOP)
+        stopped = set(self._below)
         # Again until nothing new is found: what is not stopped yet may fork.
-        while new := [x.pid for x in processes.tree(self.pid) if x.pid not in self._below]:
+        while new := [pid for pid in self._present() if pid not in stopped]:
             processes.send(new, signal.SIGSTOP)
-            self._below += new
+            stopped.update(new)
         self._frozen = True
+
+    def _present(self) -> list[int]:
+        """The process and all below it, remembered instead of who was there before: numbers are used again."""
+        self._below = [process.pid for process in processes.tree(self.pid)]
+        return self._below
 
     def thaw(self) -> None:
         """Let the process run."""

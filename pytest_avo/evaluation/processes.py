@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from dataclasses import dataclass
-from pathlib import Path
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+_SCHED_CLOCK = 2
+"""Linux's CPUCLOCK_SCHED: with a process's number, complemented, the clock that clock_getcpuclockid(3) gives."""
 _LISTS_CHILDREN = os.path.exists(f"/proc/self/task/{os.getpid()}/children")
 """Whether Linux names a process's children (CONFIG_PROC_CHILDREN): far faster than reading all of /proc."""
 
@@ -31,7 +33,7 @@ def tree(root: int) -> list[Process]:
     found: dict[int, Process] = {}
     pending = [root]
     for pid in pending:
-        process = _process(pid) if pid not in found else None
+        process = find(pid) if pid not in found else None
         if process is not None:
             found[pid] = process
             pending += children(pid)
@@ -43,15 +45,33 @@ def children(pid: int) -> list[int]:
     if not _LISTS_CHILDREN:
         return [process.pid for process in _everyone() if process.parent == pid]
     found: list[int] = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread ended
-            found += map(int, file.read_text().split())
+    with contextlib.suppress(OSError):  # the process ended
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # the thread ended
+                found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
+    return found
+
+
+def used_s(pid: int) -> float:
+    """Seconds of processor time of all threads that a process ever had, to the nanosecond; 0 where it is gone."""
+    with contextlib.suppress(OSError):
+        return time.clock_gettime((~pid << 3) | _SCHED_CLOCK)
+    return 0.0
+
+
+def threads(pid: int) -> dict[int, float]:
+    """The threads that a process has, and the seconds of processor time that each has used."""
+    found: dict[int, float] = {}
+    with contextlib.suppress(OSError):  # the process ended
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # the thread ended
+                found[int(thread)] = int(_read(f"/proc/{pid}/task/{thread}/schedstat").split()[0]) * 1e-9
     return found
 
 
 def is_running(pid: int) -> bool:
     """Whether a process is there and has not ended; a zombie has."""
-    process = _process(pid)
+    process = find(pid)
     return process is not None and process.state != "Z"
 
 
@@ -65,15 +85,25 @@ def send(pids: list[int], number: signal.Signals) -> None:
 
 
 def _everyone() -> list[Process]:
-    found = [_process(int(name)) for name in os.listdir("/proc") if name.isdigit()]
+    found = [find(int(name)) for name in os.listdir("/proc") if name.isdigit()]
     return [process for process in found if process is not None]
 
 
-def _process(pid: int) -> Process | None:
+def find(pid: int) -> Process | None:
+    """A process as it is now, or None where there is none."""
     try:
         # The command in parentheses may hold anything, so fields are counted from its end.
-        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return None
     cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
-    return Process(pid=pid, parent=int(fields[1]), state=fields[0], cpu_s=cpu_s)
+    return Process(pid=pid, parent=int(fields[1]), state=fields[0].decode(), cpu_s=cpu_s)
+
+
+def _read(path: str) -> bytes:
+    """A file of /proc. Asked for around every timed slice, so without the layers of a text file."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 1 << 16)
+    finally:
+        os.close(descriptor)

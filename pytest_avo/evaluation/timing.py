@@ -23,6 +23,7 @@ from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness import sampled_fault
 from pytest_avo.evaluation.inputs import Inputs, Stream, generator
 from pytest_avo.evaluation.peers import EMPTY
+from pytest_avo.evaluation.placement import Placement
 from pytest_avo.evaluation.room import HOST, Room
 
 LEAST_WARM_UP_CALLS = 2
@@ -96,8 +97,10 @@ class Race:
         stopped = ""
         for number in range(plan.launches):
             arms = launch()
+            placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
             for shape in self._shapes:
                 self._warm_up(shape, arms)
+            placement.settle()
             for index in range(rounds):
                 say(f"round {number * rounds + index + 1} of at most {rounds * plan.launches}")
                 self._draw_order(arms)
@@ -108,6 +111,7 @@ class Race:
                 if reason := self._verdict_is_in(number, index + 1):
                     stopped = reason
                     break
+            placement.release()
         self._check_clocks()
         return {
             shape.id: Timing(
@@ -126,13 +130,14 @@ class Race:
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """Untimed calls; the first launch also fixes how many calls make a slice of this shape."""
         seconds: dict[str, float] = {}
+        one = self._streams[shape.id].draw(1)
         for name, arm in arms.items():
             self._slices[shape.id].setdefault(name, []).append([])
             spent_s = 0.0
             for number in range(WARM_UP_CALLS[self._place]):
                 if number >= LEAST_WARM_UP_CALLS and spent_s > WARM_UP_S:
                     break
-                seconds[name] = self._slice(shape, name, arm, self._streams[shape.id].draw(1))
+                seconds[name] = self._slice(shape, name, arm, one, untimed=True)
                 spent_s += seconds[name]
         overhead = seconds.pop(EMPTY, 0.0)
         wanted = math.ceil(self._room.slice_s / max(min(seconds.values()) - overhead, 1e-6))
@@ -141,7 +146,7 @@ class Race:
         # kernel that has just been checked would else be ahead of the others for its first rounds.
         batch = self._streams[shape.id].draw(calls)
         for name, arm in arms.items():
-            self._slice(shape, name, arm, batch)
+            self._slice(shape, name, arm, batch, untimed=True)
 
     def _draw_order(self, arms: Mapping[str, Arm]) -> None:
         """The order of the next round: what ran just before leaves its mark on clocks and caches."""
@@ -155,11 +160,11 @@ class Race:
         for name in self._order:
             self._slices[shape.id][name][-1].append(self._slice(shape, name, arms[name], batch))
 
-    def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs]) -> float:
+    def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs], *, untimed: bool = False) -> float:
         try:
             result = arm.call(batch, shape.dtype, limit_s=self._limit_s, phase="time")
             self._unclaimed[shape.id].setdefault(name, []).append(result.seconds - result.claimed_s)
-            if name == KERNEL:
+            if name == KERNEL and not untimed:
                 chosen = self._random.randrange(len(batch))
                 if found := sampled_fault(batch[chosen], result.output(chosen), self._random):
                     raise KernelFault("incorrect", f"{found} (a timed call)")

@@ -7,6 +7,7 @@ along, when the channel closes, however the controller ended.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import queue
 import re
@@ -41,6 +42,8 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the host's memory."""
+KEEP_FREED = ((-3, 32 << 20), (-1, 1 << 30))
+"""mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h, and what every kernel's process has."""
 
 
 def serve(channel: Any) -> None:
@@ -144,10 +147,18 @@ def _forget_secrets() -> None:
 
 
 def _be_a_quiet_judge() -> None:
-    """One thread for the judge's own arithmetic: a second would spin on a core that a kernel is timed on."""
+    """One thread for the judge's own arithmetic, and memory kept that it frees.
+
+    A second thread would spin on a core that a kernel is timed on; inputs of several megabytes that are drawn for every
+    round would have all their pages zeroed by the operating system first, which took longer than to draw them.
+    """
     import torch
 
     torch.set_num_threads(1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        for parameter, value in KEEP_FREED:
+            mallopt(parameter, value)
 
 
 def _room(place: str) -> Room:
