@@ -19,6 +19,7 @@ from statistics import median
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.aftermath import Aftermath
 from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness import sampled_fault
 from pytest_avo.evaluation.inputs import Inputs, Stream, generator
@@ -78,6 +79,7 @@ class Race:
         self._calls: dict[str, int] = {}
         self._slices: dict[str, dict[str, list[list[float]]]] = {shape.id: {} for shape in shapes}
         self._unclaimed: dict[str, dict[str, list[float]]] = {shape.id: {} for shape in shapes}
+        self._aftermath = Aftermath(KERNEL)
         self._readings: list[Reading] = []
         self._launched: set[str] = set()
         self._order: list[str] = []
@@ -113,6 +115,8 @@ class Race:
                     break
             placement.release()
         self._check_clocks()
+        if found := self._aftermath.found():
+            raise ArmFault(KERNEL, found[0], KernelFault("rejected", f"left work running: {found[1]}"))
         return {
             shape.id: Timing(
                 seconds={
@@ -158,7 +162,9 @@ class Race:
     def _round(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         batch = self._streams[shape.id].draw(self._calls[shape.id])
         for name in self._order:
-            self._slices[shape.id][name][-1].append(self._slice(shape, name, arms[name], batch))
+            seconds = self._slice(shape, name, arms[name], batch)
+            self._slices[shape.id][name][-1].append(seconds)
+            self._aftermath.note(shape.id, name, seconds)
 
     def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs], *, untimed: bool = False) -> float:
         try:

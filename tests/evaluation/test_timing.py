@@ -133,6 +133,35 @@ def test_timed_calls_are_checked_calls(confined: Laboratory, name: str) -> None:
     assert str(error.value).endswith("(a timed call)")
 
 
+# Processes that leave the kernel's own: nothing freezes them where there is no PID namespace.
+BURNERS = """
+import mmap, os, struct
+called = mmap.mmap(-1, 8)
+
+def burn():
+    while True:
+        since = time.monotonic() - struct.unpack("d", called[:8])[0]
+        if since > 0.025:
+            time.sleep(0.0002)
+
+for _ in range(4 * os.cpu_count()):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            burn()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_work_that_slows_others_down_is_noticed(bare: Laboratory) -> None:
+    leaving = kernel("time.sleep(0.01); called[:8] = struct.pack('d', time.monotonic())", top=BURNERS)
+    working = kernel("end = time.thread_time() + 0.01\nwhile time.thread_time() < end: pass")
+    with pytest.raises(ArmFault, match=r"left work running: baseline takes \d+% longer right after it") as error:
+        race(bare, {KERNEL: leaving, BASELINE: working}, TimingPlan(min_rounds=32, max_rounds=32))
+    assert error.value.arm == KERNEL
+
+
 CLOCKS = {
     "standing": "time.perf_counter = lambda: 0.0",
     "slow": "clock = time.perf_counter\ntime.perf_counter = lambda: clock() / 100",
