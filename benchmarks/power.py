@@ -116,7 +116,7 @@ def compare(pool: Pool, percent: float, limit: float, kind: str) -> dict[str, fl
         return {shape: future.result() for shape, future in pool.submit(request).items()}
 
     start = time.perf_counter()
-    plain = EvaluationRequest(0, Subject("slowed", kernel.source), (shape,), plan=TimingPlan())
+    plain = EvaluationRequest(0, Subject("slowed", kernel.source), (shape,), plan=TimingPlan(), fresh=True)
     request = gate.prepared(plain, kernel, gate.limit(case))
     evaluation = evaluate(request)[shape.id]
     verdict = gate.judge(judge(evaluation, shape, floor=0.01), case, evaluation, request, evaluate)

@@ -151,6 +151,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """Ordinal among the workers of its host, which deal the host's devices among themselves."""
     target: str = ""
     """The kind of device that is dealt; "" for the one that the host is for."""
+    workers: int = 1
+    """How many there are on its host, which share its cores where nothing is timed."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

@@ -17,6 +17,7 @@ from pytest_avo.evaluation.room import HOST, Room
 class _Kept:
     digest: str
     arm: Arm
+    threads: int
     build_s: float
     built: set[str]
 
@@ -24,24 +25,33 @@ class _Kept:
 class Arms:
     """One process per arm of a comparison, by the arm's name. A process that misbehaved is never used again."""
 
-    def __init__(self, nursery: Nursery, *, threads: int, memory_bytes: int, room: Room = HOST) -> None:
+    def __init__(
+        self, nursery: Nursery, *, threads: int, memory_bytes: int, room: Room = HOST, sharing: int = 1
+    ) -> None:
+        """sharing: how many such keepers of processes there are on these cores."""
         self.room = room
         self._nursery = nursery
         self._threads = threads
+        self._shared_threads = max(1, threads // sharing)
         self._memory_bytes = memory_bytes
         self._kept: dict[str, _Kept] = {}
         self._last_words: dict[str, str] = {}
 
-    def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits) -> Arm:
-        """The process of an arm, loaded, with room for any slice of the shapes. KernelFault when it does not load."""
+    def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits, *, timed: bool = True) -> Arm:
+        """The process of an arm, loaded, with room for any slice of the shapes. KernelFault when it does not load.
+
+        timed: with a thread for every core, also where others are at work on them.
+        """
         if not self._nursery.is_alive:
             self._bury()
         given_bytes, result_bytes = self.room.for_shapes(shapes)
         digest = source_digest(subject.source)
+        threads = self._threads if timed else self._shared_threads
         kept = self._kept.get(name)
         if (
             kept
             and kept.digest == digest
+            and kept.threads == threads
             and kept.arm.given.size >= given_bytes
             and kept.arm.result.size >= result_bytes
         ):
@@ -51,10 +61,10 @@ class Arms:
             subject,
             given_bytes=given_bytes,
             result_bytes=result_bytes,
-            threads=self._threads,
+            threads=threads,
             memory_bytes=self._memory_bytes,
         )
-        kept = self._kept[name] = _Kept(digest, arm, 0.0, set())
+        kept = self._kept[name] = _Kept(digest, arm, threads, 0.0, set())
         try:
             kept.build_s = arm.load(limits.build)
         except (KernelFault, KernelEnded) as error:

@@ -91,7 +91,8 @@ class Examiner:
         try:
             for case in battery(shape, random):
                 self._say(f"{what}: {case.name}")
-                arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits)
+                timed = request.plan is not None
+                arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits, timed=timed)
                 first = self._arms.is_first_call(KERNEL, case.shape)
                 limit_s = request.limits.build if first else max(0.001, request.limits.check - spent_s)
                 start = time.perf_counter()

@@ -56,10 +56,14 @@ class Pool:
         self._order = itertools.count()
         self._changed = threading.Condition()
         self._workers: list[Feeder] = []
+        hosts = [place(spec) for spec in specs]
         for index, spec in enumerate(specs):
-            ordinal = first_device + [place(other) for other in specs[:index]].count(place(spec))
             config = WorkerConfig(
-                worker=f"gw{index}", layers=layers, device=ordinal, target=kind.target if kind is not None else ""
+                worker=f"gw{index}",
+                layers=layers,
+                device=first_device + hosts[:index].count(hosts[index]),
+                target=kind.target if kind is not None else "",
+                workers=hosts.count(hosts[index]),
             )
             self._workers.append(Feeder(self, spec, config))
         for worker in self._workers:

@@ -95,7 +95,13 @@ def serve(channel: Any) -> None:
             return lease(lease_path(device.id), exclusive=exclusive, waiting=lambda: say(f"waiting for {device.id}"))
 
         holder: Lease = hold
-        arms = Arms(nursery, threads=device.threads, memory_bytes=_memory_bytes(), room=_room(device.place))
+        arms = Arms(
+            nursery,
+            threads=device.threads,
+            sharing=config.workers,
+            memory_bytes=_memory_bytes(),
+            room=_room(device.place),
+        )
         examiner = Examiner(
             arms,
             lease=holder,
