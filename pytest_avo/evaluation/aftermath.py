@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-LEAST_SLICES = 5
+LEAST_SLICES = 8
 """Of either kind, before anything is said."""
 MOST_SLOWED = 0.3
-"""Share by which the quick ones of the slices after the kernel may exceed the slow ones of all others."""
-QUICK, SLOW = 0.25, 0.75
+"""Share by which most of the slices after the kernel may exceed most of all others."""
+QUICK, SLOW = 0.4, 0.75
 """Quantiles. A machine that is busy for a while slows down some slices, a kernel that works on every one after it."""
 
 

@@ -29,7 +29,7 @@ def test_cold_caches_are_no_fault() -> None:
 
 
 def test_a_machine_that_is_busy_for_a_while_is_no_fault() -> None:
-    assert after(slowed=1.0, rounds=12, disturbed=4).found() is None
+    assert after(slowed=1.0, rounds=20, disturbed=6).found() is None
 
 
 def test_a_few_slices_say_nothing() -> None:
