@@ -98,7 +98,7 @@ def test_ctrl_c_ends_within_a_second_and_says_how_to_resume(project: Project) ->
 
 def test_a_run_that_ended_with_a_bad_seed_ends_so_again(project: Project) -> None:
     project.script("80")
-    project.kernel("slow.py", SLOW.replace("return out", "return out * 2"))
+    project.kernel("slow.py", SLOW.replace("return _once(", "return 2 * _once("))
     assert project.evolve("--generations", "1").ret == pytest.ExitCode.TESTS_FAILED
     result = project.evolve("--generations", "1", "--avo-resume")
     assert result.ret == pytest.ExitCode.TESTS_FAILED
