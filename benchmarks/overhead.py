@@ -1,13 +1,13 @@
 """What the harness itself costs: per evaluation beyond the kernel's own time, and beside timing without protection.
 
-    python benchmarks/overhead.py [EVALUATIONS]
+    python benchmarks/overhead.py [EVALUATIONS [SUITE]]
 
 First, a kernel that does nothing but return is evaluated on one tiny shape, for correctness only, each time as a new
 source and so in a new process, with torch warm. What remains is fork, confinement, import of the file, one check and
 the way there and back: the kernel is wrong, so the battery ends at its first case, and that is the least any candidate
 costs.
 
-Then torch's own attention is timed beside itself in 30 rounds on shapes of the quickstart suite: by the harness, and by
+Then torch's own attention is timed beside itself in 30 rounds on shapes of a suite (quickstart): by the harness, and by
 a plain loop in one process that draws fresh inputs and times the same calls, warm-up included, with time.perf_counter.
 The harness adds processes, copies of the arguments, freezing, poisoned results, inputs compared, a clock outside, and
 a check of an output in every round.
@@ -33,7 +33,7 @@ from pytest_avo.evaluation.pool import Pool
 
 KERNEL = "def attention(q, k, v, *, causal, scale):\n    return q.clone()  # {number}\n"
 SHAPE = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=16, seqlen_kv=16, head_dim=16, causal=False, dtype="f32")
-SUITE = Path(__file__).parents[1] / "shapes" / "quickstart.toml"
+SUITES = Path(__file__).parents[1] / "shapes"
 ROUNDS = 30
 
 
@@ -44,12 +44,12 @@ class Loop(msgspec.Struct):
     calls: int
 
 
-def main(evaluations: int) -> None:
+def main(evaluations: int, suite: str) -> None:
     """Print both comparisons, and the controller's memory."""
     pool = Pool(["popen"])
     try:
         print(least(pool, evaluations))
-        shapes = read_suite(SUITE)
+        shapes = read_suite(SUITES / f"{suite}.toml")
         beside_a_plain_loop(pool, shapes[0])  # the first one imports what later ones have
         for shape in shapes:
             print(beside_a_plain_loop(pool, shape))
@@ -131,4 +131,5 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["--loop"]:
         sys.stdout.write(str(plain_loop(msgspec.json.decode(sys.stdin.buffer.read(), type=Loop))))
     else:
-        main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+        given = (*sys.argv[1:], *("200", "quickstart")[len(sys.argv) - 1 :])
+        main(int(given[0]), given[1])
