@@ -132,7 +132,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(project: Project)
             except sqlite3.OperationalError:
                 return 0
 
-    for _ in range(4):
+    for _ in range(3):
         before = evaluations()
         process = project.start(*asked, *resume)
         deadline = time.monotonic() + 120

@@ -52,7 +52,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(project: Project)
     kernel = project.path / "kernels" / "slow.py"
     generator = random.Random(7)
     resume: list[str] = []
-    for _ in range(5):
+    for _ in range(4):
         before = counted(project)
         process = project.start(*project.evolve_arguments("--generations", str(len(WORDS)), *resume))
         wait_for(lambda: counted(project) != before, process)  # noqa: B023 - called before `before` changes
