@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import os
 import random
+import re
 import signal
 import sqlite3
 import subprocess
@@ -71,6 +72,10 @@ SHARES = {"kernel": 9, "zygote": 4, "worker": 4, "controller": 3}
 GONE_WITHIN_S = 10.0
 ENDINGS = {0: "complete", 1: "ended with a seed that was killed", 3: "the machine failed", -signal.SIGKILL: "killed"}
 """Exit statuses that an evolution may have."""
+WORKERS_FIRST_WORDS = re.compile(
+    r'Traceback \(most recent call last\):\n(  File "<string>", line \d+, in <module>\n)+BrokenPipeError: .*\n'
+)
+"""What execnet's first lines in a new worker say when the controller is gone before they have greeted it."""
 
 
 class Project:
@@ -207,6 +212,8 @@ def haunt(project: Project, lot: random.Random, *, kills: int, deadline: float) 
         if leftovers:
             project.faults.append(f"left over after {ENDINGS.get(process.returncode)}: {leftovers}")
         output = (project.folder / "output.txt").read_text(errors="replace")
+        if process.returncode == -signal.SIGKILL:
+            output = WORKERS_FIRST_WORDS.sub("", output)
         if process.returncode not in ENDINGS or "INTERNALERROR" in output or "Traceback" in output:
             project.faults.append(f"exit status {process.returncode}: {output[-2000:]}")
         endings[ENDINGS.get(process.returncode, "else")] += 1
