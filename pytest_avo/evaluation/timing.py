@@ -164,7 +164,8 @@ class Race:
         for name in self._order:
             seconds = self._slice(shape, name, arms[name], batch)
             self._slices[shape.id][name][-1].append(seconds)
-            self._aftermath.note(shape.id, name, seconds)
+            if name != EMPTY:
+                self._aftermath.note(shape.id, name, seconds)
 
     def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs], *, untimed: bool = False) -> float:
         try:
