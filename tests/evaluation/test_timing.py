@@ -141,7 +141,7 @@ called = mmap.mmap(-1, 8)
 def burn():
     while True:
         since = time.monotonic() - struct.unpack("d", called[:8])[0]
-        if since > 0.025:
+        if since > 0.06:
             time.sleep(0.0002)
 
 for _ in range(4 * os.cpu_count()):
