@@ -96,3 +96,20 @@ def test_some_rows_are_those_of_the_whole(rows: slice) -> None:
     exact, _ = whole(inputs, rows=slice(None))
     part, _ = whole(inputs, rows=rows)
     assert torch.allclose(part, exact[:, :, rows])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_errs_as_torchs_own_products_do(dtype: torch.dtype) -> None:
+    """The error that is allowed rests on it: sums in half precision would allow far more."""
+    source = torch.Generator().manual_seed(2)
+    q, k, v = (torch.randn(2, 160, 64, generator=source).to(dtype) for _ in range(3))
+    exact = reference.attention(
+        q.double(), k[0].double(), v[0].double(), causal=True, scale=0.2, first_row=0, seqlen_q=160
+    )
+    ours = reference.attention(q, k[0], v[0], causal=True, scale=0.2, first_row=0, seqlen_q=160)
+    visible = torch.ones(160, 160, dtype=torch.bool).tril()
+    scores = ((q * 0.2) @ k[0].T).masked_fill(~visible, float("-inf"))
+    torchs = torch.softmax(scores, -1) @ v[0]
+    errors = [(x.double() - exact).square().mean().sqrt() for x in (ours, torchs)]
+    assert ours.dtype == dtype
+    assert abs(float(errors[0] / errors[1]) - 1) < 0.01
