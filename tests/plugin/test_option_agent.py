@@ -139,7 +139,7 @@ def test_killed_in_an_evaluation_of_a_step_it_repeats_no_finished_shape(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
 ) -> None:
     # A single query, as the second shape has, takes long enough for a kill in between.
-    waits = edit("    time.sleep(REPEAT * 3e-5)", "    time.sleep(0.3 * (q.shape[2] == 1))")
+    waits = edit("    time.sleep(REPEAT * 1e-4)", "    time.sleep(0.3 * (q.shape[2] == 1))")
     model = serve([calls(waits, ("evaluate_draft", {})), PROMOTED[1], PROMOTED[1]])
     process = project.start(*arguments(model, "--generations", "1"))
     wait_for(lambda: counted(project).get((1, "draft")) == 1, process)
