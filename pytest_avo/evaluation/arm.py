@@ -168,9 +168,7 @@ class Arm:
         except KernelRaised:
             self.freeze()
             raise
-        processes.send(self._below, signal.SIGSTOP)  # what is known; `freeze` finds the rest
-        seconds = time.perf_counter() - start
-        self.freeze()
+        seconds = self.freeze() - start
         self._refuse_extra_replies()
         if not isinstance(done, Done) or done.calls != len(batch):
             raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
@@ -188,17 +186,19 @@ class Arm:
             output=lambda number: self._output(outputs[number], batch[number], dtype),
         )
 
-    def freeze(self) -> None:
-        """Stop the process and all below it."""
+    def freeze(self) -> float:
+        """Stop the process and all below it; the time (perf_counter) when all that was known of them was stopped."""
         if self._frozen:
-            return
+            return time.perf_counter()
         processes.send(self._below, signal.SIGSTOP)
+        stopped_at = time.perf_counter()
         stopped = set(self._below)
         # Again until nothing new is found: what is not stopped yet may fork.
         while new := [pid for pid in self._present() if pid not in stopped]:
             processes.send(new, signal.SIGSTOP)
             stopped.update(new)
         self._frozen = True
+        return stopped_at
 
     def _present(self) -> list[int]:
         """The process and all below it, remembered instead of who was there before: numbers are used again."""

@@ -16,6 +16,7 @@ from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation import gpu_memory
 from pytest_avo.evaluation.inputs import TORCH_DTYPES
 
+_libc = ctypes.CDLL(None)
 POISON = 0xFF
 """NaN in every floating-point dtype: an element that a kernel did not write shows."""
 RESPONSE_TRIES = 3
@@ -88,13 +89,8 @@ class Memory:
 def _same_bytes(x: torch.Tensor, y: torch.Tensor) -> bool:
     """Whether two contiguous tensors of one size on the host agree bit for bit; NaN equals itself, unlike in torch."""
     # torch.equal compares bytes one by one: it took longer than the kernels that were timed.
-    differ: int = _libc().memcmp(*(ctypes.c_void_p(place.data_ptr()) for place in (x, y)), ctypes.c_size_t(x.nbytes))
+    differ: int = _libc.memcmp(*(ctypes.c_void_p(place.data_ptr()) for place in (x, y)), ctypes.c_size_t(x.nbytes))
     return differ == 0
-
-
-@cache
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None)
 
 
 @cache

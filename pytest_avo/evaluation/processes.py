@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -44,12 +45,7 @@ def children(pid: int) -> list[int]:
     """Direct children of a process, zombies too."""
     if not _LISTS_CHILDREN:
         return [process.pid for process in _everyone() if process.parent == pid]
-    found: list[int] = []
-    with contextlib.suppress(OSError):  # the process ended
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):  # the thread ended
-                found += map(int, _read(f"/proc/{pid}/task/{thread}/children").split())
-    return found
+    return [int(child) for _, text in _of_threads(pid, "children") for child in text.split()]
 
 
 def used_s(pid: int) -> float:
@@ -61,12 +57,7 @@ def used_s(pid: int) -> float:
 
 def threads(pid: int) -> dict[int, float]:
     """The threads that a process has, and the seconds of processor time that each has used."""
-    found: dict[int, float] = {}
-    with contextlib.suppress(OSError):  # the process ended
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(OSError):  # the thread ended
-                found[int(thread)] = int(_read(f"/proc/{pid}/task/{thread}/schedstat").split()[0]) * 1e-9
-    return found
+    return {thread: int(text.split()[0]) * 1e-9 for thread, text in _of_threads(pid, "schedstat")}
 
 
 def is_running(pid: int) -> bool:
@@ -98,6 +89,17 @@ def find(pid: int) -> Process | None:
         return None
     cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
     return Process(pid=pid, parent=int(fields[1]), state=fields[0].decode(), cpu_s=cpu_s)
+
+
+def _of_threads(pid: int, name: str) -> Iterator[tuple[int, bytes]]:
+    """A file of /proc for each thread of a process, without those that end meanwhile."""
+    with contextlib.suppress(OSError):  # the process ended
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            try:
+                text = _read(f"/proc/{pid}/task/{thread}/{name}")
+            except OSError:
+                continue
+            yield int(thread), text
 
 
 def _read(path: str) -> bytes:

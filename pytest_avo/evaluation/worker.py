@@ -33,6 +33,7 @@ from pytest_avo.core.evaluation import (
     Progress,
     WorkerConfig,
 )
+from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.lease import lease, lease_path
 from pytest_avo.evaluation.nursery import Nursery
@@ -42,8 +43,8 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the host's memory."""
-KEEP_FREED = ((-3, 32 << 20), (-1, 1 << 30))
-"""mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h, and what every kernel's process has."""
+KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
+"""mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h: too late for variables in this process."""
 
 
 def serve(channel: Any) -> None:

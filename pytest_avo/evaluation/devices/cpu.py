@@ -8,7 +8,11 @@ from pathlib import Path
 
 from pytest_avo.core.fingerprint import Fingerprint, fingerprint
 
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES = 32 << 20, 1 << 30
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(TRIM_THRESHOLD_BYTES),
+}
 """glibc keeps freed blocks of up to 32 MiB, from the start. Left alone it learns to from what a process has freed: a
 kernel that had been checked on many shapes was then measured faster than itself in a fresh process."""
 
