@@ -26,14 +26,13 @@ _elapsed_ms = torch.cuda.Event.elapsed_time
 class _Slice:
     """Calls that are asked for again and again: where their arguments and results are, and their graph.
 
-    Without a graph the kernel resisted being captured. `results` are as the graph leaves them.
+    Without a graph the kernel resisted being captured. `forms` are what the captured calls returned.
     """
 
     calls: list[dict[str, Any]]
     arguments: list[list[torch.Tensor]]
     places: list[torch.Tensor]
     graph: torch.cuda.CUDAGraph | None = None
-    results: list[Any] = field(default_factory=list)
     forms: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -73,8 +72,10 @@ class GpuCalls:
         ]
         _record(end)
         _synchronize()
-        forms = [form(out, qkv) for out, qkv in zip(results, wanted.arguments, strict=True)]
-        return self._delivered(results, wanted, distinct(forms), seconds=_elapsed_ms(start, end) / 1e3, replayed=False)
+        _deliver(results, wanted)
+        _synchronize()
+        seconds = _elapsed_ms(start, end) / 1e3
+        return {"calls": len(results), "forms": _forms(results, wanted), "seconds": seconds, "replayed": False}
 
     def _replay(self, recorded: _Slice, graph: torch.cuda.CUDAGraph) -> dict[str, Any]:
         start, end = _mark(), _mark()
@@ -84,15 +85,7 @@ class GpuCalls:
         _record(end)
         _synchronize()
         seconds = _elapsed_ms(start, end) / 1e3
-        return self._delivered(recorded.results, recorded, recorded.forms, seconds=seconds, replayed=True)
-
-    def _delivered(
-        self, results: list[Any], asked: _Slice, forms: list[dict[str, Any]], *, seconds: float, replayed: bool
-    ) -> dict[str, Any]:
-        for out, place in zip(results, asked.places, strict=True):
-            deliver(out, place)
-        _synchronize()
-        return {"calls": len(results), "forms": forms, "seconds": seconds, "replayed": replayed}
+        return {"calls": len(recorded.calls), "forms": recorded.forms, "seconds": seconds, "replayed": True}
 
     def _captured(self, attention: Any, wanted: _Slice) -> _Slice:
         """The slice with its graph; without, where the kernel resists."""
@@ -109,23 +102,22 @@ class GpuCalls:
             _synchronize()
             with torch.cuda.graph(graph, pool=self._pool):
                 results = [call(each, qkv) for each, qkv in zip(wanted.calls, wanted.arguments, strict=True)]
+                _deliver(results, wanted)  # in the graph, since hundreds of launches by hand take now more, now less
         except Exception as error:
             print(f"not captured in a CUDA graph: {error}", flush=True)  # noqa: T201 - the kernel's log
             _synchronize()
             return wanted
-        forms = [form(out, qkv) for out, qkv in zip(results, wanted.arguments, strict=True)]
-        # The results are read as bare memory, so that the graphs of other shapes may use the same memory in turn.
-        return replace(wanted, graph=graph, results=[_bare(out) for out in results], forms=distinct(forms))
+        return replace(wanted, graph=graph, forms=_forms(results, wanted))
 
 
 def _mark() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _bare(out: Any) -> Any:
-    """A plain tensor's memory without its ownership; anything else as it is, to be refused."""
-    if type(out) is not torch.Tensor or not out.is_cuda:
-        return out
-    storage = out.untyped_storage()
-    content = gpu_memory.as_bytes(storage.data_ptr(), storage.nbytes())
-    return content.view(out.dtype).as_strided(out.shape, out.stride(), out.storage_offset())
+def _deliver(results: list[Any], asked: _Slice) -> None:
+    for out, place in zip(results, asked.places, strict=True):
+        deliver(out, place)
+
+
+def _forms(results: list[Any], asked: _Slice) -> list[dict[str, Any]]:
+    return distinct([form(out, qkv) for out, qkv in zip(results, asked.arguments, strict=True)])

@@ -1,4 +1,4 @@
-"""Memory that the judge and one kernel's process share: arguments go through one, results through another."""
+"""Memory that the judge and kernels' processes share: arguments go through one, results through another."""
 
 from __future__ import annotations
 
@@ -78,6 +78,10 @@ class Memory:
             torch.cuda.synchronize()
             least = min(least, time.perf_counter() - start)
         return least
+
+    def again(self) -> Memory:
+        """The same bytes for one more process: what closes with it is a descriptor of its own."""
+        return Memory(self._content, os.dup(self.descriptor), unmap=lambda: None)
 
     def close(self) -> None:
         """Give the memory back; views of it must not be used any more."""

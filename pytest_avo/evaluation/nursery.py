@@ -19,7 +19,7 @@ from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.evaluation import processes
 from pytest_avo.evaluation.arm import Arm, Log
-from pytest_avo.evaluation.memory import device_memory, host_memory
+from pytest_avo.evaluation.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.runner import KERNEL_FILE
 from pytest_avo.evaluation.zygote import MAX_MESSAGE
 
@@ -43,6 +43,7 @@ class Nursery:
         self.layers: tuple[str, ...] = ()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._arguments: Memory | None = None
 
     @property
     def is_alive(self) -> bool:
@@ -91,8 +92,8 @@ class Nursery:
         assert self._control is not None
         scratch = self._scratch(subject)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        memory = device_memory if self._place == "cuda" else host_memory
-        given, result, log = memory(given_bytes), memory(result_bytes), Log()
+        given, result = self._memory(given_bytes, result_bytes)
+        log = Log()
         request = {
             "do": "fork",
             "scratch": str(scratch),
@@ -146,6 +147,18 @@ class Nursery:
         self._ready = False
         if self._control is not None:
             self._control.close()
+
+    def _memory(self, given_bytes: int, result_bytes: int) -> tuple[Memory, Memory]:
+        """Memory for the arguments and the results of a new process.
+
+        On a GPU all processes are given the same memory for arguments: only one runs at a time, on what was written for
+        it, and slices of short calls last the longer for it. What a kernel does to it shows before another one runs.
+        """
+        if self._place != "cuda":
+            return host_memory(given_bytes), host_memory(result_bytes)
+        if self._arguments is None:
+            self._arguments = device_memory(given_bytes)
+        return self._arguments.again(), device_memory(result_bytes)
 
     def _receive(self) -> dict[str, Any]:
         assert self._control is not None

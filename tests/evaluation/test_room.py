@@ -37,8 +37,15 @@ def test_there_is_room_for_every_call_of_a_battery(case: Shape, room: Room) -> N
 @pytest.mark.parametrize("free_gib", [10, 22, 78, 139])
 def test_the_processes_of_a_comparison_fit_on_a_gpu_at_once(free_gib: int) -> None:
     room = gpu_room(free_gib * GIB)
-    # Arguments, results, its own outputs, and as much again to work with.
-    assert 7 * 2 * (room.given_bytes + room.result_bytes) <= free_gib * GIB
+    # Arguments as the judge drew them and as all see them; for each its results, its own outputs, and as much to work with.
+    assert 2 * room.given_bytes + 7 * 4 * room.result_bytes <= free_gib * GIB
+
+
+def test_a_slice_of_short_calls_on_a_gpu_reads_for_several_milliseconds() -> None:
+    decoding = shape(batch=64, heads=(32, 8), lengths=(1, 4096), head_dim=128, dtype="bf16")
+    for free_gib, bytes_per_s in ((78, 3.35e12), (139, 4.8e12)):
+        calls = gpu_room(free_gib * GIB).max_calls(decoding)
+        assert calls * decoding.bytes_moved / bytes_per_s > 3.5e-3
 
 
 @pytest.mark.parametrize("case", [*SHAPES, LONG], ids=lambda x: x.id)
@@ -54,6 +61,6 @@ def test_a_full_slice_fits(case: Shape) -> None:
 
 
 def test_a_shape_that_does_not_fit_is_named_with_what_it_needs() -> None:
-    assert gpu_room(4 * GIB).misfit(LONG) == (
-        "needs 0.4 GiB for arguments and 0.1 GiB for results, this device has 0.2 and 0.1 GiB for each kernel"
+    assert gpu_room(2 * GIB).misfit(LONG) == (
+        "needs 0.4 GiB for arguments and 0.1 GiB for results, this device has room for 0.3 and 0.0 GiB"
     )
