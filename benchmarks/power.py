@@ -3,9 +3,11 @@
     python benchmarks/power.py RESULTS [--slowed 0,3,5,10] [--limit 3] [--runs 20] [--seconds 400]
 
 One comparison is all that `--avo-compare-fail LIMIT%` does on one shape: rounds in turns until that is decided, and,
-where the kernel looks too slow, a second measurement in fresh processes. Each is written to RESULTS, a line of JSON,
-when it is finished, so that runs can be made in pieces; at the end stands the table over all of RESULTS: how often the
-gate failed the kernel, and how long a comparison took. A row of 0% holds the false alarms.
+where the kernel looks too slow, a second measurement in fresh processes. On a CPU each has processes of its own; on a
+GPU, where starting them takes longer than all else, ten follow each other in the same ones, as the shapes of a kernel
+do in a run. Each is written to RESULTS, a line of JSON, when it is finished, so that runs can be made in pieces; at the
+end stands the table over all of RESULTS: how often the gate failed the kernel, and how long a comparison took. A row of
+0% holds the false alarms.
 
 The slowed kernel is torch's own attention and a spin after it. On a CPU the spin lasts for a share of the time that the
 call itself just took; on a GPU it is a kernel that counts clocks, calibrated on the first call of each process.
@@ -83,13 +85,22 @@ def took(call, times):
 """,
 }
 SHAPES = {
-    "cpu": Shape(
-        batch=1, heads_q=4, heads_kv=4, seqlen_q=512, seqlen_kv=512, head_dim=64, causal=True, dtype="f32"
-    ),
-    "gpu": Shape(
-        batch=4, heads_q=16, heads_kv=16, seqlen_q=4096, seqlen_kv=4096, head_dim=128, causal=True, dtype="bf16"
-    ),
+    "cpu": [
+        Shape(batch=1, heads_q=4, heads_kv=4, seqlen_q=512, seqlen_kv=512, head_dim=64, causal=True, dtype="f32")
+    ],
+    "gpu": [
+        Shape(
+            batch=batch, heads_q=heads_q, heads_kv=8, seqlen_q=seqlen_q, seqlen_kv=seqlen_kv, head_dim=128,
+            causal=causal, dtype="bf16",
+        )
+        for batch, heads_q, seqlen_q, seqlen_kv, causal in (
+            (8, 8, 1024, 1024, True), (4, 8, 2048, 2048, False), (2, 32, 2048, 2048, True), (1, 8, 4096, 4096, False),
+            (16, 32, 1, 8192, False),
+        )
+    ],
 }  # fmt: skip
+IN_A_ROW = {"cpu": 1, "gpu": 10}
+"""Comparisons in the same processes."""
 
 
 class Itself(GitBaseline):
@@ -105,9 +116,9 @@ def slowed(kind: str, percent: float) -> str:
     return TORCH_SDPA + SPIN[kind].format(share=percent / 100)
 
 
-def compare(pool: Pool, percent: float, limit: float, kind: str) -> dict[str, float | str | bool]:
+def compare(pool: Pool, percent: float, limit: float, kind: str, *, fresh: bool) -> dict[str, float | str | bool]:
     """One comparison under the gate's rule."""
-    shape = SHAPES[kind]
+    shape = random.choice(SHAPES[kind])
     gate = Gate(Itself("itself", ""), parse_rules([f"{limit:g}%"], []), lenient=False, floor=0.01)
     kernel = parse_kernel(slowed(kind, percent), path=Path("slowed.py"))
     case = Case(kernel, "slowed.py", shape)
@@ -116,13 +127,13 @@ def compare(pool: Pool, percent: float, limit: float, kind: str) -> dict[str, fl
         return {shape: future.result() for shape, future in pool.submit(request).items()}
 
     start = time.perf_counter()
-    plain = EvaluationRequest(0, Subject("slowed", kernel.source), (shape,), plan=TimingPlan(), fresh=True)
+    plain = EvaluationRequest(0, Subject("slowed", kernel.source), (shape,), plan=TimingPlan(), fresh=fresh)
     request = gate.prepared(plain, kernel, gate.limit(case))
     evaluation = evaluate(request)[shape.id]
     verdict = gate.judge(judge(evaluation, shape, floor=0.01), case, evaluation, request, evaluate)
     assert verdict.baseline is not None, verdict
     return {
-        "slowed": percent, "limit": limit, "device": evaluation.device, "failed": verdict.regressed,
+        "slowed": percent, "limit": limit, "device": evaluation.device, "shape": shape.id, "failed": verdict.regressed,
         "verdict": verdict.kind, "measured": 1 / verdict.baseline.ratio - 1, "seconds": time.perf_counter() - start,
     }  # fmt: skip
 
@@ -157,12 +168,13 @@ def main() -> None:
     percents = [float(x) for x in options.slowed.split(",")]
     pool = Pool(["popen"], kind=device.fingerprint())
     try:
-        for _ in range(options.runs):
+        for _ in range(math.ceil(options.runs / IN_A_ROW[kind])):
             for percent in random.sample(percents, len(percents)):
-                if time.monotonic() < deadline:
-                    found = compare(pool, percent, options.limit, kind)
-                    with options.results.open("a") as file:
-                        file.write(json.dumps(found) + "\n")
+                for number in range(IN_A_ROW[kind]):
+                    if time.monotonic() < deadline:
+                        found = compare(pool, percent, options.limit, kind, fresh=number == 0)
+                        with options.results.open("a") as file:
+                            file.write(json.dumps(found) + "\n")
     finally:
         pool.close()
     table(options.results)
