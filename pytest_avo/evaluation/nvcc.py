@@ -11,9 +11,9 @@ import os
 import re
 import shutil
 import subprocess
-from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 from unittest import mock
@@ -150,13 +150,7 @@ def functions(log: str, listing: str) -> list[Function]:
             Function(
                 symbol,
                 int(shared[1]) if shared else 0,
-                Assembly(
-                    registers=assembly.registers,
-                    spill_stores_bytes=assembly.spill_stores_bytes,
-                    spill_loads_bytes=assembly.spill_loads_bytes,
-                    wgmma_serialized=serialized,
-                    opcodes=Counter(assembly.opcodes),
-                ),
+                replace(assembly, wgmma_serialized=serialized),
             )
         )
     return found

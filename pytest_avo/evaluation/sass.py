@@ -14,18 +14,27 @@ from triton import knobs
 _SPILLS = re.compile(r"(\d+) bytes spill stores, (\d+) bytes spill loads")
 _REGISTERS = re.compile(r"Used (\d+) registers")
 # "/*0190*/   @!P0 BRA `(.L_x_2) ;": the opcode after the address and an optional predicate, modifiers cut off.
-_OPCODE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
+_OPCODE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_]*)")
+_LABEL = re.compile(r"\s*(\.L_\w+):")
+_TARGET = re.compile(r"(\.L_\w+|0x[0-9a-f]+)\)?\s*;")  # nvdisasm names a label, cuobjdump an address
+_MATRIX_PRODUCTS = {"HGMMA", "HMMA", "IGMMA", "QGMMA", "IMMA", "QMMA", "DMMA"}
+_LOCAL = {"LDL", "STL"}
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """What one run of ptxas produced; spills and opcodes are summed over all functions of the module."""
+    """What one run of ptxas produced; spills and opcodes are summed over all functions of the module.
+
+    hot_local: loads and stores of local memory in the innermost loops that multiply matrices, or wherever they are if
+    there is no such loop.
+    """
 
     registers: int
     spill_stores_bytes: int
     spill_loads_bytes: int
     wgmma_serialized: bool
     opcodes: Counter[str]
+    hot_local: int
 
 
 def assemble(ptx: str, *, arch: str, options: tuple[str, ...] = ()) -> Assembly:
@@ -52,5 +61,26 @@ def read(log: str, sass: str) -> Assembly:
         spill_loads_bytes=sum(loads for _, loads in spills),
         # One of the warnings C7510 to C7520; each gives another reason for the same loss.
         wgmma_serialized="wgmma.mma_async instructions are serialized" in log,
-        opcodes=Counter(_OPCODE.findall(sass)),
+        opcodes=Counter(opcode for _, opcode in _OPCODE.findall(sass)),
+        hot_local=_hot_local(sass),
     )
+
+
+def _hot_local(sass: str) -> int:
+    """A branch back is a loop; of the loops around a matrix product, those that hold no other such loop count."""
+    code: list[str] = []
+    places: dict[str, int] = {}
+    loops: set[tuple[int, int]] = set()
+    for line in sass.splitlines():
+        if label := _LABEL.match(line):
+            places[label[1]] = len(code)
+        elif opcode := _OPCODE.search(line):
+            places[f"0x{opcode[1].lstrip('0') or '0'}"] = len(code)
+            target = _TARGET.search(line) if opcode[2] == "BRA" else None
+            if target and target[1] in places:
+                loops.add((places[target[1]], len(code)))
+            code.append(opcode[2])
+    busy = {(start, end) for start, end in loops if _MATRIX_PRODUCTS.intersection(code[start:end])}
+    inner = [x for x in busy if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in busy)]
+    spans = inner or [(0, len(code))]
+    return len({i for start, end in spans for i in range(start, end) if code[i] in _LOCAL})

@@ -10,8 +10,11 @@ import msgspec
 from pytest_avo.evaluation.compile import LaunchReport
 from pytest_avo.report.terminal import Line, draw
 
-HEADERS = ("launched", "shapes", "registers", "spills", "shared", "warps", "wgmma", "serialised", "local", "verdict")
-ALIGNS = ("left", *["right"] * 7, "right", "left")
+HEADERS = (
+    "launched", "shapes", "registers", "spills", "shared", "warps", "wgmma", "serialised", "local", "in loops",
+    "verdict",
+)  # fmt: skip
+ALIGNS = ("left", *["right"] * 9, "left")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,5 +51,6 @@ def _cells(launch: LaunchReport, shapes: int) -> list[str]:
         str(launch.wgmma_count),
         "yes" if launch.wgmma_serialized else "no",
         str(launch.local_loads + launch.local_stores),
+        str(launch.hot_local),
         "fails" if launch.failures else "ok",
     ]

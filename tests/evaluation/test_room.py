@@ -37,7 +37,7 @@ def test_there_is_room_for_every_call_of_a_battery(case: Shape, room: Room) -> N
 @pytest.mark.parametrize("free_gib", [10, 22, 78, 139])
 def test_the_processes_of_a_comparison_fit_on_a_gpu_at_once(free_gib: int) -> None:
     room = gpu_room(free_gib * GIB)
-    # Arguments as the judge drew them and as all see them; for each its results, its own outputs, and as much to work with.
+    # Arguments as drawn and as given; for each process its results, its own outputs, and as much to work with.
     assert 2 * room.given_bytes + 7 * 4 * room.result_bytes <= free_gib * GIB
 
 
