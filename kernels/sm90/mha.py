@@ -6,6 +6,9 @@ Why it is fast:
 * A consumer issues the score product of tile i and the value product of tile i - 1 together and computes the softmax of
   tile i while the value product still runs. With PINGPONG, named barriers make the consumers take turns, so that one
   warpgroup's softmax hides behind another's matrix products.
+* The steady loop looks for no row maximum and rescales nothing: probabilities are taken relative to the maximum of
+  earlier keys, and the sum of what a thread holds, which is needed anyway, tells if one got too large for that. Then,
+  and only then, the warp takes the true maximum, rescales, and computes its block again; the result is exact.
 * Probabilities stay in registers: the accumulator layout of wgmma is its operand layout after conversion to 16 bits.
 * Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop has no
   branch. Row sums are kept per thread and reduced across threads once, at the end.
@@ -35,15 +38,18 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"]}
 
 D64_CONSUMERS = 3
-D64_BLOCK_N = 128
-D64_STAGES = 2
+D64_BLOCK_N = 64
+D64_STAGES = 4
 D64_PINGPONG = True
+D64_LATE = False  # wait for a value product only behind the softmax that hides it
 D128_CONSUMERS = 2
 D128_BLOCK_N = 128
 D128_STAGES = 2
 D128_PINGPONG = False
+D128_LATE = True
 D256_BLOCK_N = 64
 D256_PINGPONG = False
+D256_LATE = False
 CAUSAL_SCHEDULE = "dynamic"
 FULL_SCHEDULE = "dynamic"
 L2_MIB = 1  # keys and values of the heads that are worked on at once
@@ -53,18 +59,22 @@ TUNABLES = {
     "D64_BLOCK_N": [64, 128],
     "D64_STAGES": [2, 3, 4],
     "D64_PINGPONG": [False, True],
+    "D64_LATE": [False, True],
     "D128_CONSUMERS": [2, 3],
     "D128_BLOCK_N": [64, 128],
     "D128_STAGES": [2, 3],
     "D128_PINGPONG": [False, True],
+    "D128_LATE": [False, True],
     "D256_BLOCK_N": [32, 64],
     "D256_PINGPONG": [False, True],
+    "D256_LATE": [False, True],
     "CAUSAL_SCHEDULE": ["single", "static", "dynamic"],
     "FULL_SCHEDULE": ["single", "static", "dynamic"],
     "L2_MIB": [1, 8, 16, 32],
 }
 
 ROWS = 64  # query rows of a consumer: the height of one wgmma
+P_LIMIT = gl.constexpr("0f47000000")  # 2^15 in PTX: what one thread's probabilities of a row may add up to in a block
 SHARED_LIMIT = 232448 - 1024  # bytes a block may allocate, less room for the mbarriers
 LOG2_E = 1.4426950408889634
 
@@ -83,6 +93,52 @@ def turn(op: gl.constexpr, consumer: gl.constexpr, consumers: gl.constexpr, enab
         asm: gl.constexpr = turn_asm(op, consumer, consumers)
         token = gl.zeros([128], gl.int32, one_per_thread)
         gl.inline_asm_elementwise(asm, "=r,r", [token], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.constexpr_function
+def flag_asm(op, consumer):
+    """PTX on two registers of a consumer: if a thread of its warp found a sum too large, and if that is asked for."""
+    flag, asked = f"avo_flag{consumer}", f"avo_asked{consumer}"
+    if op == "declare":
+        return f".reg .b32 {flag}, {asked}; mov.b32 {flag}, $1; mov.b32 $0, $1;"
+    if op == "ask":
+        return f"mov.b32 {asked}, 1; mov.b32 $0, $1;"
+    if op == "answer":
+        return f"and.b32 $0, {flag}, {asked}; mov.b32 {asked}, 0; // $1"
+    compare = f"setp.gtu.f32 p, $2, {P_LIMIT.value}; setp.gtu.f32 q, $3, {P_LIMIT.value}; or.pred p, p, q;"
+    vote = f"vote.sync.any.pred p, p, 0xffffffff; selp.b32 {flag}, 1, 0, p;"
+    return f"{{ .reg .pred p, q; {compare} {vote} mov.b32 $0, 0; mov.b32 $1, 0; }}"
+
+
+@gluon.jit
+def tell(op: gl.constexpr, consumer: gl.constexpr, zero):
+    """Run one operation of flag_asm that takes no sums; zero is a 0 that the compiler does not know to be one."""
+    asm: gl.constexpr = flag_asm(op, consumer)
+    return gl.inline_asm_elementwise(asm, "=r,r", [zero], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def too_large(sums, consumer: gl.constexpr, zero):
+    """A scalar of each warp: 1 if a sum (64, 4) of its rows exceeds P_LIMIT or is NaN, else, or if asked before, 0.
+
+    A reduction would go through shared memory and stop the warpgroup, and a tensor cannot be branched on.
+    """
+    asm: gl.constexpr = flag_asm("compare", consumer)
+    gl.inline_asm_elementwise(asm, "=r,=r,r,r", [sums], dtype=gl.int32, is_pure=False, pack=2)
+    return tell("answer", consumer, zero)
+
+
+@gluon.jit
+def opaque(x):
+    """Return x itself, of which the compiler computes nothing ahead of time."""
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=gl.float32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def uniform(x):
+    """Return x, which all threads of a warp share; ptxas then knows, and keeps what follows in uniform registers."""
+    return gl.inline_asm_elementwise(
+        "redux.sync.max.s32 $0, $1, 0xffffffff;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)  # fmt: skip
 
 
 @gluon.jit
@@ -217,24 +273,32 @@ def thread_sums(p):
 
 
 @gluon.jit
+def rescaled(acc, row_sum, factor):
+    """The accumulator (64, d) and the sums (64, 4) brought to a new maximum by a factor for each row."""
+    acc = acc * gl.convert_layout(factor, gl.SliceLayout(1, acc.type.layout))[:, None]
+    return acc, row_sum * gl.convert_layout(factor, gl.SliceLayout(1, row_sum.type.layout))[:, None]
+
+
+@gluon.jit
 def consume_block(
-    i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2,
+    i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2, zero,
     CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
-    PINGPONG: gl.constexpr, MASKED: gl.constexpr,
+    PINGPONG: gl.constexpr, LATE: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
     """Issue the scores of block i and the values of block i - 1; return the state with block i's probabilities."""
     acc, packed, row_sum, row_max = state
     _q_full, _q_empty, k_full, k_empty, v_full, v_empty, _next_full, _next_empty = bars
     s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    BF16: gl.constexpr = q_t.dtype == gl.bfloat16
     stage = (filled + i) % STAGES
     phase = ((filled + i) // STAGES) & 1
     last = (filled + i - 1) % STAGES
     last_phase = ((filled + i - 1) // STAGES) & 1
     mbarrier.wait(k_full.index(stage), phase)
     turn("sync", CONSUMER, CONSUMERS, PINGPONG)
-    zero = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
+    none = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
     k_t = k_s.index(stage).reshape([BLOCK_N, q_t.shape[1]]).permute((1, 0))
-    scores = warpgroup_mma(q_t, k_t, zero, use_acc=False, is_async=True)
+    scores = warpgroup_mma(q_t, k_t, none, use_acc=False, is_async=True)
     mbarrier.wait(v_full.index(last), last_phase)
     v_t = v_s.index(last).reshape([BLOCK_N, q_t.shape[1]])
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=acc.type.layout, k_width=2)
@@ -242,21 +306,53 @@ def consume_block(
     turn("arrive", CONSUMER + 1, CONSUMERS, PINGPONG)
     qk = warpgroup_mma_wait(1, deps=[scores])
     mbarrier.arrive(k_empty.index(stage), count=1)
-    p, row_max, rescale = softmax_step(qk, row_max, scale_log2, limit, (blocks - 1 - i) * BLOCK_N, MASKED)
-    sums = thread_sums(p)
-    sum_layout: gl.constexpr = sums.type.layout
-    row_sum = row_sum * gl.convert_layout(rescale, gl.SliceLayout(1, sum_layout))[:, None] + sums
-    acc = warpgroup_mma_wait(0, deps=[values])
-    mbarrier.arrive(v_empty.index(last), count=1)
-    acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, acc.type.layout))[:, None]
-    return acc, pack(p, q_t.dtype == gl.bfloat16), row_sum, row_max
+    first_key = (blocks - 1 - i) * BLOCK_N
+    if MASKED:
+        p, row_max, rescale = softmax_step(qk, row_max, scale_log2, limit, first_key, True)
+        sums = thread_sums(p)
+        packed = pack(p, BF16)
+        acc = warpgroup_mma_wait(0, deps=[values])
+        mbarrier.arrive(v_empty.index(last), count=1)
+        acc, row_sum = rescaled(acc, row_sum, rescale)
+    elif LATE:
+        p = gl.exp2(qk * scale_log2 - row_max[:, None])
+        sums = thread_sums(p)
+        packed = pack(p, BF16)
+        tell("ask", CONSUMER, zero)
+        again = too_large(sums, CONSUMER, zero)
+        rescale = gl.full([64], 1.0, gl.float32, row_max.type.layout)
+        if again != 0:
+            p, row_max, rescale = softmax_step(qk, row_max, scale_log2, limit, first_key, False)
+            sums = thread_sums(p)
+            packed = pack(p, BF16)
+        acc = warpgroup_mma_wait(0, deps=[values])
+        mbarrier.arrive(v_empty.index(last), count=1)
+        if again != 0:
+            acc, row_sum = rescaled(acc, row_sum, rescale)
+    else:
+        acc = warpgroup_mma_wait(0, deps=[values])
+        mbarrier.arrive(v_empty.index(last), count=1)
+        tell("ask", CONSUMER, zero)
+        again = zero + 1
+        sums = row_sum
+        # A loop and not a branch, so that the probabilities are computed by the same code, once or twice.
+        while again != 0:
+            p = gl.exp2(qk * scale_log2 - row_max[:, None])
+            sums = thread_sums(p)
+            packed = pack(p, BF16)
+            again = too_large(sums, CONSUMER, zero)
+            if again != 0:
+                new_max = gl.maximum(row_max, gl.max(opaque(qk), 1) * scale_log2)
+                acc, row_sum = rescaled(acc, row_sum, gl.exp2(row_max - new_max))
+                row_max = new_max
+    return acc, packed, row_sum + sums, row_max
 
 
 @gluon.jit
 def consume(
     o_desc, shared, bars, sizes, scale_log2,
     CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
-    CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, O_IN_Q: gl.constexpr,
+    CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, LATE: gl.constexpr, O_IN_Q: gl.constexpr,
 ):  # fmt: skip
     """Compute 64 rows of each tile that the producer loads, and store them."""
     q_s, k_s, v_s, o_s, next_s = shared
@@ -272,6 +368,8 @@ def consume(
     seqlen_kv = sizes[5]
     q_t = q_s.index(CONSUMER).reshape([64, HEAD_DIM])
     o_t = o_s.index(CONSUMER)
+    zero = seqlen_q - seqlen_q
+    tell("declare", CONSUMER, zero)
 
     tile = gl.program_id(0)
     turn_count = 0
@@ -290,8 +388,8 @@ def consume(
         mbarrier.wait(k_full.index(stage), (filled // STAGES) & 1)
         turn("sync", CONSUMER, CONSUMERS, PINGPONG)
         k_t = k_s.index(stage).reshape([BLOCK_N, HEAD_DIM]).permute((1, 0))
-        zero = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
-        scores = warpgroup_mma(q_t, k_t, zero, use_acc=False, is_async=True)
+        none = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
+        scores = warpgroup_mma(q_t, k_t, none, use_acc=False, is_async=True)
         turn("arrive", CONSUMER + 1, CONSUMERS, PINGPONG)
         qk = warpgroup_mma_wait(0, deps=[scores])
         mbarrier.arrive(k_empty.index(stage), count=1)
@@ -304,11 +402,11 @@ def consume(
         if CAUSAL:
             masked = gl.maximum(1, blocks - unmasked)
             for i in range(1, masked):
-                state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2,
-                                      CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, True)  # fmt: skip
+                state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2, zero,
+                                      CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, LATE, True)  # fmt: skip
         for i in range(masked, blocks):
-            state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2,
-                                  CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, False)  # fmt: skip
+            state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2, zero,
+                                  CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, LATE, False)  # fmt: skip
         acc, packed, row_sum, row_max = state
 
         filled += blocks
@@ -332,7 +430,7 @@ def consume(
 
         if DYNAMIC:
             mbarrier.wait(next_full, turn_count & 1)
-            tile = gl.max(next_s.load(gl.BlockedLayout([1], [32], [4], [0])), 0)
+            tile = uniform(gl.max(next_s.load(gl.BlockedLayout([1], [32], [4], [0])), 0))
             mbarrier.arrive(next_empty, count=1)
         else:
             tile += gl.num_programs(0)
@@ -345,7 +443,7 @@ def attend(
     q_desc, k_desc, v_desc, o_desc, counter_ptr,
     row_tiles, heads_total, heads_q, group, section, seqlen_q, seqlen_kv, scale_log2,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
-    DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, O_IN_Q: gl.constexpr,
+    DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, LATE: gl.constexpr, O_IN_Q: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Allocate the rings and start one producer warp and CONSUMERS warpgroups."""
@@ -382,20 +480,20 @@ def attend(
     if CONSUMERS == 2:
         gl.warp_specialize([
             (consume, (o_desc, shared, bars, sizes, scale_log2,
-                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_IN_Q)),
             (consume, (o_desc, shared, bars, sizes, scale_log2,
-                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_IN_Q)),
             (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
                        CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
         ], [4, 1], [CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
             (consume, (o_desc, shared, bars, sizes, scale_log2,
-                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_IN_Q)),
             (consume, (o_desc, shared, bars, sizes, scale_log2,
-                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_IN_Q)),
             (consume, (o_desc, shared, bars, sizes, scale_log2,
-                       2, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, O_IN_Q)),
+                       2, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_IN_Q)),
             (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
                        CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
         ], [4, 4, 1], [CONSUMER_REGISTERS, CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
@@ -426,11 +524,11 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
     if head_dim == 64:
-        consumers, block_n, stages, pingpong = D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG
+        consumers, block_n, stages, pingpong, late = D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG, D64_LATE
     elif head_dim == 128:
-        consumers, block_n, stages, pingpong = D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG
+        consumers, block_n, stages, pingpong, late = D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG, D128_LATE
     elif head_dim == 256:
-        consumers, block_n, stages, pingpong = 2, D256_BLOCK_N, 2, D256_PINGPONG
+        consumers, block_n, stages, pingpong, late = 2, D256_BLOCK_N, 2, D256_PINGPONG, D256_LATE
     else:
         raise NotImplementedError(f"head_dim {head_dim}: 64, 128 and 256 only")
     if scale <= 0:
@@ -451,7 +549,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
         torch.zeros(1, dtype=torch.int32, device=q.device) if schedule == "dynamic" else None,
         row_tiles, batch * heads_q, heads_q, group, section, seqlen_q, seqlen_kv, scale * LOG2_E,
         CONSUMERS=consumers, BLOCK_N=block_n, STAGES=stages, CAUSAL=causal, DYNAMIC=schedule == "dynamic",
-        PINGPONG=pingpong, O_IN_Q=q_and_o + 4 * stages * block_n * head_dim > SHARED_LIMIT,
+        PINGPONG=pingpong, LATE=late, O_IN_Q=q_and_o + 4 * stages * block_n * head_dim > SHARED_LIMIT,
         CONSUMER_REGISTERS=240 if consumers == 2 else 160, PRODUCER_REGISTERS=24 if consumers == 2 else 32, num_warps=4,
     )  # fmt: skip
     return out
