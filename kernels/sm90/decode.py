@@ -18,10 +18,10 @@ import triton.language as tl
 
 AVO = {"target": "sm90", "shapes": ["decode"]}
 
-BLOCK_N = 64
+BLOCK_N = 128  # keys; half as many where a head has 256 dimensions
 NUM_WARPS = 4
 NUM_STAGES = 3
-PROGRAMS_PER_SM = 2
+PROGRAMS_PER_SM = 1
 MERGE_WARPS = 4
 OVERLAP_MERGE = False  # programmatic dependent launch: the merging kernel starts while the last splits still run
 
@@ -172,7 +172,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     rows = group * seqlen_q
     block_m = min(64, max(16, triton.next_power_of_2(rows)))
     row_tiles = triton.cdiv(rows, block_m)
-    blocks = triton.cdiv(seqlen_kv, BLOCK_N)
+    block_n = BLOCK_N if head_dim <= 128 else BLOCK_N // 2
+    blocks = triton.cdiv(seqlen_kv, block_n)
     processors = torch.cuda.get_device_properties(q.device).multi_processor_count
     blocks_per_split = choose_split(batch * heads_kv * row_tiles, processors * PROGRAMS_PER_SM, blocks)
     splits = triton.cdiv(blocks, blocks_per_split)
@@ -186,8 +187,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     attend_split[(splits, batch * heads_kv, row_tiles)](
         q, k, v, out, part, max_, sum_,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * BLOCK_N, scale * LOG2_E,
-        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=BLOCK_N, CAUSAL=causal and seqlen_q > 1, FINAL=splits == 1,
+        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * block_n, scale * LOG2_E,
+        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=block_n, CAUSAL=causal and seqlen_q > 1, FINAL=splits == 1,
         OVERLAP_MERGE=OVERLAP_MERGE, num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     if splits > 1:
