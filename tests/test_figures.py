@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -24,5 +25,8 @@ def test_a_figure_that_no_run_produced_is_noticed(tmp_path: Path) -> None:
     text = (ROOT / "README.md").read_text()
     (tmp_path / "README.md").write_text(text)
     assert check(tmp_path) == 0
-    (tmp_path / "README.md").write_text(text.replace("1.083 [1.077, 1.088]", "1.183 [1.177, 1.188]"))
+    mean = re.search(r"(\d\.\d{3}) \[\d\.\d{3}, \d\.\d{3}\]", text.partition("<!-- table made")[2])
+    assert mean is not None
+    better = f"{float(mean[1]) + 0.1:.3f}"
+    (tmp_path / "README.md").write_text(text.replace(mean[0], mean[0].replace(mean[1], better, 1)))
     assert check(tmp_path) == 1
