@@ -355,6 +355,23 @@ def test_a_server_that_refuses_tools_ends_the_run_at_once(world: World, serve: S
     assert len(model.requests) == 1
 
 
+def test_a_server_that_wants_its_reasoning_back_gets_it(world: World, serve: Serve, agent: Make) -> None:
+    def thinking(answer: Body) -> Callable[[Body], Body | Response]:
+        answer["choices"][0]["message"]["reasoning_content"] = "what limits the loop?"
+
+        def reply(body: Body) -> Body | Response:
+            said = [message for message in body["messages"] if message["role"] == "assistant"]
+            if all(message.get("reasoning_content") for message in said):
+                return answer
+            refusal = {"error": {"message": "reasoning_content is missing in assistant tool call message at index 2"}}
+            return Response(json.dumps(refusal), 400, content_type="application/json")
+
+        return reply
+
+    model = serve([thinking(calls(FASTER)), thinking(calls(("read_draft", {}))), thinking(calls(SUBMIT))])
+    assert proposed(agent(model), world).failed == ""
+
+
 def test_a_budget_is_checked_before_each_call(world: World, serve: Serve, agent: Make) -> None:
     world.limit(Limits(max_tokens=12_000))
     model = serve([calls(("read_knowledge", {"file": "contract.md"}))])
