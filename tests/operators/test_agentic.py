@@ -148,6 +148,17 @@ def test_junk_is_told_and_ends_the_step(world: World, serve: Serve, agent: Make,
     assert len(model.requests) == 3
 
 
+def test_a_call_that_was_cut_off_is_told_so(world: World, serve: Serve, agent: Make) -> None:
+    cut = calls(FASTER, ("write_draft", '{"source": "def attention('))
+    cut["choices"][0]["finish_reason"] = "length"
+    model = serve([cut, calls(SUBMIT)])
+    assert proposed(agent(model), world).source == SEED.replace("100", "200")
+    *_, done, malformed, told = (message["content"] for message in model.requests[1]["messages"])
+    assert "+SPEED = 200" in done
+    assert "not valid JSON" in malformed
+    assert told.startswith("The answer was cut off at its token limit")
+
+
 def test_one_junk_answer_is_forgiven(world: World, serve: Serve, agent: Make) -> None:
     model = serve([says("Let me think."), says(""), calls(FASTER), says("Hm."), says("Hm."), calls(SUBMIT)])
     assert proposed(agent(model), world).failed == ""
