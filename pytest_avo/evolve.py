@@ -269,7 +269,9 @@ class Evolution:
         yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
         wall_s = time.monotonic() - self._started
         summary = balance.summary(
-            self.campaign, wall_s=wall_s, resume_hint="" if self._complete else self._resume_command()
+            self.campaign,
+            wall_s=self.consultation.ledger.snapshot().wall_s,
+            resume_hint="" if self._complete else self._resume_command(),
         )
         yield from lineage.lineage(balance.attempt_rows(self.campaign), summary)
         yield from ledger.workers(self.bench.work(), wall_s=wall_s)

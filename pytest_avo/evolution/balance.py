@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.campaign import PURPOSES, TOTAL, Campaign
+from pytest_avo.evolution.campaign import DRAFT, PURPOSES, TOTAL, Campaign
 from pytest_avo.report.lineage import AttemptRow, Summary
 
 
@@ -44,7 +44,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
     evaluations = [
         x.evaluation
         for attempt in view.attempts()
-        for purpose in PURPOSES
+        for purpose in (*PURPOSES, DRAFT)
         for x in view.evaluations(attempt.id, purpose)
     ]
     totals = [event.data for event in view.events(TOTAL)]
@@ -56,7 +56,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         rejected={str(status): number for status, number in counts.items()},
         best_ratio=best,
         wall_s=wall_s,
-        evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
+        evaluator_s=sum(x.seconds for x in evaluations),
         evaluations=len(evaluations),
         resume_hint=resume_hint,
     )

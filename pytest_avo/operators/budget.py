@@ -62,8 +62,8 @@ class Limits:
 class Spending:
     """A snapshot of the ledger. ``cost`` is ``None`` where the user gave no prices.
 
-    ``evaluations`` are those that the operator asked for, with the evaluator's seconds; ``verifications`` those of its
-    candidates by the run itself.
+    ``evaluations`` are those that the operator asked for, ``verifications`` those of its candidates by the run itself;
+    ``evaluator_s`` is what both took, and the seed.
     """
 
     attempts: int = 0
@@ -181,10 +181,14 @@ class Ledger:
                 evaluator_s=self._spent.evaluator_s + seconds,
             )
 
-    def add_verifications(self, number: int) -> None:
-        """Count evaluations of a candidate by the run itself."""
+    def add_verifications(self, number: int, seconds: float) -> None:
+        """Count evaluations of a candidate by the run itself and the time the evaluator spent on them."""
         with self._lock:
-            self._spent = replace(self._spent, verifications=self._spent.verifications + number)
+            self._spent = replace(
+                self._spent,
+                verifications=self._spent.verifications + number,
+                evaluator_s=self._spent.evaluator_s + seconds,
+            )
 
     def evaluations_left(self) -> int | None:
         """How many evaluations the run may still make, ``None`` where there is no limit."""
@@ -217,7 +221,7 @@ class Ledger:
         line = "may spend up to " + " and ".join(allowed) if allowed else "no limit on tokens, cost or time"
         if self.prices is not None:
             each = self.prices
-            line += f"; {each.input_per_million:g} in and {each.output_per_million:g} out per million tokens"
+            line += f"; a million tokens cost {each.input_per_million:g} in and {each.output_per_million:g} out"
         spent = self._spent
         if spent.turns or spent.attempts:
             line += f"; spent so far: {spent.tokens_in + spent.tokens_out:,} tokens"
@@ -240,7 +244,7 @@ class Ledger:
         if self.prices is not None:
             limit = "" if limits.max_cost is None else f"{limits.max_cost:.2f}"
             rows.append(("cost", f"{spent.cost or 0.0:.2f}", limit))
-        rows.append(("evaluations by the operator", f"{spent.evaluations:,}", ""))
+        rows.append(("evaluations of drafts", f"{spent.evaluations:,}", ""))
         rows.append(("evaluations of candidates", f"{spent.verifications:,}", ""))
         if limits.max_evaluations is not None:
             made = spent.evaluations + spent.verifications

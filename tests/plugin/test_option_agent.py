@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -78,13 +79,19 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             "generation 2: failed  3 answers in a row without a tool call",
             "kernels/slow.py: 2 attempts · 1 commit · best *",
             "not committed: 1 failed",
+            "took: * 9 evaluations",
             "ledger * spent * limit",
             "attempts *2 *",
             "model turns *7 *",
             "tokens *7,700 *1,000,000",
-            "evaluations by the operator *3 *",
+            "evaluations of drafts *3 *",
+            "evaluations of candidates *4 *",
+            "evaluator time *",
         ]
     )
+    took = re.search(r"evaluator (\d.*? s) \(", result.stdout.str())
+    assert took is not None
+    result.stdout.re_match_lines([rf"evaluator time +{re.escape(took[1])} "])
     assert "REPEAT = 1\n" in (project.path / "kernels" / "slow.py").read_text()
     with view_of(project) as view:
         assert [outcome.status for outcome in view.outcomes().values()] == ["seed", "promoted", "failed"]
@@ -132,7 +139,7 @@ def test_killed_in_a_step_it_pays_and_evaluates_nothing_twice(
         outcome = view.outcome(attempt.id)
         assert outcome is not None
         assert (outcome.status, outcome.tokens_in) == ("promoted", 3000)
-    result.stdout.fnmatch_lines(["attempts *1 *", "tokens *3,300 *", "evaluations by the operator *2 *"])
+    result.stdout.fnmatch_lines(["attempts *1 *", "tokens *3,300 *", "evaluations of drafts *2 *"])
 
 
 def test_killed_in_an_evaluation_of_a_step_it_repeats_no_finished_shape(
