@@ -138,6 +138,8 @@ class Evolution:
         run = self.campaign.run
         self.bench.say(f"{word} run {run.id}: {plan.name}, {self.settings.generations} generations, seed {run.seed}, "
                   f"operator {self.operator.describe()}")  # fmt: skip
+        if self.settings.without_model:
+            self.bench.warn(self.settings.without_model)
         if self._consultation.is_budgeted:
             self.bench.say(self._consultation.ledger.preflight())
 
