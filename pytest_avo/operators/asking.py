@@ -72,7 +72,8 @@ class AskingOperator(ABC):
     def _context(self, task: Task) -> Context:
         with self._lock:
             if self.settings.use_memory and self._memory is None:
-                self._memory = Memory(task.view)
+                replay = self.source.replay
+                self._memory = Memory(task.view, replayed=replay.id if replay else None)
             fence = Fence.of_run(task, self._redactor)
         return Context(task, fence, self.settings, self.knowledge, self._memory)
 

@@ -61,6 +61,19 @@ def test_a_replay_proposes_the_same_without_the_model(world: World, serve: Serve
     assert (replayed[0].tokens_in, other.ledger.snapshot().turns) == (0, 0), "a replay costs nothing"
 
 
+def test_a_replay_knows_no_more_than_its_run_did(world: World, serve: Serve, agent: Make) -> None:
+    lesson = ("record_lesson", {"text": "Doubling it halves the time.", "technique": "doubling"})
+    earlier = again(world)
+    earlier.record("lesson", {"generation": 1, "member": 0, "text": "An old one.", "technique": "", "symptom": ""})
+    recorded = again(world)
+    model = serve([calls(lesson, edit("SPEED = 100", "SPEED = 200")), calls(SUBMIT)])
+    agent(model).propose(recorded.task())
+    assert "An old one." in model.requests[0]["messages"][1]["content"]
+    other = again(world)
+    replaying(other, recorded.view.run.id).propose(other.task())
+    assert [line for line in other.said if "differs" in line] == []
+
+
 def test_a_replay_ends_in_order_where_its_recording_does(world: World, serve: Serve, agent: Make) -> None:
     run_twice(agent(serve(STEPS)), world)
     other = again(world)
