@@ -299,7 +299,7 @@ def test_neither_key_nor_home_is_in_requests_transcripts_or_lineage(
     ("off", "tools", "text"),
     [
         ("use_knowledge", {"list_knowledge", "search_knowledge", "read_knowledge"}, "There is no knowledge base"),
-        ("use_memory", {"record_lesson", "search_lessons"}, "Not shown in this run."),
+        ("use_memory", {"record_lesson", "search_lessons"}, "This run keeps none, and has no tools to record"),
     ],
 )
 def test_ablations_take_tools_and_sections_away(
