@@ -247,8 +247,8 @@ class OpenAIChat:
         if isinstance(result, Exception):
             raise self._translated(result) from result
         try:
-            return json.loads(result)
-        except ValueError as error:
+            return _whole(json.loads(result))
+        except (ValueError, RecursionError) as error:
             shown = self._redactor.text(result[:200])
             raise InvalidAnswer(f"expected JSON, got {shown!r}") from error
 
@@ -277,3 +277,16 @@ class OpenAIChat:
 
     def _name(self) -> str:
         return f"{self.endpoint.model} at {self.endpoint.base_url or 'the default endpoint'}"
+
+
+def _whole(value: Any) -> Any:
+    """A decoded answer without halves of surrogate pairs: a character cut in two can neither be stored nor sent on."""
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case dict():
+            return {key: _whole(item) for key, item in value.items()}
+        case list():
+            return [_whole(item) for item in value]
+        case _:
+            return value

@@ -20,6 +20,8 @@ def last_object(text: str) -> dict[str, Any] | None:
             value, end = decoder.raw_decode(text, start)
         except json.JSONDecodeError:
             end = start + 1
+        except RecursionError:
+            return found  # a model that repeats itself opens brackets without end
         else:
             found = value
         start = text.find("{", end)

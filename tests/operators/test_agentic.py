@@ -169,6 +169,8 @@ def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, age
         [
             calls(
                 ("edit_draft", '{"replacements": [{"search": "SPEED'),
+                ("edit_draft", "[" * 20_000),
+                ("record_lesson", {"text": "Smileys are cut \ud83d in two.", "technique": "smileys"}),
                 ("edit_drafts", {}),
                 ("evaluate_draft", {"shapes": "all"}),
                 ("evaluate_draft", {"shape": FIRST}),
@@ -185,6 +187,8 @@ def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, age
     answers = model.results(1)
     expected = [
         "not valid JSON",
+        "nested too deeply",
+        "half of a surrogate pair",
         "did you mean edit_draft?",
         "Expected array, got str - at $.shapes",
         "unknown field shape",

@@ -270,6 +270,12 @@ def test_an_answer_longer_than_the_model_gives_is_cured_by_asking_for_less(
         chat().complete(HELLO, max_output_tokens=64)
 
 
+def test_half_a_character_is_replaced(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
+    body = json.dumps(completion("whole \U0001f600, half \ud83d"))
+    httpserver.expect_request(PATH).respond_with_data(body, content_type="application/json")
+    assert chat().complete(HELLO, max_output_tokens=64).text == "whole \U0001f600, half \ufffd"
+
+
 def test_a_server_is_asked_in_the_terms_that_it_knows(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
     """Azure's reasoning models want the other limit, Mistral's server no seed: both are learnt once."""
 

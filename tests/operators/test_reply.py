@@ -14,6 +14,7 @@ from pytest_avo.operators.reply import last_object, split_at_code
         ('First {"a": 1}, no, rather:\n```json\n{"a": {"b": [2]}}\n```\nThat is it.', {"a": {"b": [2]}}),
         ('set {x | x > 0} then {"a": 1} and {broken', {"a": 1}),
         ('{"a": "a brace } in a text {"}', {"a": "a brace } in a text {"}),
+        ('{"a": 1} and ' + '{"a":' * 20_000, {"a": 1}),
         ("[1, 2]", None),
         ("{not json}", None),
         ("", None),
