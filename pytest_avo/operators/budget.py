@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_avo.report.text import duration
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -215,7 +217,7 @@ class Ledger:
         if limits.max_cost is not None:
             allowed.append(f"a cost of {limits.max_cost:.2f}")
         if limits.max_time_s is not None:
-            allowed.append(f"{_spoken(limits.max_time_s)} of wall time")
+            allowed.append(f"{duration(limits.max_time_s)} of wall time")
         if limits.max_evaluations is not None:
             allowed.append(f"{limits.max_evaluations:,} evaluations")
         line = "may spend up to " + " and ".join(allowed) if allowed else "no limit on tokens, cost or time"
@@ -227,7 +229,7 @@ class Ledger:
             line += f"; spent so far: {spent.tokens_in + spent.tokens_out:,} tokens"
             if spent.cost is not None:
                 line += f", cost {spent.cost:.2f}"
-            line += f", {_spoken(spent.wall_s)}"
+            line += f", {duration(spent.wall_s)}"
         return line
 
     def summary_rows(self) -> list[tuple[str, str, str]]:
@@ -235,7 +237,7 @@ class Ledger:
         spent, limits = self.snapshot(), self.limits
         total = spent.tokens_in + spent.tokens_out
         rows = [
-            ("attempts", f"{spent.attempts:,}", ""),
+            ("attempts begun", f"{spent.attempts:,}", ""),
             ("model turns", f"{spent.turns:,}", ""),
             ("tokens in", f"{spent.tokens_in:,}", ""),
             ("tokens out", f"{spent.tokens_out:,}", ""),
@@ -249,9 +251,9 @@ class Ledger:
         if limits.max_evaluations is not None:
             made = spent.evaluations + spent.verifications
             rows.append(("evaluations", f"{made:,}", f"{limits.max_evaluations:,}"))
-        rows.append(("evaluator time", _spoken(spent.evaluator_s), ""))
+        rows.append(("evaluator time", duration(spent.evaluator_s), ""))
         rows.append(
-            ("wall time", _spoken(spent.wall_s), "" if limits.max_time_s is None else _spoken(limits.max_time_s))
+            ("wall time", duration(spent.wall_s), "" if limits.max_time_s is None else duration(limits.max_time_s))
         )
         return rows
 
@@ -261,8 +263,8 @@ class Ledger:
             return
         used = self._clock() - self._started
         if used + expected_s >= limit:
-            coming = f" and the next step takes about {_spoken(expected_s)}" if expected_s else ""
-            raise BudgetExhausted("max_time", f"{_spoken(used)} of {_spoken(limit)} are over{coming}")
+            coming = f" and the next step takes about {duration(expected_s)}" if expected_s else ""
+            raise BudgetExhausted("max_time", f"{duration(used)} of {duration(limit)} are over{coming}")
 
     def _evaluations_left(self) -> int | None:
         if self.limits.max_evaluations is None:
@@ -297,13 +299,3 @@ class Ledger:
         if self.prices is None:
             return self._spent.cost
         return (self._spent.cost or 0.0) + self.prices.cost(tokens_in=tokens_in, tokens_out=tokens_out)
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

@@ -91,7 +91,7 @@ def test_time_limit_stops_calls_attempts_and_planned_work() -> None:
     clock.now_s += 50
     ledger.check_time(9.0)
     assert ledger.time_left_s() == pytest.approx(10.0)
-    with pytest.raises(BudgetExhausted, match=r"50.0 s of 1 min are over and the next step takes about 20.0 s"):
+    with pytest.raises(BudgetExhausted, match=r"50.0 s of 1 min 00 s are over and the next step takes about 20.0 s"):
         ledger.check_time(20.0)
     clock.now_s += 10
     with pytest.raises(BudgetExhausted, match="max_time"):
@@ -138,7 +138,7 @@ def test_summary_rows_name_counts_and_limits() -> None:
     ledger.add_evaluation(61.0)
     clock.now_s += 3600
     assert ledger.summary_rows() == [
-        ("attempts", "1", ""),
+        ("attempts begun", "1", ""),
         ("model turns", "1", ""),
         ("tokens in", "1,000", ""),
         ("tokens out", "500", ""),
@@ -146,8 +146,8 @@ def test_summary_rows_name_counts_and_limits() -> None:
         ("cost", "0.01", "1.00"),
         ("evaluations of drafts", "1", ""),
         ("evaluations of candidates", "0", ""),
-        ("evaluator time", "1 min 1 s", ""),
-        ("wall time", "1 h", "2 h"),
+        ("evaluator time", "1 min 01 s", ""),
+        ("wall time", "1 h 00 min", "2 h 00 min"),
     ]
 
 

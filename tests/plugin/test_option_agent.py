@@ -81,7 +81,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             "not committed: 1 failed",
             "took: * 9 evaluations",
             "ledger * spent * limit",
-            "attempts *2 *",
+            "attempts begun *2 *",
             "model turns *7 *",
             "tokens *7,700 *1,000,000",
             "evaluations of drafts *3 *",
@@ -139,7 +139,7 @@ def test_killed_in_a_step_it_pays_and_evaluates_nothing_twice(
         outcome = view.outcome(attempt.id)
         assert outcome is not None
         assert (outcome.status, outcome.tokens_in) == ("promoted", 3000)
-    result.stdout.fnmatch_lines(["attempts *1 *", "tokens *3,300 *", "evaluations of drafts *2 *"])
+    result.stdout.fnmatch_lines(["attempts begun *1 *", "tokens *3,300 *", "evaluations of drafts *2 *"])
 
 
 def test_killed_in_an_evaluation_of_a_step_it_repeats_no_finished_shape(
