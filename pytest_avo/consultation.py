@@ -130,7 +130,8 @@ class Consultation:
         stored = self.campaign.stored(attempt, "confirm") or self.campaign.stored(attempt, "screen")
         if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
             self.campaign.record(COMPARISON, event_data(attempt.id, found))
-            self._say(f"  {found[0]}")
+            right = sum(each.judgement == "right" for each in found)
+            self._say(f"  {found[0]}" + (f" ({right} of {len(found)} predictions right)" if len(found) > 1 else ""))
 
     @property
     def _to_verify(self) -> int:
