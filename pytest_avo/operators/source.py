@@ -212,14 +212,15 @@ def _recorded_run(number: int, *, operator: str, folder: Path) -> Run:
     return run
 
 
+_BUDGET = re.compile(r"^## Budget of this step\n.*?(?=^# |\Z)", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"\[(data|end) \w+\]")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 
 
 def _comparable(message: Mapping[str, object]) -> str:
-    """A message without what differs between two runs that do the same: fences, numbers, white space."""
+    """A message without what differs between two runs that do the same: limits, fences, numbers, white space."""
     content = message.get("content")
-    text = _FENCE.sub(r"[\1]", content if isinstance(content, str) else "")
+    text = _FENCE.sub(r"[\1]", _BUDGET.sub("", content) if isinstance(content, str) else "")
     return " ".join(_NUMBER.sub("#", text).split())
 
 

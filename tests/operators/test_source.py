@@ -10,6 +10,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.agentic import AgenticOperator
+from pytest_avo.operators.budget import Limits
 from pytest_avo.operators.operator import OperatorStopped, Proposal
 from pytest_avo.operators.source import AnswerSource
 from pytest_avo.operators.transcript import run_folder
@@ -50,6 +51,7 @@ def again(world: World) -> World:
 
 
 def test_a_replay_proposes_the_same_without_the_model(world: World, serve: Serve, agent: Make) -> None:
+    world.limit(Limits(max_tokens=1_000_000))  # which a replay has no need of, and is no difference
     model = serve(STEPS)
     recorded = run_twice(agent(model), world)
     other = again(world)
