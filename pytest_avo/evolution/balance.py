@@ -47,7 +47,8 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         for purpose in (*PURPOSES, DRAFT)
         for x in view.evaluations(attempt.id, purpose)
     ]
-    totals = [event.data for event in view.events(TOTAL)]
+    incumbent = campaign.incumbent.id
+    totals = [event.data for event in view.events(TOTAL) if event.data.get("attempt", incumbent) == incumbent]
     best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
     return Summary(
         kernel=campaign.plan.name,
@@ -55,6 +56,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         commits=commits,
         rejected={str(status): number for status, number in counts.items()},
         best_ratio=best,
+        best_by_steps=math.exp(view.log_score(incumbent) or 0.0),
         wall_s=wall_s,
         evaluator_s=sum(x.seconds for x in evaluations),
         evaluations=len(evaluations),

@@ -205,7 +205,7 @@ def test_a_token_limit_stops_in_order(project: Project, serve: Callable[[Sequenc
         [
             "generation 1: promoted *",
             "agent stopped: budget exhausted (max_tokens): * of 20,000 tokens are spent, the next call needs *",
-            "kernels/slow.py: 1 attempt · 1 commit*",
+            "kernels/slow.py: 1 attempt · 1 commit · best * vs the seed, by its steps",
             "resume with: pytest *--avo-max-tokens 20000 --avo-resume",
             "tokens * 20,000",
         ]
