@@ -38,8 +38,9 @@ def lesson(text: str, technique: str, symptom: str) -> Call:
     return "record_lesson", {"text": text, "technique": technique, "symptom": symptom}
 
 
-def submit(hypothesis: str, geomean: float) -> Call:
-    return "submit", {"hypothesis": hypothesis, "predicted": {"geomean": geomean}}
+def submit(hypothesis: str, geomean: float, **predicted: float) -> Call:
+    shapes = {name.replace("_", "-"): ratio for name, ratio in predicted.items()}
+    return "submit", {"hypothesis": hypothesis, "predicted": {"geomean": geomean, **shapes}}
 
 
 # A list of steps; a step is a list of answers, an answer a list of calls.
@@ -55,7 +56,12 @@ STEPS: list[list[list[Call]]] = [
                 "grouped heads",
                 "keys read once per query head",
             ),
-            submit("decoding is bound by reading keys, which every query head repeats: stack the heads", 1.5),
+            submit(
+                "decoding is bound by reading keys, which every query head repeats: stack the heads",
+                1.5,
+                b1_h16kv2_q1_k4096_d64_full_f32=4.0,
+                b1_h4_q256_k256_d64_causal_f32=1.0,
+            ),
         ],
     ],
     [

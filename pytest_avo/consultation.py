@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
 import msgspec
@@ -12,14 +12,14 @@ import msgspec
 from pytest_avo.bench import Bench
 from pytest_avo.compilation import compiled_text
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
-from pytest_avo.core.evaluation import EvaluationRequest, Subject
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.compile import ARCHITECTURES
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.profile import profile
-from pytest_avo.evolution.campaign import Campaign
+from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
@@ -120,17 +120,18 @@ class Consultation:
         stops = [error for error in errors if isinstance(error, OperatorStopped)]
         return stops[0] if stops else OperatorStopped(str(errors[0]))
 
-    def verified(self, attempt: Attempt, evaluations: int) -> None:
-        """Count evaluations that verify a candidate; those of the seed are free."""
-        if attempt.parent is not None:
-            self.ledger.add_verifications(evaluations)
+    def verified(self, attempt: Attempt, evaluations: Collection[Evaluation]) -> None:
+        """Count evaluations that verify a candidate; those of the seed are free, but for the time they took."""
+        number = 0 if attempt.parent is None else len(evaluations)
+        self.ledger.add_verifications(number, sum(each.seconds for each in evaluations))
 
     def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
         stored = self.campaign.stored(attempt, "confirm") or self.campaign.stored(attempt, "screen")
         if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
             self.campaign.record(COMPARISON, event_data(attempt.id, found))
-            self._say(f"  {found[0]}")
+            right = sum(each.judgement == "right" for each in found)
+            self._say(f"  {found[0]}" + (f" ({right} of {len(found)} predictions right)" if len(found) > 1 else ""))
 
     @property
     def _to_verify(self) -> int:
@@ -201,8 +202,8 @@ class Consultation:
             )
             for shape, future in self.bench.evaluator.submit(request).items():
                 evaluation = known[shape] = future.result()
-                self.campaign.store.add_evaluations(parent.id, "draft", [evaluation], source=source)
-                self.ledger.add_evaluation(evaluation.build_s + evaluation.check_s + evaluation.time_s)
+                self.campaign.store.add_evaluations(parent.id, DRAFT, [evaluation], source=source)
+                self.ledger.add_evaluation(evaluation.seconds)
             self.campaign.record(SPENDING, self.ledger.snapshot().data())
         verdicts = judge_together(known, shapes, floor=self.bench.floor)
         return {shape.id: DraftResult(known[shape.id], verdicts[shape.id]) for shape in shapes}

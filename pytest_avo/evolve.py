@@ -26,7 +26,7 @@ from pytest_avo.items import KernelFile, KernelItem
 from pytest_avo.lineage.records import Attempt
 from pytest_avo.operators.catalogue import load_operator
 from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, Proposal, VariationOperator
-from pytest_avo.report import ledger, lineage, terminal
+from pytest_avo.report import ledger, lineage, terminal, text
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal import Line
 from pytest_avo.settlement import Settlement
@@ -135,9 +135,11 @@ class Evolution:
         self._campaign = Campaign.resume(plan) if self.settings.resume else Campaign.begin(plan, file.kernel)
         self._consultation = Consultation(self.bench, self._campaign, self.operator, say=self.bench.say)
         word = "resuming" if self.settings.resume else "starting"
-        run = self.campaign.run
-        self.bench.say(f"{word} run {run.id}: {plan.name}, {self.settings.generations} generations, seed {run.seed}, "
-                  f"operator {self.operator.describe()}")  # fmt: skip
+        run, size = self.campaign.run, text.counted(self.settings.generations, "generation")
+        operator = self.operator.describe()
+        self.bench.say(f"{word} run {run.id}: {plan.name}, {size}, seed {run.seed}, operator {operator}")
+        if self.settings.without_model:
+            self.bench.warn(self.settings.without_model)
         if self._consultation.is_budgeted:
             self.bench.say(self._consultation.ledger.preflight())
 
@@ -269,7 +271,9 @@ class Evolution:
         yield from terminal.results(best, verbosity=self.bench.config.get_verbosity())
         wall_s = time.monotonic() - self._started
         summary = balance.summary(
-            self.campaign, wall_s=wall_s, resume_hint="" if self._complete else self._resume_command()
+            self.campaign,
+            wall_s=self.consultation.ledger.snapshot().wall_s,
+            resume_hint="" if self._complete else self._resume_command(),
         )
         yield from lineage.lineage(balance.attempt_rows(self.campaign), summary)
         yield from ledger.workers(self.bench.work(), wall_s=wall_s)

@@ -59,6 +59,8 @@ class Settings:
     islands: int
     operator: str
     agent: AgentSettings
+    without_model: str
+    """Why the model that is configured is not asked, where the operator was left to the plugin; "" otherwise."""
     budget: Budget
     prices: Prices | None
     seed: int | None
@@ -101,6 +103,8 @@ def read_settings(config: pytest.Config) -> Settings | None:
         )
     peers = _text(config, "avo_peers")
     agent = _agent(config)
+    named = _text(config, "avo_operator")
+    without_model = "" if named else _why_not_asked(agent)
     return Settings(
         mode=chosen[0],
         target=option.avo_compile or "",
@@ -120,8 +124,9 @@ def read_settings(config: pytest.Config) -> Settings | None:
         generations=option.generations,
         population=option.avo_population,
         islands=option.avo_islands,
-        operator=_text(config, "avo_operator") or _default_operator(agent),
+        operator=named or ("agent" if (agent.model or agent.replay is not None) and not without_model else "tuner"),
         agent=agent,
+        without_model=without_model,
         budget=_budget(config),
         prices=_prices(config),
         seed=option.avo_seed,
@@ -228,10 +233,12 @@ def _agent(config: pytest.Config) -> AgentSettings:
     )
 
 
-def _default_operator(agent: AgentSettings) -> str:
-    """An agent where a model can be asked, or its recorded answers can."""
-    reachable = agent.model and (agent.base_url or os.environ.get("OPENAI_API_KEY"))
-    return "agent" if reachable or agent.replay is not None else "tuner"
+def _why_not_asked(agent: AgentSettings) -> str:
+    """Why a model that is configured cannot be asked; "" where it can be, or its recorded answers, or there is none."""
+    reachable = agent.base_url or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_KEY")
+    if not agent.model or agent.replay is not None or reachable:
+        return ""
+    return f"{agent.model} is not asked: OPENAI_API_KEY is not set, and no --avo-base-url names a server without keys"
 
 
 def _budget(config: pytest.Config) -> Budget:

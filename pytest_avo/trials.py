@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -17,7 +17,7 @@ from pytest_avo.evolution.decision import confirmation, screening
 from pytest_avo.items import KernelItem
 from pytest_avo.lineage.records import Attempt, Purpose
 
-Count = Callable[[Attempt, int], None]
+Count = Callable[[Attempt, Collection[Evaluation]], None]
 """Told of evaluations of an attempt that were made, and are on disk."""
 
 
@@ -105,7 +105,7 @@ class Trials:
 
     def _keep(self, attempt: Attempt, purpose: Purpose, evaluations: Mapping[str, Evaluation]) -> None:
         self.campaign.store.add_evaluations(attempt.id, purpose, list(evaluations.values()))
-        self._count(attempt, len(evaluations))
+        self._count(attempt, evaluations.values())
 
     def _submit(
         self, kernel: Kernel, baseline: Kernel, plan: TimingPlan, *, fresh: bool, peers: tuple[str, ...]

@@ -140,6 +140,11 @@ class Evaluation(msgspec.Struct, frozen=True):
     log: str = ""
     """Tail of what the kernel printed. Data, never to be interpreted."""
 
+    @property
+    def seconds(self) -> float:
+        """What it took the evaluator."""
+        return self.build_s + self.check_s + self.time_s
+
 
 class WorkerConfig(msgspec.Struct, frozen=True):
     """What the controller tells a worker at the start."""

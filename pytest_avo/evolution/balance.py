@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.campaign import PURPOSES, TOTAL, Campaign
+from pytest_avo.evolution.campaign import DRAFT, PURPOSES, TOTAL, Campaign
 from pytest_avo.report.lineage import AttemptRow, Summary
 
 
@@ -44,10 +44,11 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
     evaluations = [
         x.evaluation
         for attempt in view.attempts()
-        for purpose in PURPOSES
+        for purpose in (*PURPOSES, DRAFT)
         for x in view.evaluations(attempt.id, purpose)
     ]
-    totals = [event.data for event in view.events(TOTAL)]
+    incumbent = campaign.incumbent.id
+    totals = [event.data for event in view.events(TOTAL) if event.data.get("attempt", incumbent) == incumbent]
     best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
     return Summary(
         kernel=campaign.plan.name,
@@ -55,8 +56,9 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         commits=commits,
         rejected={str(status): number for status, number in counts.items()},
         best_ratio=best,
+        best_by_steps=math.exp(view.log_score(incumbent) or 0.0),
         wall_s=wall_s,
-        evaluator_s=sum(x.build_s + x.check_s + x.time_s for x in evaluations),
+        evaluator_s=sum(x.seconds for x in evaluations),
         evaluations=len(evaluations),
         resume_hint=resume_hint,
     )

@@ -34,6 +34,7 @@ PROPOSED = "proposed"
 """Kinds of events: the A/A run's noise floor, the last comparison of the best kernel with the seed, and what a proposal
 cost its operator."""
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
+DRAFT: Purpose = "draft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +219,18 @@ class Campaign:
         snapshots = self.view.events(SPENDING)
         if not snapshots:
             return None
-        # An attempt that was interrupted before it was recorded is begun, and counted, once more.
-        attempts = self.view.attempts()[1:]
-        verified = sum(len(self.view.evaluations(each.id, purpose)) for each in attempts for purpose in PURPOSES)
-        return replace(Spending.of(snapshots[-1].data), attempts=len(attempts), verifications=verified)
+        # A kill may have come after an evaluation and before its snapshot. An attempt that was interrupted before it
+        # was recorded is begun, and counted, once more.
+        attempts = self.view.attempts()
+        drafts = [x for each in attempts for x in self.view.evaluations(each.id, DRAFT)]
+        tried = [x for each in attempts for purpose in PURPOSES for x in self.view.evaluations(each.id, purpose)]
+        return replace(
+            Spending.of(snapshots[-1].data),
+            attempts=len(attempts) - 1,
+            evaluations=len(drafts),
+            verifications=sum(x.attempt != attempts[0].id for x in tried),
+            evaluator_s=sum(x.evaluation.seconds for x in [*drafts, *tried]),
+        )
 
     def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:
         """Evaluations of an attempt that are in the lineage already, by shape; all shapes or none."""
@@ -229,7 +238,7 @@ class Campaign:
 
     def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
         """What the lineage has of a draft on `parent`, by shape; with `timed` only what settles its speed too."""
-        stored = self.view.evaluations(parent.id, "draft", digest=source_digest(source))
+        stored = self.view.evaluations(parent.id, DRAFT, digest=source_digest(source))
         found = {x.evaluation.shape: x.evaluation for x in stored}
         return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}
 
@@ -255,7 +264,8 @@ class Campaign:
 
     def add_total(self, ratio: Interval) -> None:
         """Record how much faster the best kernel is than the seed, compared side by side at the end."""
-        self.store.add_event(self.run.id, TOTAL, {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high})
+        data: dict[str, Json] = {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high}
+        self.record(TOTAL, data | {"attempt": self.incumbent.id})
 
     def record(self, kind: str, data: Mapping[str, Json]) -> None:
         """Add an event of an operator's to the lineage."""

@@ -41,14 +41,16 @@ def decide(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, fl
     """Rank a candidate by its evaluations on all shapes; `floor` is a log-ratio."""
     bad = [evaluations[shape.id] for shape in shapes if evaluations[shape.id].outcome != "ok"]
     if bad:
-        others = f", and {len(bad) - 1} more shapes" if len(bad) > 1 else ""
+        others = f" ({len(bad)} of {len(shapes)} shapes)" if len(bad) > 1 else ""
         return Decision(_kind(bad[0]), f"{bad[0].shape}: {bad[0].reason}{others}")
     gain = geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)
     if gain.low > floor:
         return Decision("faster", "", gain)
     if gain.high < -floor:
         return Decision("slower", "", gain)
-    return Decision("same" if -floor <= gain.low and gain.high <= floor else "ambiguous", "", gain)
+    if -floor <= gain.low and gain.high <= floor:
+        return Decision("same", "", gain)
+    return Decision("ambiguous", f"cannot be told from the noise of {floor:.2%}", gain)
 
 
 def geomean_gain(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float) -> Interval:

@@ -35,6 +35,10 @@ OUTPUT_TOKENS = 16_384
 LEAST_OUTPUT_TOKENS = 2048
 REMINDERS = (5, 2, 1)
 """Answers left at which the model is reminded to submit."""
+CUT_OFF = (
+    "The answer was cut off at its token limit: a call whose arguments are no valid JSON ended there, and more may be "
+    "missing. Edit in small replacements, with fewer calls in one answer."
+)
 COMPACTED = 0.6
 """Share of the limit that a compacted conversation takes, so that the next one is far off."""
 
@@ -108,6 +112,8 @@ class _Step:
                 continue
             junk = 0
             self._carry_out(answer)
+            if answer.finish is Finish.LENGTH:
+                self._tell(CUT_OFF)
             if (left := self.settings.turns - self.turn) in REMINDERS:
                 self._tell(f"{left} answers are left in this step: submit in time.")
 

@@ -20,6 +20,10 @@ from pytest_avo.operators.operator import OperatorFailed, Proposal, Task
 from pytest_avo.operators.redaction import Redactor
 from pytest_avo.operators.source import AnswerSource, RecordingEnds, StepAnswers
 from pytest_avo.operators.supervisor import DIRECTION_TAKEN, DIRECTIONS, Given, Review
+from pytest_avo.report import text
+
+LONGEST_DIAGNOSIS = 400
+"""Characters of it that the terminal shows; the lineage has all."""
 
 
 class AskingOperator(ABC):
@@ -72,7 +76,8 @@ class AskingOperator(ABC):
     def _context(self, task: Task) -> Context:
         with self._lock:
             if self.settings.use_memory and self._memory is None:
-                self._memory = Memory(task.view)
+                replay = self.source.replay
+                self._memory = Memory(task.view, replayed=replay.id if replay else None)
             fence = Fence.of_run(task, self._redactor)
         return Context(task, fence, self.settings, self.knowledge, self._memory)
 
@@ -95,13 +100,17 @@ class AskingOperator(ABC):
         task.say(f"supervisor: {symptom}; reviewing the search")
         messages = answers.opening("supervisor") or context.review(symptom)
         try:
-            found = supervisor.review(answers.chat("supervisor"), messages, count=self.settings.directions)
+            tried = [each.direction.title for each in supervisor.given(task.view) if each.taken_by is not None]
+            chat, count = answers.chat("supervisor"), self.settings.directions
+            found = supervisor.review(chat, messages, count=count, tried=tried)
         except (ModelCallError, RecordingEnds) as error:
             task.say(f"supervisor: no review: {error}")
             found = None
         review = found or Review(directions=[])
+        if review.diagnosis:
+            task.say(f"supervisor: {text.clip(text.plain(review.diagnosis), LONGEST_DIAGNOSIS)}")
         titles = "; ".join(direction.title for direction in review.directions)
-        task.say(f"supervisor: {len(review.directions)} directions{f': {titles}' if titles else ''}")
+        task.say(f"supervisor: {text.counted(len(review.directions), 'direction')}{f': {titles}' if titles else ''}")
         task.record(
             DIRECTIONS,
             {

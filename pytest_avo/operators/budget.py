@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_avo.report.text import duration
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -62,8 +64,8 @@ class Limits:
 class Spending:
     """A snapshot of the ledger. ``cost`` is ``None`` where the user gave no prices.
 
-    ``evaluations`` are those that the operator asked for, with the evaluator's seconds; ``verifications`` those of its
-    candidates by the run itself.
+    ``evaluations`` are those that the operator asked for, ``verifications`` those of its candidates by the run itself;
+    ``evaluator_s`` is what both took, and the seed.
     """
 
     attempts: int = 0
@@ -181,10 +183,14 @@ class Ledger:
                 evaluator_s=self._spent.evaluator_s + seconds,
             )
 
-    def add_verifications(self, number: int) -> None:
-        """Count evaluations of a candidate by the run itself."""
+    def add_verifications(self, number: int, seconds: float) -> None:
+        """Count evaluations of a candidate by the run itself and the time the evaluator spent on them."""
         with self._lock:
-            self._spent = replace(self._spent, verifications=self._spent.verifications + number)
+            self._spent = replace(
+                self._spent,
+                verifications=self._spent.verifications + number,
+                evaluator_s=self._spent.evaluator_s + seconds,
+            )
 
     def evaluations_left(self) -> int | None:
         """How many evaluations the run may still make, ``None`` where there is no limit."""
@@ -211,19 +217,19 @@ class Ledger:
         if limits.max_cost is not None:
             allowed.append(f"a cost of {limits.max_cost:.2f}")
         if limits.max_time_s is not None:
-            allowed.append(f"{_spoken(limits.max_time_s)} of wall time")
+            allowed.append(f"{duration(limits.max_time_s)} of wall time")
         if limits.max_evaluations is not None:
             allowed.append(f"{limits.max_evaluations:,} evaluations")
         line = "may spend up to " + " and ".join(allowed) if allowed else "no limit on tokens, cost or time"
         if self.prices is not None:
             each = self.prices
-            line += f"; {each.input_per_million:g} in and {each.output_per_million:g} out per million tokens"
+            line += f"; a million tokens cost {each.input_per_million:g} in and {each.output_per_million:g} out"
         spent = self._spent
         if spent.turns or spent.attempts:
             line += f"; spent so far: {spent.tokens_in + spent.tokens_out:,} tokens"
             if spent.cost is not None:
                 line += f", cost {spent.cost:.2f}"
-            line += f", {_spoken(spent.wall_s)}"
+            line += f", {duration(spent.wall_s)}"
         return line
 
     def summary_rows(self) -> list[tuple[str, str, str]]:
@@ -231,7 +237,7 @@ class Ledger:
         spent, limits = self.snapshot(), self.limits
         total = spent.tokens_in + spent.tokens_out
         rows = [
-            ("attempts", f"{spent.attempts:,}", ""),
+            ("attempts begun", f"{spent.attempts:,}", ""),
             ("model turns", f"{spent.turns:,}", ""),
             ("tokens in", f"{spent.tokens_in:,}", ""),
             ("tokens out", f"{spent.tokens_out:,}", ""),
@@ -240,14 +246,14 @@ class Ledger:
         if self.prices is not None:
             limit = "" if limits.max_cost is None else f"{limits.max_cost:.2f}"
             rows.append(("cost", f"{spent.cost or 0.0:.2f}", limit))
-        rows.append(("evaluations by the operator", f"{spent.evaluations:,}", ""))
+        rows.append(("evaluations of drafts", f"{spent.evaluations:,}", ""))
         rows.append(("evaluations of candidates", f"{spent.verifications:,}", ""))
         if limits.max_evaluations is not None:
             made = spent.evaluations + spent.verifications
             rows.append(("evaluations", f"{made:,}", f"{limits.max_evaluations:,}"))
-        rows.append(("evaluator time", _spoken(spent.evaluator_s), ""))
+        rows.append(("evaluator time", duration(spent.evaluator_s), ""))
         rows.append(
-            ("wall time", _spoken(spent.wall_s), "" if limits.max_time_s is None else _spoken(limits.max_time_s))
+            ("wall time", duration(spent.wall_s), "" if limits.max_time_s is None else duration(limits.max_time_s))
         )
         return rows
 
@@ -257,8 +263,8 @@ class Ledger:
             return
         used = self._clock() - self._started
         if used + expected_s >= limit:
-            coming = f" and the next step takes about {_spoken(expected_s)}" if expected_s else ""
-            raise BudgetExhausted("max_time", f"{_spoken(used)} of {_spoken(limit)} are over{coming}")
+            coming = f" and the next step takes about {duration(expected_s)}" if expected_s else ""
+            raise BudgetExhausted("max_time", f"{duration(used)} of {duration(limit)} are over{coming}")
 
     def _evaluations_left(self) -> int | None:
         if self.limits.max_evaluations is None:
@@ -293,13 +299,3 @@ class Ledger:
         if self.prices is None:
             return self._spent.cost
         return (self._spent.cost or 0.0) + self.prices.cost(tokens_in=tokens_in, tokens_out=tokens_out)
-
-
-def _spoken(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

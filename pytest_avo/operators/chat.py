@@ -8,10 +8,14 @@ from __future__ import annotations
 import enum
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 Message = Mapping[str, object]
+REASONING = ("reasoning_content", "reasoning", "reasoning_details")
+SIGNED = "extra_content"
+"""Fields beside the standard's in which servers hand out a model's reasoning, or a proof of it. Some want them back:
+DeepSeek, Kimi and Gemini refuse a conversation whose answers with tool calls have lost them."""
 
 
 class ModelCallError(Exception):
@@ -72,6 +76,8 @@ class ToolCall:
     id: str
     name: str
     arguments: str
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """What the server wants back with the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +97,8 @@ class Answer:
     tool_calls: tuple[ToolCall, ...]
     finish: Finish
     usage: Usage
+    extra: Mapping[str, object] = field(default_factory=dict)
+    """What the server wants back with the answer."""
 
     def message(self) -> Message:
         """The answer as a message of the conversation that follows.
@@ -98,13 +106,16 @@ class Answer:
         Servers parse the arguments of earlier calls again and reject a whole conversation for one malformed text, so
         malformed arguments are wrapped into valid ones here.
         """
-        message: dict[str, object] = {"role": "assistant", "content": self.text}
+        # Servers also refuse a conversation for an answer that says nothing and calls nothing.
+        content = self.text if self.text.strip() or self.tool_calls else "(empty)"
+        message: dict[str, object] = {"role": "assistant", "content": content, **self.extra}
         if self.tool_calls:
             message["tool_calls"] = [
                 {
                     "id": call.id,
                     "type": "function",
                     "function": {"name": call.name, "arguments": _object_text(call.arguments)},
+                    **call.extra,
                 }
                 for call in self.tool_calls
             ]
@@ -149,11 +160,13 @@ def parsed_answer(response: object, *, request_tokens: int) -> Answer:
         case _:
             # Servers disagree on whether a call ends with "stop" or "tool_calls": the calls themselves decide.
             finish = Finish.TOOL_CALLS if calls else Finish.STOP
+    extra = _present(message, (*REASONING, SIGNED))
     written = len(text.encode()) + sum(len(call.name.encode()) + len(call.arguments.encode()) for call in calls)
+    written += max((len(thought.encode()) for thought in extra.values() if isinstance(thought, str)), default=0)
     usage = _usage(response.get("usage")) or Usage(
         tokens_in=request_tokens, tokens_out=written // 3 + 1, estimated=True
     )
-    return Answer(text=text, tool_calls=calls, finish=finish, usage=usage)
+    return Answer(text=text, tool_calls=calls, finish=finish, usage=usage, extra=extra)
 
 
 def _tool_calls(calls: object) -> tuple[ToolCall, ...]:
@@ -172,9 +185,14 @@ def _tool_calls(calls: object) -> tuple[ToolCall, ...]:
                 id=identity,
                 name=str(function.get("name") or ""),
                 arguments=arguments if isinstance(arguments, str) else json.dumps(arguments or {}),
+                extra=_present(call, (SIGNED,)),
             )
         )
     return tuple(found)
+
+
+def _present(given: Mapping[str, object], names: Sequence[str]) -> dict[str, object]:
+    return {name: given[name] for name in names if given.get(name) is not None}
 
 
 def _content_text(content: object) -> str:
@@ -200,7 +218,7 @@ def _object_text(arguments: str) -> str:
     try:
         if isinstance(json.loads(arguments), dict):
             return arguments
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     return json.dumps({"malformed_arguments": arguments})
 

@@ -13,6 +13,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import openai
@@ -31,18 +32,25 @@ from pytest_avo.operators.chat import (
 from pytest_avo.operators.redaction import Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from pytest_avo.operators.chat import Answer, Message, Tool
 
 RESUME_HINT = "everything finished is kept: continue with --avo-resume"
 _CONNECT_TIMEOUT_S = 15.0
+_LIMITS = ("max_tokens", "max_completion_tokens")
+_OPTIONAL = (*_LIMITS, "seed")
 _LONGEST_MESSAGE = 500
-# OpenAI, vLLM, llama.cpp and gateways name the overflow differently.
+# OpenAI, vLLM, llama.cpp and gateways name the overflow differently. A limit on the answer above the model's own is
+# cured like one: by asking for less.
 _OVERFLOW = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|context (size|window|length)"
-    r"|(prompt|input|request) is too long|too many (input )?tokens",
+    r"|(prompt|input|request) is too long|too many (input )?tokens"
+    r"|max_(completion_)?tokens\W.{0,60}(too large|at most|range|less than|maximum|exceed)",
     re.IGNORECASE,
+)
+_UNKNOWN_FIELD = re.compile(
+    r"not supported|unsupported|unknown|unrecognized|unexpected|extra|not permitted", re.IGNORECASE
 )
 
 
@@ -102,6 +110,33 @@ class Breaker:
             return EndpointUnavailable(self._open_because)
 
 
+class Dialect:
+    """Which optional fields a server takes, learnt from what it refuses. Conversations with one endpoint share one."""
+
+    def __init__(self) -> None:
+        self._refused: frozenset[str] = frozenset()
+
+    def fields(self, *, max_output_tokens: int, seed: int | None, hosted: bool) -> dict[str, int]:
+        """The limit on the answer, under the name that the server takes, and the seed where it takes one.
+
+        OpenAI's reasoning models know only `max_completion_tokens`, several compatible servers only `max_tokens`.
+        """
+        names = ("max_completion_tokens", "max_tokens") if hosted else ("max_tokens", "max_completion_tokens")
+        limit = next((name for name in names if name not in self._refused), names[0])
+        fields = {limit: max_output_tokens}
+        if seed is not None and "seed" not in self._refused:
+            fields["seed"] = seed
+        return fields
+
+    def learns(self, refusal: str, sent: Mapping[str, object]) -> bool:
+        """Whether a refusal is about the name of a field that was sent, and the request can be put differently."""
+        if not _UNKNOWN_FIELD.search(refusal):
+            return False
+        named = {name for name in _OPTIONAL if name in sent and re.search(rf"\b{name}\b", refusal)}
+        self._refused |= named
+        return bool(named) and not self._refused.issuperset(_LIMITS)
+
+
 class OpenAIChat:
     """A ``ChatModel`` over the openai package. Safe to use from several threads."""
 
@@ -110,13 +145,14 @@ class OpenAIChat:
         endpoint: Endpoint,
         *,
         breaker: Breaker | None = None,
+        dialect: Dialect | None = None,
         record: Callable[[Exchange], None] | None = None,
     ) -> None:
         """Take the key from OPENAI_API_KEY; ``EndpointUnavailable`` for one that no header can carry.
 
         Without a key too, unless a ``base_url`` is given.
 
-        Conversations with one endpoint share a ``breaker``.
+        Conversations with one endpoint share a ``breaker`` and a ``dialect``.
         """
         key = os.environ.get("OPENAI_API_KEY")
         if not key and endpoint.base_url is None and not os.environ.get("OPENAI_BASE_URL"):
@@ -130,17 +166,22 @@ class OpenAIChat:
         self._record = record
         self._redactor = Redactor.of_environment(os.environ)
         self._breaker = breaker or Breaker()
+        self._dialect = dialect or Dialect()
 
     def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), max_output_tokens: int) -> Answer:
         """The model's answer within the deadline; see ``ChatModel``."""
         self._breaker.check()
         started_unix_s, started_s = time.time(), time.monotonic()
         client = self._client()
-        request = self._request(client, messages, tools, max_output_tokens)
+        request = self._request(messages, tools)
+        hosted = client.base_url.host.endswith("openai.com")
+        fields = partial(
+            self._dialect.fields, max_output_tokens=max_output_tokens, seed=self.endpoint.seed, hosted=hosted
+        )
         response: object = None
         error: Exception | None = None
         try:
-            response = self._within_deadline(client, request)
+            response = self._within_deadline(client, request, fields)
             answer = parsed_answer(response, request_tokens=estimated_tokens(messages, tools))
         except (ModelCallError, EndpointUnavailable) as failure:
             error = self._breaker.failed(failure, self._name())
@@ -154,7 +195,7 @@ class OpenAIChat:
             if self._record is not None and (response is not None or error is not None):
                 self._record(
                     Exchange(
-                        request=self._redactor.data(request),
+                        request=self._redactor.data(request | fields()),
                         response=self._redactor.data(response),
                         error=None if error is None else f"{type(error).__name__}: {error}",
                         started_unix_s=started_unix_s,
@@ -171,28 +212,30 @@ class OpenAIChat:
             timeout=openai.Timeout(self.endpoint.timeout_s, connect=min(self.endpoint.timeout_s, _CONNECT_TIMEOUT_S)),
         )
 
-    def _request(
-        self, client: openai.OpenAI, messages: Sequence[Message], tools: Sequence[Tool], max_output_tokens: int
-    ) -> dict[str, Any]:
+    def _request(self, messages: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.endpoint.model, "messages": [dict(each) for each in messages]}
         if tools:
             request["tools"] = [tool.wire() for tool in tools]
-        if self.endpoint.seed is not None:
-            request["seed"] = self.endpoint.seed
-        # OpenAI's reasoning models know only the first name, several compatible servers only the second.
-        hosted = client.base_url.host.endswith("openai.com")
-        request["max_completion_tokens" if hosted else "max_tokens"] = max_output_tokens
         return request
 
-    def _within_deadline(self, client: openai.OpenAI, request: dict[str, Any]) -> object:
+    def _within_deadline(
+        self, client: openai.OpenAI, request: dict[str, Any], fields: Callable[[], dict[str, int]]
+    ) -> object:
         """The decoded response. A thread makes the call, since no timeout of a socket bounds retries or a slow drip."""
         outcome: queue.SimpleQueue[str | Exception] = queue.SimpleQueue()
 
         def call() -> None:
-            try:
-                outcome.put(client.chat.completions.with_raw_response.create(**request).text)
-            except Exception as error:
-                outcome.put(error)
+            while True:
+                sent = request | fields()
+                try:
+                    outcome.put(client.chat.completions.with_raw_response.create(**sent).text)
+                except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                    if self._dialect.learns(str(error), sent):
+                        continue
+                    outcome.put(error)
+                except Exception as error:
+                    outcome.put(error)
+                return
 
         try:
             threading.Thread(target=call, name="avo-model-call", daemon=True).start()
@@ -204,8 +247,8 @@ class OpenAIChat:
         if isinstance(result, Exception):
             raise self._translated(result) from result
         try:
-            return json.loads(result)
-        except ValueError as error:
+            return _whole(json.loads(result))
+        except (ValueError, RecursionError) as error:
             shown = self._redactor.text(result[:200])
             raise InvalidAnswer(f"expected JSON, got {shown!r}") from error
 
@@ -234,3 +277,16 @@ class OpenAIChat:
 
     def _name(self) -> str:
         return f"{self.endpoint.model} at {self.endpoint.base_url or 'the default endpoint'}"
+
+
+def _whole(value: Any) -> Any:
+    """A decoded answer without halves of surrogate pairs: a character cut in two can neither be stored nor sent on."""
+    match value:
+        case str():
+            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        case dict():
+            return {key: _whole(item) for key, item in value.items()}
+        case list():
+            return [_whole(item) for item in value]
+        case _:
+            return value

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pytest_avo.operators.chat import Message, Tool, estimated_tokens
+from pytest_avo.operators.chat import REASONING, Message, Tool, estimated_tokens
 from pytest_avo.operators.fence import Fence
 
 KEPT_EXCHANGES = 3
@@ -63,6 +63,12 @@ def _shortened(message: Message, fence: Fence) -> Message:
         else:
             inside = content.removeprefix(f"[data {fence.mark}]\n")[:SHORT]
             shorter["content"] = f"{fence.data(inside)}\n(shortened)"
+    for name in REASONING:
+        if isinstance(thought := message.get(name), str):
+            # The field itself stays: some servers refuse an answer with tool calls that lacks it.
+            shorter[name] = thought[:SHORT]
+        else:
+            shorter.pop(name, None)
     calls = message.get("tool_calls")
     if isinstance(calls, list):
         shorter["tool_calls"] = [_with_short_arguments(call) for call in calls]

@@ -38,11 +38,12 @@ class Context:
 
     def step(self, direction: Given | None) -> list[Message]:
         """System prompt and task."""
-        return [self._system(), {"role": "user", "content": self._task(direction)}]
+        answers = f"At most {self.settings.turns} answers in this step."
+        return [self._system(), {"role": "user", "content": self._task(direction, answers)}]
 
     def oneshot(self, direction: Given | None) -> list[Message]:
         """The same, and that the answer is the candidate."""
-        text = f"{self._task(direction)}\n\n{render('oneshot', {})}"
+        text = f"{self._task(direction, 'One answer.')}\n\n{render('oneshot', {})}"
         return [self._system(), {"role": "user", "content": text}]
 
     def review(self, symptom: str) -> list[Message]:
@@ -75,7 +76,7 @@ class Context:
         values = {"target": self._target, "device": self.task.device, "fence": self.fence.mark}
         return {"role": "system", "content": render("system", values)}
 
-    def _task(self, direction: Given | None) -> str:
+    def _task(self, direction: Given | None, answers: str) -> str:
         hint = "" if direction is None else str(direction.direction)
         return render(
             "task",
@@ -89,7 +90,7 @@ class Context:
                 "lessons": self._lessons(hint),
                 "direction": self._direction(direction),
                 "knowledge": self._knowledge(),
-                "budget": self._budget(),
+                "budget": f"{answers} {self._budget()}".rstrip(),
             },
         )
 
@@ -152,7 +153,7 @@ class Context:
 
     def _lessons(self, hint: str) -> str:
         if self.memory is None:
-            return "Not shown in this run."
+            return "This run keeps none, and has no tools to record or search them."
         recent = " ".join(f"{attempt.hypothesis} {outcome.reason}" for attempt, outcome in self._finished()[:3])
         lessons = self.memory.recall(f"{hint} {recent}", limit=MAX_LESSONS)
         return self._listed([" ".join(str(lesson).split()) for lesson in lessons], LESSONS) or "None yet."
@@ -176,7 +177,7 @@ class Context:
 
     def _budget(self) -> str:
         limits, spent = self.task.ledger.limits, self.task.ledger.snapshot()
-        parts = [f"At most {self.settings.turns} answers in this step."]
+        parts = []
         if limits.max_tokens is not None:
             left = max(0, limits.max_tokens - spent.tokens_in - spent.tokens_out)
             parts.append(f"The run has {left:,} tokens left.")

@@ -10,6 +10,7 @@ import difflib
 import re
 import sqlite3
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -53,8 +54,11 @@ class KnowledgeBase:
             ):
                 if entry.name.endswith(".md"):
                     self._add(entry.name, entry.read_text(encoding="utf-8"))
-        for folder in folders:
-            self._add_folder(folder)
+        names = Counter[str]()
+        for folder in dict.fromkeys(each.resolve() for each in folders):
+            names[folder.name] += 1
+            # Two folders called docs must not hide each other's files.
+            self._add_folder(folder, folder.name + (f"-{names[folder.name]}" if names[folder.name] > 1 else ""))
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
         self._index.execute("CREATE VIRTUAL TABLE passage USING fts5(file, heading, text, tokenize='porter unicode61')")
         rows = [(each.file, each.heading, each.text) for passages in self._passages.values() for each in passages]
@@ -113,7 +117,7 @@ class KnowledgeBase:
             raise KnowledgeError(f"the knowledge base has no {file!r}: did you mean {', '.join(near)}?")
         return found
 
-    def _add_folder(self, folder: Path) -> None:
+    def _add_folder(self, folder: Path, name: str) -> None:
         if not folder.is_dir():
             what = "is no directory" if folder.exists() else "does not exist"
             raise KnowledgeError(f"knowledge folder {folder} {what}: expected a directory of text files")
@@ -133,7 +137,7 @@ class KnowledgeBase:
             except (OSError, UnicodeDecodeError) as error:
                 raise KnowledgeError(f"knowledge file {path} cannot be read as UTF-8 text: {error}") from error
             found = True
-            self._add(f"{folder.resolve().name}/{relative.as_posix()}", text)
+            self._add(f"{name}/{relative.as_posix()}", text)
         if not found:
             raise KnowledgeError(
                 f"knowledge folder {folder} has no text files: expected {', '.join(sorted(_SUFFIXES))}"

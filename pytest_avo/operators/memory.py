@@ -38,15 +38,18 @@ class Lesson:
 class Memory:
     """The lessons of a run and of earlier runs on the same target. Safe to use from several threads."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, *, replayed: int | None = None) -> None:
+        """A replay knows what the run that it repeats knew: `replayed` is that run's number."""
         self._view = view
         self._lock = threading.Lock()
         self._lessons: list[Lesson] = []
+        self._texts: set[str] = set()
         self._last = 0
         self.programs = Programs(view)
         self._index = sqlite3.connect(":memory:", check_same_thread=False)
         self._index.execute("CREATE VIRTUAL TABLE lesson USING fts5(technique, symptom, text, near UNINDEXED)")
-        runs = [run for run in lineage_view.runs(view.path) if run.id < view.run.id and run.target == view.run.target]
+        first = view.run.id if replayed is None else replayed
+        runs = [run for run in lineage_view.runs(view.path) if run.id < first and run.target == view.run.target]
         for run in runs[-RUNS_READ:]:
             with View(view.path, run.id) as other:
                 for event in other.events(LESSON):
@@ -88,6 +91,9 @@ class Memory:
             where = f"g{int(str(data['generation'])):04d}"
             origin = where if run.id == self._view.run.id else f"run {run.id} of {run.kernel}, {where}"
             lesson = Lesson(str(data["text"]), str(data["technique"]), str(data["symptom"]), origin)
+        if lesson.text in self._texts:
+            return  # a replay records the lessons of its run once more
+        self._texts.add(lesson.text)
         self._lessons.append(lesson)
         near = run.kernel == self._view.run.kernel
         self._index.execute(

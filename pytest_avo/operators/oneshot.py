@@ -10,7 +10,7 @@ from pytest_avo.operators.asking import AskingOperator
 from pytest_avo.operators.chat import Answer, ContextOverflow, ModelCallError, RequestRejected
 from pytest_avo.operators.context import Context
 from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, Proposal, Task
-from pytest_avo.operators.reply import last_block, last_object
+from pytest_avo.operators.reply import last_object, split_at_code
 from pytest_avo.operators.source import StepAnswers
 from pytest_avo.operators.supervisor import Given
 
@@ -25,7 +25,9 @@ class OneshotOperator(AskingOperator):
     def vary(self, context: Context, direction: Given | None, answers: StepAnswers) -> Proposal:
         """One answer, read as a candidate; an answer that holds none is a failed step."""
         answer = _ask(context, direction, answers)
-        source, said = last_block(answer.text), last_object(_after_code(answer.text)) or {}
+        before, source, after = split_at_code(answer.text)
+        # Not in the code: a literal there is no prediction.
+        said = last_object(after) or last_object(before) or {}
         failed = "" if source is not None else f"no Python block in the answer ({answer.finish})"
         return Proposal(
             source=context.task.kernel.source if source is None else source,
@@ -54,11 +56,6 @@ def _ask(context: Context, direction: Given | None, answers: StepAnswers) -> Ans
         except ModelCallError as error:
             task.say(f"  model: {error}; asking again")
     raise OperatorStopped("the run is ending")
-
-
-def _after_code(text: str) -> str:
-    """What follows the code: a literal in the code is no prediction."""
-    return text.rpartition("```")[2]
 
 
 def _predicted(given: Any, task: Task) -> dict[str, float]:

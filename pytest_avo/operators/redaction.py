@@ -9,7 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
-_KEY_SHAPED = re.compile(r"\b(?:sk|pk|ghp|gho|hf|xox[bp])[-_][A-Za-z0-9_-]{16,}")
+# A key has a long run with a digit in it: sk_blocks_per_split and sk-seqlen_q_padded are code.
+_KEY_SHAPED = re.compile(
+    r"\b(?:sk|pk|ghp|gho|hf|xox[bp])[-_](?=[A-Za-z0-9_-]*[0-9])(?=[A-Za-z0-9_-]*[A-Za-z0-9]{16})[A-Za-z0-9_-]+"
+)
 # Shorter values are words ("standard", "us") rather than secrets, and redacting words would garble sources.
 _SHORTEST_SECRET = 12
 

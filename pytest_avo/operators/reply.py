@@ -6,7 +6,8 @@ import json
 import re
 from typing import Any
 
-_BLOCK = re.compile(r"^```(?:python|py)?[ \t]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.MULTILINE | re.DOTALL)
+_CODE = {"", "python", "python3", "py"}
 
 
 def last_object(text: str) -> dict[str, Any] | None:
@@ -19,13 +20,21 @@ def last_object(text: str) -> dict[str, Any] | None:
             value, end = decoder.raw_decode(text, start)
         except json.JSONDecodeError:
             end = start + 1
+        except RecursionError:
+            return found  # a model that repeats itself opens brackets without end
         else:
             found = value
         start = text.find("{", end)
     return found
 
 
-def last_block(text: str) -> str | None:
-    """The last fenced block of Python, or of no named language; None without one."""
-    blocks = _BLOCK.findall(text)
-    return str(blocks[-1]) if blocks else None
+def split_at_code(text: str) -> tuple[str, str | None, str]:
+    """The last fenced block of Python, or of no named language, with what stands before and after it; None without one.
+
+    A JSON object is no code, whatever its block is called.
+    """
+    found = None
+    for block in _BLOCK.finditer(text):
+        if block[1].strip().lower() in _CODE and not block[2].lstrip().startswith("{"):
+            found = block
+    return (text, None, "") if found is None else (text[: found.start()], found[2], text[found.end() :])

@@ -30,7 +30,7 @@ from pytest_avo.operators.chat import (
     estimated_tokens,
     parsed_answer,
 )
-from pytest_avo.operators.client import Breaker, Endpoint, OpenAIChat
+from pytest_avo.operators.client import Breaker, Dialect, Endpoint, OpenAIChat
 from pytest_avo.operators.operator import OperatorStopped, Task
 from pytest_avo.operators.transcript import Kind, Recorded, Transcript, recorded, run_folder, transcript_path
 
@@ -51,6 +51,7 @@ class AnswerSource:
         """The recorded run; None where the model itself is asked."""
         self.folder = folder
         self.breaker = Breaker()
+        self.dialect = Dialect()
 
     @classmethod
     def of(cls, settings: AgentSettings, *, operator: str, folder: Path) -> AnswerSource:
@@ -116,7 +117,12 @@ class StepAnswers:
         if self._transcript is None or self.source.endpoint is None:
             return _StepChat(self, kind, None)
         endpoint = replace(self.source.endpoint, seed=self.task.seed)
-        live = OpenAIChat(endpoint, breaker=self.source.breaker, record=partial(self._transcript.append, kind))
+        live = OpenAIChat(
+            endpoint,
+            breaker=self.source.breaker,
+            dialect=self.source.dialect,
+            record=partial(self._transcript.append, kind),
+        )
         return _StepChat(self, kind, live)
 
     def end(self, kind: Kind) -> NoReturn:
@@ -206,14 +212,15 @@ def _recorded_run(number: int, *, operator: str, folder: Path) -> Run:
     return run
 
 
+_BUDGET = re.compile(r"^## Budget of this step\n.*?(?=^# |\Z)", re.MULTILINE | re.DOTALL)
 _FENCE = re.compile(r"\[(data|end) \w+\]")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*(?:e[+-]?\d+)?")
 
 
 def _comparable(message: Mapping[str, object]) -> str:
-    """A message without what differs between two runs that do the same: fences, numbers, white space."""
+    """A message without what differs between two runs that do the same: limits, fences, numbers, white space."""
     content = message.get("content")
-    text = _FENCE.sub(r"[\1]", content if isinstance(content, str) else "")
+    text = _FENCE.sub(r"[\1]", _BUDGET.sub("", content) if isinstance(content, str) else "")
     return " ".join(_NUMBER.sub("#", text).split())
 
 

@@ -141,6 +141,21 @@ def ledger_lines(view: View) -> list[str]:
     return lines
 
 
+def _new(directions: Sequence[Direction], tried: Sequence[str]) -> list[Direction]:
+    """The directions that differ from those tried, and from each other, in more than the spelling of their titles."""
+    seen = {_words(title) for title in tried}
+    found = []
+    for direction in directions:
+        if (words := _words(direction.title)) and words not in seen:
+            seen.add(words)
+            found.append(direction)
+    return found
+
+
+def _words(title: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\w+", title.lower()))
+
+
 def _committed_since(view: View, event: int) -> bool:
     """Whether a commit followed a review: what it was about is over then."""
     review = next(each for each in view.events(DIRECTIONS) if each.id == event)
@@ -185,8 +200,11 @@ def _overlap(one: Counter[str], other: Counter[str]) -> float:
     return 2 * (one & other).total() / total if total else 1.0
 
 
-def review(chat: ChatModel, messages: Sequence[Message], *, count: int) -> Review | None:
-    """Ask for directions; an answer that cannot be read is sent back once. None when there is none to be had."""
+def review(chat: ChatModel, messages: Sequence[Message], *, count: int, tried: Sequence[str]) -> Review | None:
+    """Ask for directions other than those with the titles `tried`, and no two alike.
+
+    An answer that cannot be read, or says nothing new, is sent back once. None when there is none to be had.
+    """
     conversation = list(messages)
     for _ in range(2):
         answer = chat.complete(conversation, max_output_tokens=REVIEW_TOKENS)
@@ -195,9 +213,9 @@ def review(chat: ChatModel, messages: Sequence[Message], *, count: int) -> Revie
         except msgspec.ValidationError as error:
             problem = str(error).replace("`", "")
         else:
-            if found.directions:
-                return msgspec.structs.replace(found, directions=found.directions[:count])
-            problem = "there are no directions in it"
-        text = f"That cannot be read: {problem}. Answer with the JSON object alone."
+            if directions := _new(found.directions, tried):
+                return msgspec.structs.replace(found, directions=directions[:count])
+            problem = "all its directions were tried before" if found.directions else "there are no directions in it"
+        text = f"That is of no use: {problem}. Answer with the JSON object alone."
         conversation += [answer.message(), {"role": "user", "content": text}]
     return None

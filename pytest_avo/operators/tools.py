@@ -83,6 +83,11 @@ class Toolbox:
 def _arguments(spec: ToolSpec[A], text: str) -> A:
     try:
         data = json.loads(text or "{}")
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Mistake(f"the arguments of {spec.name} hold half of a surrogate pair, which no text may") from None
+    except RecursionError:
+        raise Mistake(f"the arguments of {spec.name} are nested too deeply; nothing was done, call again") from None
     except json.JSONDecodeError as error:
         near = text[max(0, error.pos - 40) : error.pos + 40]
         raise Mistake(

@@ -45,7 +45,9 @@ class Summary:
     rejected: dict[str, int]
     """Attempts that were not committed, by status."""
     best_ratio: Interval | None
-    """Time of the seed / time of the best kernel; None before the first commit."""
+    """Time of the seed / time of the best kernel, side by side; None where the run did not come to compare them."""
+    best_by_steps: float
+    """The same as the product of the confirmed gains, 1.0 before the first commit."""
     wall_s: float
     evaluator_s: float
     evaluations: int
@@ -121,11 +123,13 @@ def _best_so_far(attempts: Sequence[AttemptRow], width: int) -> Line:
 def _totals(summary: Summary, width: int) -> list[Line]:
     best = summary.best_ratio
     colour = {"bold": True, "green": True} if summary.commits else {"bold": True}
-    head = [
-        text.counted(summary.attempts, "attempt"),
-        text.counted(summary.commits, "commit"),
-        f"best {text.ratio(best.estimate, (best.low, best.high))} vs the seed" if best else "no gain over the seed",
-    ]
+    if best:
+        gain = f"best {text.ratio(best.estimate, (best.low, best.high))} vs the seed"
+    elif summary.commits:
+        gain = f"best {text.ratio(summary.best_by_steps)} vs the seed, by its steps"
+    else:
+        gain = "no gain over the seed"
+    head = [text.counted(summary.attempts, "attempt"), text.counted(summary.commits, "commit"), gain]
     lines = [Line(line, colour) for line in text.fold(f"{text.plain(summary.kernel)}:", head, width)]
     if summary.rejected:
         counts = [f"{count} {text.plain(kind)}" for kind, count in summary.rejected.items()]

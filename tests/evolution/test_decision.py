@@ -68,6 +68,7 @@ def test_the_geomean_over_shapes_decides(one: float, two: float, expected: str) 
 def test_a_gain_must_clear_the_noise_with_its_lower_bound() -> None:
     assert ranking(both(0.02, 0.02), floor=0.015) == "faster"
     assert ranking(both(0.02, 0.02), floor=0.02) == "ambiguous"
+    assert decide(both(0.02, 0.02), (ONE, TWO), floor=0.02).reason == "cannot be told from the noise of 2.00%"
     assert ranking(both(0.02, 0.02), floor=0.03) == "same"
     assert ranking(both(0.02, 0.02, noise=0.2)) == "ambiguous"
 
@@ -104,7 +105,7 @@ def test_one_bad_shape_leaves_no_score(outcome: Outcome) -> None:
 def test_the_first_bad_shape_gives_the_reason_and_the_rest_are_counted() -> None:
     evaluations = {x.id: Evaluation(x.id, "crashed", "process killed") for x in (ONE, TWO)}
     decision = decide(evaluations, (ONE, TWO), floor=FLOOR)
-    assert decision.reason.startswith(f"{ONE.id}: process killed, and 1 more")
+    assert decision.reason == f"{ONE.id}: process killed (2 of 2 shapes)"
 
 
 def test_what_was_not_timed_cannot_be_ranked() -> None:

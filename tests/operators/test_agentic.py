@@ -148,6 +148,17 @@ def test_junk_is_told_and_ends_the_step(world: World, serve: Serve, agent: Make,
     assert len(model.requests) == 3
 
 
+def test_a_call_that_was_cut_off_is_told_so(world: World, serve: Serve, agent: Make) -> None:
+    cut = calls(FASTER, ("write_draft", '{"source": "def attention('))
+    cut["choices"][0]["finish_reason"] = "length"
+    model = serve([cut, calls(SUBMIT)])
+    assert proposed(agent(model), world).source == SEED.replace("100", "200")
+    *_, done, malformed, told = (message["content"] for message in model.requests[1]["messages"])
+    assert "+SPEED = 200" in done
+    assert "not valid JSON" in malformed
+    assert told.startswith("The answer was cut off at its token limit")
+
+
 def test_one_junk_answer_is_forgiven(world: World, serve: Serve, agent: Make) -> None:
     model = serve([says("Let me think."), says(""), calls(FASTER), says("Hm."), says("Hm."), calls(SUBMIT)])
     assert proposed(agent(model), world).failed == ""
@@ -158,6 +169,8 @@ def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, age
         [
             calls(
                 ("edit_draft", '{"replacements": [{"search": "SPEED'),
+                ("edit_draft", "[" * 20_000),
+                ("record_lesson", {"text": "Smileys are cut \ud83d in two.", "technique": "smileys"}),
                 ("edit_drafts", {}),
                 ("evaluate_draft", {"shapes": "all"}),
                 ("evaluate_draft", {"shape": FIRST}),
@@ -174,6 +187,8 @@ def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, age
     answers = model.results(1)
     expected = [
         "not valid JSON",
+        "nested too deeply",
+        "half of a surrogate pair",
         "did you mean edit_draft?",
         "Expected array, got str - at $.shapes",
         "unknown field shape",
@@ -288,7 +303,7 @@ def test_neither_key_nor_home_is_in_requests_transcripts_or_lineage(
     ("off", "tools", "text"),
     [
         ("use_knowledge", {"list_knowledge", "search_knowledge", "read_knowledge"}, "There is no knowledge base"),
-        ("use_memory", {"record_lesson", "search_lessons"}, "Not shown in this run."),
+        ("use_memory", {"record_lesson", "search_lessons"}, "This run keeps none, and has no tools to record"),
     ],
 )
 def test_ablations_take_tools_and_sections_away(
@@ -353,6 +368,23 @@ def test_a_server_that_refuses_tools_ends_the_run_at_once(world: World, serve: S
     with pytest.raises(OperatorFailed, match="tools need a parser"):
         proposed(agent(model), world)
     assert len(model.requests) == 1
+
+
+def test_a_server_that_wants_its_reasoning_back_gets_it(world: World, serve: Serve, agent: Make) -> None:
+    def thinking(answer: Body) -> Callable[[Body], Body | Response]:
+        answer["choices"][0]["message"]["reasoning_content"] = "what limits the loop?"
+
+        def reply(body: Body) -> Body | Response:
+            said = [message for message in body["messages"] if message["role"] == "assistant"]
+            if all(message.get("reasoning_content") for message in said):
+                return answer
+            refusal = {"error": {"message": "reasoning_content is missing in assistant tool call message at index 2"}}
+            return Response(json.dumps(refusal), 400, content_type="application/json")
+
+        return reply
+
+    model = serve([thinking(calls(FASTER)), thinking(calls(("read_draft", {}))), thinking(calls(SUBMIT))])
+    assert proposed(agent(model), world).failed == ""
 
 
 def test_a_budget_is_checked_before_each_call(world: World, serve: Serve, agent: Make) -> None:

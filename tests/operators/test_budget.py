@@ -91,7 +91,7 @@ def test_time_limit_stops_calls_attempts_and_planned_work() -> None:
     clock.now_s += 50
     ledger.check_time(9.0)
     assert ledger.time_left_s() == pytest.approx(10.0)
-    with pytest.raises(BudgetExhausted, match=r"50.0 s of 1 min are over and the next step takes about 20.0 s"):
+    with pytest.raises(BudgetExhausted, match=r"50.0 s of 1 min 00 s are over and the next step takes about 20.0 s"):
         ledger.check_time(20.0)
     clock.now_s += 10
     with pytest.raises(BudgetExhausted, match="max_time"):
@@ -122,7 +122,7 @@ def test_resumed_ledger_goes_on_from_the_snapshot() -> None:
         (
             Limits(max_cost=5.0, max_time_s=5400.0),
             PRICES,
-            "may spend up to a cost of 5.00 and 1 h 30 min of wall time; 2 in and 8 out per million tokens",
+            "may spend up to a cost of 5.00 and 1 h 30 min of wall time; a million tokens cost 2 in and 8 out",
         ),
     ],
 )
@@ -138,16 +138,16 @@ def test_summary_rows_name_counts_and_limits() -> None:
     ledger.add_evaluation(61.0)
     clock.now_s += 3600
     assert ledger.summary_rows() == [
-        ("attempts", "1", ""),
+        ("attempts begun", "1", ""),
         ("model turns", "1", ""),
         ("tokens in", "1,000", ""),
         ("tokens out", "500", ""),
         ("tokens", "1,500", "5,000"),
         ("cost", "0.01", "1.00"),
-        ("evaluations by the operator", "1", ""),
+        ("evaluations of drafts", "1", ""),
         ("evaluations of candidates", "0", ""),
-        ("evaluator time", "1 min 1 s", ""),
-        ("wall time", "1 h", "2 h"),
+        ("evaluator time", "1 min 01 s", ""),
+        ("wall time", "1 h 00 min", "2 h 00 min"),
     ]
 
 
@@ -156,7 +156,7 @@ def test_evaluations_of_drafts_and_candidates_share_a_limit() -> None:
     ledger.begin_attempt(evaluations=4)
     ledger.add_evaluation(1.0)
     assert ledger.evaluations_left() == 9
-    ledger.add_verifications(4)
+    ledger.add_verifications(4, 2.0)
     ledger.begin_attempt(evaluations=5)
     ledger.add_evaluation(1.0)
     with pytest.raises(
@@ -166,6 +166,7 @@ def test_evaluations_of_drafts_and_candidates_share_a_limit() -> None:
         ledger.begin_attempt(evaluations=5)
     assert ledger.snapshot().attempts == 2
     assert ("evaluations", "6", "10") in ledger.summary_rows()
+    assert ("evaluator time", "4.0 s", "") in ledger.summary_rows()
     assert "10 evaluations" in ledger.preflight()
 
 

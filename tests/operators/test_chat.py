@@ -95,6 +95,22 @@ def test_message_for_the_next_turn_repeats_the_calls_with_valid_arguments_only()
     assert message["content"] == "so"
 
 
+def test_reasoning_goes_back_as_it_came() -> None:
+    signed = call("{}") | {"extra_content": {"google": {"thought_signature": "c2ln"}}}
+    given = {"content": None, "reasoning_content": "hm", "reasoning": None, "audio": None, "tool_calls": [signed]}
+    message = parsed_answer(completion(given), request_tokens=1).message()
+    assert message == {"role": "assistant", "content": "", "reasoning_content": "hm", "tool_calls": [signed]}
+
+
+def test_reasoning_counts_where_the_server_does_not() -> None:
+    answer = parsed_answer(completion({"content": "x" * 30, "reasoning": "y" * 300}), request_tokens=99)
+    assert answer.usage.tokens_out == 111
+
+
+def test_an_empty_answer_is_repeated_as_a_text_that_servers_take() -> None:
+    assert parsed_answer(completion({"content": None}), request_tokens=1).message()["content"] == "(empty)"
+
+
 def test_estimate_grows_with_the_request() -> None:
     short = estimated_tokens([{"role": "user", "content": "x"}])
     assert 5 < short < 20

@@ -254,6 +254,64 @@ def test_context_overflow_is_no_failure_of_the_endpoint(
             model.complete(HELLO, max_output_tokens=64)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        error("max_tokens is too large: 64. This model supports at most 32 completion tokens"),
+        error("Invalid max_tokens value, the valid range of max_tokens is [1, 32]"),
+    ],
+    ids=["OpenAI", "DeepSeek"],
+)
+def test_an_answer_longer_than_the_model_gives_is_cured_by_asking_for_less(
+    httpserver: HTTPServer, chat: Callable[..., OpenAIChat], body: dict[str, object]
+) -> None:
+    httpserver.expect_request(PATH).respond_with_json(body, status=400)
+    with pytest.raises(ContextOverflow):
+        chat().complete(HELLO, max_output_tokens=64)
+
+
+def test_half_a_character_is_replaced(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
+    body = json.dumps(completion("whole \U0001f600, half \ud83d"))
+    httpserver.expect_request(PATH).respond_with_data(body, content_type="application/json")
+    assert chat().complete(HELLO, max_output_tokens=64).text == "whole \U0001f600, half \ufffd"
+
+
+def test_a_server_is_asked_in_the_terms_that_it_knows(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
+    """Azure's reasoning models want the other limit, Mistral's server no seed: both are learnt once."""
+
+    def picky(request: Request) -> Response:
+        body = request.get_json()
+        told = ""
+        if "max_tokens" in body:
+            told = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+        elif "seed" in body:
+            told = '{"type":"extra_forbidden","loc":["body","seed"],"msg":"Extra inputs are not permitted"}'
+        answer = error(told) if told else completion()
+        return Response(json.dumps(answer), 422 if told else 200, content_type="application/json")
+
+    httpserver.expect_request(PATH).respond_with_handler(picky)
+    exchanges: list[Exchange] = []
+    model = chat(seed=7, breaker_failures=1, record=exchanges.append)
+    assert model.complete(HELLO, max_output_tokens=64).text == "hi"
+    assert len(httpserver.log) == 3
+    assert model.complete(HELLO, max_output_tokens=64).text == "hi"
+    assert len(httpserver.log) == 4
+    assert [each.request for each in exchanges] == [
+        {"model": "test-model", "messages": HELLO, "max_completion_tokens": 64}
+    ] * 2
+
+
+def test_a_server_that_knows_no_limit_at_all_refuses_the_request(
+    httpserver: HTTPServer, chat: Callable[..., OpenAIChat]
+) -> None:
+    httpserver.expect_request(PATH).respond_with_json(
+        error("unknown fields: max_tokens, max_completion_tokens"), status=400
+    )
+    with pytest.raises(RequestRejected, match="unknown fields"):
+        chat().complete(HELLO, max_output_tokens=64)
+    assert len(httpserver.log) == 2
+
+
 def test_malformed_request_is_told_apart(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
     httpserver.expect_request(PATH).respond_with_json(error("tools are not supported"), status=400)
     with pytest.raises(RequestRejected, match="tools are not supported"):

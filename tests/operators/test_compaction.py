@@ -64,3 +64,16 @@ def test_whole_exchanges_go_when_shortening_is_not_enough() -> None:
 
 def test_what_fits_is_only_told_the_draft() -> None:
     assert compacted(2, 50_000)[:-1] == conversation(2)
+
+
+def test_reasoning_is_shortened_with_its_answer_and_never_missing() -> None:
+    messages = conversation(6)
+    for message in messages:
+        if message["role"] == "assistant":
+            message |= {"reasoning_content": "hm " * 2000, "reasoning_details": [{"data": "x" * 2000}]}
+    shorter = compact(messages, tools=[], limit_tokens=14_000, fence=FENCE, draft="THE DRAFT")
+    assert estimated_tokens(shorter) <= 14_000
+    first, *_, last = [message for message in shorter if message["role"] == "assistant"]
+    assert 0 < len(str(first["reasoning_content"])) < 1000
+    assert "reasoning_details" not in first
+    assert last["reasoning_content"] == "hm " * 2000

@@ -136,6 +136,16 @@ def test_long_sections_are_cut_between_lines(tmp_path: Path) -> None:
         assert knowledge.read(name, "Long").count("\n") == 1000
 
 
+def test_folders_of_one_name_do_not_hide_each_other(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name / "docs").mkdir(parents=True)
+        (tmp_path / name / "docs" / "read.md").write_text(f"# {name}\n")
+    folders = [tmp_path / "one" / "docs", tmp_path / "two" / "docs", tmp_path / "one" / ".." / "one" / "docs"]
+    with KnowledgeBase(folders, shipped=False) as knowledge:
+        assert knowledge.files() == ["docs/read.md", "docs-2/read.md"]
+        assert knowledge.read("docs-2/read.md") == "# two"
+
+
 def test_bad_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(KnowledgeError, match=r"missing does not exist: expected a directory"):
         KnowledgeBase([tmp_path / "missing"])

@@ -47,6 +47,15 @@ def test_a_comparison_is_a_lesson_too(world: World) -> None:
     assert str(lesson) == "g0001 (prediction): fuse the softmax: geomean predicted 1.2, measured 0.9: too high"
 
 
+def test_a_lesson_that_two_runs_recorded_is_told_once(world: World) -> None:
+    learn(world, "Packing the keys paid off.", "packing")
+    later = World(world.store)
+    learn(later, "Packing the keys paid off.", "packing")
+    learn(later, "Packing the queries did not.", "packing")
+    texts = [each.text for each in Memory(World(world.store).view).recall("packing", limit=5)]
+    assert sorted(texts) == ["Packing the keys paid off.", "Packing the queries did not."]
+
+
 def test_earlier_runs_teach_but_the_own_kernel_comes_first(world: World) -> None:
     learn(world, "Packing helped the other kernel.", "packing")
     earlier = World(world.store, kernel=Path("/project/kernels/other.py"))

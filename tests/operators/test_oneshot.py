@@ -44,6 +44,21 @@ def test_code_and_prediction_are_read_from_the_answer(world: World, serve: Serve
     assert world.evaluated == []
 
 
+@pytest.mark.parametrize(
+    "text", [f"```python\n{BETTER}```\n```json\n{SAID}\n```", f"{SAID}\n```python\n{BETTER}```\nThat is it."]
+)
+def test_a_prediction_is_read_from_a_block_of_its_own_too(world: World, serve: Serve, text: str) -> None:
+    proposal = propose(world, serve([says(text)]))
+    assert (proposal.source, proposal.hypothesis) == (BETTER, "halve the work")
+    assert proposal.predicted == {"geomean": 1.5, FIRST: 2.0}
+
+
+def test_the_task_promises_one_answer(world: World, serve: Serve) -> None:
+    model = serve([says(f"```python\n{BETTER}```")])
+    propose(world, model)
+    assert "## Budget of this step\n\nOne answer.\n" in model.requests[0]["messages"][1]["content"]
+
+
 def test_code_alone_is_enough(world: World, serve: Serve) -> None:
     proposal = propose(world, serve([says(f"```python\n{BETTER}```")]))
     assert (proposal.source, proposal.hypothesis, proposal.predicted) == (BETTER, "", {})

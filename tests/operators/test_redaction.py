@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pytest_avo.operators.redaction import Redactor
 
 ENVIRONMENT = {
@@ -31,6 +33,21 @@ def test_root_as_home_redacts_nothing() -> None:
 
 def test_keys_of_well_known_shape_go_even_when_unknown() -> None:
     assert Redactor().text("use sk-proj-abcdefghijklmnop1234 here") == "use [redacted] here"
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["sk-ant-api03-AbCd_efGhIjKlMnOpQr5tUv-w", "ghp_16C7e42F292c6912E7710c838347Ae178B4a", "hf_AbCdEfGhIjKlMnOp7r"],
+)
+def test_keys_of_several_kinds(key: str) -> None:
+    assert Redactor().text(f"({key})") == "([redacted])"
+
+
+@pytest.mark.parametrize(
+    "code", ["sk_blocks_per_split_aligned = 1", "x = sk-seqlen_q_padded_to_128", "hf_attention_reference(q, k, v)"]
+)
+def test_code_is_no_key(code: str) -> None:
+    assert Redactor().text(code) == code
 
 
 def test_a_secret_that_contains_another_goes_whole() -> None:

@@ -10,6 +10,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.agentic import AgenticOperator
+from pytest_avo.operators.budget import Limits
 from pytest_avo.operators.operator import OperatorStopped, Proposal
 from pytest_avo.operators.source import AnswerSource
 from pytest_avo.operators.transcript import run_folder
@@ -50,6 +51,7 @@ def again(world: World) -> World:
 
 
 def test_a_replay_proposes_the_same_without_the_model(world: World, serve: Serve, agent: Make) -> None:
+    world.limit(Limits(max_tokens=1_000_000))  # which a replay has no need of, and is no difference
     model = serve(STEPS)
     recorded = run_twice(agent(model), world)
     other = again(world)
@@ -59,6 +61,19 @@ def test_a_replay_proposes_the_same_without_the_model(world: World, serve: Serve
     assert len(model.requests) == 4
     assert [line for line in other.said if "differs" in line] == []
     assert (replayed[0].tokens_in, other.ledger.snapshot().turns) == (0, 0), "a replay costs nothing"
+
+
+def test_a_replay_knows_no_more_than_its_run_did(world: World, serve: Serve, agent: Make) -> None:
+    lesson = ("record_lesson", {"text": "Doubling it halves the time.", "technique": "doubling"})
+    earlier = again(world)
+    earlier.record("lesson", {"generation": 1, "member": 0, "text": "An old one.", "technique": "", "symptom": ""})
+    recorded = again(world)
+    model = serve([calls(lesson, edit("SPEED = 100", "SPEED = 200")), calls(SUBMIT)])
+    agent(model).propose(recorded.task())
+    assert "An old one." in model.requests[0]["messages"][1]["content"]
+    other = again(world)
+    replaying(other, recorded.view.run.id).propose(other.task())
+    assert [line for line in other.said if "differs" in line] == []
 
 
 def test_a_replay_ends_in_order_where_its_recording_does(world: World, serve: Serve, agent: Make) -> None:

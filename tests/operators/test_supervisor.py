@@ -115,6 +115,7 @@ def test_a_stuck_search_is_reviewed_and_its_directions_are_taken_up_in_turn(
     assert ledger_lines(world.view) == ["g0006 same: Split the keys", "g0005 same: Pack the keys"]
     assert "supervisor: no commit in the last 4 attempts; reviewing the search" in world.said
     assert "supervisor: 2 directions: Pack the keys; Split the keys" in world.said
+    assert "supervisor: The kernel waits for memory." in world.said
     assert "  direction: Pack the keys" in world.said
 
 
@@ -139,6 +140,24 @@ def test_an_unreadable_review_is_repaired_once(world: World, serve: Serve, agent
     assert agent(model, stall=4).propose(world.task()) is not None
     assert "missing required field title" in model.requests[1]["messages"][-1]["content"]
     assert len(given(world.view)) == 3
+
+
+def test_directions_are_distinct_and_none_is_given_twice(world: World, serve: Serve, agent: Make) -> None:
+    def directions(*titles: str) -> Turn:
+        return says(json.dumps({"directions": [{"title": title} for title in titles]}))
+
+    for speed in (99, 98, 97, 96):
+        fail(world, speed=speed)
+    steps = [calls(edit("SPEED = 100", f"SPEED = {speed}"), SUBMIT) for speed in (95, 94)]
+    first = directions("Pack the keys", "pack the keys!", "")
+    model = serve([first, steps[0], directions("Pack the keys."), directions("Split the keys"), steps[1]])
+    operator = agent(model, stall=4, directions=1)
+    for _ in range(2):
+        proposal = operator.propose(world.task())
+        assert proposal is not None
+        world.settle(proposal)
+    assert [each.direction.title for each in given(world.view)] == ["Pack the keys", "Split the keys"]
+    assert "all its directions were tried before" in model.requests[3]["messages"][-1]["content"]
 
 
 @pytest.mark.parametrize("answer", [says("I do not know."), says('{"directions": []}')])

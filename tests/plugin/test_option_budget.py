@@ -8,7 +8,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.budget import Limits, Prices
 from pytest_avo.operators.catalogue import load_operator
 from pytest_avo.settings import Settings, read_settings
-from tests.plugin.conftest import Project
+from tests.plugin.conftest import SLOW, Project
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,26 @@ def test_the_agent_is_the_default_where_a_model_can_be_asked(
 ) -> None:
     if key:
         monkeypatch.setenv("OPENAI_API_KEY", key)
-    assert settings(project, *arguments).operator == operator
+    found = settings(project, *arguments)
+    assert found.operator == operator
+    is_told = arguments == ["--avo-model", "m"] and not key
+    assert (found.without_model == "") is not is_told
+
+
+def test_a_server_from_the_environment_can_be_asked_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:1/v1")
+    assert settings(project, "--avo-model", "m").operator == "agent"
+
+
+def test_a_model_that_cannot_be_asked_is_said(project: Project) -> None:
+    project.kernel("slow.py", SLOW.replace("return _once(", "return 2 * _once("))
+    result = project.run("--avo-evolve", "kernels/slow.py", "--avo-model", "m", "--generations", "1")
+    result.stdout.fnmatch_lines(
+        [
+            "starting run 1: *operator tuner*",
+            "m is not asked: OPENAI_API_KEY is not set, and no --avo-base-url names a server without keys",
+        ]
+    )
 
 
 def test_model_and_server_from_environment_and_ini(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_the_agent_keeps_what_verifies_its_candidate(
             "may spend up to 9 evaluations",
             "generation 1: incorrect *",
             "agent stopped: budget exhausted (max_evaluations): 7 of 9 evaluations are made, an attempt needs up to 4",
-            "evaluations by the operator *5 *",
+            "evaluations of drafts *5 *",
             "evaluations of candidates *2 *",
             "evaluations *7 *9*",
         ]

@@ -39,6 +39,7 @@ def summary(*, commits: int = 1, best: Interval | None = None, resume_hint: str 
         commits=commits,
         rejected={"incorrect": 1, "slower": 1} if commits else {},
         best_ratio=best,
+        best_by_steps=1.041 if commits else 1.0,
         wall_s=161.0,
         evaluator_s=100.0,
         evaluations=31,
@@ -83,6 +84,11 @@ def test_a_run_without_a_commit_says_so() -> None:
         Line("kernels/cpu/quickstart.py: 3 attempts · 0 commits · no gain over the seed", {"bold": True}),
         Line("took: 2 min 41 s · evaluator 1 min 40 s (62%) · 31 evaluations"),
     ]
+
+
+def test_a_run_that_was_stopped_does_not_deny_its_gain() -> None:
+    first = lineage([], summary(commits=1))[0].text
+    assert first.endswith("1 commit · best 1.04 vs the seed, by its steps")
 
 
 def test_members_of_a_population_are_told_apart() -> None:
