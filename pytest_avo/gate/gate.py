@@ -10,12 +10,12 @@ unlike Holm's procedure needs no other comparison's result: items are judged one
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, TimingPlan
+from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, TimingPlan
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Kind, Total, Verdict
@@ -132,7 +132,7 @@ class Gate:
             return gains
         if limit is None or not self._is_beyond(gains, limit):
             return Finding(ranking(gains.interval(), self.floor, limit), self._words(gains), gains)
-        again = evaluate(confirmation(request))
+        again = evaluate(confirmation(request, evaluations.values()))
         if bad := next((x for x in again.values() if x.outcome != "ok"), None):
             where = f"{bad.shape}: " if len(cases) > 1 else ""
             return Finding(_kind(bad), where + bad.reason, None)
@@ -168,11 +168,15 @@ def thorough(plan: TimingPlan) -> TimingPlan:
     return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None)
 
 
-def confirmation(request: EvaluationRequest) -> EvaluationRequest:
-    """The same once more, thoroughly: new processes, new inputs."""
+def confirmation(request: EvaluationRequest, first: Iterable[Evaluation]) -> EvaluationRequest:
+    """The same once more: new processes, new inputs, and in each launch as many rounds as decided it the first time."""
     assert request.plan is not None
+    plan = thorough(request.plan)
+    if request.plan.margin is not None:
+        rounds = [len(launch) for each in first if each.timing for launch in each.timing.seconds[KERNEL]]
+        plan = msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, CONFIRM_LAUNCHES * max(rounds)))
     peers = request.peers if request.baseline is None else ()
-    return msgspec.structs.replace(request, plan=thorough(request.plan), peers=peers, fresh=True)
+    return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True)
 
 
 def ranking(gain: Interval, floor: float, limit: float | None) -> Kind:

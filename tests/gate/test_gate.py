@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Total, Verdict
 from pytest_avo.gate.gains import Case
-from pytest_avo.gate.gate import Gate, in_words, ranking
+from pytest_avo.gate.gate import Gate, in_words, ranking, until_decided
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import parse_rules
 from tests.report.result_rows import shape
@@ -71,6 +72,17 @@ def test_a_slowdown_beyond_the_limit_that_is_seen_twice_fails_with_the_second_fi
     assert again.plan is not None
     assert (again.plan.launches, again.plan.max_rounds, again.plan.margin) == (3, 120, None)
     assert again.peers == (), "peers say nothing about a regression"
+
+
+@pytest.mark.parametrize(("rounds", "most"), [(10, 30), (40, 120), (120, 120)])
+def test_a_second_measurement_takes_no_more_rounds_a_launch_than_decided_the_first(rounds: int, most: int) -> None:
+    bench = Bench(timed(0.08, launches=3, seed=1))
+    wanted = request(SHAPE)
+    assert wanted.plan is not None
+    wanted = msgspec.structs.replace(wanted, plan=until_decided(wanted.plan, 0.03))
+    verdict = gate("3%").judge(Verdict(SHAPE.id, "correct"), CASE, timed(0.08, rounds=rounds), wanted, bench)
+    assert verdict.regressed
+    assert [again.plan and (again.plan.launches, again.plan.max_rounds) for again in bench.requests] == [(3, most)]
 
 
 def test_a_slowdown_that_is_seen_once_is_ambiguous_and_passes() -> None:
