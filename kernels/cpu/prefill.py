@@ -24,8 +24,8 @@ AVO = {"target": "cpu", "shapes": ["prefill-cpu"]}
 
 BLOCK_Q = 96  # queries per tile
 BLOCK_K = 128  # keys per softmax step
-ROWS = 12  # queries per register tile
-VECTORS = 2  # registers of 16 keys (or value elements) per register tile
+ROWS = 12  # queries per register tile; half as many where there are 16 registers and not 32
+VECTORS = 2  # registers of 16 keys (or value elements) per register tile, or of 8 without AVX-512
 
 TUNABLES = {
     "BLOCK_Q": [48, 96, 144, 192],
@@ -44,8 +44,14 @@ SOURCE = r"""
 #include <immintrin.h>
 #endif
 
-using vf = float __attribute__((vector_size(64)));
-using vi = int32_t __attribute__((vector_size(64)));
+// A vector wider than the registers is taken apart in memory: it made products twenty times slower.
+#ifdef __AVX512F__
+constexpr int WIDTH = 16, TILE_ROWS = ROWS;
+#else
+constexpr int WIDTH = 8, TILE_ROWS = ROWS / 2;
+#endif
+using vf = float __attribute__((vector_size(4 * WIDTH)));
+using vi = int32_t __attribute__((vector_size(4 * WIDTH)));
 
 #ifdef IS_BF16
 using element = uint16_t;
@@ -81,7 +87,7 @@ static inline vf multiply_add(vf acc, operand a, operand b) { return acc + a * b
 static inline void store_weights(word* to, vf x) { std::memcpy(to, &x, sizeof x); }
 #endif
 
-constexpr int LANES = 16 * VECTORS;
+constexpr int LANES = WIDTH * VECTORS;
 constexpr int D_WORDS = (HEAD_DIM + PER_WORD - 1) / PER_WORD;
 constexpr int D_LANES = (HEAD_DIM + LANES - 1) / LANES * LANES;
 constexpr float LOWEST = -3e38f;
@@ -108,29 +114,31 @@ static inline vf exp2_of(vf x) {  // x <= 0; below -126 the result is exactly ze
 }
 
 static inline float largest(vf x) {
-    const vf other = __builtin_shuffle(x, vi{8, 9, 10, 11, 12, 13, 14, 15});
+    vi upper;
+    for (int i = 0; i < WIDTH; i++) upper[i] = (i + WIDTH / 2) % WIDTH;
+    const vf other = __builtin_shuffle(x, upper);
     x = x > other ? x : other;
     float top = x[0];
-    for (int i = 1; i < 8; i++) top = std::max(top, x[i]);
+    for (int i = 1; i < WIDTH / 2; i++) top = std::max(top, x[i]);
     return top;
 }
 
-// to (ROWS, LANES) = factor * a (ROWS, depth words) times panel (depth words, LANES), or += it.
+// to (TILE_ROWS, LANES) = factor * a (TILE_ROWS, depth words) times panel (depth words, LANES), or += it.
 template <bool ADD> static inline void product(const word* a, int a_row, const word* panel, int depth, float* to,
                                                int to_row, float factor) {
-    vf sums[ROWS][VECTORS] = {};
+    vf sums[TILE_ROWS][VECTORS] = {};
     for (int i = 0; i < depth; i++) {
         operand b[VECTORS];
-        for (int j = 0; j < VECTORS; j++) std::memcpy(&b[j], panel + i * LANES + 16 * j, 64);
+        for (int j = 0; j < VECTORS; j++) std::memcpy(&b[j], panel + i * LANES + WIDTH * j, sizeof b[j]);
         #pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++) {
+        for (int r = 0; r < TILE_ROWS; r++) {
             const operand x = a[r * a_row + i] - operand{};  // minus zero is a broadcast; plus zero would be computed
             for (int j = 0; j < VECTORS; j++) sums[r][j] = multiply_add(sums[r][j], x, b[j]);
         }
     }
-    for (int r = 0; r < ROWS; r++)
+    for (int r = 0; r < TILE_ROWS; r++)
         for (int j = 0; j < VECTORS; j++) {
-            vf* cell = (vf*)(to + r * to_row + 16 * j);
+            vf* cell = (vf*)(to + r * to_row + WIDTH * j);
             *cell = ADD ? *cell + sums[r][j] : sums[r][j] * factor;
         }
 }
@@ -159,8 +167,8 @@ static void pack_values(const element* v, int64_t stride, int keys, word* to) {
 }
 
 struct Tile {
-    std::vector<vf> scores = std::vector<vf>(BLOCK_Q * BLOCK_K / 16), norm = std::vector<vf>(BLOCK_Q);
-    std::vector<vf> out = std::vector<vf>(BLOCK_Q * D_LANES / 16);
+    std::vector<vf> scores = std::vector<vf>(BLOCK_Q * BLOCK_K / WIDTH), norm = std::vector<vf>(BLOCK_Q);
+    std::vector<vf> out = std::vector<vf>(BLOCK_Q * D_LANES / WIDTH);
     std::vector<word> q = std::vector<word>(BLOCK_Q * D_WORDS);
     std::vector<word> weights = std::vector<word>(BLOCK_Q * BLOCK_K / PER_WORD);
     float top[BLOCK_Q];
@@ -170,12 +178,13 @@ struct Tile {
 // One softmax step: scores to weights in place of words, with sums, maxima and outputs so far rescaled.
 static void weigh(Tile& tile, int rows, int64_t base, int keys) {
     for (int r = 0; r < rows; r++) {
-        vf* scores = &tile.scores[r * BLOCK_K / 16];
-        const int vectors = (keys + 15) / 16, seen = (int)std::clamp<int64_t>(tile.seen[r] - base, 0, keys);
+        vf* scores = &tile.scores[r * BLOCK_K / WIDTH];
+        const int vectors = (keys + WIDTH - 1) / WIDTH, seen = (int)std::clamp<int64_t>(tile.seen[r] - base, 0, keys);
         vf higher = vf{} + tile.top[r];
         for (int i = 0; i < vectors; i++) {
-            if (seen < 16 * (i + 1)) {
-                const vi lane = vi{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + 16 * i;
+            if (seen < WIDTH * (i + 1)) {
+                vi lane;
+                for (int j = 0; j < WIDTH; j++) lane[j] = WIDTH * i + j;
                 scores[i] = lane < seen ? scores[i] : vf{} - INFINITY;
             }
             higher = higher > scores[i] ? higher : scores[i];
@@ -184,14 +193,14 @@ static void weigh(Tile& tile, int rows, int64_t base, int keys) {
         if (top > tile.top[r]) {
             const float shrink = std::exp2(tile.top[r] - top);
             tile.norm[r] *= shrink;
-            for (int d = 0; d < D_LANES / 16; d++) tile.out[r * (D_LANES / 16) + d] *= shrink;
+            for (int d = 0; d < D_LANES / WIDTH; d++) tile.out[r * (D_LANES / WIDTH) + d] *= shrink;
             tile.top[r] = top;
         }
         vf norm = tile.norm[r];
         for (int i = 0; i < vectors; i++) {
             const vf weight = exp2_of(scores[i] - top);
             norm += weight;
-            store_weights(&tile.weights[(r * BLOCK_K + 16 * i) / PER_WORD], weight);
+            store_weights(&tile.weights[(r * BLOCK_K + WIDTH * i) / PER_WORD], weight);
         }
         tile.norm[r] = norm;
     }
@@ -219,7 +228,8 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
         for (int64_t task = 0; task < s.batch * s.heads_q * tiles; task++) {
             const int64_t b = task / tiles / s.heads_q, h = task / tiles % s.heads_q;
             const int64_t first = (tiles - 1 - task % tiles) * BLOCK_Q;
-            const int count = std::min<int64_t>(BLOCK_Q, s.seqlen_q - first), rows = (count + ROWS - 1) / ROWS * ROWS;
+            const int count = std::min<int64_t>(BLOCK_Q, s.seqlen_q - first);
+            const int rows = (count + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
             const element* queries = q + b * s.q.batch + h * s.q.head + first * s.q.row;
             for (int r = 0; r < rows; r++) {
                 const element* row = queries + std::min(r, count - 1) * s.q.row;
@@ -228,27 +238,28 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
                 tile.top[r] = LOWEST;
                 tile.norm[r] = vf{};
             }
-            std::fill_n(tile.out.begin(), rows * D_LANES / 16, vf{});
+            std::fill_n(tile.out.begin(), rows * D_LANES / WIDTH, vf{});
             const int64_t end = tile.seen[count - 1], kv_head = b * s.heads_kv + h / (s.heads_q / s.heads_kv);
             float *scores = (float*)tile.scores.data(), *sums = (float*)tile.out.data();
             for (int64_t base = 0; base < end; base += BLOCK_K) {
                 const word* key_panels = packed_k + (kv_head * blocks + base / BLOCK_K) * k_words;
                 const word* value_panels = packed_v + (kv_head * blocks + base / BLOCK_K) * v_words;
-                const int keys = std::min<int64_t>(BLOCK_K, end - base), depth = (keys + 15) / 16 * 16 / PER_WORD;
+                const int keys = std::min<int64_t>(BLOCK_K, end - base);
+                const int depth = (keys + WIDTH - 1) / WIDTH * WIDTH / PER_WORD;
                 for (int j = 0; j < keys; j += LANES)
-                    for (int r = 0; r < rows; r += ROWS)
+                    for (int r = 0; r < rows; r += TILE_ROWS)
                         product<false>(&tile.q[r * D_WORDS], D_WORDS, key_panels + j * D_WORDS, D_WORDS,
                                        scores + r * BLOCK_K + j, BLOCK_K, scale * 1.44269504f);
                 weigh(tile, rows, base, keys);
                 for (int d = 0; d < D_LANES; d += LANES)
-                    for (int r = 0; r < rows; r += ROWS)
+                    for (int r = 0; r < rows; r += TILE_ROWS)
                         product<true>(&tile.weights[r * BLOCK_K / PER_WORD], BLOCK_K / PER_WORD,
                                       value_panels + d * (BLOCK_K / PER_WORD), depth, sums + r * D_LANES + d,
                                       D_LANES, 1.f);
             }
             for (int r = 0; r < count; r++) {
                 float norm = 0;
-                for (int i = 0; i < 16; i++) norm += tile.norm[r][i];
+                for (int i = 0; i < WIDTH; i++) norm += tile.norm[r][i];
                 element* to = out + b * s.out.batch + h * s.out.head + (first + r) * s.out.row;
                 const bool blind = tile.seen[r] <= 0;
                 for (int d = 0; d < HEAD_DIM; d++) to[d] = narrow(blind ? 0.f : sums[r * D_LANES + d] / norm);
@@ -289,7 +300,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1], k.shape[2]
     out = torch.empty_like(q)
-    # One 32-bit word per element suffices for either packing, with the head dimension rounded up to whole panels.
+    # One 32-bit word per element suffices for any packing, with the head dimension rounded up to the widest panels.
     lanes = 16 * VECTORS
     words = batch * heads_kv * -(-seqlen_kv // BLOCK_K) * BLOCK_K * -(-head_dim // lanes) * lanes
     packed_k, packed_v = torch.empty(words), torch.empty(words)

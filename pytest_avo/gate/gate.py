@@ -169,12 +169,12 @@ def thorough(plan: TimingPlan) -> TimingPlan:
 
 
 def confirmation(request: EvaluationRequest, first: Iterable[Evaluation]) -> EvaluationRequest:
-    """The same once more: new processes, new inputs, and in each launch as many rounds as decided it the first time."""
+    """The same once more: new processes and inputs, in each launch twice the rounds that decided it the first time."""
     assert request.plan is not None
     plan = thorough(request.plan)
     if request.plan.margin is not None:
         rounds = [len(launch) for each in first if each.timing for launch in each.timing.seconds[KERNEL]]
-        plan = msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, CONFIRM_LAUNCHES * max(rounds)))
+        plan = msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, CONFIRM_LAUNCHES * 2 * max(rounds)))
     peers = request.peers if request.baseline is None else ()
     return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True)
 
