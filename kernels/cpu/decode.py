@@ -1,11 +1,11 @@
 """Attention of a few queries against a long cache: split over the keys, each key and value read once per head group.
 
 Decoding one token is bound by reading the cache, so the work is cut along the keys (two cores are busy even with one
-sequence and one head), and all query heads that share a key/value head walk its keys together. The C++ below keeps
-16 dot products in registers whatever the group size is, sums them with one tree of shuffles, and leaves scores,
-softmax and rescaling in that interleaved order. Rows ahead are prefetched because a cache row of one head lies
-kilobytes from the next. With AVX512-BF16 the bfloat16 dot products need no conversion. Each split ends with its
-maximum and sum, by which the splits are merged. Strides are passed through, so nothing is copied.
+sequence and one head), and all query heads that share a key/value head walk its keys together. The C++ below keeps as
+many dot products in registers as a register has lanes, whatever the group size is, sums them with one tree of shuffles,
+and leaves scores, softmax and rescaling in that interleaved order. Rows ahead are prefetched because a cache row of one
+head lies kilobytes from the next. With AVX512-BF16 the bfloat16 dot products need no conversion. Each split ends with
+its maximum and sum, by which the splits are merged. Strides are passed through, so nothing is copied.
 """
 
 from __future__ import annotations
@@ -43,22 +43,28 @@ SOURCE = r"""
 #include <immintrin.h>
 #endif
 
-using vf = float __attribute__((vector_size(64)));
-using vi = int32_t __attribute__((vector_size(64)));
-using vf_at = float __attribute__((vector_size(64), aligned(4), may_alias));
-using vh_at = uint16_t __attribute__((vector_size(32), aligned(2), may_alias));
-using vi_at = int32_t __attribute__((vector_size(64), aligned(2), may_alias));
+// A vector wider than the registers is taken apart in memory, at many times the cost.
+#ifdef __AVX512F__
+constexpr int WIDTH = 16;
+#else
+constexpr int WIDTH = 8;
+#endif
+using vf = float __attribute__((vector_size(4 * WIDTH)));
+using vi = int32_t __attribute__((vector_size(4 * WIDTH)));
+using vf_at = float __attribute__((vector_size(4 * WIDTH), aligned(4), may_alias));
+using vh_at = uint16_t __attribute__((vector_size(2 * WIDTH), aligned(2), may_alias));
+using vi_at = int32_t __attribute__((vector_size(4 * WIDTH), aligned(2), may_alias));
 
 #ifdef IS_BF16
 using element = uint16_t;
-static inline vf load16(const element* p) { return (vf)(__builtin_convertvector(*(const vh_at*)p, vi) << 16); }
+static inline vf load_vector(const element* p) { return (vf)(__builtin_convertvector(*(const vh_at*)p, vi) << 16); }
 static inline element round_to(float x) {
     uint32_t u; std::memcpy(&u, &x, 4);
     return x != x ? 0x7fc0 : (u + 0x7fff + ((u >> 16) & 1)) >> 16;
 }
 #else
 using element = float;
-static inline vf load16(const element* p) { return *(const vf_at*)p; }
+static inline vf load_vector(const element* p) { return *(const vf_at*)p; }
 static inline element round_to(float x) { return x; }
 #endif
 
@@ -72,8 +78,8 @@ static inline vf multiply_add(vf acc, operand a, operand b) {
 }
 #else
 using operand = vf;
-constexpr int D_STEP = 16;
-static inline operand load_operand(const element* p) { return load16(p); }
+constexpr int D_STEP = WIDTH;
+static inline operand load_operand(const element* p) { return load_vector(p); }
 static inline vf multiply_add(vf acc, operand a, operand b) { return acc + a * b; }
 #endif
 
@@ -99,8 +105,20 @@ static inline vf exp2_of(vf x) {  // x <= 0; below -126 the result is exactly ze
     return (vf)(((vi)p + ((vi)shifted << 23)) & ~tiny);
 }
 
-// Sum each of 16 registers; lane i of the result is the sum of a[i].
+// Sum each of WIDTH registers; lane i of the result is the sum of a[i].
 #define FOLD(x, y, ...) (__builtin_shufflevector(x, y, __VA_ARGS__))
+#ifndef __AVX512F__
+static inline vf sums_of(vf* a) {
+    vf b[4], c[2];
+    for (int i = 0; i < 4; i++)
+        b[i] = FOLD(a[2 * i], a[2 * i + 1], 0, 8, 2, 10, 4, 12, 6, 14) +
+               FOLD(a[2 * i], a[2 * i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    for (int i = 0; i < 2; i++)
+        c[i] = FOLD(b[2 * i], b[2 * i + 1], 0, 1, 8, 9, 4, 5, 12, 13) +
+               FOLD(b[2 * i], b[2 * i + 1], 2, 3, 10, 11, 6, 7, 14, 15);
+    return FOLD(c[0], c[1], 0, 1, 2, 3, 8, 9, 10, 11) + FOLD(c[0], c[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+#else
 static inline vf sums_of(vf* a) {
     vf b[8], c[4], d[2];
     for (int i = 0; i < 8; i++)
@@ -115,6 +133,7 @@ static inline vf sums_of(vf* a) {
     return FOLD(d[0], d[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
            FOLD(d[0], d[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
 }
+#endif
 
 struct Strides { int64_t batch, head, row; };
 struct Problem {
@@ -125,15 +144,15 @@ struct Problem {
 // One task: R query rows against keys [first, last). Lane i of a score register belongs to row i % R, key i / R.
 template <int R> static void attend(const Problem& s, const element* q[R], const element* k, const element* v,
                                     const int64_t limits[R], int64_t first, int64_t last, float scale, float* result) {
-    constexpr int T = 16 / R;                              // keys per score register
-    constexpr int WIDE = std::min(16 / R, 8);              // value registers per row that are summed together
+    constexpr int T = WIDTH / R;                           // keys per score register
+    constexpr int WIDE = std::min(WIDTH / R, 8);           // value registers per row that are summed together
     alignas(64) float out[R][D_PADDED] = {};
     alignas(64) float weights[BLOCK_K * R];
     alignas(64) element queries[R][D_PADDED] = {};
     for (int r = 0; r < R; r++) std::memcpy(queries[r], q[r], HEAD_DIM * sizeof(element));
     vf top = vf{} + LOWEST, norm = {};
     vi limit, key_of_lane;
-    for (int i = 0; i < 16; i++) { limit[i] = std::max<int64_t>(limits[i % R] - first, 0); key_of_lane[i] = i / R; }
+    for (int i = 0; i < WIDTH; i++) { limit[i] = std::max<int64_t>(limits[i % R] - first, 0); key_of_lane[i] = i / R; }
     const int64_t seen_by_all = *std::min_element(limits, limits + R);
 
     for (int64_t base = first; base < last; base += BLOCK_K) {
@@ -141,7 +160,7 @@ template <int R> static void attend(const Problem& s, const element* q[R], const
         const bool masked = keys < BLOCK_K || base + BLOCK_K > seen_by_all;
         vf higher = top;
         for (int t0 = 0; t0 < keys; t0 += T) {
-            vf dots[16] = {};
+            vf dots[WIDTH] = {};
             const element* rows[T];
             for (int t = 0; t < T; t++) {
                 const int64_t j = std::min<int64_t>(base + t0 + t, last - 1);
@@ -168,8 +187,8 @@ template <int R> static void attend(const Problem& s, const element* q[R], const
             *(vf*)&weights[t0 * R] = scores;
             higher = higher > scores ? higher : scores;
         }
-        for (int step = R; step < 16; step *= 2) {         // the maximum of a row, in all of its lanes
-            vi from; for (int i = 0; i < 16; i++) from[i] = (i + step) % 16;
+        for (int step = R; step < WIDTH; step *= 2) {      // the maximum of a row, in all of its lanes
+            vi from; for (int i = 0; i < WIDTH; i++) from[i] = (i + step) % WIDTH;
             const vf other = __builtin_shuffle(higher, from);
             higher = higher > other ? higher : other;
         }
@@ -178,30 +197,31 @@ template <int R> static void attend(const Problem& s, const element* q[R], const
         norm *= shrink;
         for (int r = 0; r < R; r++)
             if (shrink[r] != 1.f)
-                for (int d = 0; d < D_PADDED; d += 16) *(vf*)&out[r][d] *= shrink[r];
-        for (int i = 0; i < keys * R; i += 16) {
+                for (int d = 0; d < D_PADDED; d += WIDTH) *(vf*)&out[r][d] *= shrink[r];
+        for (int i = 0; i < keys * R; i += WIDTH) {
             const vf w = exp2_of(*(vf*)&weights[i] - higher);
             norm += w;
             *(vf*)&weights[i] = w;
         }
-        for (int d0 = 0; d0 < HEAD_DIM; d0 += 16 * WIDE) {
+        for (int d0 = 0; d0 < HEAD_DIM; d0 += WIDTH * WIDE) {
             vf sums[R][WIDE];
             for (int r = 0; r < R; r++)
-                for (int w = 0; w < WIDE; w++) sums[r][w] = d0 + 16 * w < D_PADDED ? *(vf*)&out[r][d0 + 16 * w] : vf{};
+                for (int w = 0; w < WIDE; w++)
+                    sums[r][w] = d0 + WIDTH * w < D_PADDED ? *(vf*)&out[r][d0 + WIDTH * w] : vf{};
             for (int t = 0; t < keys; t++)
                 for (int w = 0; w < WIDE; w++) {
-                    if (d0 + 16 * w >= HEAD_DIM) continue;
-                    const vf x = load_row<16>(v + (base + t) * s.v.row, d0 + 16 * w, load16);
+                    if (d0 + WIDTH * w >= HEAD_DIM) continue;
+                    const vf x = load_row<WIDTH>(v + (base + t) * s.v.row, d0 + WIDTH * w, load_vector);
                     for (int r = 0; r < R; r++) sums[r][w] += weights[t * R + r] * x;
                 }
             for (int r = 0; r < R; r++)
                 for (int w = 0; w < WIDE; w++)
-                    if (d0 + 16 * w < D_PADDED) *(vf*)&out[r][d0 + 16 * w] = sums[r][w];
+                    if (d0 + WIDTH * w < D_PADDED) *(vf*)&out[r][d0 + WIDTH * w] = sums[r][w];
         }
     }
     for (int r = 0; r < R; r++) {
         float sum = 0;
-        for (int i = r; i < 16; i += R) sum += norm[i];
+        for (int i = r; i < WIDTH; i += R) sum += norm[i];
         float* row = (float*)std::memcpy(result + r * (D_PADDED + 16), out[r], sizeof out[r]);
         row[D_PADDED] = top[r];
         row[D_PADDED + 1] = sum;
