@@ -10,8 +10,8 @@ Why it is fast:
   earlier keys, and the sum of what a thread holds, which is needed anyway, tells if one got too large for that. Then,
   and only then, the warp takes the true maximum, rescales, and computes its block again; the result is exact.
 * Probabilities stay in registers: the accumulator layout of wgmma is its operand layout after conversion to 16 bits.
-* Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop has no
-  branch. Row sums are kept per thread and reduced across threads once, at the end.
+* Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop masks
+  nothing. Row sums are kept per thread and reduced across threads once, at the end.
 * Blocks of query rows are handed out longest first, head by head or over a few heads at once (L2_MIB), so that keys and
   values are read from the L2 cache; a persistent program takes its next block from a counter and loads it while the
   last one finishes.

@@ -55,19 +55,20 @@ def assemble(ptx: str, *, arch: str, options: tuple[str, ...] = ()) -> Assembly:
 def read(log: str, sass: str) -> Assembly:
     """Read the log of `ptxas -v` and the listing of `nvdisasm -c`."""
     spills = [(int(stores), int(loads)) for stores, loads in _SPILLS.findall(log)]
+    code, loops = _code(sass)
     return Assembly(
         registers=max((int(count) for count in _REGISTERS.findall(log)), default=0),
         spill_stores_bytes=sum(stores for stores, _ in spills),
         spill_loads_bytes=sum(loads for _, loads in spills),
         # One of the warnings C7510 to C7520; each gives another reason for the same loss.
         wgmma_serialized="wgmma.mma_async instructions are serialized" in log,
-        opcodes=Counter(opcode for _, opcode in _OPCODE.findall(sass)),
-        hot_local=_hot_local(sass),
+        opcodes=Counter(code),
+        hot_local=_hot_local(code, loops),
     )
 
 
-def _hot_local(sass: str) -> int:
-    """A branch back is a loop; of the loops around a matrix product, those that hold no other such loop count."""
+def _code(sass: str) -> tuple[list[str], set[tuple[int, int]]]:
+    """The opcodes of a listing, and the loops among them, first and last instruction: a branch back is one."""
     code: list[str] = []
     places: dict[str, int] = {}
     loops: set[tuple[int, int]] = set()
@@ -80,6 +81,11 @@ def _hot_local(sass: str) -> int:
             if target and target[1] in places:
                 loops.add((places[target[1]], len(code)))
             code.append(opcode[2])
+    return code, loops
+
+
+def _hot_local(code: list[str], loops: set[tuple[int, int]]) -> int:
+    """Of the loops around a matrix product, those that hold no other such loop count."""
     busy = {(start, end) for start, end in loops if _MATRIX_PRODUCTS.intersection(code[start:end])}
     inner = [x for x in busy if not any(x != y and x[0] <= y[0] and y[1] <= x[1] for y in busy)]
     spans = inner or [(0, len(code))]
