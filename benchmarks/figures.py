@@ -27,8 +27,9 @@ PEERS = {"cudnn": "over cuDNN", "fa2": "over FA2", "fa3": "over FA3"}
 
 
 def table() -> str:
-    """The table in Markdown, newest results last."""
-    found = [row for path in sorted((ROOT / "results").glob("*/*/*.json")) for row in rows(path)]
+    """The table in Markdown, newest results first."""
+    folders = sorted((ROOT / "results").glob("*/*/"), key=lambda folder: folder.name, reverse=True)
+    found = [row for folder in folders for path in sorted(folder.glob("*.json")) for row in rows(path)]
     headers = ["device, date, run", "kernel", "suite", "shapes", *PEERS.values()]
     return tabulate(found, headers=headers, tablefmt="github", disable_numparse=True)
 
