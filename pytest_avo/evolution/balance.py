@@ -58,7 +58,9 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         best_ratio=best,
         best_by_steps=math.exp(view.log_score(incumbent) or 0.0),
         wall_s=wall_s,
-        evaluator_s=sum(x.seconds for x in evaluations),
+        build_s=sum(x.build_s for x in evaluations),
+        check_s=sum(x.check_s for x in evaluations),
+        time_s=sum(x.time_s for x in evaluations),
         evaluations=len(evaluations),
         resume_hint=resume_hint,
     )

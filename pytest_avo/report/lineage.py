@@ -49,7 +49,10 @@ class Summary:
     best_by_steps: float
     """The same as the product of the confirmed gains, 1.0 before the first commit."""
     wall_s: float
-    evaluator_s: float
+    build_s: float
+    """What the evaluator took to start, load and first call kernels, compilation included."""
+    check_s: float
+    time_s: float
     evaluations: int
     resume_hint: str = ""
     """Command line that continues the run; empty when it is complete."""
@@ -134,13 +137,13 @@ def _totals(summary: Summary, width: int) -> list[Line]:
     if summary.rejected:
         counts = [f"{count} {text.plain(kind)}" for kind, count in summary.rejected.items()]
         lines += [Line(line) for line in text.fold("not committed:", counts, width)]
-    share = f" ({summary.evaluator_s / summary.wall_s:.0%})" if summary.wall_s else ""
-    spent = [
-        text.duration(summary.wall_s),
-        f"evaluator {text.duration(summary.evaluator_s)}{share}",
-        text.counted(summary.evaluations, "evaluation"),
-    ]
+    evaluator_s = summary.build_s + summary.check_s + summary.time_s
+    share = f" ({evaluator_s / summary.wall_s:.0%})" if summary.wall_s else ""
+    spent = [text.duration(summary.wall_s), text.counted(summary.evaluations, "evaluation")]
     lines += [Line(line) for line in text.fold("took:", spent, width)]
+    parts = {"build": summary.build_s, "check": summary.check_s, "timing": summary.time_s}
+    shares = [f"{name} {text.duration(seconds)}" for name, seconds in parts.items()]
+    lines += [Line(line) for line in text.fold("evaluator:", [text.duration(evaluator_s) + share, *shares], width)]
     if summary.resume_hint:
         lines.append(Line(f"resume with: {text.plain(summary.resume_hint)}"))
     return lines

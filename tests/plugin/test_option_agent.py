@@ -80,6 +80,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             "kernels/slow.py: 2 attempts · 1 commit · best *",
             "not committed: 1 failed",
             "took: * 9 evaluations",
+            "evaluator: * build * check * timing *",
             "ledger * spent * limit",
             "attempts begun *2 *",
             "model turns *7 *",
@@ -89,7 +90,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             "evaluator time *",
         ]
     )
-    took = re.search(r"evaluator (\d.*? s) \(", result.stdout.str())
+    took = re.search(r"evaluator: (\d.*? s) \(", result.stdout.str())
     assert took is not None
     result.stdout.re_match_lines([rf"evaluator time +{re.escape(took[1])} "])
     assert "REPEAT = 1\n" in (project.path / "kernels" / "slow.py").read_text()

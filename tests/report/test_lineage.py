@@ -41,7 +41,9 @@ def summary(*, commits: int = 1, best: Interval | None = None, resume_hint: str 
         best_ratio=best,
         best_by_steps=1.041 if commits else 1.0,
         wall_s=161.0,
-        evaluator_s=100.0,
+        build_s=20.0,
+        check_s=5.5,
+        time_s=74.5,
         evaluations=31,
         resume_hint=resume_hint,
     )
@@ -73,7 +75,8 @@ def test_the_report_of_a_short_run() -> None:
         "best so far  1.00 ▁▁██ 1.04",
         "kernels/cpu/quickstart.py: 3 attempts · 1 commit · best 1.04 [1.03, 1.05] vs the seed",
         "not committed: 1 incorrect · 1 slower",
-        "took: 2 min 41 s · evaluator 1 min 40 s (62%) · 31 evaluations",
+        "took: 2 min 41 s · 31 evaluations",
+        "evaluator: 1 min 40 s (62%) · build 20.0 s · check 5.5 s · timing 1 min 14 s",
         "resume with: pytest --avo-evolve --avo-resume",
     ]
     assert [line.markup for line in lines[2:6]] == [{}, {"red": True}, {"green": True}, {}]
@@ -82,7 +85,8 @@ def test_the_report_of_a_short_run() -> None:
 def test_a_run_without_a_commit_says_so() -> None:
     assert lineage([], summary(commits=0)) == [
         Line("kernels/cpu/quickstart.py: 3 attempts · 0 commits · no gain over the seed", {"bold": True}),
-        Line("took: 2 min 41 s · evaluator 1 min 40 s (62%) · 31 evaluations"),
+        Line("took: 2 min 41 s · 31 evaluations"),
+        Line("evaluator: 1 min 40 s (62%) · build 20.0 s · check 5.5 s · timing 1 min 14 s"),
     ]
 
 
