@@ -12,41 +12,77 @@ import pytest
 from pytest_avo.evaluation.compile import load_attention
 
 KERNEL = Path(__file__).parents[2] / "kernels" / "sm90" / "mha.py"
-GL = types.SimpleNamespace(minimum=min, maximum=max, cdiv=lambda a, b: -(-a // b))
-BLOCK_M, BLOCK_N = 128, 64
+GL = types.SimpleNamespace(
+    minimum=min, maximum=max, cdiv=lambda a, b: -(-a // b), where=lambda condition, a, b: a if condition else b
+)
+BLOCK_M, BLOCK_N, CONSUMER_ROWS = 128, 64, 64
+LENGTHS = [(1, 1), (700, 700), (129, 1000), (1000, 129)]
 
 
 @pytest.fixture(scope="module")
-def locate() -> Any:
-    """The device function, its few library calls bound to Python's own."""
+def device() -> dict[str, Any]:
+    """The device functions, their few library calls bound to Python's own."""
     kernel = load_attention(KERNEL)
-    return types.FunctionType(kernel.__globals__["locate"].fn.__code__, {"gl": GL})
+    bound: dict[str, Any] = {"gl": GL}
+    for name in ("key_blocks", "locate"):
+        bound[name] = types.FunctionType(kernel.__globals__[name].fn.__code__, bound)
+    return bound
+
+
+def visible(row: int, rows: int, seqlen_q: int, seqlen_kv: int, causal: bool) -> list[int]:
+    """How many keys each of the rows sees."""
+    shift = seqlen_kv - seqlen_q
+    return [max(0, min(seqlen_kv, i + 1 + shift)) if causal else seqlen_kv for i in range(row, row + rows)]
 
 
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("section", [1, 3, 4, 100])
-@pytest.mark.parametrize(("seqlen_q", "seqlen_kv"), [(1, 1), (700, 700), (129, 1000), (1000, 129)])
+@pytest.mark.parametrize("head_dim", [64, 128])
+@pytest.mark.parametrize("section", [1, 3, 4, 10])
+@pytest.mark.parametrize(("seqlen_q", "seqlen_kv"), LENGTHS)
 def test_tiles_cover_every_row_once_and_every_visible_key(
-    locate: Any, seqlen_q: int, seqlen_kv: int, section: int, causal: bool
+    device: dict[str, Any], seqlen_q: int, seqlen_kv: int, section: int, head_dim: int, causal: bool
 ) -> None:
     batch, heads_q = 2, 5
     row_tiles = -(-seqlen_q // BLOCK_M)
     sizes = (row_tiles, batch * heads_q, heads_q, section, seqlen_q, seqlen_kv)
 
-    tiles = [locate(tile, sizes, BLOCK_M, BLOCK_N, causal) for tile in range(row_tiles * batch * heads_q)]
+    numbers = range(row_tiles * batch * heads_q)
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, head_dim, causal) for tile in numbers]
 
-    places = [(b, h, row) for b, h, row, _, _ in tiles]
+    places = [(b, h, row) for b, h, row, _ in tiles]
     assert sorted(places) == list(product(range(batch), range(heads_q), range(0, seqlen_q, BLOCK_M)))
-    for _, _, first_row, blocks, unmasked in tiles:
-        rows = range(first_row, min(first_row + BLOCK_M, seqlen_q))
-        seen = [max(0, min(seqlen_kv, i + 1 + seqlen_kv - seqlen_q)) if causal else seqlen_kv for i in rows]
+    for _, _, row, blocks in tiles:
+        seen = visible(row, BLOCK_M, seqlen_q, seqlen_kv, causal)
         assert blocks == max(1, -(-max(seen) // BLOCK_N)), "no tile of keys that nobody sees, none left out"
-        assert unmasked == min(seen) // BLOCK_N, "a block without a mask is one that every row sees in full"
 
 
-def test_a_causal_section_starts_with_its_longest_rows(locate: Any) -> None:
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("seqlen_q", "seqlen_kv"), LENGTHS)
+def test_a_consumer_leaves_out_and_leaves_unmasked_what_its_own_rows_allow(
+    device: dict[str, Any], seqlen_q: int, seqlen_kv: int, causal: bool
+) -> None:
+    sizes = (0, 0, 0, 0, seqlen_q, seqlen_kv)
+    for row in range(0, seqlen_q, CONSUMER_ROWS):
+        own, whole = device["key_blocks"](row, sizes, CONSUMER_ROWS, BLOCK_N, causal)
+        seen = visible(row, CONSUMER_ROWS, seqlen_q, seqlen_kv, causal)
+        assert own == max(1, -(-max(seen) // BLOCK_N)), "it starts with the last block that one of its rows sees"
+        assert whole == min(seen) // BLOCK_N, "a block without a mask is one that every row sees in full"
+        of_tile, _ = device["key_blocks"](row // BLOCK_M * BLOCK_M, sizes, BLOCK_M, BLOCK_N, causal)
+        assert own <= of_tile, "it cannot wait for a block that the producer does not load"
+
+
+def test_a_causal_section_starts_with_its_longest_rows(device: dict[str, Any]) -> None:
     sizes = (8, 4, 4, 2, 1024, 1024)
-    tiles = [locate(tile, sizes, BLOCK_M, BLOCK_N, True) for tile in range(32)]
-    first_section = [blocks for _, _, _, blocks, _ in tiles[:16]]
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True) for tile in range(32)]
+    first_section = [blocks for _, _, _, blocks in tiles[:16]]
     assert first_section == sorted(first_section, reverse=True)
-    assert {head for _, head, _, _, _ in tiles[:16]} == {0, 1}
+    assert {head for _, head, _, _ in tiles[:16]} == {0, 1}
+
+
+def test_what_is_left_over_joins_the_last_causal_section(device: dict[str, Any]) -> None:
+    sizes = (8, 7, 7, 3, 1024, 1024)
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True) for tile in range(56)]
+    last_section = tiles[24:]
+    assert {head for _, head, _, _ in last_section} == {3, 4, 5, 6}
+    lengths = [blocks for _, _, _, blocks in last_section]
+    assert lengths == sorted(lengths, reverse=True)
