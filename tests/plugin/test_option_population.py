@@ -17,11 +17,15 @@ from tests.plugin.conftest import SLOW, Project
 
 KERNEL = SLOW.replace("REPEAT = 40", "REPEAT = 100").replace("[1, 39, 40, 80, 400]", "[1, 12, 36, 100, 200]")
 TEAM = '''
-"""Proposes what team.txt says: a line a generation, a word a member, a value of REPEAT or "wrong"."""
+"""Proposes what team.txt says: a line a generation, a word a member, a value of REPEAT or "wrong".
+
+"then-12" is 12, but not before the first member's proposal is in the lineage: else either may be heard first.
+"""
 
 import pathlib
 import re
 import threading
+import time
 
 from pytest_avo.operators.operator import Proposal
 
@@ -40,6 +44,10 @@ class Team:
         if word == "meet":
             together.wait(timeout=30)
             word = "200"
+        if word.startswith("then-"):
+            word = word.removeprefix("then-")
+            while (task.generation, 0) not in {(x.generation, x.member) for x in task.view.attempts()}:
+                time.sleep(0.02)
         if word == "none":
             return None
         if word == "wrong":
@@ -66,25 +74,23 @@ def lineage(project: Project) -> dict[str, tuple[Attempt, AttemptOutcome]]:
 
 
 def test_every_member_is_an_attempt_and_the_best_one_lands(project: Project) -> None:
-    result = project.run(*arguments(project, "200 wrong 36", "12 12 1"), "-v")
+    result = project.run(*arguments(project, "200 wrong 36", "12 then-12 1"), "-v")
     assert result.ret == 0
     found = lineage(project)
     assert set(found) == {"0.0", "1.0", "1.1", "1.2", "2.0", "2.1", "2.2"}
     statuses = {name: outcome.status for name, (_, outcome) in found.items()}
     assert statuses["1.1"] == "incorrect"
-    assert statuses["1.2"] == statuses["2.2"] == "promoted"
-    # Of two members that propose the same at the same time the one that is heard second is the duplicate.
-    first, second = sorted(["2.0", "2.1"], key=lambda name: statuses[name] == "duplicate")
-    assert (statuses[first], statuses[second]) == ("promoted", "duplicate")
+    assert statuses["1.2"] == statuses["2.0"] == statuses["2.2"] == "promoted"
+    assert statuses["2.1"] == "duplicate"
     parents = {name: attempt.parent for name, (attempt, _) in found.items()}
     assert parents["1.0"] == parents["1.1"] == parents["1.2"] == found["0.0"][0].id
-    assert parents["2.0"] == parents["2.1"] == parents["2.2"] == found["1.2"][0].id
+    assert parents["2.0"] == parents["2.2"] == found["1.2"][0].id
     # Two members beat the same parent: the second had to beat the first one itself.
-    assert found[first][1].over is None
-    assert found["2.2"][1].over == found[first][0].id
+    assert found["2.0"][1].over is None
+    assert found["2.2"][1].over == found["2.0"][0].id
     assert "REPEAT = 1\n" in (project.path / "kernels" / "slow.py").read_text()
     result.stdout.fnmatch_lines(
-        ["*::gen0001m0-b1-*", "generation 1.1: incorrect*", f"generation {second}: duplicate*", "*2.2: promoted*"]
+        ["*::gen0001m0-b1-*", "generation 1.1: incorrect*", "generation 2.1: duplicate*", "generation 2.2: promoted*"]
     )
     result.stdout.fnmatch_lines(["*kernels/slow.py: 6 attempts * 3 commits *"])
 
