@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pytest_avo import PACKAGE
 from pytest_avo.bench import Bench
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
@@ -154,7 +155,7 @@ def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, co
         command += ["--target", target, "--shapes-json", "-"]
         command += ["--scratch", scratch] if confined else []
         private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
         try:
             found = subprocess.run(
                 command,

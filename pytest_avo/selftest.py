@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pytest_avo import PACKAGE
 from pytest_avo.bench import Bench
 from pytest_avo.core.cheat import WORDS, Cheat, describes_cheat, read_cheat
 from pytest_avo.core.errors import EvaluatorError
@@ -194,6 +195,5 @@ class SelfTest(Bench):
 
 def corpus() -> Path:
     """The folder of the kernels that ship with the plugin: in a wheel, else in a checkout."""
-    package = Path(__file__).parent
-    shipped: Sequence[Path] = (package / "cheats", package.parent / "tests" / "cheats")
+    shipped: Sequence[Path] = (PACKAGE / "cheats", PACKAGE.parent / "tests" / "cheats")
     return next(folder for folder in shipped if folder.is_dir())

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 import msgspec
 import pytest
 
+from pytest_avo import PACKAGE
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.folder import FOLDER
@@ -293,7 +294,6 @@ def _kernel_per_target(lines: list[str]) -> dict[str, str]:
 
 
 def _suite_folders(rootdir: Path) -> SuiteFolders:
-    package = Path(__file__).parent
-    shipped = (package / "shapes", package.parent / "shapes")  # in a wheel, in a checkout
+    shipped = (PACKAGE / "shapes", PACKAGE.parent / "shapes")  # in a wheel, in a checkout
     folders = [rootdir / "shapes", *shipped]
     return SuiteFolders(tuple(dict.fromkeys(folder for folder in folders if folder.is_dir())))

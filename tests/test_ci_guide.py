@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.plugin.conftest import GOOD, SHAPES, SUITE
 from tests.plugin.test_option_compile import ONE
 
-ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "how-to" / "ci.md").read_text(encoding="utf-8")
 WORKFLOWS = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
 

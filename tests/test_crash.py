@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "crash.py"
+from tests import ROOT
+
+SCRIPT = ROOT / "benchmarks" / "crash.py"
 
 
 def test_nothing_is_lost_torn_or_left_over_whatever_is_killed() -> None:

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.operators.edits import EditError, Replacement, apply
+from tests import ROOT
 
-ROOT = Path(__file__).parents[1]
 SOURCE = (ROOT / "kernels" / "cpu" / "quickstart.py").read_text(encoding="utf-8")
 
 

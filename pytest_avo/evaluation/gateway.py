@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 import traceback
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from pytest_avo import __version__
+from pytest_avo import PACKAGE, __version__
 from pytest_avo.core.evaluation import Hello, Message, WorkerConfig
 
 CONNECT_LIMIT_S = 120.0
@@ -75,7 +74,7 @@ class Gateway:
             self.cut()
             raise ConnectionError("the run is ending")  # cut() came too early to see the gateway
         # A worker of this machine takes the package from where it is here; another host must have it installed.
-        path = "" if place(self.spec) else str(Path(__file__).parents[2])
+        path = "" if place(self.spec) else str(PACKAGE.parent)
         try:
             self._channel = gateway.remote_exec(BOOTSTRAP.format(path=path, version=__version__))
             found, python = self._channel.receive(timeout=CONNECT_LIMIT_S)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_avo import PACKAGE
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Dtype, Shape
 
@@ -85,7 +86,7 @@ class Interpreter:
         self._log = (Path(scratch) / "log").open("w+b")
         command = [sys.executable, "-m", "pytest_avo.evaluation.interpreter_child", str(copy)]
         private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [*command, *(["--scratch", scratch] if confined else [])],
             stdin=subprocess.PIPE,

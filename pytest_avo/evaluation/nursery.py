@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
@@ -23,7 +24,6 @@ from pytest_avo.evaluation.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.runner import KERNEL_FILE
 from pytest_avo.evaluation.zygote import MAX_MESSAGE
 
-PACKAGE = Path(__file__).parents[1]
 START_LIMIT_S = 120.0
 REAP_LIMIT_S = 10.0
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX")

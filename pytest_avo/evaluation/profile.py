@@ -23,6 +23,7 @@ from typing import IO
 
 import msgspec
 
+from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
@@ -52,7 +53,7 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
         copy.write_text(kernel.source, encoding="utf-8")
         command = [sys.executable, "-m", __name__, str(copy), *(["--scratch", scratch] if confined else [])]
         private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        modules = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+        modules = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

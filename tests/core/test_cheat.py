@@ -9,8 +9,9 @@ import pytest
 from pytest_avo.core.cheat import describes_cheat, read_cheat
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits
+from tests import ROOT
 
-CORPUS = sorted((Path(__file__).parents[1] / "cheats").glob("*.py"))
+CORPUS = sorted((ROOT / "tests" / "cheats").glob("*.py"))
 
 
 def written(folder: Path, *fields: str, name: str = "h07_late_thread.py") -> Path:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype, Shape, SuiteFolders, read_suite
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 TABLE = {
     "batch": "4",
     "heads_q": "32",

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from pytest_avo.evaluation.compile import LaunchReport, Record, ShapeError
+from tests import ROOT
 
-SM90 = Path(__file__).parents[2] / "kernels" / "sm90"
+SM90 = ROOT / "kernels" / "sm90"
 
 COPY = """
 import torch

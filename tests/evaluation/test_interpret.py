@@ -11,8 +11,9 @@ from pytest_avo.core.kernel import Kernel, read_kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.inputs import Case, Inputs, draw, generator
 from pytest_avo.evaluation.interpret import Interpreter, KernelFailed, Refused, check
+from tests import ROOT
 
-SM90 = Path(__file__).parents[2] / "kernels" / "sm90"
+SM90 = ROOT / "kernels" / "sm90"
 TIMEOUT_S = 100.0
 HEAD = "import triton\n\ndef attention(q, k, v, *, causal, scale):\n"
 TINY = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=4, seqlen_kv=4, head_dim=64, causal=False, dtype="f16")

@@ -19,10 +19,10 @@ from pytest_avo.core.evaluation import KERNEL
 from pytest_avo.evaluation import processes
 from pytest_avo.evaluation.arm import KernelEnded
 from pytest_avo.evaluation.nursery import Nursery
+from tests import ROOT
 from tests.evaluation.conftest import SECRET
 from tests.evaluation.laboratory import Laboratory, gone, kernel
 
-ROOT = Path(__file__).parents[2]
 PROBE = """
 def attempt(what):
     try:

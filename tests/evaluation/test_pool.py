@@ -22,11 +22,10 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation import processes
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.pool import Pool
-from tests import sshd
+from tests import ROOT, sshd
 from tests.evaluation.conftest import SECRET
 from tests.evaluation.laboratory import gone, kernel, shape
 
-ROOT = Path(__file__).parents[2]
 PATIENCE_S = 90.0
 ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
 HUNG = kernel("while True: pass")

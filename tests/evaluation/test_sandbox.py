@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.evaluation import sandbox
+from tests import ROOT
 from tests.evaluation.laboratory import Laboratory
 
-ROOT = Path(__file__).parents[2]
 IN_A_USER_NAMESPACE = """
 import ctypes, sys
 from pathlib import Path

@@ -16,8 +16,8 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.kernel import PROVENANCE, source_digest, without_provenance
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.promotion import Provenance, check_unchanged, commit, promote
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 SEED = '"""The seed."""\nBLOCK = 1\n'
 WINNER = '"""The winner."""\nBLOCK = 2\n'
 

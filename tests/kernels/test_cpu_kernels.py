@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
-ROOT = Path(__file__).parents[2]
 KERNELS = ["quickstart", "prefill", "decode"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import types
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_avo.evaluation.compile import load_attention
+from tests import ROOT
 
-KERNEL = Path(__file__).parents[2] / "kernels" / "sm90" / "mha.py"
+KERNEL = ROOT / "kernels" / "sm90" / "mha.py"
 GL = types.SimpleNamespace(
     minimum=min, maximum=max, cdiv=lambda a, b: -(-a // b), where=lambda condition, a, b: a if condition else b
 )

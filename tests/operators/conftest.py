@@ -11,9 +11,8 @@ from pytest_avo.lineage.store import Store
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.agentic import AgenticOperator
 from pytest_avo.operators.source import AnswerSource
-
-from .model_server import ModelServer, Turn
-from .steps import World
+from tests.operators.model_server import ModelServer, Turn
+from tests.operators.steps import World
 
 KEY = "key-of-the-test-0123456789"
 

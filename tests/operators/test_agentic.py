@@ -14,10 +14,9 @@ from pytest_avo.operators.agentic import AgenticOperator
 from pytest_avo.operators.budget import BudgetExhausted, Limits, Prices
 from pytest_avo.operators.memory import LESSON
 from pytest_avo.operators.operator import Accept, OperatorFailed, OperatorStopped, Proposal
-
-from .conftest import KEY
-from .model_server import Body, ModelServer, Turn, calls, edit, says
-from .steps import FIRST, HOSTILE, SECOND, SEED, World
+from tests.operators.conftest import KEY
+from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
+from tests.operators.steps import FIRST, HOSTILE, SECOND, SEED, World
 
 Serve = Callable[[Sequence[Turn]], ModelServer]
 Make = Callable[..., AgenticOperator]

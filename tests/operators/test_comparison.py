@@ -9,8 +9,7 @@ import pytest
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.records import GEOMEAN, AttemptOutcome
 from pytest_avo.operators.comparison import compared, event_data, measured_ratios
-
-from .steps import FIRST, SECOND, SEED, SHAPES, evaluation
+from tests.operators.steps import FIRST, SECOND, SEED, SHAPES, evaluation
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from pytest_avo.operators.fence import FENCE, Fence, bounded
 from pytest_avo.operators.redaction import Redactor
-
-from .steps import World
+from tests.operators.steps import World
 
 MARK = "0123abcd"
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from pytest_avo.operators.comparison import COMPARISON
 from pytest_avo.operators.memory import LESSON, Memory
 from pytest_avo.operators.operator import Proposal
-
-from .steps import SEED, World
+from tests.operators.steps import SEED, World
 
 
 def learn(world: World, text: str, technique: str = "", symptom: str = "") -> None:

@@ -13,9 +13,8 @@ from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.oneshot import OneshotOperator
 from pytest_avo.operators.operator import OperatorFailed, Proposal
 from pytest_avo.operators.source import AnswerSource
-
-from .model_server import ModelServer, Turn, says
-from .steps import FIRST, SECOND, SEED, World
+from tests.operators.model_server import ModelServer, Turn, says
+from tests.operators.steps import FIRST, SECOND, SEED, World
 
 Serve = Callable[[Sequence[Turn]], ModelServer]
 BETTER = SEED.replace("100", "200")

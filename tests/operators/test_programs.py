@@ -5,8 +5,7 @@ from __future__ import annotations
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.operators.programs import Programs
-
-from .steps import SEED, World
+from tests.operators.steps import SEED, World
 
 
 def test_a_program_is_recognised_whatever_its_comments(world: World) -> None:

@@ -14,9 +14,8 @@ from pytest_avo.operators.budget import Limits
 from pytest_avo.operators.operator import OperatorStopped, Proposal
 from pytest_avo.operators.source import AnswerSource
 from pytest_avo.operators.transcript import run_folder
-
-from .model_server import ModelServer, Turn, calls, edit
-from .steps import SEED, World
+from tests.operators.model_server import ModelServer, Turn, calls, edit
+from tests.operators.steps import SEED, World
 
 Serve = Callable[[Sequence[Turn]], ModelServer]
 Make = Callable[..., AgenticOperator]

@@ -11,9 +11,8 @@ from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.agentic import AgenticOperator
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.operators.supervisor import DIRECTION_TAKEN, DIRECTIONS, given, ledger_lines, symptom
-
-from .model_server import ModelServer, Turn, calls, edit, says
-from .steps import SEED, World
+from tests.operators.model_server import ModelServer, Turn, calls, edit, says
+from tests.operators.steps import SEED, World
 
 Serve = Callable[[Sequence[Turn]], ModelServer]
 Make = Callable[..., AgenticOperator]

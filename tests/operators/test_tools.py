@@ -18,8 +18,7 @@ from pytest_avo.operators.memory import Memory
 from pytest_avo.operators.operator import Proposal
 from pytest_avo.operators.redaction import Redactor
 from pytest_avo.operators.tools import LONGEST_ANSWER, Toolbox
-
-from .steps import SEED, World
+from tests.operators.steps import SEED, World
 
 
 @pytest.fixture

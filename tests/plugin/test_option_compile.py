@@ -6,15 +6,15 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from tests.evaluation.test_nvcc import KERNEL as CUDA
 from tests.evaluation.test_nvcc import needs_nvcc
 from tests.plugin.conftest import GOOD, Project
 
-NAIVE = Path(__file__).parents[2] / "kernels" / "sm90" / "naive.py"
+NAIVE = ROOT / "kernels" / "sm90" / "naive.py"
 ONE = """
 [[shape]]
 batch = 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
+from tests import ROOT
 from tests.plugin.conftest import ATTENTION, Project
 
-CORPUS = Path(__file__).parents[1] / "cheats"
+CORPUS = ROOT / "tests" / "cheats"
 ONE_OF_EACH_CLASS = (
     "constant_mean", "fp8_weights", "wrong_dtype", "stale_memory", "sample_cache", "weights_cache", "call_count",
     "late_memory", "early_done", "lazy_tensor", "patched_report", "restored_inputs", "one_input_bit", "deep_reply",

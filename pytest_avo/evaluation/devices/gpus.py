@@ -17,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_avo import PACKAGE
+
 CONTROL_NODES = ("/dev/nvidiactl", "/dev/dxg")
 """Where there is neither there is no driver, and no process is started to ask it."""
 _LIMIT_S = 60.0
@@ -98,4 +100,4 @@ def _driver_version() -> str:
 
 
 def _root() -> str:
-    return str(Path(__file__).parents[3])
+    return str(PACKAGE.parent)
