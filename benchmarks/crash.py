@@ -32,7 +32,7 @@ from collections import Counter
 from pathlib import Path
 
 from pytest_avo.core.kernel import read_kernel
-from pytest_avo.evaluation import processes
+from pytest_avo.evaluation.linux import processes
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View, latest_run
 
@@ -166,7 +166,7 @@ def victims(controller: int) -> dict[str, list[int]]:
             continue
         if b"sys.stdin.readline" in command:
             found["worker"].append(process.pid)
-        elif b"pytest_avo.evaluation.zygote" in command:
+        elif b"pytest_avo.evaluation.kernel_process.zygote" in command:
             # What is forked from the zygote keeps its command line; the zygote alone leads to the worker.
             found["zygote" if process.parent in found["worker"] else "kernel"].append(process.pid)
     return found

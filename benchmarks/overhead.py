@@ -28,8 +28,8 @@ import msgspec
 from pytest_avo.core.evaluation import EvaluationRequest, Subject, TimingPlan
 from pytest_avo.core.shape import Shape, read_suite
 from pytest_avo.evaluation.devices.local import deal
-from pytest_avo.evaluation.peers import TORCH_SDPA
-from pytest_avo.evaluation.pool import Pool
+from pytest_avo.evaluation.judge.peers import TORCH_SDPA
+from pytest_avo.evaluation.pool.pool import Pool
 
 KERNEL = "def attention(q, k, v, *, causal, scale):\n    return q.clone()  # {number}\n"
 SHAPE = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=16, seqlen_kv=16, head_dim=16, causal=False, dtype="f32")
@@ -97,8 +97,8 @@ def plain_loop(loop: Loop) -> float:
     """Seconds for the same rounds in this process, drawing of inputs included."""
     import torch
 
-    from pytest_avo.evaluation import inputs
-    from pytest_avo.evaluation.timing import WARM_UP_CALLS, WARM_UP_S
+    from pytest_avo.evaluation.correctness import inputs
+    from pytest_avo.evaluation.judge.timing import WARM_UP_CALLS, WARM_UP_S
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     space: dict[str, object] = {}

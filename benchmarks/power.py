@@ -28,8 +28,8 @@ from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge
 from pytest_avo.evaluation.devices.local import deal
-from pytest_avo.evaluation.peers import TORCH_SDPA
-from pytest_avo.evaluation.pool import Pool
+from pytest_avo.evaluation.judge.peers import TORCH_SDPA
+from pytest_avo.evaluation.pool.pool import Pool
 from pytest_avo.gate.gains import Case
 from pytest_avo.gate.gate import Gate
 from pytest_avo.gate.refs import GitBaseline

@@ -19,9 +19,9 @@ import torch
 from tabulate import tabulate
 
 from pytest_avo.core.shape import Shape, read_suite
-from pytest_avo.evaluation import correctness
-from pytest_avo.evaluation.inputs import draw
-from pytest_avo.evaluation.peers import TORCH_SDPA
+from pytest_avo.evaluation.correctness.correctness import correctness
+from pytest_avo.evaluation.correctness.inputs import draw
+from pytest_avo.evaluation.judge.peers import TORCH_SDPA
 
 ROOT = Path(__file__).parents[1]
 Attention = Callable[..., torch.Tensor]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.shape import Shape, SuiteFolders
-from pytest_avo.evaluation.pool import Pool
+from pytest_avo.evaluation.pool.pool import Pool
 
 ROOT = Path(__file__).parents[1]
 numbers = count()

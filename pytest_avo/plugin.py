@@ -13,18 +13,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_avo import hookspecs, options
+from pytest_avo import hookspecs
+from pytest_avo.session import options
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
-    from pytest_avo.bench import Bench
     from pytest_avo.core.kernel import Kernel
     from pytest_avo.core.shape import Shape
     from pytest_avo.core.stats import Interval
-    from pytest_avo.evolve import Evolution
     from pytest_avo.lineage.records import Attempt
     from pytest_avo.operators.operator import Proposal, Task
+    from pytest_avo.session.modes.bench import Bench
+    from pytest_avo.session.modes.evolve import Evolution
 
 NAME = "avo-run"
 
@@ -54,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
     option = config.option
     modes = (option.avo_bench, option.avo_evolve, option.avo_compile, option.avo_interpret)
     if any((*modes, option.avo_selftest, option.avo_aa)):
-        from pytest_avo.start import start
+        from pytest_avo.session.start import start
 
         run, evolution = start(config)
         config.pluginmanager.register(BenchHooks(run), NAME)
@@ -80,7 +81,7 @@ class BenchHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
-        from pytest_avo.start import usage_errors
+        from pytest_avo.session.start import usage_errors
 
         with usage_errors():
             self.bench.selection.check_paths(session.config.args)
@@ -119,7 +120,7 @@ class BenchHooks:
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, str | tuple[str, dict[str, bool]]] | None:
-        from pytest_avo.report.letters import status
+        from pytest_avo.report.terminal.letters import status
 
         return status(report)
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pytest_avo.evaluation import processes
+from pytest_avo.evaluation.linux import processes
 
 SSHD = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:" + os.environ.get("PATH", ""))
 MISSING = SSHD is None or shutil.which("ssh") is None or not (os.geteuid() or Path("/run/sshd").is_dir())

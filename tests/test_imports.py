@@ -41,7 +41,7 @@ def test_a_plain_pytest_run_imports_nothing_heavy(tmp_path: Path) -> None:
 
 def test_the_controller_of_a_run_leaves_torch_and_models_to_others(tmp_path: Path) -> None:
     """torch is imported by the workers, beside each other; openai and optuna by the operator that needs them."""
-    assert set(loaded_by("import pytest_avo.start", folder=tmp_path)) <= {"msgspec", "numpy"}
+    assert set(loaded_by("import pytest_avo.session.start", folder=tmp_path)) <= {"msgspec", "numpy"}
 
 
 def test_the_check_sees_a_heavy_import(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_avo.core.kernel import parse_kernel
-from pytest_avo.operators.edits import EditError, Replacement, apply
+from pytest_avo.operators.tools.edits import EditError, Replacement, apply
 from tests import ROOT
 
 SOURCE = (ROOT / "kernels" / "cpu" / "quickstart.py").read_text(encoding="utf-8")

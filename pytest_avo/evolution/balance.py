@@ -6,7 +6,7 @@ import math
 
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.campaign import DRAFT, PURPOSES, TOTAL, Campaign
-from pytest_avo.report.lineage import AttemptRow, Summary
+from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 
 
 def attempt_rows(campaign: Campaign) -> list[AttemptRow]:

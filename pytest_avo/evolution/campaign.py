@@ -25,8 +25,8 @@ from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, R
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.budget import SPENDING, Spending
+from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.operator import Proposal
-from pytest_avo.operators.programs import Programs
 
 NOISE = "noise"
 TOTAL = "total"

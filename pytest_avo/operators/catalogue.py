@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import cast
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.operators.agent_settings import AgentSettings
+from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.operator import VariationOperator
 
-EMBEDDED = {"tuner": "pytest_avo.operators.tuner:Tuner"}
+EMBEDDED = {"tuner": "pytest_avo.operators.tuner.tuner:Tuner"}
 ASKING = {
-    "agent": "pytest_avo.operators.agentic:AgenticOperator",
-    "oneshot": "pytest_avo.operators.oneshot:OneshotOperator",
+    "agent": "pytest_avo.operators.agent.agentic:AgenticOperator",
+    "oneshot": "pytest_avo.operators.agent.oneshot:OneshotOperator",
 }
 """Those that ask a model: made from what they may ask and how."""
 
@@ -34,6 +34,6 @@ def load_operator(name: str, settings: AgentSettings, *, folder: Path) -> Variat
     if name not in ASKING:
         return cast("VariationOperator", operator())
 
-    from pytest_avo.operators.source import AnswerSource
+    from pytest_avo.operators.model.source import AnswerSource
 
     return cast("VariationOperator", operator(settings, AnswerSource.of(settings, operator=name, folder=folder)))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pytest_avo.evaluation.nursery import Nursery
+from pytest_avo.evaluation.arms.nursery import Nursery
 from tests.evaluation.laboratory import Laboratory
 
 SECRET = "sk-nobody-may-see-this"

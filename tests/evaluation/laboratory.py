@@ -11,12 +11,12 @@ import torch
 
 from pytest_avo.core.evaluation import KERNEL, Limits, Subject
 from pytest_avo.core.shape import Dtype, Shape
-from pytest_avo.evaluation import processes
-from pytest_avo.evaluation.arm import Arm, KernelEnded, KernelFault
-from pytest_avo.evaluation.arms import Arms
-from pytest_avo.evaluation.correctness import fault
-from pytest_avo.evaluation.inputs import Case, draw
-from pytest_avo.evaluation.nursery import Nursery
+from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
+from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.correctness.correctness import fault
+from pytest_avo.evaluation.correctness.inputs import Case, draw
+from pytest_avo.evaluation.linux import processes
 
 MEMORY_BYTES = 2 << 30
 _HONEST = """

@@ -14,8 +14,8 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationR
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.devices.local import deal
-from pytest_avo.evaluation.peers import PEERS, TORCH_SDPA
-from pytest_avo.evaluation.pool import Pool
+from pytest_avo.evaluation.judge.peers import PEERS, TORCH_SDPA
+from pytest_avo.evaluation.pool.pool import Pool
 from tests.evaluation.laboratory import shape
 
 pytestmark = pytest.mark.gpu

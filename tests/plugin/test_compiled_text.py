@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.compilation import compiled_text
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.session.modes.compilation import compiled_text
 
 SHAPE = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=16, seqlen_kv=16, head_dim=16, causal=True, dtype="bf16")
 

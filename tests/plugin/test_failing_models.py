@@ -13,7 +13,7 @@ from werkzeug import Response
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.supervisor import DIRECTION_TAKEN, DIRECTIONS
+from pytest_avo.operators.agent.supervisor import DIRECTION_TAKEN, DIRECTIONS
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import ATTENTION, SHAPES, SLOW, Project
 

@@ -15,8 +15,8 @@ from werkzeug import Response
 
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.comparison import COMPARISON
-from pytest_avo.operators.memory import LESSON
+from pytest_avo.operators.knowledge.comparison import COMPARISON
+from pytest_avo.operators.knowledge.memory import LESSON
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import SHAPES, SLOW, Project
 from tests.plugin.test_option_resume import counted, wait_for

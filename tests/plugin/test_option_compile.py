@@ -10,8 +10,8 @@ import sys
 import pytest
 
 from tests import ROOT
-from tests.evaluation.test_nvcc import KERNEL as CUDA
-from tests.evaluation.test_nvcc import needs_nvcc
+from tests.evaluation.diagnosis.test_nvcc import KERNEL as CUDA
+from tests.evaluation.diagnosis.test_nvcc import needs_nvcc
 from tests.plugin.conftest import GOOD, Project
 
 NAIVE = ROOT / "kernels" / "sm90" / "naive.py"

@@ -1,0 +1,340 @@
+"""One kernel's process as its judge sees it: memory to write arguments to, a socket to ask on, a clock outside.
+
+An arm is a kernel in a comparison: the candidate, the incumbent or a peer. All arms are treated alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import select
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+
+from pytest_avo.core.evaluation import Outcome
+from pytest_avo.core.shape import DTYPE_BYTES, Dtype
+from pytest_avo.evaluation.arms.memory import Memory, Written
+from pytest_avo.evaluation.correctness.inputs import TORCH_DTYPES, Inputs
+from pytest_avo.evaluation.correctness.room import ALIGNMENT
+from pytest_avo.evaluation.kernel_process.runner import MAX_FORMS
+from pytest_avo.evaluation.kernel_process.zygote import MAX_MESSAGE
+from pytest_avo.evaluation.linux import processes
+
+BUSY_S = 0.0015
+"""A GPU that answers later than this is kept busy by someone, and only one kernel's process is not frozen."""
+LOG_BYTES = 16384
+LOOK_S = 0.2
+"""How often to look whether a silent process is still there."""
+ALERT_S = {"cpu": 0.0, "cuda": 0.1}
+"""How long to look for a reply without sleeping, by kind of device: to be woken takes a tenth of a millisecond, now
+more, now less. Where kernels run on a CPU they need the core."""
+MAX_REASON = 500
+"""Characters of a kernel's own words that a reply may hold; what interferes with the harness gets no more."""
+Phase = Literal["build", "check", "time"]
+
+
+class KernelFault(Exception):
+    """What a kernel did wrong: becomes its outcome and reason."""
+
+    def __init__(self, outcome: Outcome, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+        self.reason = reason
+
+
+class KernelRaised(KernelFault):
+    """The kernel raised in Python: its process is still there and can be asked again."""
+
+
+class KernelEnded(Exception):
+    """The kernel's process is gone; how it went is known once it is reaped."""
+
+
+class Loaded(msgspec.Struct, frozen=True, tag_field="said", tag="loaded", forbid_unknown_fields=True):
+    """The kernel's file is imported."""
+
+
+class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_unknown_fields=True):
+    """The kernel raised; `refused` if it said that it does not do this shape."""
+
+    refused: bool
+    what: Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
+
+
+class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the kernel's process says that a call returned."""
+
+    plain: bool
+    type: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = "Tensor"
+    shape: Annotated[list[int], msgspec.Meta(max_length=64)] = []
+    dtype: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    device: Annotated[str, msgspec.Meta(max_length=32)] = ""
+    aliased: bool = False
+
+
+class Done(msgspec.Struct, frozen=True, tag_field="said", tag="done", forbid_unknown_fields=True):
+    """All calls of a request were made."""
+
+    calls: int
+    forms: Annotated[list[Form], msgspec.Meta(min_length=1, max_length=MAX_FORMS)]
+    """The different ones among what the calls returned."""
+    seconds: float
+    """What the process says that all calls took together."""
+    replayed: bool = False
+    """Whether the calls came from a CUDA graph, without the host's part of their launches."""
+
+
+_reply = msgspec.json.Decoder(Loaded | Raised | Done)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What became of one request: seconds by the judge's clock and by the process's own, and a way to its outputs."""
+
+    seconds: float
+    claimed_s: float
+    replayed: bool
+    output: Callable[[int], torch.Tensor]
+    """A copy of the output of a call; to be asked for before the process is called again."""
+
+
+class Log:
+    """The last of what a process printed, read by a thread so that a flood neither blocks it nor fills memory."""
+
+    def __init__(self) -> None:
+        self._read, self.write_end = os.pipe()
+        self._tail = bytearray()
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def finish(self) -> None:
+        """Wait for the last words of processes that are gone."""
+        self._thread.join(timeout=1.0)
+
+    @property
+    def tail(self) -> str:
+        return bytes(self._tail[-LOG_BYTES:]).decode("utf-8", "replace")
+
+    def _drain(self) -> None:
+        while data := os.read(self._read, 65536):
+            self._tail += data
+            del self._tail[: -2 * LOG_BYTES]
+        os.close(self._read)
+
+
+class Arm:
+    """A running kernel process. Frozen except while it answers."""
+
+    def __init__(self, *, pid: int, link: socket.socket, given: Memory, result: Memory, log: Log, label: str) -> None:
+        self.pid = pid
+        self.label = label
+        self.log = log
+        self.given = given
+        self.result = result
+        self._link = link
+        self._below: list[int] = []
+        self._frozen = False
+        self._captured: set[str] = set()
+
+    def load(self, limit_s: float) -> float:
+        """Import the kernel's file; returns the seconds that took."""
+        start = time.perf_counter()
+        self._send({"do": "load"}, "build")
+        reply = self._reply(phase="build", limit_s=limit_s)
+        seconds = time.perf_counter() - start
+        self.freeze()
+        if not isinstance(reply, Loaded):
+            raise KernelFault("rejected", "answered a call that was not asked")
+        return seconds
+
+    def call(self, batch: Sequence[Inputs], dtype: Dtype, *, limit_s: float, phase: Phase) -> Slice:
+        """Call the kernel once on each of the inputs and return outputs and seconds.
+
+        The arguments are written while the process is frozen; the clock stops only once it is frozen again, so that an
+        early "done" buys no time in which the work is finished. Timed calls on a GPU are replayed from a CUDA graph
+        where the kernel can be captured in one.
+        """
+        self.freeze()
+        calls, written = self._write(batch, dtype)
+        self._send(self._request(calls, replay=phase == "time" and self.given.place == "cuda"), phase)
+        start = time.perf_counter()
+        self.thaw()  # finds the request there: waking a process twice would be measured
+        try:
+            done = self._reply(phase=phase, limit_s=limit_s)
+        except KernelRaised:
+            self.freeze()
+            raise
+        seconds = self.freeze() - start
+        self._refuse_extra_replies()
+        if not isinstance(done, Done) or done.calls != len(batch):
+            raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
+        for form in done.forms:
+            _check_form(form, batch[0], dtype, place=self.given.place)
+        if self.result.response_s() > BUSY_S:
+            raise KernelFault("rejected", "left work running on the device after its calls")
+        if not self.given.unchanged(written):
+            raise KernelFault("rejected", "modified its inputs")
+        outputs = [int(str(call["out"])) for call in calls]
+        return Slice(
+            seconds=seconds,
+            claimed_s=done.seconds,
+            replayed=done.replayed,
+            output=lambda number: self._output(outputs[number], batch[number], dtype),
+        )
+
+    def freeze(self) -> float:
+        """Stop the process and all below it; the time (perf_counter) when all that was known of them was stopped."""
+        if self._frozen:
+            return time.perf_counter()
+        processes.send(self._below, signal.SIGSTOP)
+        stopped_at = time.perf_counter()
+        stopped = set(self._below)
+        # Again until nothing new is found: what is not stopped yet may fork.
+        while new := [pid for pid in self._present() if pid not in stopped]:
+            processes.send(new, signal.SIGSTOP)
+            stopped.update(new)
+        self._frozen = True
+        return stopped_at
+
+    def _present(self) -> list[int]:
+        """The process and all below it, remembered instead of who was there before: numbers are used again."""
+        self._below = [process.pid for process in processes.tree(self.pid)]
+        return self._below
+
+    def thaw(self) -> None:
+        """Let the process run."""
+        if self._frozen:
+            processes.send(self._below, signal.SIGCONT)
+            self._frozen = False
+
+    def cpu_s(self) -> float:
+        """CPU seconds used so far by the process and all below it."""
+        return sum(process.cpu_s for process in processes.tree(self.pid))
+
+    def busy(self, window_s: float) -> float:
+        """CPU seconds per second that the process uses while nothing is asked of it, over a window."""
+        self.thaw()
+        before, start = self.cpu_s(), time.perf_counter()
+        time.sleep(window_s)
+        used, seconds = self.cpu_s() - before, time.perf_counter() - start
+        self.freeze()
+        return used / seconds
+
+    def kill(self) -> None:
+        """End the process group. Reaping, and verifying that nothing is left, is the zygote's part."""
+        for kill in (os.killpg, os.kill):
+            try:
+                kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+
+    def close(self) -> None:
+        """Free what the judge holds of a dead arm."""
+        self._link.close()
+        self.given.close()
+        self.result.close()
+
+    def _write(self, batch: Sequence[Inputs], dtype: Dtype) -> tuple[list[dict[str, object]], list[Written]]:
+        calls: list[dict[str, object]] = []
+        written: list[Written] = []
+        offset = out = 0
+        for inputs in batch:
+            call: dict[str, object] = {"dtype": dtype, "causal": inputs.causal, "scale": inputs.scale, "out": out}
+            for name, x in zip("qkv", inputs.tensors, strict=True):
+                elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+                original = x.as_strided((elements,), (1,))
+                place = self.given.tensor(dtype=dtype, elements=elements, offset=offset)
+                place.copy_(original)
+                written.append((place, original))
+                call[name] = {
+                    "offset": offset, "elements": elements, "shape": list(x.shape), "stride": list(x.stride()),
+                }  # fmt: skip
+                offset = _aligned(offset + elements * DTYPE_BYTES[dtype])
+            out = _aligned(out + inputs.q.numel() * DTYPE_BYTES[dtype])
+            calls.append(call)
+        self.result.poison(out)
+        self.result.settle()
+        return calls, written
+
+    def _request(self, calls: list[dict[str, object]], *, replay: bool) -> dict[str, object]:
+        """What is sent. A slice that was captured before is named alone: what it is made of is known there."""
+        if not replay:
+            return {"do": "call", "calls": calls}
+        name = hashlib.sha256(msgspec.json.encode(calls)).hexdigest()[:16]
+        new = name not in self._captured
+        self._captured.add(name)
+        return {"do": "replay", "name": name, "calls": calls if new else []}
+
+    def _output(self, offset: int, inputs: Inputs, dtype: Dtype) -> torch.Tensor:
+        """A copy of one result, which lies in memory as (batch, seqlen, heads, head_dim)."""
+        batch, heads, seqlen, head_dim = inputs.q.shape
+        found = self.result.tensor(dtype=dtype, elements=inputs.q.numel(), offset=offset).clone()
+        return found.view(batch, seqlen, heads, head_dim).transpose(1, 2)
+
+    def _send(self, request: dict[str, object], phase: Phase) -> None:
+        try:
+            self._link.send(msgspec.json.encode(request))
+        except OSError:
+            raise KernelEnded(phase) from None
+
+    def _reply(self, *, phase: Phase, limit_s: float) -> Loaded | Done:
+        """Wait for the only reply to a request."""
+        try:
+            self._wait(phase, limit_s)
+            message = self._link.recv(MAX_MESSAGE)
+        except OSError:
+            message = b""
+        if not message:
+            raise KernelEnded(phase)
+        try:
+            reply: Loaded | Raised | Done = _reply.decode(message)
+        except (msgspec.DecodeError, ValueError, RecursionError):
+            raise KernelFault("rejected", "malformed reply: the kernel interfered with the harness") from None
+        if isinstance(reply, Raised):
+            raise KernelRaised("unsupported" if reply.refused else "crashed", f"raised {reply.what}")
+        return reply
+
+    def _wait(self, phase: Phase, limit_s: float) -> None:
+        """Wait for a reply. A process that ended is noticed even if its children hold the socket open."""
+        started = time.monotonic()
+        deadline = started + limit_s
+        while time.monotonic() < started + ALERT_S[self.given.place]:
+            if select.select([self._link], [], [], 0)[0]:
+                return
+        while not select.select([self._link], [], [], max(0.0, min(LOOK_S, deadline - time.monotonic())))[0]:
+            if time.monotonic() >= deadline:
+                raise KernelFault("timeout", f"{phase} took longer than {limit_s:g} s")
+            if not processes.is_running(self.pid):
+                raise KernelEnded(phase)
+
+    def _refuse_extra_replies(self) -> None:
+        if select.select([self._link], [], [], 0)[0] and self._link.recv(MAX_MESSAGE):
+            raise KernelFault("rejected", "more than one reply to a request")
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
+
+
+def _check_form(form: Form, inputs: Inputs, dtype: Dtype, *, place: str) -> None:
+    """The form of a result: exact type, shape, dtype and device, in memory of its own."""
+    if not form.plain:
+        raise KernelFault("rejected", f"returned a {form.type}, expected a plain torch.Tensor")
+    wanted = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
+    for what, got, expected in (
+        ("shape", form.shape, list(inputs.q.shape)),
+        ("dtype", form.dtype, wanted),
+        ("device", form.device, place),
+    ):
+        if got != expected:
+            raise KernelFault("incorrect", f"output {what} is {got}, expected {expected}")
+    if form.aliased:
+        raise KernelFault("rejected", "output shares memory with an input")

@@ -1,0 +1,107 @@
+"""The processes that a worker keeps: one per kernel, started on demand, shared by the shapes of a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_avo.core.evaluation import Limits, Subject
+from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
+from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.correctness.room import HOST, Room
+
+
+@dataclass(slots=True)
+class _Kept:
+    digest: str
+    arm: Arm
+    threads: int
+    build_s: float
+    built: set[str]
+
+
+class Arms:
+    """One process per arm of a comparison, by the arm's name. A process that misbehaved is never used again."""
+
+    def __init__(
+        self, nursery: Nursery, *, threads: int, memory_bytes: int, room: Room = HOST, sharing: int = 1
+    ) -> None:
+        """sharing: how many such keepers of processes there are on these cores."""
+        self.room = room
+        self._nursery = nursery
+        self._threads = threads
+        self._shared_threads = max(1, threads // sharing)
+        self._memory_bytes = memory_bytes
+        self._kept: dict[str, _Kept] = {}
+        self._last_words: dict[str, str] = {}
+
+    def get(self, name: str, subject: Subject, shapes: Sequence[Shape], limits: Limits, *, timed: bool = True) -> Arm:
+        """The process of an arm, loaded, with room for any slice of the shapes. KernelFault when it does not load.
+
+        timed: with a thread for every core, also where others are at work on them.
+        """
+        if not self._nursery.is_alive:
+            self._bury()
+        given_bytes, result_bytes = self.room.for_shapes(shapes)
+        digest = source_digest(subject.source)
+        threads = self._threads if timed else self._shared_threads
+        kept = self._kept.get(name)
+        if (
+            kept
+            and kept.digest == digest
+            and kept.threads == threads
+            and kept.arm.given.size >= given_bytes
+            and kept.arm.result.size >= result_bytes
+        ):
+            return kept.arm
+        self.drop(name)
+        arm = self._nursery.fork(
+            subject,
+            given_bytes=given_bytes,
+            result_bytes=result_bytes,
+            threads=threads,
+            memory_bytes=self._memory_bytes,
+        )
+        kept = self._kept[name] = _Kept(digest, arm, threads, 0.0, set())
+        try:
+            kept.build_s = arm.load(limits.build)
+        except (KernelFault, KernelEnded) as error:
+            raise self.fault(name, error) from None
+        return arm
+
+    def build_s(self, name: str) -> float:
+        """Seconds that importing the kernel took in its present process."""
+        return self._kept[name].build_s if name in self._kept else 0.0
+
+    def is_first_call(self, name: str, shape: Shape) -> bool:
+        """Whether the present process never saw this shape: kernels compile then."""
+        built = self._kept[name].built
+        new = shape.id not in built
+        built.add(shape.id)
+        return new
+
+    def log(self, name: str) -> str:
+        """What the arm's process printed last before it was ended for a fault."""
+        return self._last_words.get(name, "")
+
+    def fault(self, name: str, error: KernelFault | KernelEnded) -> KernelFault:
+        """End an arm's process after an error and return the fault with what is now known of how it ended."""
+        kept = self._kept.pop(name, None)
+        how = "ended"
+        if kept is not None:
+            how = self._nursery.end(kept.arm)
+            self._last_words[name] = kept.arm.log.tail
+        return KernelFault("crashed", f"process {how} in {error}") if isinstance(error, KernelEnded) else error
+
+    def drop(self, name: str) -> None:
+        """End an arm's process, if there is one, so that the next use starts afresh."""
+        if kept := self._kept.pop(name, None):
+            self._nursery.end(kept.arm)
+
+    def _bury(self) -> None:
+        """Forget the processes that ended with their zygote; whatever ended it, it is not the next kernel's doing."""
+        for kept in self._kept.values():
+            kept.arm.close()
+        self._kept.clear()

@@ -1,0 +1,208 @@
+"""The worker's side of the zygote: starts kernels' processes and makes sure that they are gone afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pytest_avo import PACKAGE
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import Subject
+from pytest_avo.core.kernel import source_digest
+from pytest_avo.evaluation.arms.arm import Arm, Log
+from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
+from pytest_avo.evaluation.kernel_process.runner import KERNEL_FILE
+from pytest_avo.evaluation.kernel_process.zygote import MAX_MESSAGE
+from pytest_avo.evaluation.linux import processes
+
+START_LIMIT_S = 120.0
+REAP_LIMIT_S = 10.0
+KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX")
+"""What of the user's environment reaches a kernel; no key and no token is among it."""
+
+
+class Nursery:
+    """One zygote and the arms forked from it."""
+
+    def __init__(self, *, box: Path, environment: Mapping[str, str], warm: Sequence[str], place: str = "cpu") -> None:
+        self._box = box
+        self._place = place
+        self._environment = environment
+        self._warm = tuple(warm)
+        self._layers = False
+        self._ready = False
+        self.layers: tuple[str, ...] = ()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._arguments: Memory | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the zygote, and so every process forked from it, can still be there."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, layers: bool) -> None:
+        """Start the zygote; `wait` waits for it. layers: confine what it forks by more than limits."""
+        self._layers = layers
+        self._ready = False
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(START_LIMIT_S)
+        kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+        # The zygote must find this package however the worker did; its children lose the variable again.
+        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+        private = {"LC_ALL": "C.UTF-8", "HOME": str(self._box), "PYTHONPATH": path}
+        environment = {**kept, **private, **self._environment}
+        mode = "layers" if layers else "plain"
+        command = [sys.executable, "-P", "-B", "-m", "pytest_avo.evaluation.kernel_process.zygote"]
+        command += [str(theirs.fileno()), mode, self._place]
+        with (self._box / "zygote.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._warm],
+                env=environment,
+                cwd=self._box,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        theirs.close()
+
+    def wait(self) -> None:
+        """Block until the zygote has imported what it imports; one that was lost is replaced."""
+        if not self.is_alive:
+            self.kill()
+            self.start(layers=self._layers)
+        if not self._ready:
+            self.layers = tuple(self._receive()["layers"])
+            self._ready = True
+
+    def fork(self, subject: Subject, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Arm:
+        """A new process for a kernel, its file in place and nothing of it executed yet."""
+        self.wait()
+        assert self._control is not None
+        scratch = self._scratch(subject)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        given, result = self._memory(given_bytes, result_bytes)
+        log = Log()
+        request = {
+            "do": "fork",
+            "scratch": str(scratch),
+            "environment": _private_folders(scratch),
+            "threads": threads,
+            "memory_bytes": memory_bytes,
+            "sizes": [given.size, result.size],
+        }
+        descriptors = [theirs.fileno(), given.descriptor, result.descriptor, log.write_end]
+        try:
+            socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
+            pid = int(self._receive()["pid"])
+        except OSError as error:
+            raise EvaluatorError(f"the zygote did not fork: {error}") from None
+        finally:
+            theirs.close()
+            os.close(log.write_end)
+        return Arm(pid=pid, link=ours, given=given, result=result, log=log, label=subject.label)
+
+    def end(self, arm: Arm) -> str:
+        """Kill an arm with all below it, verify that it is gone, and say how its process ended."""
+        arm.kill()
+        try:
+            assert self._control is not None
+            self._control.send(json.dumps({"do": "reap", "pid": arm.pid}).encode())
+            status = int(self._receive()["status"])
+        except (OSError, EvaluatorError):
+            self.kill()
+            return "took the process that it was forked from down with it"
+        finally:
+            arm.close()
+        _verify_gone(arm.pid)
+        arm.log.finish()
+        code = os.waitstatus_to_exitcode(status)
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+
+    def kill(self) -> None:
+        """End the zygote, and with it all that it forked."""
+        if self._process is None:
+            return
+        # What left its process group has the zygote, a subreaper, as its parent and would be anybody's orphan after it.
+        deadline = time.monotonic() + REAP_LIMIT_S
+        while below := [x.pid for x in processes.tree(self._process.pid)[1:] if x.state != "Z"]:
+            processes.send(below, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.001)
+        self._process.kill()
+        self._process.wait()
+        self._process = None
+        self._ready = False
+        if self._control is not None:
+            self._control.close()
+
+    def _memory(self, given_bytes: int, result_bytes: int) -> tuple[Memory, Memory]:
+        """Memory for the arguments and the results of a new process.
+
+        On a GPU all processes are given the same memory for arguments: only one runs at a time, on what was written for
+        it, and slices of short calls last the longer for it. What a kernel does to it shows before another one runs.
+        """
+        if self._place != "cuda":
+            return host_memory(given_bytes), host_memory(result_bytes)
+        if self._arguments is None:
+            self._arguments = device_memory(given_bytes)
+        return self._arguments.again(), device_memory(result_bytes)
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._control is not None
+        message = self._control.recv(MAX_MESSAGE)
+        if not message:
+            log = (self._box / "zygote.log").read_text(errors="replace").strip().splitlines()
+            raise EvaluatorError(f"the zygote ended: {log[-1] if log else 'no output'}")
+        answer: dict[str, Any] = json.loads(message)
+        return answer
+
+    def _scratch(self, subject: Subject) -> Path:
+        """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
+        folder = self._box / "kernels" / source_digest(subject.source)
+        folder.mkdir(parents=True, exist_ok=True)
+        # The folder is the kernel's to write: a link or a pipe left in the place of its file must not be opened here.
+        place = folder / KERNEL_FILE
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        new = self._box / "next.py"
+        new.write_text(subject.source, encoding="utf-8")
+        new.replace(place)
+        return folder
+
+
+def _private_folders(scratch: Path) -> dict[str, str]:
+    names = {
+        "HOME": "",
+        "TMPDIR": "",
+        "XDG_CACHE_HOME": "cache",
+        "TRITON_CACHE_DIR": "triton",
+        "TORCH_EXTENSIONS_DIR": "extensions",
+        "TORCHINDUCTOR_CACHE_DIR": "inductor",
+        "CUDA_CACHE_PATH": "cuda",
+    }
+    return {variable: str(scratch / name) for variable, name in names.items()}
+
+
+def _verify_gone(pid: int) -> None:
+    """Raise unless the process group is empty; the kernel may need a moment to tear it down."""
+    deadline = time.monotonic() + REAP_LIMIT_S
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        time.sleep(0.005)
+    raise EvaluatorError(f"process group {pid} survived SIGKILL for {REAP_LIMIT_S:g} s")

@@ -1,0 +1,60 @@
+"""A call repeated with one element of its arguments changed: whoever answers from memory answers wrongly.
+
+Results that are kept by address, by identity or by a sample of the arguments all serve the old one. The element is
+chosen such that a whole row of the output follows it: it belongs to a query that points at one key, to that key, or to
+that key's value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+
+import torch
+
+from pytest_avo.evaluation.correctness.inputs import Inputs
+
+_TURN = -10.0
+"""Factor on the largest element of a query or a key: their product, mostly that element squared, changes its sign."""
+_FLIP = -2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Nudge:
+    """Arguments that differ from the last ones in one element, and where the output must follow."""
+
+    inputs: Inputs
+    what: str
+    batch: int
+    head_kv: int
+    row: int
+
+
+def nudges(inputs: Inputs, random: Random) -> Iterator[Nudge]:
+    """Three calls to make after one on `inputs`, whose queries are needles; each differs from the one before.
+
+    Nothing where no query sees a key. `inputs` themselves are left as they are.
+    """
+    batch, heads_q, seqlen_q, _ = inputs.q.shape
+    heads_kv, seqlen_kv = inputs.k.shape[1:3]
+    first = max(0, seqlen_q - seqlen_kv) if inputs.causal else 0
+    if first >= seqlen_q:
+        return
+    present = replace(inputs, q=_copied(inputs.q), k=_copied(inputs.k), v=_copied(inputs.v))
+    for name, factor in (("v", _FLIP), ("k", _TURN), ("q", _TURN)):
+        b, head_q, row = random.randrange(batch), random.randrange(heads_q), random.randrange(first, seqlen_q)
+        head_kv = head_q * heads_kv // heads_q
+        visible = min(seqlen_kv, row + 1 + seqlen_kv - seqlen_q) if inputs.causal else seqlen_kv
+        scores = present.k[b, head_kv, :visible].float() @ present.q[b, head_q, row].float()
+        key = int(scores.argmax())
+        place = {"q": present.q[b, head_q, row], "k": present.k[b, head_kv, key], "v": present.v[b, head_kv, key]}[name]
+        element = int(place.abs().argmax())
+        place[element] = place[element] * factor
+        yield Nudge(present, f"one element changed in {name}", b, head_kv, row)
+
+
+def _copied(x: torch.Tensor) -> torch.Tensor:
+    """A copy with the same strides, gaps included."""
+    elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    return x.as_strided((elements,), (1,)).clone().as_strided(x.shape, x.stride())

@@ -1,0 +1,249 @@
+"""What a kernel compiles to, found without its GPU: registers, spills, shared memory, wgmma.
+
+    python -m pytest_avo.evaluation.diagnosis.compile KERNEL.py --target sm90 --shapes-json -
+
+reads a JSON list of shapes and writes JSON lines, each a `LaunchReport` or a `ShapeError` (decode them with `Record`).
+It imports the kernel, so it has to run in a process of its own; importing this module costs neither torch nor triton.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pytest_avo.core.shape import Shape
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from pytest_avo.evaluation.diagnosis.dry_run import Launch, Specialisation
+    from pytest_avo.evaluation.diagnosis.nvcc import Function
+    from pytest_avo.evaluation.diagnosis.sass import Assembly
+
+SHARED_LIMITS_BYTES = {"sm90": 232448}
+ARCHITECTURES = {"sm90": "sm_90a"}
+
+
+class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
+    """One compiled launch of one shape.
+
+    shape is the index in the list that was asked for. grid is None if the device would refuse the launch. registers are
+    per thread at entry. wgmma_count, local_loads and local_stores count instructions in the machine code, hot_local the
+    loads and stores in loops that multiply matrices. failures are what a kernel can be gated on, in words.
+
+    Of CUDA C++ neither grid nor num_warps is known (None), and shared_bytes are the static ones: what a launch adds is
+    asked for by host code that is not run.
+    """
+
+    shape: int
+    kernel: str
+    grid: tuple[int, int, int] | None
+    registers: int
+    spill_stores: int
+    spill_loads: int
+    shared_bytes: int
+    num_warps: int | None
+    wgmma_count: int
+    wgmma_serialized: bool
+    local_loads: int
+    local_stores: int
+    hot_local: int
+    failures: tuple[str, ...]
+
+
+class ShapeError(msgspec.Struct, frozen=True, tag="error"):
+    """A shape for which the kernel launched nothing, or failed before its launches were complete, and why."""
+
+    shape: int
+    error: str
+
+
+class ShapeUnknown(msgspec.Struct, frozen=True, tag="unknown"):
+    """A shape of which this machine cannot say what it compiles to, and why."""
+
+    shape: int
+    reason: str
+
+
+Record = LaunchReport | ShapeError | ShapeUnknown
+
+
+def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: Path) -> Iterator[Record]:
+    """Yield what each launch of attention() in the kernel file compiles to, shape by shape.
+
+    Equal launches of different shapes are compiled once. Runs the kernel's code in this process and replaces Triton's
+    driver for good. An error while importing the file is the error of every shape. `folder` is an empty one that is
+    left to this call.
+    """
+    from pytest_avo.evaluation.diagnosis.dry_run import DryRun
+    from pytest_avo.evaluation.diagnosis.nvcc import CudaBuilds
+
+    @cache
+    def analyse(specialisation: Specialisation) -> Assembly:
+        from pytest_avo.evaluation.diagnosis.sass import assemble
+
+        return assemble(specialisation.ptx, arch=ARCHITECTURES[target], options=specialisation.ptxas_options)
+
+    with DryRun(target) as run, CudaBuilds(folder) as builds:
+
+        def failed(index: int, error: Exception) -> Record:
+            if builds.is_missed:
+                return ShapeUnknown(index, "needs nvcc, which is not on PATH")
+            return ShapeError(index, describe(error))
+
+        try:
+            attention = load_attention(path)
+        except Exception as error:
+            yield from (failed(index, error) for index in range(len(shapes)))
+            return
+        for index, shape in enumerate(shapes):
+            try:
+                launches = run.launches(partial(call, attention, shape))
+                reports = [report(index, launch, analyse(launch.specialisation), target) for launch in launches]
+                reports += [cuda_report(index, function, target) for function in builds.called()]
+            except Exception as error:
+                yield failed(index, error)
+                continue
+            if not reports:
+                expected = "expected a Triton or Gluon kernel, or a library that nvcc built and ctypes loads"
+                yield ShapeError(index, f"attention() launched nothing: {expected}")
+            yield from reports
+
+
+def load_attention(path: Path) -> Callable[..., Any]:
+    """Import a kernel file and return its attention()."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    attention: Callable[..., Any] = module.attention
+    return attention
+
+
+def call(attention: Callable[..., Any], shape: Shape) -> None:
+    """Call attention() on uninitialised CPU tensors of the shape, laid out as (batch, seqlen, heads, head_dim).
+
+    Their memory is committed by the operating system on first use, so untouched inputs cost none.
+    """
+    import torch
+
+    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[shape.dtype]
+    q = torch.empty((shape.batch, shape.seqlen_q, shape.heads_q, shape.head_dim), dtype=dtype).transpose(1, 2)
+    k = torch.empty((shape.batch, shape.seqlen_kv, shape.heads_kv, shape.head_dim), dtype=dtype).transpose(1, 2)
+    attention(q, k, torch.empty_like(k), causal=shape.causal, scale=shape.softmax_scale)
+
+
+def report(index: int, launch: Launch, assembly: Assembly, target: str) -> LaunchReport:
+    """Put the figures of one launch together and name what is wrong with them."""
+    specialisation = launch.specialisation
+    return LaunchReport(
+        shape=index,
+        kernel=specialisation.kernel,
+        grid=launch.grid,
+        shared_bytes=specialisation.shared_bytes,
+        num_warps=specialisation.num_warps,
+        **_figures(assembly, specialisation.shared_bytes, target),
+    )
+
+
+def cuda_report(index: int, function: Function, target: str) -> LaunchReport:
+    """The same of a function that nvcc built."""
+    return LaunchReport(
+        shape=index,
+        kernel=function.name,
+        grid=None,
+        shared_bytes=function.shared_bytes,
+        num_warps=None,
+        **_figures(function.assembly, function.shared_bytes, target),
+    )
+
+
+def _figures(assembly: Assembly, shared_bytes: int, target: str) -> dict[str, Any]:
+    """What the assembly says, and what is wrong with it."""
+    failures = []
+    if shared_bytes > (limit := SHARED_LIMITS_BYTES[target]):
+        failures.append(f"shared memory {shared_bytes} bytes, over the limit of {limit}")
+    # A register that is put aside once for a whole tile of the output costs nothing that could be measured.
+    if assembly.hot_local and (assembly.spill_stores_bytes or assembly.spill_loads_bytes):
+        spilled, loaded = assembly.spill_stores_bytes, assembly.spill_loads_bytes
+        failures.append(f"registers spilled: {spilled} bytes stored, {loaded} bytes loaded")
+    if assembly.wgmma_serialized:
+        failures.append("wgmma serialised by ptxas")
+    return {
+        "registers": assembly.registers,
+        "spill_stores": assembly.spill_stores_bytes,
+        "spill_loads": assembly.spill_loads_bytes,
+        "wgmma_count": assembly.opcodes["HGMMA"],
+        "wgmma_serialized": assembly.wgmma_serialized,
+        "local_loads": assembly.opcodes["LDL"],
+        "local_stores": assembly.opcodes["STL"],
+        "hot_local": assembly.hot_local,
+        "failures": tuple(failures),
+    }
+
+
+def describe(error: Exception) -> str:
+    """Type and message; of a chain, such as Triton's nested compilation errors, the first cause."""
+    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    message = str(error)
+    if isinstance(error, subprocess.CalledProcessError) and error.stderr:
+        said = error.stderr
+        message = (said.decode(errors="replace") if isinstance(said, bytes) else said).strip()
+    return f"{type(error).__name__}: {message}"
+
+
+def confine(scratch: str) -> None:
+    """Hold this process to what a kernel's process may do, before any of the kernel's code runs.
+
+    All that the report needs is imported first: the folder of this package can no longer be read afterwards.
+    """
+    from pytest_avo.evaluation.diagnosis import dry_run, nvcc, sass  # noqa: F401
+    from pytest_avo.evaluation.linux import sandbox
+
+    sandbox.enter_namespaces()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=True))
+
+
+def main() -> int:
+    """Run the command line; usage errors end with status 2, a bad list of shapes among them."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.diagnosis.compile")
+    parser.add_argument("kernel", type=Path)
+    parser.add_argument("--target", choices=list(ARCHITECTURES), required=True)
+    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
+    parser.add_argument("--shapes-json", required=True, metavar="FILE", help="JSON list of shapes; - reads stdin")
+    arguments = parser.parse_args()
+    source = arguments.shapes_json
+    text = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    try:
+        shapes = msgspec.json.decode(text, type=list[Shape])
+    except msgspec.DecodeError as error:
+        parser.error(f"--shapes-json {source}: {error}")
+    if arguments.scratch is not None:
+        confine(arguments.scratch)
+    # The kernel may print: its standard output becomes standard error, and the report keeps the real one.
+    with (
+        os.fdopen(os.dup(1), "wb") as output,
+        tempfile.TemporaryDirectory(prefix="nvcc-", dir=arguments.scratch) as folder,
+    ):
+        os.dup2(2, 1)
+        for record in compile_kernel(arguments.kernel, shapes, target=arguments.target, folder=Path(folder)):
+            output.write(msgspec.json.encode(record) + b"\n")
+            output.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

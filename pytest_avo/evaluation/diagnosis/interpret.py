@@ -1,0 +1,217 @@
+"""Checking a plain Triton kernel on the CPU, in Triton's interpreter, in a confined process of its own.
+
+Slow and exact in its own way: fit for shapes of a few hundred rows. `interpreter_child` is what the process runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pytest_avo import PACKAGE
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Dtype, Shape
+
+if TYPE_CHECKING:
+    import torch
+
+    from pytest_avo.evaluation.correctness.inputs import Inputs
+
+DTYPES: dict[Dtype, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+DISTRIBUTIONS = ("normal", "needle")
+"""Of the inputs that a shape is checked on: missing keys show on the one, dropped blocks on the other."""
+
+
+class Refused(Exception):
+    """The kernel cannot be interpreted, or refuses the shape; the message says why."""
+
+
+class KernelFailed(Exception):
+    """The kernel raised, or its process died or ran out of time; the message says which."""
+
+
+class TensorHeader(msgspec.Struct, frozen=True):
+    """Shape and dtype of a tensor whose bytes follow, contiguous."""
+
+    shape: tuple[int, ...]
+    dtype: Dtype
+
+    @property
+    def size_bytes(self) -> int:
+        size = 4 if self.dtype == "f32" else 2
+        for length in self.shape:
+            size *= length
+        return size
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A line that the child reads; the bytes of q, k and v follow, each laid out (batch, seqlen, heads, dim)."""
+
+    causal: bool
+    scale: float
+    tensors: tuple[TensorHeader, TensorHeader, TensorHeader]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """A line that the child writes; the bytes of the result follow if there is one."""
+
+    result: TensorHeader | None = None
+    refused: str = ""
+    failed: str = ""
+
+
+class Interpreter:
+    """A kernel in a process that interprets it, call after call. Close it. Not safe for several threads."""
+
+    def __init__(self, kernel: Kernel, *, confined: bool, timeout_s: float) -> None:
+        """Start the process. Each call, and the start before the first, has timeout_s seconds.
+
+        Refused for a file that cannot be interpreted, as its source shows.
+        """
+        refuse(kernel.source)
+        self._timeout_s = timeout_s
+        self._folder = tempfile.TemporaryDirectory(prefix="pytest-avo-interpret-")
+        scratch = self._folder.name
+        copy = Path(scratch) / "kernel.py"
+        copy.write_text(kernel.source, encoding="utf-8")
+        self._log = (Path(scratch) / "log").open("w+b")
+        command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.interpreter_child", str(copy)]
+        private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
+        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+        self._process = subprocess.Popen(
+            [*command, *(["--scratch", scratch] if confined else [])],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, "TRITON_INTERPRET": "1", **private},
+        )
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can be called; after a death or a timeout it cannot."""
+        return self._process.poll() is None
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._log.close()
+        self._folder.cleanup()
+
+    def attention(self, inputs: Inputs) -> torch.Tensor:
+        """What the kernel's attention returns for the inputs, as the interpreter computes it.
+
+        Refused for what it cannot compute, or the kernel does not, KernelFailed for a kernel that raises, dies or does
+        not end in time.
+        """
+        tensors = [tensor.transpose(1, 2).contiguous() for tensor in inputs.tensors]
+        q, k, v = (TensorHeader(tuple(tensor.shape), dtype_name(tensor)) for tensor in tensors)
+        call = Call(causal=inputs.causal, scale=inputs.scale, tensors=(q, k, v))
+        stuck = threading.Timer(self._timeout_s, self._process.kill)
+        stuck.start()
+        try:
+            return self._exchange(b"".join([msgspec.json.encode(call), b"\n", *map(to_bytes, tensors)]))
+        except (BrokenPipeError, EOFError):
+            in_time = stuck.is_alive()
+            raise KernelFailed(self._last_words() if in_time else f"no result within {self._timeout_s:g} s") from None
+        finally:
+            stuck.cancel()
+
+    def _exchange(self, request: bytes) -> torch.Tensor:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(request)
+        self._process.stdin.flush()
+        head = self._process.stdout.readline()
+        if not head.endswith(b"\n"):
+            raise EOFError
+        try:
+            answer = msgspec.json.decode(head, type=Answer)
+        except msgspec.DecodeError:
+            raise KernelFailed("its process wrote something else than an answer") from None
+        if answer.refused:
+            raise Refused(answer.refused)
+        if answer.result is None:
+            raise KernelFailed(answer.failed)
+        payload = self._process.stdout.read(answer.result.size_bytes)
+        if len(payload) < answer.result.size_bytes:
+            raise EOFError
+        return from_bytes(answer.result, payload)
+
+    def _last_words(self) -> str:
+        status = self._process.wait()
+        self._log.seek(0)
+        last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
+        return f"the interpreter ended with status {status}{': ' if last else ''}{''.join(last)}"
+
+
+def check(interpreter: Interpreter, shape: Shape) -> str:
+    """What is wrong with the kernel's results for a shape, on fresh random inputs, or "".
+
+    Refused where the kernel, or the interpreter, does not do the shape.
+    """
+    from pytest_avo.evaluation.correctness.correctness import fault
+    from pytest_avo.evaluation.correctness.inputs import Case, draw, generator
+
+    for distribution in DISTRIBUTIONS:
+        inputs = draw(Case(distribution, shape, distribution), generator(secrets.randbits(62), "cpu"))
+        try:
+            out = interpreter.attention(inputs)
+        except KernelFailed as failure:
+            return str(failure)
+        if (out.shape, out.dtype) != (inputs.q.shape, inputs.q.dtype):
+            expected = f"{tuple(inputs.q.shape)} of {inputs.q.dtype}"
+            return f"expected a result {expected}, got {tuple(out.shape)} of {out.dtype} ({distribution})"
+        if found := fault(inputs, out):
+            return f"{found} ({distribution})"
+    return ""
+
+
+def refuse(source: str) -> None:
+    """Refused if the source alone shows that the interpreter cannot run it; what does not parse is not refused."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    modules = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    if any(f"{module}.".startswith("triton.experimental.gluon.") for module in modules):
+        raise Refused("Gluon kernels have no interpreter: gluon.jit compiles even under TRITON_INTERPRET=1")
+    if not any(f"{module}.".startswith("triton.") for module in modules):
+        raise Refused("does not import triton, so there is nothing to interpret")
+
+
+def dtype_name(tensor: torch.Tensor) -> Dtype:
+    """Name a dtype as shapes do: "f32", "bf16", "f16"."""
+    names: dict[str, Dtype] = {f"torch.{name}": short for short, name in DTYPES.items()}
+    if str(tensor.dtype) not in names:
+        raise ValueError(f"dtype {tensor.dtype}: expected one of {', '.join(names)}")
+    return names[str(tensor.dtype)]
+
+
+def to_bytes(tensor: torch.Tensor) -> bytes:
+    """Bytes of a contiguous CPU tensor."""
+    import torch
+
+    return tensor.view(torch.uint8).numpy().tobytes()
+
+
+def from_bytes(header: TensorHeader, payload: bytes) -> torch.Tensor:
+    """Tensor of a header and its bytes; ValueError if there are too few or too many."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, DTYPES[header.dtype])
+    return torch.frombuffer(bytearray(payload), dtype=dtype).reshape(header.shape)

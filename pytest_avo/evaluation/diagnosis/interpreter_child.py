@@ -1,0 +1,172 @@
+"""The process that `interpret` starts: repair Triton's interpreter, load a kernel, answer calls.
+
+Has to start with TRITON_INTERPRET=1 in its environment, because triton.jit looks at it when a kernel is defined.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from triton.runtime import interpreter
+
+from pytest_avo.evaluation.diagnosis.compile import confine, describe, load_attention
+from pytest_avo.evaluation.diagnosis.dry_run import pretended_device
+from pytest_avo.evaluation.diagnosis.interpret import (
+    Answer,
+    Call,
+    Refused,
+    TensorHeader,
+    dtype_name,
+    from_bytes,
+    to_bytes,
+)
+
+
+def repair() -> None:
+    """Repair the known faults of Triton 3.6.0's interpreter; Refused if this Triton has no such places.
+
+    A product of bfloat16 operands multiplies their bit patterns, silently. A loop bound known only at run time fails
+    with NumPy 2.4 and later, which no longer turn an array of one element into an int. And float32 is cut off to
+    bfloat16, where the hardware rounds to nearest: three times the error of a right kernel.
+    """
+    try:
+        cast = interpreter.InterpreterBuilder.cast_impl
+        multiply = interpreter.InterpreterBuilder.create_dot
+        patch_tensor = interpreter._patch_lang_tensor
+        handle = interpreter.TensorHandle
+    except AttributeError as error:
+        raise Refused(f"triton {triton.__version__}: its interpreter cannot be repaired ({error})") from None
+
+    def widened(operand: Any) -> Any:
+        if operand.dtype.scalar != tl.bfloat16 or operand.data.dtype != np.uint16:
+            return operand
+        # bfloat16 is the upper half of a float32.
+        return handle((operand.data.astype(np.uint32) << 16).view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return multiply(self, widened(a), widened(b), *rest)
+
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).item()))
+
+    def cast_impl(self: Any, source: Any, target: Any) -> Any:
+        if source.dtype.scalar != tl.float32 or target.scalar != tl.bfloat16:
+            return cast(self, source, target)
+        bits = np.ascontiguousarray(source.data).view(np.uint32)
+        # To nearest, ties to even; a NaN stays one.
+        rounded = (bits.astype(np.uint64) + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        rounded = np.where(np.isnan(source.data), (bits >> 16) | 0x40, rounded)
+        return handle(rounded.astype(np.uint16), target.scalar)
+
+    interpreter.InterpreterBuilder.create_dot = create_dot
+    interpreter.InterpreterBuilder.cast_impl = cast_impl
+    interpreter._patch_lang_tensor = patch_lang_tensor
+
+
+@triton.jit
+def multiply_repeatedly(a_ptr, b_ptr, c_ptr, times):  # type: ignore[no-untyped-def]
+    """Add the product of two 16 x 16 matrices to c, as often as said at run time."""
+    rows = tl.arange(0, 16)
+    at = rows[:, None] * 16 + rows[None, :]
+    total = tl.zeros([16, 16], tl.float32)
+    for _ in range(times):
+        total = tl.dot(tl.load(a_ptr + at), tl.load(b_ptr + at), total)
+    tl.store(c_ptr + at, total)
+
+
+@triton.jit
+def round_down(source_ptr, target_ptr):  # type: ignore[no-untyped-def]
+    """Store sixteen float32 as bfloat16."""
+    at = tl.arange(0, 16)
+    tl.store(target_ptr + at, tl.load(source_ptr + at).to(tl.bfloat16))
+
+
+def probe() -> None:
+    """Refused unless the interpreter gets the known faults right, repaired or because this Triton never had them."""
+    a = torch.eye(16, dtype=torch.bfloat16)
+    b = torch.arange(256, dtype=torch.float32).reshape(16, 16).to(torch.bfloat16)
+    c = torch.empty(16, 16)
+    exact = torch.linspace(-3.0, 3.0, 16)
+    rounded = torch.empty(16, dtype=torch.bfloat16)
+    try:
+        multiply_repeatedly[(1,)](a, b, c, 2)
+        round_down[(1,)](exact, rounded)
+    except Exception as error:
+        reason = f"its interpreter fails on a known case: {describe(error)}"
+        raise Refused(f"triton {triton.__version__}: {reason}") from None
+    if not torch.equal(c, 2 * b.float()):
+        raise Refused(f"triton {triton.__version__}: its interpreter multiplies bfloat16 wrongly, repaired or not")
+    if not torch.equal(rounded, exact.to(torch.bfloat16)):
+        raise Refused(f"triton {triton.__version__}: its interpreter rounds to bfloat16 wrongly, repaired or not")
+
+
+def answer(attention: Any, call: Call, payload: bytes) -> tuple[Answer, bytes]:
+    """Run one call; the answer and the bytes of the result."""
+    tensors = []
+    for header in call.tensors:
+        tensors.append(from_bytes(header, payload[: header.size_bytes]).transpose(1, 2))
+        payload = payload[header.size_bytes :]
+    try:
+        with pretended_device():
+            result = attention(*tensors, causal=call.causal, scale=call.scale).contiguous()
+        return Answer(result=TensorHeader(tuple(result.shape), dtype_name(result))), to_bytes(result)
+    except Exception as error:
+        if isinstance(error, NotImplementedError | ValueError) and _raised_by(error) == attention.__code__.co_filename:
+            return Answer(refused=f"the kernel refuses the shape: {error}"), b""
+        return Answer(failed=describe(error)), b""
+
+
+def _raised_by(error: Exception) -> str:
+    """The file with the statement that raised an error."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return frames[-1].filename if frames else ""
+
+
+def serve(kernel: Path, scratch: str | None, requests: BinaryIO, output: BinaryIO) -> None:
+    """Answer calls until there are no more."""
+    always: Answer | None = None
+    attention: Any = None
+    try:
+        repair()
+        probe()  # reads this file, which a confined process may not
+        if scratch is not None:
+            confine(scratch)
+        with pretended_device():
+            attention = load_attention(kernel)
+    except Refused as refusal:
+        always = Answer(refused=str(refusal))
+    except Exception as error:
+        always = Answer(failed=describe(error))
+    while head := requests.readline():
+        call = msgspec.json.decode(head, type=Call)
+        payload = requests.read(sum(header.size_bytes for header in call.tensors))
+        verdict, result = (always, b"") if always is not None else answer(attention, call, payload)
+        output.write(msgspec.json.encode(verdict) + b"\n" + result)
+        output.flush()
+
+
+def main() -> None:
+    """Answer the calls on standard input."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.diagnosis.interpreter_child")
+    parser.add_argument("kernel", type=Path)
+    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
+    arguments = parser.parse_args()
+    # The kernel may print: its standard output becomes standard error, and the answers keep the real one.
+    with os.fdopen(os.dup(1), "wb") as output:
+        os.dup2(2, 1)
+        serve(arguments.kernel, arguments.scratch, sys.stdin.buffer, output)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+"""Where a kernel's time goes on the CPU: torch's profiler, and perf where the machine has it and lets it be used.
+
+    python -m pytest_avo.evaluation.diagnosis.profile KERNEL.py [--scratch DIR]
+
+reads a shape as JSON, calls the kernel on random inputs for a while and writes what torch's profiler saw. It runs the
+kernel's code, so `profile` starts it in a confined process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from pytest_avo import PACKAGE
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.judge.lease import lease, lease_path
+
+LIMIT_S = 120.0
+MEASURED_S = 1.5
+"""How long calls are repeated, once for each profiler."""
+MOST_CALLS = 300
+"""That torch's profiler watches: it takes longer to count the operations of thousands of short calls than they took."""
+ROWS = 15
+SAMPLES_PER_S = 1000
+
+
+def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
+    """What the profilers say of a kernel on a shape, as text. Waits while another run times on this machine.
+
+    EvaluatorError when the kernel's process ends without a profile, or not within LIMIT_S.
+    """
+    with (
+        lease(lease_path(CpuDevice().id), exclusive=False, waiting=lambda: None),
+        tempfile.TemporaryDirectory(prefix="pytest-avo-profile-") as scratch,
+        tempfile.TemporaryFile() as said,  # no pipe: a kernel that prints in every call would soon fill it and wait
+    ):
+        copy = Path(scratch) / "kernel.py"
+        copy.write_text(kernel.source, encoding="utf-8")
+        command = [sys.executable, "-m", __name__, str(copy), *(["--scratch", scratch] if confined else [])]
+        private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
+        modules = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=said,
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": modules, **private},
+            start_new_session=True,
+        )
+        stuck = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
+        stuck.start()
+        try:
+            if found := _conversation(process, shape, scratch=Path(scratch)):
+                return found
+            process.wait()
+            last = _last_line(said)
+            raise EvaluatorError(f"{kernel.path.name}: no profile: {last or f'nothing within {LIMIT_S:g} s'}")
+        finally:
+            stuck.cancel()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+
+
+def _conversation(process: subprocess.Popen[bytes], shape: Shape, *, scratch: Path) -> str:
+    """Hand the shape over, take torch's profile, then let perf watch while the process repeats its calls.
+
+    Returns "" when the process ends without a profile.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(msgspec.json.encode(shape) + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # what it says on its way out is read below
+    head = process.stdout.readline()
+    if not head:
+        return ""
+    torch_says = str(msgspec.json.decode(head))
+    return f"{torch_says}\n\n{_perf(process, scratch)}"
+
+
+def _last_line(said: IO[bytes]) -> str:
+    said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
+    return "".join(said.read().decode(errors="replace").strip().splitlines()[-1:])
+
+
+def _perf(process: subprocess.Popen[bytes], scratch: Path) -> str:
+    """What perf sees of the process while it repeats its calls once more, or why there is nothing to see."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    perf = shutil.which("perf")
+    if perf is None:
+        return "perf: not on this machine, so the time inside compiled code is not divided further"
+    data = scratch / "perf.data"
+    command = [perf, "record", "-q", "-e", "cpu-clock:u", "-F", str(SAMPLES_PER_S), "-o", str(data)]
+    recorder = subprocess.Popen([*command, "-p", str(process.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    time.sleep(0.3)  # perf attaches to the threads that there are
+    try:
+        process.stdin.write(b"again\n")
+        process.stdin.flush()
+        process.stdout.readline()
+    except BrokenPipeError:
+        pass  # a kernel that dies now has been seen until then
+    recorder.send_signal(signal.SIGINT)
+    _, said = recorder.communicate(timeout=30)
+    if not data.exists() or not data.stat().st_size:
+        reason = said.decode(errors="replace").strip().splitlines()
+        return f"perf: {reason[0] if reason else 'recorded nothing'} (kernel.perf_event_paranoid may forbid it)"
+    command = [perf, "report", "--stdio", "-q", "-i", str(data), "--sort", "dso,symbol", "--percent-limit", "1"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    lines = [line.rstrip(" -") for line in found.stdout.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        return "perf: recorded no sample"
+    return "\n".join(["perf, share of samples in user space by library and symbol:", *lines[:ROWS]])
+
+
+def main() -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.diagnosis.profile")
+    parser.add_argument("kernel", type=Path)
+    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
+    arguments = parser.parse_args()
+    import torch
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as profiler
+
+    from pytest_avo.evaluation.correctness.inputs import Case, draw, generator
+    from pytest_avo.evaluation.diagnosis.compile import confine, describe, load_attention
+
+    shape = msgspec.json.decode(sys.stdin.buffer.readline(), type=Shape)
+    inputs = draw(Case("profile", shape), generator(1, "cpu"))
+    # The profiler loads what it needs when it is first used, which a confined process may not.
+    with profiler(activities=[ProfilerActivity.CPU]):
+        torch.ones(1).sum()
+    if arguments.scratch is not None:
+        confine(arguments.scratch)
+    # The kernel may print: its standard output becomes standard error, and the profile keeps the real one.
+    with os.fdopen(os.dup(1), "wb") as output:
+        os.dup2(2, 1)
+        try:
+            attention = load_attention(arguments.kernel)
+
+            def repeat(most: float) -> tuple[int, float]:
+                """Call for a while; how often, and seconds."""
+                calls, start = 0, time.perf_counter()
+                while (spent := time.perf_counter() - start) < MEASURED_S and calls < most:
+                    attention(*inputs.tensors, causal=inputs.causal, scale=inputs.scale)
+                    calls += 1
+                return calls, spent
+
+            attention(*inputs.tensors, causal=inputs.causal, scale=inputs.scale)
+            with profiler(activities=[ProfilerActivity.CPU]) as seen:
+                calls, spent = repeat(MOST_CALLS)
+        except Exception as error:
+            sys.stderr.write(f"{describe(error)}\n")
+            return 1
+        rows = [(each.key, each.count, each.self_cpu_time_total) for each in seen.key_averages()]
+        output.write(msgspec.json.encode(table(rows, calls=calls, spent_s=spent)) + b"\n")
+        output.flush()
+        if sys.stdin.buffer.readline():
+            repeat(math.inf)
+            output.write(b"\n")
+    return 0
+
+
+def table(rows: list[tuple[str, int, float]], *, calls: int, spent_s: float) -> str:
+    """Operations by their own time: rows of name, how often and microseconds, over so many calls and seconds."""
+    per_call_us = spent_s / calls * 1e6
+    largest = sorted(rows, key=lambda row: -row[2])[:ROWS]
+    lines = [f"torch's profiler: {per_call_us:,.1f} us a call ({calls} calls, the profiler's own time included)"]
+    for name, count, total_us in largest:
+        own_us = total_us / calls
+        lines.append(f"{own_us:>12,.1f} us {own_us / per_call_us:>6.1%}  {count / calls:>8.1f} x {name}")
+    outside_us = per_call_us - sum(total_us for _, _, total_us in rows) / calls
+    lines.append(
+        f"{outside_us:>12,.1f} us {outside_us / per_call_us:>6.1%}  outside torch: Python, or code of your own"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

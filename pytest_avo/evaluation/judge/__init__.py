@@ -1,0 +1,1 @@
+"""One request to facts: checks, interleaved timing, leases, peers. The deciding clock lives here alone."""

@@ -1,0 +1,223 @@
+"""The judge at work: one request, from a fresh process and secret inputs to raw facts about every shape."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from random import Random
+
+import msgspec
+import torch
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading, Subject
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.correctness.correctness import battery, fault, fault_near
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw, generator
+from pytest_avo.evaluation.correctness.nudge import nudges
+from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
+from pytest_avo.evaluation.judge.timing import ArmFault, Race
+
+LOADING = ""
+"""In the place of a shape: an arm failed before it saw one, and so it will on the next."""
+Lease = Callable[[bool], AbstractContextManager[None]]
+"""Hold the device's lease: alone (True) or shared (False)."""
+
+IDLE_WINDOWS_S = (0.06, 0.3, 0.6, 0.6)
+MOST_BUSY = 0.1
+"""CPU seconds per second above which a process that nothing is asked of is at work."""
+
+
+class Examiner:
+    """Evaluates requests one after another on one device."""
+
+    def __init__(
+        self,
+        arms: Arms,
+        *,
+        lease: Lease,
+        say: Callable[[str], None],
+        worker: str,
+        device: str,
+        place: str = "cpu",
+        reading: Callable[[], Reading | None] = lambda: None,
+    ) -> None:
+        self._arms = arms
+        self._lease = lease
+        self._say = say
+        self._worker = worker
+        self._device = device
+        self._place = place
+        self._reading = reading
+        self._absent: dict[str, str] = {}
+
+    def examine(self, request: EvaluationRequest) -> Iterator[Evaluation]:
+        """Yield the facts of every shape as they are known.
+
+        Every shape is checked; only a kernel that is right on all of them is timed, on all of them together.
+        """
+        if request.fresh:
+            self._arms.drop(KERNEL)
+        right: dict[str, Evaluation] = {}
+        for number, shape in enumerate(request.shapes, start=1):
+            what = f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})"
+            with self._lease(False):
+                evaluation = self._check(request, shape, what)
+            if evaluation.outcome == "ok" and request.plan is not None:
+                right[shape.id] = evaluation
+            else:
+                yield evaluation
+        if len(right) < len(request.shapes):
+            yield from right.values()
+        else:
+            with self._lease(True):
+                if fault := self._background_work(request):
+                    for evaluation in right.values():
+                        yield msgspec.structs.replace(evaluation, outcome=fault.outcome, reason=fault.reason)
+                else:
+                    yield from self._time(request, right)
+
+    def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
+        seed = int.from_bytes(os.urandom(6), "little")
+        evaluation = Evaluation(shape.id, "ok", seed=seed, worker=self._worker, device=self._device)
+        if misfit := self._arms.room.misfit(shape):
+            return msgspec.structs.replace(evaluation, outcome="unsupported", reason=misfit, unfit=True)
+        random, source = Random(seed), generator(seed, self._place)
+        spent_s, build_s = 0.0, 0.0
+        try:
+            for case in battery(shape, random):
+                self._say(f"{what}: {case.name}")
+                timed = request.plan is not None
+                arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits, timed=timed)
+                first = self._arms.is_first_call(KERNEL, case.shape)
+                limit_s = request.limits.build if first else max(0.001, request.limits.check - spent_s)
+                start = time.perf_counter()
+                inputs = self._check_case(arm, case, source, limit_s=limit_s, first=first)
+                if case.distribution == "needle" and inputs is not None:
+                    self._check_nudges(arm, case, inputs, random, limit_s=limit_s)
+                seconds = time.perf_counter() - start
+                build_s += seconds if first and case.required else 0.0
+                spent_s += 0.0 if first else seconds
+        except (KernelFault, KernelEnded) as error:
+            return self._failed(evaluation, error)
+        build_s += self._arms.build_s(KERNEL)
+        return msgspec.structs.replace(evaluation, build_s=build_s, check_s=spent_s)
+
+    def _check_case(
+        self, arm: Arm, case: Case, generator: torch.Generator, *, limit_s: float, first: bool
+    ) -> Inputs | None:
+        """The inputs that were answered rightly; None where the kernel refused a shape that it did not claim."""
+        inputs = draw(case, generator)
+        try:
+            result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase="build" if first else "check")
+        except KernelRaised as error:
+            if case.required:
+                raise KernelFault(error.outcome, f"{error.reason} ({case.name})") from None
+            return None  # a shape that was not claimed may be refused
+        except KernelEnded as error:
+            raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
+        if found := fault(inputs, result.output(0)):
+            where = "" if case.required else f", {case.shape.id}"
+            raise KernelFault("incorrect", f"{found} ({case.name}{where})")
+        return inputs
+
+    def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, limit_s: float) -> None:
+        """The same call with one element changed, three times: no answer may come from memory."""
+        for nudge in nudges(inputs, random):
+            try:
+                out = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check").output(0)
+            except KernelRaised as error:
+                raise KernelFault(error.outcome, f"{error.reason} ({nudge.what})") from None
+            except KernelEnded as error:
+                raise KernelEnded(f"{error} ({nudge.what}, {case.shape.id})") from None
+            if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
+                raise KernelFault("incorrect", f"{found} ({nudge.what})")
+
+    def _background_work(self, request: EvaluationRequest) -> KernelFault | None:
+        """The fault of a kernel that works on when it has answered: what it does there is in nobody's time.
+
+        Threads that wait, and helpers that finish soon, are honest: busy in every one of the windows is not.
+        """
+        try:
+            arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits)
+        except KernelFault as error:
+            return error
+        for window_s in IDLE_WINDOWS_S:
+            if (share := arm.busy(window_s)) < MOST_BUSY:
+                return None
+        found = KernelFault("rejected", f"used {share:.1f} s of CPU time while idle, in every second")
+        return self._arms.fault(KERNEL, found)
+
+    def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
+        assert request.plan is not None
+        subjects = {KERNEL: request.subject}
+        subjects |= {name: peer(name) for name in request.peers if name not in self._absent}
+        if request.baseline is not None:
+            subjects[BASELINE] = request.baseline
+        if self._place == "cuda":
+            subjects[EMPTY] = peer(EMPTY)
+        notes = [f"{name}: {self._absent[name]}" for name in request.peers if name in self._absent]
+        start = time.perf_counter()
+        while True:
+            race = Race(
+                shapes=list(request.shapes),
+                plan=request.plan,
+                limit_s=request.limits.time,
+                seed=int.from_bytes(os.urandom(6), "little"),
+                place=self._place,
+                room=self._arms.room,
+                reading=self._reading,
+            )
+            launch = _Launch(self._arms, subjects, request)
+            try:
+                timings = race.run(launch, lambda text: self._say(f"timing {request.subject.label}, {text}"))
+                break
+            except ArmFault as error:
+                if error.arm == KERNEL:
+                    yield self._failed(right.pop(error.shape), error.error)
+                    yield from right.values()
+                    return
+                found = self._arms.fault(error.arm, error.error)
+                if error.arm == EMPTY:
+                    raise EvaluatorError(f"the empty kernel failed while it was timed: {found.reason}") from None
+                if error.arm == BASELINE and not request.may_lack_baseline:
+                    raise EvaluatorError(f"the incumbent failed while it was timed: {found.reason}") from None
+                del subjects[error.arm]
+                notes.append(f"{error.arm}: {found.reason}")
+                if error.shape == LOADING:
+                    self._absent[error.arm] = found.reason
+        notes += [f"{name} {version(name)}" for name in request.peers if name in subjects and version(name)]
+        notes += race.notes
+        seconds = (time.perf_counter() - start) / len(right)
+        for shape, evaluation in right.items():
+            yield msgspec.structs.replace(evaluation, timing=timings[shape], time_s=seconds, notes=tuple(notes))
+
+    def _failed(self, evaluation: Evaluation, error: KernelFault | KernelEnded) -> Evaluation:
+        found = self._arms.fault(KERNEL, error)
+        log = self._arms.log(KERNEL)
+        return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
+
+
+class _Launch:
+    """Provides the arms of a race: the present processes where the plan has one launch, else new ones each time."""
+
+    def __init__(self, arms: Arms, subjects: Mapping[str, Subject], request: EvaluationRequest) -> None:
+        self._arms = arms
+        self._subjects = subjects
+        self._request = request
+
+    def __call__(self) -> dict[str, Arm]:
+        plan = self._request.plan
+        started: dict[str, Arm] = {}
+        for name, subject in self._subjects.items():
+            if plan is not None and (plan.launches > 1 or (self._request.fresh and name != KERNEL)):
+                self._arms.drop(name)
+            try:
+                started[name] = self._arms.get(name, subject, self._request.shapes, self._request.limits)
+            except KernelFault as error:
+                raise ArmFault(name, self._request.shapes[0].id if name == KERNEL else LOADING, error) from None
+        return started

@@ -1,0 +1,234 @@
+"""Timing kernels against each other: interleaved rounds on fresh inputs, by the judge's clock.
+
+In a round every arm runs once on the same inputs, in an order that is drawn anew for every other round and reversed in
+the next, all but the one being timed frozen. What is kept are the paired times; absolute times on a shared machine mean
+little.
+
+On a GPU one more arm runs along, a kernel of ours that does nothing. What a slice of it takes (waking the process,
+asking, copying results out) is what every other slice takes beside its kernel's work, and is subtracted from it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from random import Random
+from statistics import median
+
+from pytest_avo.core import stats
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Reading, Timing, TimingPlan
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
+from pytest_avo.evaluation.correctness.correctness import sampled_fault
+from pytest_avo.evaluation.correctness.inputs import Inputs, Stream, generator
+from pytest_avo.evaluation.correctness.room import HOST, Room
+from pytest_avo.evaluation.judge.aftermath import Aftermath
+from pytest_avo.evaluation.judge.peers import EMPTY
+from pytest_avo.evaluation.judge.placement import Placement
+
+LEAST_WARM_UP_CALLS = 2
+WARM_UP_CALLS = {"cpu": 16, "cuda": 2}
+WARM_UP_S = 0.25
+"""Untimed calls of every arm, by kind of device, fewer where they take longer than this. The kernel was called a few
+dozen times by its check and is ahead of the others until they have been too."""
+RISK = 0.01
+"""Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
+CLOCK_TOLERANCE = 0.10
+CLOCK_SLACK_S = {"cpu": 0.005, "cuda": 0.001}
+CLOCK_FACTOR = 2.0
+"""How far a process's own account of a slice may fall short of the judge's, beyond twice what honest arms show: a
+share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the call."""
+LEAST_SHARE = 0.02
+"""What is left of a slice at least when the empty one is subtracted: a kernel that takes no time is a mistake."""
+
+
+class ArmFault(Exception):
+    """An arm failed while it was timed."""
+
+    def __init__(self, arm: str, shape: str, error: KernelFault | KernelEnded) -> None:
+        super().__init__(str(error))
+        self.arm = arm
+        self.shape = shape
+        self.error = error
+
+
+class Race:
+    """One comparison of arms over shapes, launch after launch."""
+
+    def __init__(
+        self,
+        *,
+        shapes: list[Shape],
+        plan: TimingPlan,
+        limit_s: float,
+        seed: int,
+        place: str = "cpu",
+        room: Room = HOST,
+        reading: Callable[[], Reading | None] = lambda: None,
+    ) -> None:
+        self._shapes = shapes
+        self._plan = plan
+        self._limit_s = limit_s
+        self._place = place
+        self._room = room
+        self._reading = reading
+        self._random = Random(seed)
+        source = generator(seed, place)
+        self._streams = {shape.id: Stream(shape, source) for shape in shapes}
+        self._calls: dict[str, int] = {}
+        self._slices: dict[str, dict[str, list[list[float]]]] = {shape.id: {} for shape in shapes}
+        self._unclaimed: dict[str, dict[str, list[float]]] = {shape.id: {} for shape in shapes}
+        self._aftermath = Aftermath(KERNEL)
+        self._readings: list[Reading] = []
+        self._launched: set[str] = set()
+        self._order: list[str] = []
+        self._backwards = True
+        self._started = 0.0
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the figures must know."""
+        return [f"{arm}: not captured in a CUDA graph, its times include launching" for arm in sorted(self._launched)]
+
+    def run(self, launch: Callable[[], Mapping[str, Arm]], say: Callable[[str], None]) -> dict[str, Timing]:
+        """Race the arms that `launch` provides (fresh ones on every call but the first); ArmFault when one fails."""
+        plan = self._plan
+        self._started = time.monotonic()
+        rounds = math.ceil(plan.max_rounds / plan.launches)
+        stopped = ""
+        for number in range(plan.launches):
+            arms = launch()
+            placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
+            for shape in self._shapes:
+                self._warm_up(shape, arms)
+            placement.settle()
+            for index in range(rounds):
+                say(f"round {number * rounds + index + 1} of at most {rounds * plan.launches}")
+                self._draw_order(arms)
+                for shape in self._shapes:
+                    self._round(shape, arms)
+                if reading := self._reading():
+                    self._readings.append(reading)
+                if reason := self._verdict_is_in(number, index + 1):
+                    stopped = reason
+                    break
+            placement.release()
+        self._check_clocks()
+        if found := self._aftermath.found():
+            raise ArmFault(KERNEL, found[0], KernelFault("rejected", f"left work running: {found[1]}"))
+        return {
+            shape.id: Timing(
+                seconds={
+                    arm: tuple(tuple(rounds) for rounds in self._seconds(shape.id, arm))
+                    for arm in self._slices[shape.id]
+                    if arm != EMPTY
+                },
+                calls=self._calls[shape.id],
+                stopped=stopped or f"all {rounds * plan.launches} rounds done",
+                readings=tuple(self._readings),
+            )
+            for shape in self._shapes
+        }
+
+    def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
+        """Untimed calls; the first launch also fixes how many calls make a slice of this shape."""
+        seconds: dict[str, float] = {}
+        one = self._streams[shape.id].draw(1)
+        for name, arm in arms.items():
+            self._slices[shape.id].setdefault(name, []).append([])
+            spent_s = 0.0
+            for number in range(WARM_UP_CALLS[self._place]):
+                if number >= LEAST_WARM_UP_CALLS and spent_s > WARM_UP_S:
+                    break
+                seconds[name] = self._slice(shape, name, arm, one, untimed=True)
+                spent_s += seconds[name]
+        overhead = seconds.pop(EMPTY, 0.0)
+        wanted = math.ceil(self._room.slice_s / max(min(seconds.values()) - overhead, 1e-6))
+        calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), wanted))
+        # Whole slices too: their memory is touched, and on a GPU their graph captured, when they are first asked for. A
+        # kernel that has just been checked would else be ahead of the others for its first rounds.
+        batch = self._streams[shape.id].draw(calls)
+        for name, arm in arms.items():
+            self._slice(shape, name, arm, batch, untimed=True)
+
+    def _draw_order(self, arms: Mapping[str, Arm]) -> None:
+        """The order of the next round: what ran just before leaves its mark on clocks and caches."""
+        self._order, self._backwards = self._order[::-1], not self._backwards
+        if not self._backwards or set(self._order) != set(arms):
+            self._order, self._backwards = sorted(arms), False
+            self._random.shuffle(self._order)
+
+    def _round(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
+        batch = self._streams[shape.id].draw(self._calls[shape.id])
+        for name in self._order:
+            seconds = self._slice(shape, name, arms[name], batch)
+            self._slices[shape.id][name][-1].append(seconds)
+            if name != EMPTY:
+                self._aftermath.note(shape.id, name, seconds)
+
+    def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs], *, untimed: bool = False) -> float:
+        try:
+            result = arm.call(batch, shape.dtype, limit_s=self._limit_s, phase="time")
+            self._unclaimed[shape.id].setdefault(name, []).append(result.seconds - result.claimed_s)
+            if name == KERNEL and not untimed:
+                chosen = self._random.randrange(len(batch))
+                if found := sampled_fault(batch[chosen], result.output(chosen), self._random):
+                    raise KernelFault("incorrect", f"{found} (a timed call)")
+        except (KernelFault, KernelEnded) as error:
+            raise ArmFault(name, shape.id, error) from None
+        if self._place == "cuda" and name != EMPTY and not result.replayed:
+            self._launched.add(name)
+        return result.seconds
+
+    def _seconds(self, shape: str, arm: str) -> list[list[float]]:
+        """Seconds per call, by launch and round: the slices less what an empty one takes."""
+        calls, slices = self._calls[shape], self._slices[shape]
+        empty = [median(rounds) if rounds else 0.0 for rounds in slices.get(EMPTY, [[]] * len(slices[arm]))]
+        return [
+            [max(slice_s - overhead, LEAST_SHARE * slice_s) / calls for slice_s in rounds]
+            for rounds, overhead in zip(slices[arm], empty, strict=True)
+        ]
+
+    def _verdict_is_in(self, launch: int, rounds: int) -> str:
+        """Why no further round of this launch is needed, or "". Several launches are never cut short by a result."""
+        plan = self._plan
+        if time.monotonic() - self._started > plan.budget_s * (launch + 1) / plan.launches:
+            return f"time budget of {plan.budget_s:g} s spent"
+        if rounds < plan.min_rounds or plan.launches > 1:
+            return ""
+        if plan.margin is not None:
+            looks = stats.looks(plan.min_rounds, plan.max_rounds)
+            if rounds not in looks:
+                return ""
+            shapes = {shape.id: self._paired(shape.id, BASELINE) for shape in self._shapes}
+            weights = {shape.id: shape.weight for shape in self._shapes}
+            confidence = stats.confidence_of_looks(len(looks), risk=RISK)
+            bound = stats.geomean_interval(shapes, weights, confidence=confidence)
+            if bound.low > plan.margin:
+                return "plainly faster"
+            return "not faster" if bound.high < plan.margin else ""
+        others = self._slices[self._shapes[0].id].keys() - {KERNEL, EMPTY}
+        arms = [(shape.id, arm) for shape in self._shapes for arm in others]
+        widths = [stats.interval(self._paired(shape, arm)).half_width for shape, arm in arms]
+        return "intervals narrow enough" if widths and max(widths) < plan.precision else ""
+
+    def _paired(self, shape: str, arm: str) -> list[list[float]]:
+        pairs = zip(self._seconds(shape, arm), self._seconds(shape, KERNEL), strict=True)
+        return [stats.log_ratios(x, y) for x, y in pairs]
+
+    def _check_clocks(self) -> None:
+        """Reject a kernel whose process accounts for less, or more, of the measured time than the other arms do."""
+        for shape, arms in self._unclaimed.items():
+            # The least of all slices: a false clock is off in each of them, a busy machine leaves one alone.
+            missing = min(arms[KERNEL])
+            others = [min(gaps) for name, gaps in arms.items() if name != KERNEL]
+            if not others:
+                continue  # how long a busy machine takes to wake a process is not known without another arm
+            usual = CLOCK_FACTOR * max(others)
+            slack_s = CLOCK_SLACK_S[self._place]
+            slices = [x for rounds in self._slices[shape][KERNEL] for x in rounds]
+            allowed = usual + CLOCK_TOLERANCE * median(slices) + slack_s
+            if not -slack_s <= missing <= allowed:
+                reason = f"its process accounts for {missing * 1e3:+.1f} ms less than the judge's clock ({shape})"
+                raise ArmFault(KERNEL, shape, KernelFault("rejected", reason))

@@ -1,0 +1,123 @@
+"""Calls on a GPU, inside a kernel's own process: one after another, or replayed from a CUDA graph.
+
+A replay takes the host's part of the launches out of the measurement, as a model that launches ahead or captures its
+own graph does. A kernel that cannot be captured is called as it is, and the reply says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from pytest_avo.evaluation.kernel_process import gpu_memory
+from pytest_avo.evaluation.kernel_process.runner import deliver, distinct, form, result_place, tensors
+from pytest_avo.evaluation.kernel_process.zygote import CHILD_INPUT, CHILD_OUTPUT
+
+WARM_UP_CALLS = 2
+# As they are before any kernel is loaded: one that replaces torch's own would only confuse its account.
+_synchronize = torch.cuda.synchronize
+_record = torch.cuda.Event.record
+_elapsed_ms = torch.cuda.Event.elapsed_time
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """Calls that are asked for again and again: where their arguments and results are, and their graph.
+
+    Without a graph the kernel resisted being captured. `forms` are what the captured calls returned.
+    """
+
+    calls: list[dict[str, Any]]
+    arguments: list[list[torch.Tensor]]
+    places: list[torch.Tensor]
+    graph: torch.cuda.CUDAGraph | None = None
+    forms: list[dict[str, Any]] = field(default_factory=list)
+
+
+class GpuCalls:
+    """Calls on tensors in the memory that the judge shares. Everything queued anywhere ends before an answer."""
+
+    def __init__(self, given_bytes: int, result_bytes: int) -> None:
+        torch.zeros(1, device="cuda")  # makes the context current for the driver's own calls
+        self._given, self._result = (
+            gpu_memory.as_bytes(gpu_memory.attach(descriptor, size), size)
+            for descriptor, size in ((CHILD_INPUT, given_bytes), (CHILD_OUTPUT, result_bytes))
+        )
+        self._slices: dict[str, _Slice] = {}
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def answer(self, attention: Any, request: dict[str, Any]) -> dict[str, Any]:
+        """Make the calls of a request, or replay them, and say what they returned."""
+        if request["do"] == "call":
+            return self._launch(attention, self._slice(request["calls"]))
+        name = request["name"]
+        if name not in self._slices:
+            self._slices[name] = self._captured(attention, self._slice(request["calls"]))
+        found = self._slices[name]
+        return self._launch(attention, found) if found.graph is None else self._replay(found, found.graph)
+
+    def _slice(self, calls: list[dict[str, Any]]) -> _Slice:
+        places = [result_place(self._result, call) for call in calls]
+        return _Slice(calls, [tensors(self._given, call) for call in calls], places)
+
+    def _launch(self, attention: Any, wanted: _Slice) -> dict[str, Any]:
+        start, end = _mark(), _mark()
+        _synchronize()
+        _record(start)
+        results = [
+            attention(*qkv, causal=call["causal"], scale=call["scale"])
+            for call, qkv in zip(wanted.calls, wanted.arguments, strict=True)
+        ]
+        _record(end)
+        _synchronize()
+        _deliver(results, wanted)
+        _synchronize()
+        seconds = _elapsed_ms(start, end) / 1e3
+        return {"calls": len(results), "forms": _forms(results, wanted), "seconds": seconds, "replayed": False}
+
+    def _replay(self, recorded: _Slice, graph: torch.cuda.CUDAGraph) -> dict[str, Any]:
+        start, end = _mark(), _mark()
+        _synchronize()
+        _record(start)
+        graph.replay()
+        _record(end)
+        _synchronize()
+        seconds = _elapsed_ms(start, end) / 1e3
+        return {"calls": len(recorded.calls), "forms": recorded.forms, "seconds": seconds, "replayed": True}
+
+    def _captured(self, attention: Any, wanted: _Slice) -> _Slice:
+        """The slice with its graph; without, where the kernel resists."""
+
+        def call(each: dict[str, Any], qkv: list[torch.Tensor]) -> Any:
+            return attention(*qkv, causal=each["causal"], scale=each["scale"])
+
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_CALLS):
+                    call(wanted.calls[0], wanted.arguments[0])
+            _synchronize()
+            with torch.cuda.graph(graph, pool=self._pool):
+                results = [call(each, qkv) for each, qkv in zip(wanted.calls, wanted.arguments, strict=True)]
+                _deliver(results, wanted)  # in the graph, since hundreds of launches by hand take now more, now less
+        except Exception as error:
+            print(f"not captured in a CUDA graph: {error}", flush=True)  # noqa: T201 - the kernel's log
+            _synchronize()
+            return wanted
+        return replace(wanted, graph=graph, forms=_forms(results, wanted))
+
+
+def _mark() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def _deliver(results: list[Any], asked: _Slice) -> None:
+    for out, place in zip(results, asked.places, strict=True):
+        deliver(out, place)
+
+
+def _forms(results: list[Any], asked: _Slice) -> list[dict[str, Any]]:
+    return distinct([form(out, qkv) for out, qkv in zip(results, asked.arguments, strict=True)])

@@ -1,0 +1,121 @@
+"""The process that kernels' processes are forked from: torch imported, no kernel's code, no device call, ever.
+
+Started by a worker with one control socket (SOCK_SEQPACKET). Requests are JSON; a fork request carries the child's
+socket, its input and output memory and its log as descriptors. The zygote ends, with all below it, when the worker
+does.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from pytest_avo.evaluation.linux import processes, sandbox
+
+MAX_MESSAGE = 1 << 17
+CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT = 3, 4, 5
+
+
+def main() -> None:
+    """Serve fork and reap requests until the worker closes the control socket."""
+    descriptor, layers, place, *warm = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end)
+    sandbox.be_told_of_parents_end(signal.SIGTERM)
+    held = sandbox.enter_namespaces(gpu=place == "cuda") if layers == "layers" else []
+    sandbox.become_subreaper()
+    for module in warm:
+        importlib.import_module(module)
+    runner = importlib.import_module("pytest_avo.evaluation.kernel_process.runner")
+    if place == "cuda":
+        # A confined child could not read its file.
+        importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
+    gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
+    control = socket.socket(fileno=int(descriptor))
+    control.send(json.dumps({"layers": held}).encode())
+    children: set[int] = set()
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE, 4)
+        if not message:
+            break
+        request = json.loads(message)
+        if request["do"] == "fork":
+            pid = sandbox.fork_confined() if sandbox.PID_NAMESPACE in held else os.fork()
+            if pid == 0:
+                become_child(descriptors, runner.serve, request, layers == "layers", place)
+            for received in descriptors:
+                os.close(received)
+            children.add(pid)
+            control.send(json.dumps({"pid": pid}).encode())
+        else:
+            pid = request["pid"]
+            status = os.waitpid(pid, 0)[1]
+            children.discard(pid)
+            control.send(json.dumps({"status": status, "swept": sweep(children)}).encode())
+    end()
+
+
+def end(*_: object) -> NoReturn:
+    """Take everything below along. Also on SIGTERM, which the worker's death sends."""
+    sweep(set())
+    os._exit(0)
+
+
+def become_child(descriptors: list[int], serve: object, request: dict[str, object], layers: bool, place: str) -> None:
+    """In the forked child: own process group, own descriptors alone, confined; then serve calls. Never returns."""
+    status = 1
+    try:
+        os.setsid()
+        sandbox.be_told_of_parents_end(signal.SIGKILL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        log = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(log, 0)
+        os.dup2(descriptors[3], 1)
+        os.dup2(descriptors[3], 2)
+        for target, source in zip((13, 14, 15), descriptors[:3], strict=True):
+            os.dup2(source, target)
+        for target in (CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT):
+            os.dup2(target + 10, target)
+        os.closerange(CHILD_OUTPUT + 1, 1024)
+        scratch = str(request["scratch"])
+        os.chdir(scratch)
+        os.environ.pop("PYTHONPATH", None)
+        os.environ.update({str(k): str(v) for k, v in dict(request["environment"]).items()})  # type: ignore[call-overload]
+        memory = int(str(request["memory_bytes"]))
+        gpu = place == "cuda"
+        sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=layers, gpu=gpu))
+        serve(threads=int(str(request["threads"])), place=place, sizes=request["sizes"])  # type: ignore[operator]
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL to a child's process group; its PID namespace, where it has one, dies with it."""
+    for kill in (os.killpg, os.kill):
+        try:
+            kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def sweep(keep: set[int]) -> int:
+    """Kill and reap every child that is not in `keep`: orphans that left their group. Returns how many there were."""
+    swept = 0
+    while strays := [pid for pid in processes.children(os.getpid()) if pid not in keep]:
+        for pid in strays:
+            kill_group(pid)
+            os.waitpid(pid, 0)
+            swept += 1
+    return swept
+
+
+if __name__ == "__main__":
+    main()

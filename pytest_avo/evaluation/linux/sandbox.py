@@ -1,0 +1,253 @@
+"""Confinement of a kernel's process in layers: each is used where the machine offers it, the report says which hold.
+
+The zygote enters network and IPC namespaces of its own once; every child gets a PID namespace (so that its death takes
+all its descendants), resource limits, no capabilities, and, last, Landlock and seccomp. None of it needs an installed
+tool.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import pwd
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_avo.evaluation.linux import landlock, seccomp
+
+PID_NAMESPACE = "pid namespace"
+_NEWPID, _NEWNET, _NEWIPC, _NEWUTS, _NEWUSER = 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x10000000
+_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
+_NETWORK = _NEWNET | _NEWIPC | _NEWUTS
+_SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _SET_CHILD_SUBREAPER = 1, 38, 24, 36
+_LAST_CAPABILITY = 63
+_MAX_PROCESSES = 512
+_MAX_FILE_BYTES = 2 << 30
+_MAX_OPEN_FILES = 512
+_SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys")
+_PROC_FILES = ("cpuinfo", "meminfo", "stat", "filesystems", "sys", "self", "version")
+_COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc")
+_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What one child is held to."""
+
+    scratch: str
+    memory_bytes: int
+    layers: bool
+    """Namespaces, Landlock and seccomp too; off only where the user said so."""
+    gpu: bool = False
+    """Let it reach NVIDIA's devices and what their driver needs."""
+
+
+def enter_namespaces(*, gpu: bool = False) -> list[str]:
+    """Give this single-threaded process network and IPC namespaces of its own, as far as the machine lets it.
+
+    Returns the layers that will hold for children, strongest first. CUDA's driver names its threads through /proc, so
+    with a `gpu` a PID namespace holds only where a child may mount a /proc of its own.
+    """
+    isolated = _unshare(_NETWORK)
+    if not isolated and _works(_enter_user_namespace):
+        isolated = _enter_user_namespace()
+    landlock_version = landlock.abi()
+    offered = {
+        PID_NAMESPACE: _works(_own_proc_works if gpu else lambda: _unshare(_NEWPID)),
+        "no network": isolated,
+        f"landlock {landlock_version}": landlock_version > 0,
+        "seccomp": seccomp.available(),
+    }
+    return [layer for layer, holds in offered.items() if holds]
+
+
+def fork_confined() -> int:
+    """os.fork() whose child is the first process of a new PID namespace where the machine allows it.
+
+    The namespace is entered by a helper that then ends, for its children only: nobody can come back out of one without
+    privileges over the outer namespace. The child is handed to this process, which has to be a subreaper, and runs only
+    once that has happened, so that it can ask to die with its parent.
+    """
+    answer, tell = os.pipe()
+    gate, opened = os.pipe()
+    helper = os.fork()
+    if helper == 0 and _fork_in_namespace(tell):
+        for descriptor in (answer, tell, opened):
+            os.close(descriptor)
+        if not os.read(gate, 1):
+            os._exit(1)
+        os.close(gate)
+        return 0
+    for descriptor in (tell, gate):
+        os.close(descriptor)
+    try:
+        pid = os.read(answer, 32)
+        os.waitpid(helper, 0)
+        if not pid:
+            raise OSError("no process could be forked")
+        os.write(opened, b"!")
+    finally:
+        os.close(answer)
+        os.close(opened)
+    return int(pid)
+
+
+def _fork_in_namespace(tell: int) -> bool:
+    """In the helper: fork into a new PID namespace, tell the child's number and end. True in the child."""
+    try:
+        _unshare(_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            return True
+        os.write(tell, str(pid).encode())
+    except OSError:
+        os._exit(1)
+    os._exit(0)
+
+
+def _own_proc_works() -> bool:
+    return _unshare(_NEWPID) and _works(_mount_own_proc)
+
+
+def _mount_own_proc() -> bool:
+    """In the first process of a PID namespace: a /proc that shows that namespace alone."""
+    return (
+        _unshare(_NEWNS)
+        and _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
+        and _libc.mount(b"proc", b"/proc", b"proc", 0, None) == 0
+    )
+
+
+def _enter_user_namespace() -> bool:
+    """A user namespace, in which an ordinary user may have the others, with the same user and group in it."""
+    uid, gid = os.getuid(), os.getgid()
+    if not _unshare(_NEWUSER | _NETWORK):
+        return False
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+    return True
+
+
+def _unshare(namespaces: int) -> bool:
+    return bool(_libc.unshare(namespaces) == 0)
+
+
+def _works(attempt: Callable[[], bool]) -> bool:
+    """Whether an attempt succeeds, made in a process of its own: some fail half-way and cannot be taken back."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 0 if attempt() else 1
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def become_subreaper() -> None:
+    """Orphans below this process become its children, so that it can find and kill them."""
+    _libc.prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def be_told_of_parents_end(number: signal.Signals) -> None:
+    """Be sent a signal when the thread that forked this process ends."""
+    _libc.prctl(_SET_PDEATHSIG, int(number), 0, 0, 0)
+
+
+def confine(confinement: Confinement) -> None:
+    """Confine this process for good. Called in the forked child, before any of the kernel's code runs."""
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_DATA, confinement.memory_bytes)
+    _limit(resource.RLIMIT_FSIZE, _MAX_FILE_BYTES)
+    _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
+    if os.getuid() != 0:
+        _limit(resource.RLIMIT_NPROC, 4096)
+    if not confinement.layers:
+        return
+    own_proc = confinement.gpu and os.getpid() == 1 and _mount_own_proc()
+    if os.getpid() == 1 and _linux() >= (6, 14):
+        # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
+        # the machine's own, which root could write: never touch it there.
+        _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
+    for capability in range(_LAST_CAPABILITY + 1):
+        _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)
+    _drop_capabilities()
+    _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if landlock.abi():
+        proc = ["/proc"] if own_proc else [f"/proc/{name}" for name in _PROC_FILES]
+        write, devices = [confinement.scratch], list(_DEVICES)
+        if confinement.gpu:
+            proc += ["/proc/driver/nvidia", "/proc/devices", "/proc/modules"]
+            write.append("/proc/self/task")  # the driver names its threads there
+            devices += [str(path) for path in Path("/dev").glob("nvidia*") if not path.is_dir()]
+        read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc]
+        landlock.restrict(read=read, write=write, devices=devices)
+    if seccomp.available():
+        # CUDA's driver listens on a local socket of its own; the network namespace has nobody to talk to.
+        seccomp.restrict(allowed=seccomp.LOCAL_SOCKETS if confinement.gpu else ())
+
+
+def _python_folders() -> list[str]:
+    """Interpreter, standard library and installed packages; not sys.path, which may hold the user's project."""
+    paths = sysconfig.get_paths()
+    folders = {sys.base_prefix, sys.base_exec_prefix, *(paths[key] for key in ("stdlib", "platlib", "purelib"))}
+    for name in ("torch", "triton", "numpy"):
+        if (module := sys.modules.get(name)) and module.__file__:
+            folders.add(str(Path(module.__file__).parents[1]))
+    folders.add(sys.prefix)
+    return sorted(folders)
+
+
+def _compiler_folders() -> list[str]:
+    """Where compilers really are, those on the PATH and those that variables name; never a whole home folder."""
+    named = [os.environ[name].split()[0] for name in ("CC", "CXX") if os.environ.get(name, "").strip()]
+    found = [Path(os.path.realpath(path)).parents[1] for name in (*_COMPILERS, *named) if (path := shutil.which(name))]
+    found += [Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    return sorted({str(folder) for folder in found if not home.is_relative_to(folder)})
+
+
+def _drop_capabilities() -> None:
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    _libc.capset(header, data)
+
+
+def _limit(which: int, value: int) -> None:
+    _, hard = resource.getrlimit(which)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _try_write(path: str, text: str) -> None:
+    try:
+        Path(path).write_text(text)
+    except OSError:
+        return  # not permitted: the other limits hold
+
+
+def _linux() -> tuple[int, int]:
+    """Version of the running kernel."""
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
+    return int(major), int(minor)
+
+
+def offered_layers() -> tuple[str, ...]:
+    """The layers that this machine offers, found by entering them in a process of their own."""
+    found = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, timeout=60)
+    return tuple(found.stdout.splitlines()) if found.returncode == 0 else ()
+
+
+if __name__ == "__main__":
+    sys.stdout.write("\n".join(enter_namespaces()))

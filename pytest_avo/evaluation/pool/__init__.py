@@ -1,0 +1,1 @@
+"""Requests to workers, here or on other hosts, and answers back. It judges nothing itself."""

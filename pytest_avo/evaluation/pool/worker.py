@@ -1,0 +1,197 @@
+"""The far end of a pool's gateway: one device, one judge, one zygote. Started over execnet on this host or another.
+
+Requests arrive and messages leave as JSON bytes with a fixed schema. The process ends, and takes everything below it
+along, when the channel closes, however the controller ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import queue
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import (
+    Answer,
+    EvaluationRequest,
+    Failure,
+    Finished,
+    Hello,
+    Message,
+    Progress,
+    WorkerConfig,
+)
+from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
+from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
+from pytest_avo.evaluation.devices.local import deal
+from pytest_avo.evaluation.judge.lease import lease, lease_path
+
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
+SIGN_OF_LIFE_S = 10.0
+MEMORY_SHARE = 0.5
+"""A kernel's process may allocate this share of the host's memory."""
+KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
+"""mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h: too late for variables in this process."""
+
+
+def serve(channel: Any) -> None:
+    """Answer requests from an execnet channel until it closes. Runs in the gateway's main thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
+    _forget_secrets()
+    inbox: queue.Queue[bytes] = queue.Queue()
+    ending = threading.Event()
+    nurseries: list[Nursery] = []
+    with _box() as box:
+
+        def receive(message: bytes | None) -> None:
+            if message is not None:
+                inbox.put(message)
+                return
+            # The channel closed: end at once, also in the middle of a request, from execnet's receiving thread.
+            ending.set()
+            for nursery in nurseries:
+                nursery.kill()
+            shutil.rmtree(box, ignore_errors=True)
+            os._exit(0)
+
+        channel.setcallback(receive, endmarker=None)
+        config = msgspec.json.decode(inbox.get(), type=WorkerConfig)
+        device = deal(config.device, config.target)
+        os.environ.update(device.environment())  # for the judge too: it sees the device that its kernels see
+        warm = ["torch", "triton"] if device.place == "cuda" else ["torch"]
+        nursery = Nursery(box=box, environment=device.environment(), warm=warm, place=device.place)
+        nurseries.append(nursery)
+        nursery.start(layers=config.layers)
+        # torch takes two seconds to import: here and in the zygote at the same time.
+        from pytest_avo.evaluation.arms.arms import Arms
+        from pytest_avo.evaluation.judge.examiner import Examiner, Lease
+
+        _be_a_quiet_judge()
+        nursery.wait()
+        number = 0
+        sending = threading.Lock()
+
+        def send(message: Message) -> None:
+            with sending:
+                if not ending.is_set():  # else the kernel's end was this worker's doing
+                    channel.send(msgspec.json.encode(message))
+
+        def say(text: str) -> None:
+            send(Progress(number, text))
+
+        def hold(exclusive: bool) -> Any:
+            return lease(lease_path(device.id), exclusive=exclusive, waiting=lambda: say(f"waiting for {device.id}"))
+
+        holder: Lease = hold
+        arms = Arms(
+            nursery,
+            threads=device.threads,
+            sharing=config.workers,
+            memory_bytes=_memory_bytes(),
+            room=_room(device.place),
+        )
+        examiner = Examiner(
+            arms,
+            lease=holder,
+            say=say,
+            worker=config.worker,
+            device=device.fingerprint().device,
+            place=device.place,
+            reading=device.reading,
+        )
+        send(
+            Hello(
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                device=device.id,
+                fingerprint=device.fingerprint(),
+                peers=device.peers,
+                sandbox=", ".join(nursery.layers),
+            )
+        )
+        # A host whose plug is pulled closes no connection: only silence tells.
+        threading.Thread(target=_live, args=(send, ending), daemon=True, name="avo-life").start()
+        while True:
+            request = msgspec.json.decode(inbox.get(), type=EvaluationRequest)
+            number = request.number
+            try:
+                for evaluation in examiner.examine(request):
+                    send(Answer(number, evaluation))
+                send(Finished(number))
+            except EvaluatorError as error:
+                send(Failure(number, str(error)))
+
+
+def _live(send: Callable[[Message], None], ending: threading.Event) -> None:
+    """Give a sign of life again and again, however long a kernel takes."""
+    while not ending.wait(SIGN_OF_LIFE_S):
+        try:
+            send(Progress(0, ""))
+        except OSError:
+            return
+
+
+def _forget_secrets() -> None:
+    """Drop variables that look like keys, so that nothing this worker starts inherits them.
+
+    Its own initial environment keeps them; a confined kernel cannot read that.
+    """
+    for name in [name for name in os.environ if SECRET.search(name)]:
+        del os.environ[name]
+
+
+def _be_a_quiet_judge() -> None:
+    """One thread for the judge's own arithmetic, and memory kept that it frees.
+
+    A second thread would spin on a core that a kernel is timed on; inputs of several megabytes that are drawn for every
+    round would have all their pages zeroed by the operating system first, which took longer than to draw them.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        for parameter, value in KEEP_FREED:
+            mallopt(parameter, value)
+
+
+def _room(place: str) -> Room:
+    """What fits on the device as it is now; EvaluatorError where torch cannot use it."""
+    if place != "cuda":
+        return HOST
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EvaluatorError(f"torch {torch.__version__} cannot use this machine's GPU")
+    return gpu_room(torch.cuda.mem_get_info()[0])
+
+
+def _memory_bytes() -> int:
+    return int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+@contextlib.contextmanager
+def _box() -> Iterator[Path]:
+    """A private folder for all kernels of this worker; those of workers that were killed are removed on the way."""
+    for stale in Path(tempfile.gettempdir()).glob("pytest-avo-*-*"):
+        with contextlib.suppress(ValueError, OSError):
+            if not Path(f"/proc/{int(stale.name.split('-')[2])}").exists():
+                shutil.rmtree(stale, ignore_errors=True)
+    box = Path(tempfile.mkdtemp(prefix=f"pytest-avo-{os.getpid()}-"))
+    try:
+        yield box
+    finally:
+        shutil.rmtree(box, ignore_errors=True)

@@ -1,0 +1,238 @@
+"""The consultation of an operator: asked on a thread of its own, as Ctrl-C must not wait for it, and given tools."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+
+import msgspec
+
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import judge_together
+from pytest_avo.evaluation.devices.remote import RemoteDevice
+from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
+from pytest_avo.evaluation.diagnosis.profile import profile
+from pytest_avo.evolution.campaign import DRAFT, Campaign
+from pytest_avo.evolution.decision import screening
+from pytest_avo.lineage.records import Attempt, AttemptOutcome
+from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
+from pytest_avo.operators.catalogue import ASKING, EMBEDDED
+from pytest_avo.operators.knowledge.comparison import COMPARISON, compared, event_data, measured_ratios
+from pytest_avo.operators.operator import (
+    DraftResult,
+    OperatorStopped,
+    Proposal,
+    Task,
+    Unavailable,
+    VariationOperator,
+)
+from pytest_avo.session.modes.bench import Bench
+from pytest_avo.session.modes.compilation import compiled_text
+
+Answers = queue.Queue[tuple[int, Proposal | BaseException | str | None]]
+"""Of a member: its proposal, what it raised, or a line to show."""
+
+
+class Consultation:
+    """What stands between the loop and its operator during one run."""
+
+    def __init__(
+        self, bench: Bench, campaign: Campaign, operator: VariationOperator, *, say: Callable[[str], None]
+    ) -> None:
+        self.bench = bench
+        self.campaign = campaign
+        self.operator = operator
+        self.ledger = Ledger(bench.settings.budget, bench.settings.prices, spent=campaign.spending())
+        self._say = say
+        self._stopping = threading.Event()
+
+    @property
+    def is_budgeted(self) -> bool:
+        """Whether there is something to spend: a model is asked, or the run is limited."""
+        return self.bench.settings.operator in ASKING or self.bench.settings.budget != Limits()
+
+    def propose(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
+        """The candidate of each member, given its parent, as they come; None where nothing is left to try.
+
+        Blocks. All members are heard before an error of one of them is raised: InvalidInput and OperatorStopped as the
+        operator raises them; all else that it raises: EvaluatorError.
+        """
+        if self.bench.settings.operator in EMBEDDED:
+            # It answers at once, and from the lineage: there each must find what those before it proposed.
+            rounds = [{member: parent} for member, parent in parents.items()]
+        else:
+            rounds = [dict(parents)]
+        for asked in rounds:
+            yield from self._ask(generation, asked)
+
+    def _ask(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
+        answers: Answers = queue.Queue()
+        evaluations = self._to_verify * len(parents)
+        for member, parent in parents.items():
+            # What the operator says is printed here, since only the main thread writes to the terminal.
+            task = self._task(generation, member, parent, say=partial(_tell, answers, member))
+            asking = partial(self._answer, task, answers, evaluations)
+            threading.Thread(target=asking, daemon=True, name=f"avo-propose-{generation}.{member}").start()
+        errors: list[BaseException] = []
+        waiting = len(parents)
+        while waiting:
+            try:
+                member, answer = answers.get(timeout=0.25)
+            except queue.Empty:
+                self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
+                continue
+            self.bench.status.clear()
+            if isinstance(answer, str):
+                self._say(answer)
+                continue
+            waiting -= 1
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
+            if isinstance(answer, BaseException):
+                errors.append(answer)
+            else:
+                yield member, answer
+        if errors:
+            raise self._what_to_raise(errors, generation) from errors[0]
+
+    def _answer(self, task: Task, answers: Answers, evaluations: int) -> None:
+        """Ask the operator; on a thread of its own."""
+        try:
+            self.ledger.begin_attempt(evaluations=evaluations)
+            proposal = self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task)
+            answers.put((task.member, proposal))
+        except BaseException as error:
+            answers.put((task.member, error))
+
+    def _what_to_raise(self, errors: Sequence[BaseException], generation: int) -> Exception:
+        """The gravest of several errors: one that the user must know before the run is continued comes first."""
+        for error in errors:
+            if isinstance(error, InvalidInput):
+                return error
+        for error in errors:
+            if not isinstance(error, OperatorStopped | BudgetExhausted):
+                reason = f"{type(error).__name__}: {error}"
+                return EvaluatorError(f"the operator failed in generation {generation}: {reason}")
+        stops = [error for error in errors if isinstance(error, OperatorStopped)]
+        return stops[0] if stops else OperatorStopped(str(errors[0]))
+
+    def verified(self, attempt: Attempt, evaluations: Collection[Evaluation]) -> None:
+        """Count evaluations that verify a candidate; those of the seed are free, but for the time they took."""
+        number = 0 if attempt.parent is None else len(evaluations)
+        self.ledger.add_verifications(number, sum(each.seconds for each in evaluations))
+
+    def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
+        """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
+        stored = self.campaign.stored(attempt, "confirm") or self.campaign.stored(attempt, "screen")
+        if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
+            self.campaign.record(COMPARISON, event_data(attempt.id, found))
+            right = sum(each.judgement == "right" for each in found)
+            self._say(f"  {found[0]}" + (f" ({right} of {len(found)} predictions right)" if len(found) > 1 else ""))
+
+    @property
+    def _to_verify(self) -> int:
+        """Evaluations that a candidate takes at most: every shape is screened, and confirmed.
+
+        Where parents differ, it is also compared with the kernel in the file.
+        """
+        stages = 2 if self.campaign.plan.population == 1 else 3
+        return stages * len(self.campaign.plan.shapes)
+
+    def _check_evaluations(self, wanted: int) -> None:
+        """Unavailable where drafts would use up what verifying the candidate takes."""
+        left = self.ledger.evaluations_left()
+        set_aside = self._to_verify * self.campaign.plan.population
+        if left is not None and left - set_aside < wanted:
+            spare = max(0, left - set_aside)
+            raise Unavailable(
+                f"{spare} evaluations of drafts are left in this run, this needs {wanted}; those that verify your "
+                "candidate are set aside: submit"
+            )
+
+    def close(self) -> None:
+        """Tell an operator that is still at work to stop."""
+        self._stopping.set()
+
+    def _task(self, generation: int, member: int, parent: Attempt, *, say: Callable[[str], None]) -> Task:
+        campaign, fingerprint = self.campaign, self.campaign.plan.fingerprint
+        kernel = campaign.kernel(parent)
+        return Task(
+            kernel=kernel,
+            parent=parent,
+            generation=generation,
+            member=member,
+            shapes=campaign.plan.shapes,
+            view=campaign.view,
+            seed=campaign.run.seed,
+            floor=self.bench.floor,
+            accept=self.bench.settings.accept,
+            device=f"{fingerprint.device} x{fingerprint.units}",
+            folder=self.bench.settings.store,
+            evaluate=partial(self._evaluate, parent, kernel),
+            compile_report=partial(self._compile_report, kernel),
+            profile=partial(self._profile, kernel),
+            record=campaign.record,
+            ledger=self.ledger,
+            stopping=self._stopping,
+            say=say,
+        )
+
+    def _evaluate(
+        self, parent: Attempt, kernel: Kernel, source: str, shapes: Sequence[Shape], *, timed: bool
+    ) -> Mapping[str, DraftResult]:
+        """Evaluate a draft; see EvaluateDraft. Each shape is on disk when it is finished: a kill loses none of them."""
+        if self._stopping.is_set():
+            raise OperatorStopped("the run is ending")
+        known = self.campaign.drafts(parent, source, timed=timed)
+        if missing := tuple(shape for shape in shapes if shape.id not in known):
+            self.ledger.check_time()
+            self._check_evaluations(len(missing))
+            settings = self.bench.settings
+            request = EvaluationRequest(
+                number=0,
+                subject=Subject(kernel.path.name, source),
+                shapes=missing,
+                limits=settings.limits,
+                plan=screening(settings.plan, floor=self.bench.floor) if timed else None,
+                baseline=Subject(f"{kernel.path.name} (incumbent)", kernel.source) if timed else None,
+            )
+            for shape, future in self.bench.evaluator.submit(request).items():
+                evaluation = known[shape] = future.result()
+                self.campaign.store.add_evaluations(parent.id, DRAFT, [evaluation], source=source)
+                self.ledger.add_evaluation(evaluation.seconds)
+            self.campaign.record(SPENDING, self.ledger.snapshot().data())
+        verdicts = judge_together(known, shapes, floor=self.bench.floor)
+        return {shape.id: DraftResult(known[shape.id], verdicts[shape.id]) for shape in shapes}
+
+    def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
+        target = self.campaign.plan.target
+        if target not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise Unavailable(f"there is no compile report for {target} kernels, only for those of {known}")
+        draft = msgspec.structs.replace(kernel, source=source)
+        try:
+            return compiled_text(draft, shape, target=target, confined=self.bench.settings.sandbox != "off")
+        except EvaluatorError as error:
+            raise Unavailable(str(error)) from None
+
+    def _profile(self, kernel: Kernel, source: str, shape: Shape) -> str:
+        if self.campaign.plan.target != "cpu":
+            raise Unavailable(
+                "kernels for a GPU are not profiled here: read the compile report, and time single shapes"
+            )
+        if isinstance(self.bench.device, RemoteDevice):
+            raise Unavailable("kernels are evaluated on other hosts, and only this one could be profiled")
+        self.ledger.check_time()
+        draft = msgspec.structs.replace(kernel, source=source)
+        try:
+            return profile(draft, shape, confined=self.bench.settings.sandbox != "off")
+        except EvaluatorError as error:
+            raise Unavailable(str(error)) from None
+
+
+def _tell(answers: Answers, member: int, text: str) -> None:
+    answers.put((member, text))

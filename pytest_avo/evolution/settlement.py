@@ -1,0 +1,147 @@
+"""From a screened candidate to its outcome: confirmed, promoted into the kernel's file, recorded, said."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.stats import Interval
+from pytest_avo.evolution import promotion
+from pytest_avo.evolution.campaign import Campaign
+from pytest_avo.evolution.consultation import Consultation
+from pytest_avo.evolution.decision import Decision, decide
+from pytest_avo.evolution.trials import Candidate, Trials
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
+from pytest_avo.session.modes.bench import Bench
+
+
+class Settlement:
+    """Decides what becomes of candidates. What is known is on disk before anything is built on it."""
+
+    def __init__(self, bench: Bench, campaign: Campaign, consultation: Consultation, trials: Trials) -> None:
+        self.bench = bench
+        self.settings = bench.settings
+        self.campaign = campaign
+        self.consultation = consultation
+        self.trials = trials
+
+    def is_promising(self, decision: Decision) -> bool:
+        """Whether a screened candidate is worth to be measured once more."""
+        if decision.gain is None:
+            return False
+        return decision.gain.estimate >= 0 if self.settings.accept == "match" else decision.ranking == "faster"
+
+    def accepts(self, measured: Interval, floor: float) -> bool:
+        """The built-in promotion rule."""
+        return measured.estimate >= 0 if self.settings.accept == "match" else measured.low > floor
+
+    def dismiss(self, candidate: Candidate, decision: Decision) -> None:
+        """Settle a candidate that is not promising."""
+        self.settle(candidate.attempt, status_of(decision), decision, since=candidate.since)
+
+    def contest(self, promising: Sequence[tuple[Candidate, Decision]]) -> None:
+        """Measure promising candidates once more, in fresh processes on fresh inputs: only this estimate is believed.
+
+        They are measured beside their parents at the same time, and settled one after the other.
+        """
+        measurements = [self.trials.measure(candidate, "confirm", candidate.parent) for candidate, _ in promising]
+        for (candidate, screened), measurement in zip(promising, measurements, strict=True):
+            confirmed = self._decide(self.trials.finish(measurement))
+            if confirmed.gain is None:
+                self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
+            elif self._is_accepted(candidate.attempt, confirmed.gain):
+                self._land(candidate, screened, confirmed.gain)
+            else:
+                refused = msgspec.structs.replace(screened, reason="not confirmed in fresh processes")
+                since = candidate.since
+                self.settle(candidate.attempt, "ambiguous", refused, confirmed=confirmed.gain, since=since)
+
+    def settle(
+        self,
+        attempt: Attempt,
+        status: Status,
+        decision: Decision,
+        *,
+        since: float,
+        confirmed: Interval | None = None,
+        landing: tuple[Attempt, Interval] | None = None,
+    ) -> None:
+        """Record an attempt's outcome, the last thing that is ever written about it, and say it."""
+        outcome = AttemptOutcome(
+            attempt.id,
+            status,
+            decision.reason,
+            gain=decision.gain,
+            confirmed=confirmed,
+            over=landing[0].id if landing else None,
+            landing=landing[1] if landing else None,
+            seconds=time.monotonic() - since,
+        )
+        outcome = self.campaign.settle(outcome, attempt)
+        parts = [f"generation {self.campaign.label(attempt)}: {status}"]
+        if measured := confirmed or decision.gain:
+            ratio = measured.exp()
+            parts.append(f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]")
+        self.bench.say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
+        self.consultation.settled(attempt, outcome)
+
+    def _land(self, candidate: Candidate, screened: Decision, confirmed: Interval) -> None:
+        """Promote a confirmed candidate if it also beats what is in the file now, where that is not its parent."""
+        campaign, attempt = self.campaign, candidate.attempt
+        best = campaign.incumbent
+        if attempt.parent == best.id:
+            self._promote(candidate, screened, confirmed)
+            return
+        assert attempt.parent is not None
+        scores = campaign.view.log_scores()
+        score = scores[attempt.parent] + confirmed.estimate
+        if score > scores[best.id]:
+            # Scores add up errors along two chains: the two kernels themselves say which is faster.
+            evaluations = self.trials.finish(self.trials.measure(candidate, "land", campaign.kernel(best)))
+            landing = self._decide(evaluations).gain
+            if landing is not None and self._is_accepted(attempt, landing):
+                self._promote(candidate, screened, confirmed, landing=(best, landing))
+                return
+        where = f"{math.exp(score):.2f}x the seed, the best is {math.exp(scores[best.id]):.2f}x"
+        kept = msgspec.structs.replace(screened, reason=where)
+        self.settle(attempt, "kept", kept, confirmed=confirmed, since=candidate.since)
+
+    def _promote(
+        self,
+        candidate: Candidate,
+        screened: Decision,
+        confirmed: Interval,
+        *,
+        landing: tuple[Attempt, Interval] | None = None,
+    ) -> None:
+        """Write the winner into kernels/, then record that: killed in between, a resumed run does both again."""
+        campaign, path, attempt = self.campaign, self.campaign.plan.path, candidate.attempt
+        promotion.check_unchanged(path, {campaign.incumbent.digest, attempt.digest})
+        provenance = campaign.provenance(attempt, confirmed=confirmed, landing=landing)
+        source = campaign.view.source(attempt.digest)
+        promotion.promote(path, source, provenance, lock=self.settings.store / "promotion.lock")
+        where = f"({provenance.over_seed:.2f}x the seed) now in {campaign.plan.name}"
+        if self.settings.commit:
+            where += f", commit {promotion.commit(path, provenance)}"
+        decision = Decision("faster", where, screened.gain)
+        self.settle(attempt, "promoted", decision, confirmed=confirmed, landing=landing, since=candidate.since)
+
+    def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
+        hook = self.bench.config.hook
+        return bool(
+            hook.pytest_avo_promote(
+                config=self.bench.config, attempt=attempt, confirmed=measured, floor=self.bench.floor
+            )
+        )
+
+    def _decide(self, evaluations: Mapping[str, Evaluation]) -> Decision:
+        return decide(evaluations, self.campaign.plan.shapes, floor=self.bench.floor)
+
+
+def status_of(decision: Decision) -> Status:
+    """An attempt that was not promoted keeps what it was ranked as; one that looked faster was not confirmed."""
+    return "ambiguous" if decision.ranking == "faster" else decision.ranking

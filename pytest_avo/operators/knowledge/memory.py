@@ -1,0 +1,102 @@
+"""What earlier attempts taught: lessons found by words, and programs recognised under another text."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import threading
+from dataclasses import dataclass
+
+from pytest_avo.lineage import view as lineage_view
+from pytest_avo.lineage.records import Event, Run
+from pytest_avo.lineage.view import View
+from pytest_avo.operators.knowledge.comparison import COMPARISON
+from pytest_avo.operators.knowledge.programs import Programs
+from pytest_avo.operators.knowledge.versions import version_name
+
+LESSON = "lesson"
+"""Kind of the events that carry a lesson: text, technique, symptom, generation, member."""
+LONGEST_QUERY = 60
+RUNS_READ = 20
+_WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{2,}")
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One thing learnt, and where."""
+
+    text: str
+    technique: str
+    symptom: str
+    origin: str
+
+    def __str__(self) -> str:
+        about = ", ".join(part for part in (self.technique, self.symptom) if part)
+        return f"{self.origin}{f' ({about})' if about else ''}: {self.text}"
+
+
+class Memory:
+    """The lessons of a run and of earlier runs on the same target. Safe to use from several threads."""
+
+    def __init__(self, view: View, *, replayed: int | None = None) -> None:
+        """A replay knows what the run that it repeats knew: `replayed` is that run's number."""
+        self._view = view
+        self._lock = threading.Lock()
+        self._lessons: list[Lesson] = []
+        self._texts: set[str] = set()
+        self._last = 0
+        self.programs = Programs(view)
+        self._index = sqlite3.connect(":memory:", check_same_thread=False)
+        self._index.execute("CREATE VIRTUAL TABLE lesson USING fts5(technique, symptom, text, near UNINDEXED)")
+        first = view.run.id if replayed is None else replayed
+        runs = [run for run in lineage_view.runs(view.path) if run.id < first and run.target == view.run.target]
+        for run in runs[-RUNS_READ:]:
+            with View(view.path, run.id) as other:
+                for event in other.events(LESSON):
+                    self._add(event, run)
+
+    def recall(self, query: str, *, limit: int) -> list[Lesson]:
+        """The lessons that fit a query best, those of this kernel before others; filled up with the newest."""
+        with self._lock:
+            chosen = self._matching(query, limit)
+            chosen += [index for index in reversed(range(len(self._lessons))) if index not in chosen]
+            return [self._lessons[index] for index in chosen[:limit]]
+
+    def search(self, query: str, *, limit: int) -> list[Lesson]:
+        """The lessons that have words of a query, and no others, in the same order."""
+        with self._lock:
+            return [self._lessons[index] for index in self._matching(query, limit)]
+
+    def _matching(self, query: str, limit: int) -> list[int]:
+        self._read_new()
+        words = list(dict.fromkeys(word.lower() for word in _WORD.findall(query)))[:LONGEST_QUERY]
+        if not words:
+            return []
+        match = " OR ".join(f'"{word}"' for word in words)
+        statement = "SELECT rowid FROM lesson WHERE lesson MATCH ? ORDER BY near DESC, bm25(lesson, 4, 4, 1) LIMIT ?"
+        return [int(row[0]) - 1 for row in self._index.execute(statement, (match, limit))]
+
+    def _read_new(self) -> None:
+        for event in self._view.events(LESSON, COMPARISON, after=self._last):
+            self._last = event.id
+            self._add(event, self._view.run)
+
+    def _add(self, event: Event, run: Run) -> None:
+        data = event.data
+        if event.kind == COMPARISON:
+            attempt = self._view.attempt(int(str(data["attempt"])))
+            origin = version_name(attempt)
+            lesson = Lesson(f"{attempt.hypothesis}: {data['text']}", "", "prediction", origin)
+        else:
+            where = f"g{int(str(data['generation'])):04d}"
+            origin = where if run.id == self._view.run.id else f"run {run.id} of {run.kernel}, {where}"
+            lesson = Lesson(str(data["text"]), str(data["technique"]), str(data["symptom"]), origin)
+        if lesson.text in self._texts:
+            return  # a replay records the lessons of its run once more
+        self._texts.add(lesson.text)
+        self._lessons.append(lesson)
+        near = run.kernel == self._view.run.kernel
+        self._index.execute(
+            "INSERT INTO lesson (rowid, technique, symptom, text, near) VALUES (?, ?, ?, ?, ?)",
+            (len(self._lessons), lesson.technique, lesson.symptom, lesson.text, int(near)),
+        )

@@ -1,0 +1,1 @@
+"""A model behind an endpoint: conversations, transcripts, redaction. Knows no kernels and no lineage."""

@@ -1,0 +1,157 @@
+"""The working draft of a step: its text, what its evaluations said, and which of its versions is best.
+
+The draft is held here and nowhere else, so that no conversation that is cut short can lose it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import BASELINE
+from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval, geomean_interval
+from pytest_avo.core.verdict import judge, paired
+from pytest_avo.lineage.records import Attempt
+from pytest_avo.operators.knowledge.likeness import normalised
+from pytest_avo.operators.knowledge.memory import Memory
+from pytest_avo.operators.operator import DraftResult, Task
+from pytest_avo.operators.tools.edits import Edit
+from pytest_avo.operators.tools.tools import Mistake
+
+ONE_SIDED_99 = 0.98
+"""Confidence of a two-sided interval whose ends are one-sided 99% bounds, as promotion uses them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A version of the draft that was evaluated, with all that is known of it."""
+
+    source: str
+    results: dict[str, DraftResult]
+
+    def gain(self, shapes: Sequence[Shape]) -> Interval | None:
+        """Geomean over all shapes against the incumbent, a log-ratio; None unless all were timed and are correct."""
+        launches = {}
+        for shape in shapes:
+            result = self.results.get(shape.id)
+            timing = result.evaluation.timing if result is not None and result.verdict.is_good else None
+            if timing is None or BASELINE not in timing.seconds:
+                return None
+            launches[shape.id] = paired(timing, BASELINE)
+        return geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=ONE_SIDED_99)
+
+
+class Draft:
+    """A step's draft, at first the parent's source."""
+
+    def __init__(self, task: Task, memory: Memory | None) -> None:
+        self.task = task
+        self._memory = memory
+        self.parent_text = task.view.source(task.parent.digest)
+        self.text = self.parent_text
+        self.edits = 0
+        self._tried: dict[str, Tried] = {}
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it is another program than the parent."""
+        return normalised(self.text) != normalised(self.parent_text)
+
+    def accept(self, edit: Edit) -> str:
+        """Take an edit over; returns its diff, and what is wrong with the new text where something is."""
+        self.text = edit.text
+        self.edits += 1
+        try:
+            self.check()
+        except Mistake as mistake:
+            return f"{edit.diff}\nbut the draft cannot be evaluated like this: {mistake}"
+        return edit.diff
+
+    def check(self) -> Kernel:
+        """The draft as a kernel; Mistake where it breaks the contract, which costs no evaluation to find out."""
+        path = self.task.kernel.path
+        try:
+            kernel = parse_kernel(self.text, path=path)
+        except InvalidInput as error:
+            raise Mistake(str(error).replace(str(path), path.name)) from None
+        if kernel.fault:
+            raise Mistake(kernel.fault)
+        claim, parent = kernel.claim, self.task.kernel.claim
+        if claim is None:
+            raise Mistake("the draft declares no AVO literal: keep the parent's")
+        if parent is not None and (claim.target != parent.target or not set(parent.shapes) <= set(claim.shapes)):
+            raise Mistake(
+                f"AVO: expected target {parent.target!r} and at least the suites {', '.join(parent.shapes)}, as the "
+                f"parent claims, got {claim.target!r} and {', '.join(claim.shapes)}"
+            )
+        return kernel
+
+    def shapes(self, names: Sequence[str]) -> list[Shape]:
+        """The shapes of these ids, all of them when none is named; Mistake for an unknown one."""
+        known = {shape.id: shape for shape in self.task.shapes}
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=2, cutoff=0.3) or list(known)
+                raise Mistake(f"there is no shape {name!r}: expected one of {', '.join(near)}")
+        return [known[name] for name in dict.fromkeys(names)] if names else list(known.values())
+
+    def evaluate(self, shapes: Sequence[Shape], *, timed: bool) -> Tried:
+        """Evaluate the present text on some shapes; Mistake where its text alone says that it cannot be right.
+
+        What this run has evaluated already, under whatever comments and layout, is answered from the lineage.
+        """
+        self.check()
+        program = normalised(self.text)
+        tried = self._tried.setdefault(program, Tried(self.text, {}))
+        missing = [shape for shape in shapes if not self._is_known(tried, shape, timed=timed)]
+        tried.results.update(self._earlier(missing))
+        missing = [shape for shape in missing if not self._is_known(tried, shape, timed=timed)]
+        if missing:
+            # Under the text that was evaluated first: the lineage finds by text what it has.
+            tried.results.update(self.task.evaluate(tried.source, missing, timed=timed))
+        return tried
+
+    @property
+    def present(self) -> Tried | None:
+        """What is known of the draft as it reads now."""
+        return self._tried.get(normalised(self.text))
+
+    def same_as(self) -> Attempt | None:
+        """A finished attempt of the run that is the same program."""
+        return None if self._memory is None else self._memory.programs.find(self.text)
+
+    def best(self) -> tuple[Tried, Interval] | None:
+        """The version that gained most over the parent among those timed and correct on every shape, if any did."""
+        gains = [(tried, gain) for tried in self._tried.values() if (gain := tried.gain(self.task.shapes)) is not None]
+        parent = normalised(self.parent_text)
+        gains = [(tried, gain) for tried, gain in gains if gain.estimate > 0 and normalised(tried.source) != parent]
+        return max(gains, key=lambda pair: pair[1].estimate, default=None)
+
+    def _is_known(self, tried: Tried, shape: Shape, *, timed: bool) -> bool:
+        result = tried.results.get(shape.id)
+        if result is None:
+            return False
+        return not timed or result.evaluation.timing is not None or result.evaluation.outcome != "ok"
+
+    def _earlier(self, shapes: Sequence[Shape]) -> dict[str, DraftResult]:
+        """Screenings of a finished attempt that is the same program and had the same parent, by shape."""
+        earlier = self.same_as()
+        if earlier is None or earlier.parent != self.task.parent.id:
+            return {}
+        wanted = {shape.id: shape for shape in shapes}
+        return {
+            each.evaluation.shape: DraftResult(
+                each.evaluation, judge(each.evaluation, wanted[each.evaluation.shape], floor=self.task.floor)
+            )
+            for each in self.task.view.evaluations(earlier.id, "screen")
+            if each.evaluation.shape in wanted
+        }
+
+
+def named(source: str) -> str:
+    """What a version of a draft is called in answers."""
+    return f"draft {source_digest(source)[:6]}"

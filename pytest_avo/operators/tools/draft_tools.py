@@ -1,0 +1,232 @@
+"""Tools over the working draft: read, edit, evaluate, look into, submit. None takes a path: there is only the draft."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta, field
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.lineage.records import GEOMEAN
+from pytest_avo.operators.knowledge import versions
+from pytest_avo.operators.model.fence import bounded
+from pytest_avo.operators.operator import Task, Unavailable
+from pytest_avo.operators.tools import edits
+from pytest_avo.operators.tools.draft import Draft, Tried, named
+from pytest_avo.operators.tools.edits import Replacement
+from pytest_avo.operators.tools.lineage_tools import LineNumber, Version, numbered
+from pytest_avo.operators.tools.tools import LONGEST_SOURCE, Arguments, Mistake, ToolSpec
+
+LONGEST_LOG = 3000
+LOGS_SHOWN = 2
+
+
+class ReadDraft(Arguments, frozen=True):
+    """Read the working draft."""
+
+    first_line: LineNumber = 0
+    last_line: LineNumber = 0
+
+
+class Change(Arguments, frozen=True):
+    """One exact replacement."""
+
+    search: Annotated[str, Meta(description="text that occurs exactly once in the draft")]
+    replacement: str
+
+
+class EditDraft(Arguments, frozen=True):
+    """Make exact replacements in the draft."""
+
+    replacements: Annotated[list[Change], Meta(min_length=1, description="made in order, all of them or none")]
+
+
+class WriteDraft(Arguments, frozen=True):
+    """Replace the whole draft."""
+
+    source: Annotated[str, Meta(description="the whole new file")]
+
+
+class ResetDraft(Arguments, frozen=True):
+    """Start the draft over from a version of the lineage."""
+
+    version: Version = "incumbent"
+
+
+class EvaluateDraft(Arguments, frozen=True):
+    """Check the draft on real inputs in an isolated process and, if asked, time it beside the incumbent."""
+
+    shapes: Annotated[list[str], Meta(description="shape ids; none means all shapes")] = field(default_factory=list)
+    timed: Annotated[bool, Meta(description="also time it beside the incumbent; correctness is checked first")] = False
+
+
+OneShape = Annotated[str, Meta(description="a shape id; empty for the first shape")]
+
+
+class CompileReport(Arguments, frozen=True):
+    """Show what the draft or a version compiles to: registers, spills, shared memory, instructions that matter."""
+
+    shape: OneShape = ""
+    version: Annotated[str, Meta(description="a version to look at instead of the draft")] = ""
+
+
+class ProfileDraft(Arguments, frozen=True):
+    """Show where the draft's time goes on one shape."""
+
+    shape: OneShape = ""
+
+
+class Submit(Arguments, frozen=True):
+    """End the step with the draft as its candidate. The harness then verifies it on all shapes."""
+
+    hypothesis: Annotated[
+        str, Meta(min_length=10, max_length=1000, description="what limits the kernel and what you changed")
+    ]
+    predicted: Annotated[
+        dict[str, float],
+        Meta(description="shape id or geomean -> ratio of incumbent's time to the draft's, above 1 is faster"),
+    ] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What ends a step."""
+
+    source: str
+    hypothesis: str
+    predicted: dict[str, float]
+
+
+class DraftTools:
+    """Works on one step's draft until it is submitted."""
+
+    def __init__(self, task: Task, draft: Draft, *, with_memory: bool) -> None:
+        self.task = task
+        self.draft = draft
+        self.with_memory = with_memory
+        self.submission: Submission | None = None
+        self._warned: set[str] = set()
+
+    def specs(self) -> list[ToolSpec[Any]]:
+        return [
+            ToolSpec("read_draft", ReadDraft, self.read, LONGEST_SOURCE),
+            ToolSpec("edit_draft", EditDraft, self.edit),
+            ToolSpec("write_draft", WriteDraft, self.write),
+            ToolSpec("reset_draft", ResetDraft, self.reset),
+            ToolSpec("evaluate_draft", EvaluateDraft, self.evaluate),
+            ToolSpec("compile_report", CompileReport, self.compile_report),
+            ToolSpec("profile_draft", ProfileDraft, self.profile),
+            ToolSpec("submit", Submit, self.submit),
+        ]
+
+    def read(self, arguments: ReadDraft) -> str:
+        return numbered(self.draft.text, arguments.first_line, arguments.last_line)
+
+    def edit(self, arguments: EditDraft) -> str:
+        changes = [Replacement(each.search, each.replacement) for each in arguments.replacements]
+        return self.draft.accept(edits.apply(self.draft.text, changes))
+
+    def write(self, arguments: WriteDraft) -> str:
+        return self.draft.accept(edits.write(self.draft.text, arguments.source))
+
+    def reset(self, arguments: ResetDraft) -> str:
+        return self.draft.accept(edits.write(self.draft.text, self._source(arguments.version)))
+
+    def evaluate(self, arguments: EvaluateDraft) -> str:
+        shapes = self.draft.shapes(arguments.shapes)
+        tried = self.draft.evaluate(shapes, timed=arguments.timed)
+        self.task.say(f"  {named(tried.source)}: {_counts(tried, shapes)}{self._speed(tried)}")
+        return self._report(tried, shapes)
+
+    def compile_report(self, arguments: CompileReport) -> str:
+        if not arguments.version:
+            self.draft.check()
+        source = self._source(arguments.version) if arguments.version else self.draft.text
+        return self.task.compile_report(source, self._shape(arguments.shape))
+
+    def profile(self, arguments: ProfileDraft) -> str:
+        self.draft.check()
+        return self.task.profile(self.draft.text, self._shape(arguments.shape))
+
+    def submit(self, arguments: Submit) -> str:
+        draft = self.draft
+        draft.check()
+        predicted = self._predicted(arguments.predicted)
+        if not draft.is_changed:
+            raise Mistake("the draft is the incumbent, but for comments and layout: there is nothing to submit")
+        source = draft.text
+        if earlier := draft.same_as():
+            outcome = self.task.view.outcome(earlier.id)
+            line = versions.line(earlier, outcome, None)
+            self._warn_once("same", f"the draft is the same program as an earlier attempt, which ended so: {line}")
+            # Under its own text the loop recognises it and does not evaluate it again.
+            source = self.task.view.source(earlier.digest)
+        elif not draft.present or not any(result.verdict.is_good for result in draft.present.results.values()):
+            self._try_smallest()
+        self.submission = Submission(source, " ".join(arguments.hypothesis.split()), predicted)
+        return "submitted: the harness verifies it now"
+
+    def _try_smallest(self) -> None:
+        """A last look at a draft that is not known to be right, where the budget has an evaluation for it."""
+        smallest = min(self.task.shapes, key=lambda shape: shape.flops)
+        try:
+            tried = self.draft.evaluate([smallest], timed=False)
+        except Unavailable:
+            return
+        if not tried.results[smallest.id].verdict.is_good:
+            self._warn_once("wrong", self._report(tried, [smallest]))
+
+    def _warn_once(self, what: str, text: str) -> None:
+        """Refuse the first submission that deserves a second thought; the second is taken as meant."""
+        if what not in self._warned:
+            self._warned.add(what)
+            raise Mistake(f"not submitted yet: {text}\nrepair it, or submit again to end the step with it")
+
+    def _predicted(self, given: dict[str, float]) -> dict[str, float]:
+        known = [GEOMEAN, *(shape.id for shape in self.task.shapes)]
+        for name, ratio in given.items():
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=2, cutoff=0.3) or known
+                raise Mistake(f"predicted: there is no {name!r}: expected geomean or a shape id, as {', '.join(near)}")
+            if not (ratio > 0 and math.isfinite(ratio)):
+                raise Mistake(f"predicted: {name}: expected a ratio above zero (1.05 is 5% faster), got {ratio}")
+        return given
+
+    def _source(self, name: str) -> str:
+        view = self.task.view
+        # The parent, not whatever was promoted meanwhile: drafts are measured against the parent.
+        if name == "incumbent":
+            return view.source(self.task.parent.digest)
+        return view.source(versions.find_version(view, name, promoted_only=not self.with_memory).digest)
+
+    def _shape(self, name: str) -> Shape:
+        return self.draft.shapes([name] if name else [])[0]
+
+    def _report(self, tried: Tried, shapes: Sequence[Shape]) -> str:
+        """What an evaluation said, shape by shape, with the logs of what failed."""
+        results = [tried.results[shape.id] for shape in shapes]
+        lines = [named(tried.source), *(versions.score_line(result.verdict) for result in results)]
+        if gain := tried.gain(self.task.shapes):
+            lines.append(
+                f"geomean over all shapes: {versions.spelled(gain.exp())} of the incumbent's speed (99% bounds); "
+                f"promotion wants {self.task.rule}"
+            )
+        notes = dict.fromkeys(note for result in results for note in result.evaluation.notes)
+        lines += [f"note: {note}" for note in notes]
+        failed = [result for result in results if not result.verdict.is_good]
+        for log in list(dict.fromkeys(each.evaluation.log for each in failed if each.evaluation.log))[:LOGS_SHOWN]:
+            lines.append(f"printed by the kernel:\n{bounded(log, LONGEST_LOG)}")
+        return "\n".join(lines)
+
+    def _speed(self, tried: Tried) -> str:
+        gain = tried.gain(self.task.shapes)
+        return "" if gain is None else f", {versions.spelled(gain.exp())} of the incumbent's speed"
+
+
+def _counts(tried: Tried, shapes: Sequence[Shape]) -> str:
+    kinds = [tried.results[shape.id].verdict.kind for shape in shapes]
+    return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))

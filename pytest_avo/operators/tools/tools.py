@@ -1,0 +1,115 @@
+"""Tools as a model calls them: typed arguments, a JSON schema, and an answer whatever was called how.
+
+A call never raises for a model's mistake: what was wrong is the answer, so that the next call can be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from pytest_avo.operators.knowledge.knowledge_base import KnowledgeError
+from pytest_avo.operators.knowledge.versions import UnknownVersion
+from pytest_avo.operators.model.chat import Tool, ToolCall
+from pytest_avo.operators.model.fence import Fence, bounded
+from pytest_avo.operators.operator import Unavailable
+from pytest_avo.operators.tools.edits import EditError
+
+LONGEST_ANSWER = 12_000
+LONGEST_SOURCE = 60_000
+"""Characters of an answer; a source is worth more than that, since edits need its exact text."""
+
+
+class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Arguments of a tool, whose docstring is what the model is told about it; a misspelt name is an error."""
+
+
+class Mistake(ValueError):
+    """A call that cannot be carried out; the message says why, for the model to read."""
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSpec(Generic[A]):
+    """One tool: its name, its arguments with what the model is told about it, and what carries it out."""
+
+    name: str
+    arguments: type[A]
+    handler: Callable[[A], str]
+    longest: int = LONGEST_ANSWER
+
+    def tool(self) -> Tool:
+        """The tool as it goes to the model."""
+        schema = msgspec.json.schema(self.arguments)
+        parameters = _inlined(schema, schema["$defs"])
+        return Tool(self.name, parameters.pop("description"), parameters)
+
+
+class Toolbox:
+    """The tools of one step."""
+
+    def __init__(self, specs: Sequence[ToolSpec[Any]], fence: Fence) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._fence = fence
+        self.tools = tuple(spec.tool() for spec in specs)
+
+    def handle(self, call: ToolCall) -> str:
+        """The answer to a call, fenced as data.
+
+        EvaluatorError, OperatorStopped and BudgetExhausted pass through: they are no mistakes of the model.
+        """
+        spec = self._specs.get(call.name)
+        if spec is None:
+            near = difflib.get_close_matches(call.name, self._specs, n=1, cutoff=0.5)
+            guess = f"did you mean {near[0]}? " if near else ""
+            known = ", ".join(self._specs)
+            return self._fence.data(f"error: there is no tool {call.name!r}: {guess}There are {known}")
+        try:
+            answer = spec.handler(_arguments(spec, call.arguments))
+        except (Mistake, EditError, KnowledgeError, UnknownVersion) as error:
+            answer = f"error: {error}"
+        except Unavailable as error:
+            answer = f"not available here: {error}"
+        return self._fence.data(bounded(answer, spec.longest))
+
+
+def _arguments(spec: ToolSpec[A], text: str) -> A:
+    try:
+        data = json.loads(text or "{}")
+        json.dumps(data, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Mistake(f"the arguments of {spec.name} hold half of a surrogate pair, which no text may") from None
+    except RecursionError:
+        raise Mistake(f"the arguments of {spec.name} are nested too deeply; nothing was done, call again") from None
+    except json.JSONDecodeError as error:
+        near = text[max(0, error.pos - 40) : error.pos + 40]
+        raise Mistake(
+            f"the arguments of {spec.name} are not valid JSON: {error.msg} at character {error.pos} of {len(text)}, "
+            f"near {near!r}; nothing was done, call again"
+        ) from None
+    try:
+        return msgspec.convert(data, spec.arguments)
+    except msgspec.ValidationError as error:
+        fields = msgspec.structs.fields(spec.arguments)
+        wanted = ", ".join(field.name + ("" if field.required else "?") for field in fields)
+        raise Mistake(
+            f"the arguments of {spec.name} are wrong: {str(error).replace('`', '')}; expected {{{wanted}}}"
+        ) from None
+
+
+def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:
+    """The schema without references: not every server resolves them."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if reference := schema.get("$ref"):
+        return _inlined(definitions[reference.rpartition("/")[2]], definitions)
+    return {key: _inlined(value, definitions) for key, value in schema.items() if key not in {"$defs", "title"}}

@@ -1,0 +1,114 @@
+"""--avo-json: results in pytest-benchmark's schema, so that its readers work, and everything else under `avo`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.git import commit_info, machine_info
+from pytest_avo.core.verdict import Total
+from pytest_avo.report.formats.samples import sample_stats
+from pytest_avo.report.rows import ResultRow, comparisons, geomeans, is_timed
+
+SCHEMA = "5.3.1"
+"""The release of pytest-benchmark whose schema the file follows."""
+
+
+def export(
+    rows: Sequence[ResultRow],
+    totals: Sequence[Total] = (),
+    *,
+    fingerprint: Fingerprint | None,
+    notes: Sequence[str] = (),
+    rootdir: Path,
+) -> str:
+    """The text of the file; `rootdir` is where git is asked for the commit."""
+    content = document(rows, totals, fingerprint=fingerprint, notes=notes, rootdir=rootdir)
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def document(
+    rows: Sequence[ResultRow],
+    totals: Sequence[Total] = (),
+    *,
+    fingerprint: Fingerprint | None,
+    notes: Sequence[str] = (),
+    rootdir: Path,
+) -> dict[str, object]:
+    """The content of the file: plain values, every number finite (what is not becomes null)."""
+    content = {
+        "machine_info": machine_info(),
+        "commit_info": commit_info(rootdir),
+        "benchmarks": [_benchmark(row) for row in rows if is_timed(row)],
+        "datetime": datetime.now(UTC).isoformat(),
+        "version": SCHEMA,
+        "avo": {
+            "results": [_result(row) for row in rows],
+            "totals": [msgspec.structs.asdict(total) for total in totals],
+            "geomean": {peer: {"ratio": x.ratio, "ci95": list(x.ci95)} for peer, x in geomeans(rows).items()},
+            "fingerprint": None if fingerprint is None else msgspec.structs.asdict(fingerprint),
+            "notes": list(dict.fromkeys([*notes, *(note for row in rows for note in row.verdict.notes)])),
+        },
+    }
+    return {key: _finite(value) for key, value in content.items()}
+
+
+def _benchmark(row: ResultRow) -> dict[str, object]:
+    """One entry of `benchmarks`; the group is the shape, since only kernels on the same shape compare."""
+    verdict = row.verdict
+    return {
+        "group": row.shape.id,
+        "name": f"{Path(row.kernel).stem}[{row.shape.id}]",
+        "fullname": row.node_id,
+        "params": {"shape": row.shape.id},
+        "param": row.shape.id,
+        "extra_info": {
+            "target": row.target,
+            "device": row.device,
+            "verdict": verdict.kind,
+            "tflops": verdict.tflops,
+            "gbps": verdict.gbps,
+            "seed": row.seed,
+        },
+        "options": {},
+        "stats": sample_stats(row.samples_s, iterations=row.calls),
+    }
+
+
+def _result(row: ResultRow) -> dict[str, object]:
+    verdict = row.verdict
+    return {
+        "kernel": row.kernel,
+        "shape": row.shape.id,
+        "target": row.target,
+        "device": row.device,
+        "verdict": verdict.kind,
+        "reason": verdict.reason,
+        "failed": row.failed,
+        "median_us": verdict.median_us,
+        "tflops": verdict.tflops,
+        "gbps": verdict.gbps,
+        "roofline_fraction": row.roofline_fraction,
+        "conditions": None if row.timing is None else msgspec.to_builtins(row.timing.conditions),
+        "peers": {
+            name: {"median_us": beside.median_us, "ratio": beside.ratio, "ci95": list(beside.ci95)}
+            for name, beside in comparisons(row).items()
+        },
+    }
+
+
+def _finite(value: object) -> object:
+    """The value with every number that JSON cannot hold replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

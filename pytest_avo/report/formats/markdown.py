@@ -1,0 +1,83 @@
+"""Results as GitHub Markdown: a headline, the failures, and everything behind a fold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tabulate import tabulate
+
+from pytest_avo.core.verdict import Total, Verdict
+from pytest_avo.report import text
+from pytest_avo.report.rows import ResultRow, arms, by_kernel, geomeans
+from pytest_avo.report.terminal.table import Layout, table
+from pytest_avo.report.terminal.terminal import LEGEND, geomean_texts, is_listed, notes, verdict_counts
+
+MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~@$&])")
+
+
+SUMMARY_BYTES = 1_000_000
+"""What a summary may hold that GitHub still shows: a little less than a mebibyte per step."""
+
+
+def markdown(rows: Sequence[ResultRow], totals: Sequence[Total] = (), *, most_bytes: int | None = None) -> str:
+    """The whole report; ends with a newline. Longer than `most_bytes` it has the headline and what is listed alone."""
+    whole = _report(rows, totals, details=True)
+    if most_bytes is not None and len(whole.encode()) > most_bytes:
+        return _report(rows, totals, details=False)
+    return whole
+
+
+def _report(rows: Sequence[ResultRow], totals: Sequence[Total], *, details: bool) -> str:
+    groups = by_kernel(rows)
+    parts = [f"**{headline(rows)}**"]
+    if listed := _listed(rows, totals):
+        parts.append(_draw(["kernel", "shape", "verdict", "reason"], listed, ["left"] * 4))
+    if rows and details:
+        parts.append(f"<details><summary>All {text.counted(len(rows), 'result')}</summary>")
+        for (kernel, device), group in groups.items():
+            parts += _section(kernel, device, group)
+        if arms(rows):
+            parts.append(escape(LEGEND))
+        parts.append("</details>")
+    return "\n\n".join(parts) + "\n"
+
+
+def headline(rows: Sequence[ResultRow]) -> str:
+    """One sentence: `6 results of 2 kernels: 5 correct, 1 incorrect; geomean vs torch-sdpa 1.21 [1.18, 1.24]`."""
+    if not rows:
+        return "No results."
+    kernels = text.counted(len({row.kernel for row in rows}), "kernel")
+    counts = f"{text.counted(len(rows), 'result')} of {kernels}: {verdict_counts(rows)}"
+    means = ", ".join(geomean_texts(geomeans(rows), len(rows)))
+    return escape(f"{counts}; {means}." if means else f"{counts}.")
+
+
+def escape(foreign: str) -> str:
+    """Text that Markdown shows as it is: no markup, no mention of a user, no break out of a table cell."""
+    return MARKUP.sub(r"\\\1", text.plain(foreign)).replace("\\@", "@\u200b").replace("\\<", "&lt;")
+
+
+def _listed(rows: Sequence[ResultRow], totals: Sequence[Total]) -> list[list[str]]:
+    """What a reader must see: failures first, then what is slower or cannot be told from slower, then geomeans."""
+    shown = sorted((row for row in rows if is_listed(row)), key=lambda row: row.verdict.passes)
+    body = [[escape(row.kernel), row.shape.id, _word(row.verdict), escape(row.verdict.reason)] for row in shown]
+    return body + [[escape(total.kernel), total.name, _word(total), escape(total.reason)] for total in totals]
+
+
+def _word(judged: Verdict | Total) -> str:
+    return "no baseline" if isinstance(judged, Verdict) and judged.unmatched else judged.kind
+
+
+def _section(kernel: str, device: str, rows: Sequence[ResultRow]) -> list[str]:
+    content = table(rows, Layout(arms(rows)))
+    body = [[escape(cell) for cell in cells] for cells in content.body]
+    place = f" on {escape(device)}" if device else ""
+    summary = text.SEPARATOR.join([*geomean_texts(geomeans(rows), len(rows)), verdict_counts(rows)])
+    drawn = _draw([escape(header) for header in content.headers], body, content.aligns)
+    listed = [f"- {escape(note)}" for note in notes(rows)]
+    return [f"#### {escape(kernel)}{place}", escape(summary), drawn, *(["\n".join(listed)] if listed else [])]
+
+
+def _draw(headers: Sequence[str], body: Sequence[Sequence[str]], aligns: Sequence[str]) -> str:
+    return tabulate(body, headers, tablefmt="pipe", disable_numparse=True, colalign=aligns)

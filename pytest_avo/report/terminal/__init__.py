@@ -1,0 +1,1 @@
+"""Results as lines of a terminal: tables, the status line, the ledgers. Renders only; measures nothing."""

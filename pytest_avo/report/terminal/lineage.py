@@ -1,0 +1,155 @@
+"""An evolution on the terminal: attempts, commits, what was rejected, the best so far and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pytest_avo.core.stats import Interval
+from pytest_avo.report import text
+from pytest_avo.report.terminal.terminal import WIDTH, Line, draw
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+COMMITS = frozenset({"seed", "promoted"})
+NEGATIVE = frozenset({"incorrect", "crashed", "timeout", "rejected", "unsupported", "failed"})
+MAX_ROWS = 20
+LAST_ROWS = 5
+HYPOTHESIS = "hypothesis"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt of an evolution; generation 0 is the seed."""
+
+    generation: int
+    member: int
+    status: str
+    hypothesis: str
+    gain: Interval | None
+    """Log-ratio against the parent, from screening."""
+    confirmed: Interval | None
+    """Log-ratio against the parent, from the confirmation alone."""
+    score: float
+    """Speed of the best kernel so far as a ratio to the seed's: 1.0 until the first commit."""
+    seconds: float
+    evaluations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What an evolution came to."""
+
+    kernel: str
+    attempts: int
+    commits: int
+    rejected: dict[str, int]
+    """Attempts that were not committed, by status."""
+    best_ratio: Interval | None
+    """Time of the seed / time of the best kernel, side by side; None where the run did not come to compare them."""
+    best_by_steps: float
+    """The same as the product of the confirmed gains, 1.0 before the first commit."""
+    wall_s: float
+    build_s: float
+    """What the evaluator took to start, load and first call kernels, compilation included."""
+    check_s: float
+    time_s: float
+    evaluations: int
+    resume_hint: str = ""
+    """Command line that continues the run; empty when it is complete."""
+
+
+def lineage(attempts: Sequence[AttemptRow], summary: Summary, *, width: int = WIDTH) -> list[Line]:
+    """Table, sparkline and totals of an evolution; no line is longer than `width`, but a command is never broken."""
+    lines: list[Line] = []
+    if attempts:
+        shown = visible(attempts)
+        lines += _table(shown, width)
+        if hidden := len(attempts) - len(shown):
+            lines.append(Line(f"{text.counted(hidden, 'more row')} in the lineage"))
+        lines += [Line(""), _best_so_far(attempts, width)]
+    return lines + _totals(summary, width)
+
+
+def visible(attempts: Sequence[AttemptRow]) -> list[AttemptRow]:
+    """All attempts up to MAX_ROWS; of more the last LAST_ROWS and, in the rows left, the newest commits before them."""
+    if len(attempts) <= MAX_ROWS:
+        return list(attempts)
+    earlier = [row for row in attempts[:-LAST_ROWS] if row.status in COMMITS]
+    return [*earlier[-(MAX_ROWS - LAST_ROWS) :], *attempts[-LAST_ROWS:]]
+
+
+def sparkline(values: Sequence[float], width: int) -> str:
+    """One block per value from the lowest to the highest; of more than `width` values the last of each equal share."""
+    if len(values) > width:
+        values = [values[(index + 1) * len(values) // width - 1] for index in range(width)]
+    low, high = min(values), max(values)
+    step = (high - low) / (len(BLOCKS) - 1)
+    return "".join(BLOCKS[round((value - low) / step) if step else 0] for value in values)
+
+
+def _table(rows: Sequence[AttemptRow], width: int) -> list[Line]:
+    members = any(row.member for row in rows)
+    headers = ["gen", "status", "gain", "confirmed", "best", "evals", "time", HYPOTHESIS]
+    aligns = ["right", "left", "right", "right", "right", "right", "right", "left"]
+    body = [
+        [
+            f"{row.generation}.{row.member}" if members else str(row.generation),
+            text.plain(row.status),
+            text.percent(row.gain.estimate) if row.gain else text.ABSENT,
+            _change(row.confirmed) if row.confirmed else text.ABSENT,
+            text.ratio(row.score),
+            str(row.evaluations),
+            text.duration(row.seconds),
+        ]
+        for row in rows
+    ]
+    # The hypothesis gets the columns that the others leave; it stands last, so that wide characters shift nothing.
+    taken = len(draw(headers, [[*cells, ""] for cells in body], aligns)[0]) - len(HYPOTHESIS)
+    room = max(width - taken, len(HYPOTHESIS))
+    for cells, row in zip(body, rows, strict=True):
+        cells.append(text.clip(text.plain(row.hypothesis), room) or text.ABSENT)
+    first, rule, *drawn = draw(headers, body, aligns)
+    return [Line(first), Line(rule), *(Line(line, _markup(row)) for line, row in zip(drawn, rows, strict=True))]
+
+
+def _change(confirmed: Interval) -> str:
+    """`+4.1% [+3.2%, +5.0%]`."""
+    return f"{text.percent(confirmed.estimate)} [{text.percent(confirmed.low)}, {text.percent(confirmed.high)}]"
+
+
+def _best_so_far(attempts: Sequence[AttemptRow], width: int) -> Line:
+    scores = [row.score for row in attempts]
+    before, after = f"best so far  {text.ratio(scores[0])} ", f" {text.ratio(scores[-1])}"
+    return Line(before + sparkline(scores, max(1, min(60, width - len(before) - len(after)))) + after)
+
+
+def _totals(summary: Summary, width: int) -> list[Line]:
+    best = summary.best_ratio
+    colour = {"bold": True, "green": True} if summary.commits else {"bold": True}
+    if best:
+        gain = f"best {text.ratio(best.estimate, (best.low, best.high))} vs the seed"
+    elif summary.commits:
+        gain = f"best {text.ratio(summary.best_by_steps)} vs the seed, by its steps"
+    else:
+        gain = "no gain over the seed"
+    head = [text.counted(summary.attempts, "attempt"), text.counted(summary.commits, "commit"), gain]
+    lines = [Line(line, colour) for line in text.fold(f"{text.plain(summary.kernel)}:", head, width)]
+    if summary.rejected:
+        counts = [f"{count} {text.plain(kind)}" for kind, count in summary.rejected.items()]
+        lines += [Line(line) for line in text.fold("not committed:", counts, width)]
+    evaluator_s = summary.build_s + summary.check_s + summary.time_s
+    share = f" ({evaluator_s / summary.wall_s:.0%})" if summary.wall_s else ""
+    spent = [text.duration(summary.wall_s), text.counted(summary.evaluations, "evaluation")]
+    lines += [Line(line) for line in text.fold("took:", spent, width)]
+    parts = {"build": summary.build_s, "check": summary.check_s, "timing": summary.time_s}
+    shares = [f"{name} {text.duration(seconds)}" for name, seconds in parts.items()]
+    lines += [Line(line) for line in text.fold("evaluator:", [text.duration(evaluator_s) + share, *shares], width)]
+    if summary.resume_hint:
+        lines.append(Line(f"resume with: {text.plain(summary.resume_hint)}"))
+    return lines
+
+
+def _markup(row: AttemptRow) -> dict[str, bool]:
+    if row.status == "promoted":
+        return {"green": True}
+    return {"red": True} if row.status in NEGATIVE else {}

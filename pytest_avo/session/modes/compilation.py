@@ -1,0 +1,184 @@
+"""--avo-compile: what kernels compile to, on a machine without their GPU."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pytest_avo import PACKAGE
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError, ShapeUnknown
+from pytest_avo.report.terminal import compiled
+from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.session.modes.bench import Bench
+from pytest_avo.session.reading import Settings
+
+LIMIT_S = 600.0
+LAUNCHES = "avo_launches"
+"""Attribute of a report: JSON of the launches of its shape; a string, because it may cross from an xdist worker."""
+
+
+class CompileFile(pytest.File):
+    """A kernel file; its host code is run against a driver that compiles but does not launch."""
+
+    kernel: Kernel
+    compilation: Compilation
+
+    def collect(self) -> Iterator[pytest.Item]:
+        self.kernel = self.compilation.selection.kernel(self.path)
+        for index, shape in enumerate(self.compilation.selection.shapes(self.kernel)):
+            item: CompileItem = CompileItem.from_parent(self, name=shape.id)
+            item.index = index
+            yield item
+
+
+class CompileItem(pytest.Item):
+    """What one kernel compiles to for one shape."""
+
+    parent: CompileFile
+    index: int
+    launches: list[LaunchReport]
+
+    def setup(self) -> None:
+        self.launches = []
+        if reason := self.parent.compilation.why_not_here(self.parent.kernel):
+            pytest.skip(reason)
+
+    def runtest(self) -> None:
+        """Fail with what the compiler reports: an error, spills, serialised wgmma, too much shared memory."""
+        try:
+            self.parent.compilation.start(_kernels_to_start(self))
+            records = self.parent.compilation.records(self.parent.kernel)
+        except EvaluatorError as error:
+            pytest.fail(str(error), pytrace=False)
+        mine = [record for record in records if record.shape == self.index]
+        self.launches = [record for record in mine if isinstance(record, LaunchReport)]
+        for launch in self.launches:
+            values = msgspec.to_builtins(launch)
+            chosen = ("registers", "spill_stores", "shared_bytes", "wgmma_count")
+            self.user_properties += [(f"avo.{launch.kernel}.{key}", values[key]) for key in chosen]
+        for record in mine:
+            if isinstance(record, ShapeUnknown):
+                pytest.skip(record.reason)
+        failures = [record.error for record in mine if isinstance(record, ShapeError)]
+        failures += [f"{launch.kernel}: {failure}" for launch in self.launches for failure in launch.failures]
+        if failures:
+            pytest.fail("; ".join(failures), pytrace=False)
+
+    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
+        return self.path, None, self.name
+
+
+class Compilation(Bench):
+    """A run that compiles kernels and runs none."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        super().__init__(config, settings)
+        self._reports: dict[Path, Future[list[Record]]] = {}
+        self._rows: list[compiled.CompiledRow] = []
+
+    def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
+        file: CompileFile = CompileFile.from_parent(parent, path=path)
+        file.compilation = self
+        return file
+
+    def header(self) -> str:
+        return f"avo: compile report for {self.settings.target}; no kernel is launched"
+
+    def why_not_here(self, kernel: Kernel) -> str:
+        if kernel.fault or kernel.claim is None or kernel.claim.target == self.settings.target:
+            return ""
+        return f"is for {kernel.claim.target}, the report is for {self.settings.target}"
+
+    def start(self, kernels: Sequence[Kernel]) -> None:
+        """Begin to compile kernels, as many at a time as there are cores, each in a confined process of its own."""
+        missing = [kernel for kernel in kernels if kernel.path not in self._reports]
+        if missing:
+            executor = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)), thread_name_prefix="avo-compile")
+            for kernel in missing:
+                self._reports[kernel.path] = executor.submit(self._compiled, kernel)
+            executor.shutdown(wait=False)
+
+    def records(self, kernel: Kernel) -> list[Record]:
+        """All launches of a kernel that was started, on its shapes.
+
+        EvaluatorError when its process ends without a report.
+        """
+        return self._reports[kernel.path].result()
+
+    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        if isinstance(item, CompileItem) and report.when == "call":
+            setattr(report, LAUNCHES, msgspec.json.encode(item.launches).decode())
+
+    def collect_row(self, report: pytest.TestReport) -> None:
+        if text := getattr(report, LAUNCHES, None):
+            launches = msgspec.json.decode(text, type=list[LaunchReport])
+            self._rows += [compiled.CompiledRow(report.nodeid, launch) for launch in launches]
+
+    def table(self) -> Iterator[Line]:
+        yield from compiled.tables(self._rows)
+
+    def _compiled(self, kernel: Kernel) -> list[Record]:
+        if kernel.fault:
+            return [ShapeError(index, kernel.fault) for index, _ in enumerate(self.selection.shapes(kernel))]
+        confined = self.settings.sandbox != "off"
+        return compiled_records(kernel, self.selection.shapes(kernel), target=self.settings.target, confined=confined)
+
+
+def _kernels_to_start(item: CompileItem) -> list[Kernel]:
+    """The kernels of the session's items, in their order; the item's own where xdist deals the items to workers."""
+    if hasattr(item.config, "workerinput"):
+        return [item.parent.kernel]
+    files = dict.fromkeys(each.parent for each in item.session.items if isinstance(each, CompileItem))
+    return [file.kernel for file in files if not file.compilation.why_not_here(file.kernel)]
+
+
+def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:
+    """What a kernel launches on shapes, compiled in a process of its own that has no key and no GPU.
+
+    EvaluatorError when that process ends without a report, or not within LIMIT_S.
+    """
+    with tempfile.TemporaryDirectory(prefix="pytest-avo-compile-") as scratch:
+        copy = Path(scratch) / "kernel.py"
+        copy.write_text(kernel.source, encoding="utf-8")
+        command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.compile", str(copy)]
+        command += ["--target", target, "--shapes-json", "-"]
+        command += ["--scratch", scratch] if confined else []
+        private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
+        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+        try:
+            found = subprocess.run(
+                command,
+                input=msgspec.json.encode(list(shapes)),
+                capture_output=True,
+                env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, **private},
+                timeout=LIMIT_S,
+            )
+        except subprocess.TimeoutExpired:
+            raise EvaluatorError(f"{kernel.path.name}: no compile report within {LIMIT_S:g} s") from None
+    if found.returncode:
+        last = found.stderr.decode(errors="replace").strip().splitlines()
+        raise EvaluatorError(f"{kernel.path.name}: the compile report ended early: {last[-1] if last else ''}")
+    return [msgspec.json.decode(line, type=Record) for line in found.stdout.splitlines()]
+
+
+def compiled_text(kernel: Kernel, shape: Shape, *, target: str, confined: bool) -> str:
+    """The compile report of one kernel on one shape, to be read as text; errors as `compiled_records`."""
+    records = compiled_records(kernel, [shape], target=target, confined=confined)
+    launches = [record for record in records if isinstance(record, LaunchReport)]
+    node_id = f"{kernel.path.name}::{shape.id}"
+    lines = [line.text for line in compiled.tables([compiled.CompiledRow(node_id, launch) for launch in launches])]
+    lines += [f"{launch.kernel}: {failure}" for launch in launches for failure in launch.failures]
+    lines += [record.error for record in records if isinstance(record, ShapeError)]
+    lines += [record.reason for record in records if isinstance(record, ShapeUnknown)]
+    return "\n".join(lines).strip()

@@ -1,0 +1,85 @@
+"""--avo-interpret: whether plain Triton kernels are right, on a machine without their GPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.diagnosis.interpret import Interpreter, Refused, check
+from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.session.modes.bench import Bench
+
+LIMIT_S = 120.0
+"""For one call in the interpreter."""
+
+
+class InterpretFile(pytest.File):
+    """A kernel file; its items share a process, in which the kernel is imported once."""
+
+    kernel: Kernel
+    interpretation: Interpretation
+    _interpreter: Interpreter | None = None
+
+    def collect(self) -> Iterator[pytest.Item]:
+        selection = self.interpretation.selection
+        self.kernel = selection.kernel(self.path)
+        for shape in selection.shapes(self.kernel):
+            item: InterpretItem = InterpretItem.from_parent(self, name=shape.id)
+            item.shape = shape
+            yield item
+
+    def interpreter(self) -> Interpreter:
+        """The process, a new one where the last did not survive its call; Refused where there can be none."""
+        if self._interpreter is not None and not self._interpreter.is_alive:
+            self.teardown()
+        if self._interpreter is None:
+            confined = self.interpretation.settings.sandbox != "off"
+            self._interpreter = Interpreter(self.kernel, confined=confined, timeout_s=LIMIT_S)
+        return self._interpreter
+
+    def teardown(self) -> None:
+        if self._interpreter is not None:
+            self._interpreter.close()
+            self._interpreter = None
+
+
+class InterpretItem(pytest.Item):
+    """One kernel on one shape, for correctness alone."""
+
+    parent: InterpretFile
+    shape: Shape
+
+    def runtest(self) -> None:
+        """Fail with what is wrong; skip what has no interpreter, and shapes that the kernel refuses."""
+        if self.parent.kernel.fault:
+            pytest.fail(self.parent.kernel.fault, pytrace=False)
+        try:
+            wrong = check(self.parent.interpreter(), self.shape)
+        except Refused as refusal:
+            pytest.skip(str(refusal))
+        if wrong:
+            pytest.fail(wrong, pytrace=False)
+
+    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
+        return self.path, None, self.name
+
+
+class Interpretation(Bench):
+    """A run that interprets kernels and compiles none."""
+
+    def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
+        file: InterpretFile = InterpretFile.from_parent(parent, path=path)
+        file.interpretation = self
+        return file
+
+    def header(self) -> str:
+        return "avo: Triton kernels in Triton's interpreter, for correctness alone; nothing is timed"
+
+    def table(self) -> Iterator[Line]:
+        """Nothing to show: the items say all."""
+        yield from ()

@@ -1,0 +1,100 @@
+"""Which kernels a run is over, and on which shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.session.reading import Settings
+
+UNREADABLE = Shape(
+    batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"
+)
+"""Stands for the shapes of a file that does not parse: it still is an item, and fails with its syntax error."""
+
+
+class Selection:
+    """The kernels and shapes that the user's paths and suites amount to; `targets` by preference."""
+
+    def __init__(self, config: pytest.Config, settings: Settings, *, targets: Iterable[str]) -> None:
+        self._config = config
+        self._settings = settings
+        self._targets = tuple(targets)
+        self._kernels: dict[Path, Kernel] = {}
+        self.named: set[Path] = set()
+        """Kernel files that the user names one by one, not by a folder."""
+
+    def default_paths(self) -> list[str]:
+        """What is collected where the command line names no path."""
+        if self._settings.mode != "evolve":
+            return [str(path) for path in self._settings.kernels]
+        named = [self._settings.evolve[target] for target in self._targets if target in self._settings.evolve]
+        if not named:
+            raise InvalidInput(
+                f"--avo-evolve: expected a kernel file, or a line '{self._targets[0]}: PATH' in the ini key avo_evolve"
+            )
+        return [str(self._settings.rootdir / named[0])]
+
+    def check_paths(self, arguments: list[str]) -> None:
+        """Read all kernels below the arguments, so that a mistake in one is a usage error before anything runs."""
+        for path in self._kernel_files(arguments):
+            self.shapes(self.kernel(path))
+
+    def is_kernel(self, path: Path, *, named: bool) -> bool:
+        """Whether a file is to be collected: one the user names, or one in a folder that declares a claim."""
+        return path.suffix == ".py" and (named or declares_claim(path))
+
+    def kernel(self, path: Path) -> Kernel:
+        """The kernel in a file."""
+        if path not in self._kernels:
+            self._kernels[path] = read_kernel(path)
+        return self._kernels[path]
+
+    def shapes(self, kernel: Kernel) -> list[Shape]:
+        """Shapes on which a kernel is evaluated: the hook's, those of --avo-shapes, or those it claims."""
+        chosen = self._config.hook.pytest_avo_shapes(config=self._config, kernel=kernel)
+        return list(chosen)
+
+    def chosen_shapes(self, kernel: Kernel) -> list[Shape]:
+        """The built-in choice of shapes."""
+        suites = self.suites(kernel)
+        if not suites:
+            if kernel.fault:
+                return [UNREADABLE]
+            expected = 'expected AVO = {"target": ..., "shapes": [...]} in the file, or --avo-shapes'
+            raise InvalidInput(f"{kernel.path}: claims no shapes: {expected}")
+        shapes = [shape for suite in suites for shape in self._settings.suites.shapes(suite)]
+        return list({shape.id: shape for shape in shapes}.values())
+
+    def suites(self, kernel: Kernel) -> tuple[str, ...]:
+        """Names of the suites on which a kernel is evaluated."""
+        return self._settings.shapes or (kernel.claim.shapes if kernel.claim else ())
+
+    def is_claimed(self, kernel: Kernel, shape: Shape) -> bool:
+        """Whether the kernel itself promises to do the shape."""
+        return bool(self._suites_with(shape, kernel.claim.shapes if kernel.claim else ()))
+
+    def suites_of(self, kernel: Kernel, shape: Shape) -> tuple[str, ...]:
+        """Those of the kernel's suites that hold the shape."""
+        return self._suites_with(shape, self.suites(kernel))
+
+    def _suites_with(self, shape: Shape, suites: tuple[str, ...]) -> tuple[str, ...]:
+        held = {suite: {other.id for other in self._settings.suites.shapes(suite)} for suite in suites}
+        return tuple(suite for suite, ids in held.items() if shape.id in ids)
+
+    def _kernel_files(self, arguments: list[str]) -> Iterator[Path]:
+        for argument in arguments:
+            path = Path(os.path.abspath(argument.partition("::")[0]))
+            if path.is_dir():
+                for found in sorted(path.rglob("*.py")):
+                    if self.is_kernel(found, named=False):
+                        yield found
+            elif path.is_file() and self.is_kernel(path, named=True):
+                self.named.add(path)
+                yield path

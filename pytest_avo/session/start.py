@@ -1,0 +1,82 @@
+"""The start of a run: from pytest's configuration to the objects that the hooks hand on to."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.files import prepare
+from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
+from pytest_avo.evaluation.pool.gateway import place
+from pytest_avo.session.modes.bench import Bench
+from pytest_avo.session.modes.compilation import Compilation
+from pytest_avo.session.modes.evolve import Evolution
+from pytest_avo.session.modes.interpretation import Interpretation
+from pytest_avo.session.modes.noise import NoiseRun
+from pytest_avo.session.modes.selftest import SelfTest
+from pytest_avo.session.reading import read_settings
+
+RUNS: dict[str, type[Bench]] = {
+    "compile": Compilation,
+    "interpret": Interpretation,
+    "selftest": SelfTest,
+    "aa": NoiseRun,
+}
+"""What runs in a mode, where that is not a bench."""
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """A user's mistake becomes pytest's usage error: one line, exit status 4."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
+    """Read the settings and set up the run; UsageError where something is wrong, before anything is started."""
+    with usage_errors():
+        give_back_path(config)
+        settings = read_settings(config)
+        assert settings is not None
+        bench = RUNS.get(settings.mode, Bench)(config, settings)
+        if settings.mode == "evolve" and not config.option.collectonly:
+            bench.specs = take_over_workers(config)
+            if any(place(spec) for spec in bench.specs):
+                bench.meet_workers()
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
+            config.args = bench.selection.default_paths()
+        for path in settings.files.values():
+            prepare(path)
+        bench.confinement  # noqa: B018 - refuses to run unconfined where the user requires it
+        evolution = Evolution(bench) if settings.mode == "evolve" else None
+    return bench, evolution
+
+
+def give_back_path(config: pytest.Config) -> None:
+    """`--avo-compile kernels/sm90` names a path, not a target: argparse cannot tell."""
+    value = config.option.avo_compile
+    if value is None or value in ARCHITECTURES:
+        return
+    if not Path(value.partition("::")[0]).exists():
+        raise InvalidInput(f"--avo-compile: expected one of {', '.join(ARCHITECTURES)}, or a path, got {value!r}")
+    named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+    config.args = [value, *named]
+    config.args_source = pytest.Config.ArgsSource.ARGS
+    config.option.avo_compile = "sm90"
+
+
+def take_over_workers(config: pytest.Config) -> list[str]:
+    """Read xdist's -n and --tx as gateway specs of evaluation workers; xdist itself starts no session then."""
+    if not getattr(config.option, "tx", None):
+        return ["popen"]
+    from xdist.workermanage import parse_tx_spec_config
+
+    specs = [str(spec) for spec in parse_tx_spec_config(config)]
+    config.option.dist = "no"
+    return specs

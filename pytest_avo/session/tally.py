@@ -1,0 +1,39 @@
+"""What the reports of a run carried: results, in the order in which their items were collected."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from pytest_avo.core.verdict import Total
+from pytest_avo.report.rows import ResultRow, decode_row
+from pytest_avo.session.items import ROW
+from pytest_avo.session.totals import TOTAL
+
+
+class Tally:
+    """Results as they come in, from this process or from xdist's workers."""
+
+    def __init__(self) -> None:
+        self.rows: list[ResultRow] = []
+        self.totals: list[Total] = []
+        self._order: dict[str, int] = {}
+
+    def keep_order(self, node_ids: Sequence[str]) -> None:
+        """Results are shown in this order, that of their collection, whichever worker has finished first."""
+        self._order = {node_id: position for position, node_id in enumerate(node_ids)}
+
+    def keep(self, report: pytest.TestReport) -> None:
+        """Keep the result that a report carries."""
+        if text := getattr(report, ROW, None):
+            insort(self.rows, decode_row(text), key=lambda row: self._order.get(row.node_id, len(self._order)))
+        if text := getattr(report, TOTAL, None):
+            self.totals.append(msgspec.json.decode(text, type=Total))
+
+    def exit_status(self, status: int) -> int:
+        """What the run ends with: 1 where the gate failed, whatever became of the failing tests' reports."""
+        failed = any(row.verdict.regressed for row in self.rows) or any(total.regressed for total in self.totals)
+        return pytest.ExitCode.TESTS_FAILED if failed and status == pytest.ExitCode.OK else status

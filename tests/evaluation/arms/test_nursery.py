@@ -1,0 +1,293 @@
+"""What a kernel's process reaches, and that nothing of it is left once it was ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import KERNEL
+from pytest_avo.evaluation.arms.arm import KernelEnded
+from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.linux import processes
+from tests import ROOT
+from tests.evaluation.conftest import SECRET
+from tests.evaluation.laboratory import Laboratory, gone, kernel
+
+PROBE = """
+def attempt(what):
+    try:
+        return repr(what())
+    except Exception as error:
+        return type(error).__name__
+
+"""
+
+
+def seen(laboratory: Laboratory, **attempts: str) -> dict[str, str]:
+    """What expressions evaluate to inside a kernel's process, or the name of the error that they raise."""
+    pairs = ", ".join(f"{name}=attempt(lambda: {code})" for name, code in attempts.items())
+    ending = laboratory.run(kernel(f"print('SEEN', json.dumps(dict({pairs})), flush=True)\nos._exit(3)", top=PROBE))
+    assert ending.reason == "process exited with status 3 in check", ending
+    found: dict[str, str] = json.loads(ending.log.rpartition("SEEN ")[2])
+    return found
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    path = tmp_path / "users.txt"
+    path.write_text("precious\n")
+    return path
+
+
+def test_no_secret_is_in_the_environment(laboratory: Laboratory) -> None:
+    # Only what kernels need is handed on, so a secret need not look like one to be kept back.
+    assert os.environ["OPENAI_API_KEY"] == os.environ["HARMLESS_NAME"] == SECRET
+    found = seen(laboratory, now="sorted(os.environ)", first="open('/proc/self/environ').read()")
+    assert SECRET not in found["first"]
+    allowed = {"PATH", "HOME", "TMPDIR", "LC_ALL", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CUDA_HOME"}
+    allowed |= {"TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH"}
+    allowed |= {"CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX"}
+    # Libraries that the zygote imports set flags of their own.
+    extra = {
+        name for name in json.loads(found["now"].replace("'", '"')) if not name.startswith(("TORCH", "KMP", "MKL"))
+    }
+    assert extra <= allowed
+
+
+def test_a_confined_kernel_reads_nothing_of_the_users(confined: Laboratory, victim: Path) -> None:
+    found = seen(
+        confined,
+        project=f"open({str(ROOT / 'pyproject.toml')!r}).read()",
+        folder=f"os.listdir({str(ROOT)!r})",
+        file=f"open({str(victim)!r}).read()",
+        home=f"os.listdir({str(Path.home())!r})",
+        judge=f"open('/proc/{os.getpid()}/environ').read()",
+        parent="open(f'/proc/{os.getppid()}/environ').read()",
+        others="[x for x in os.listdir('/proc') if x.isdigit()]",
+        box="os.listdir('..')",
+    )
+    assert set(found.values()) <= {"PermissionError", "FileNotFoundError"}
+
+
+def test_a_confined_kernel_writes_to_its_own_folder_alone(confined: Laboratory, victim: Path) -> None:
+    here = tempfile.gettempdir()
+    found = seen(
+        confined,
+        own="open(os.path.join(tempfile.gettempdir(), 'x'), 'w').write('x')",
+        compiled="subprocess.run(['sh', '-c', 'echo x > compiled && cat compiled'], capture_output=True).stdout",
+        over=f"open({str(victim)!r}, 'w')",
+        cut=f"os.truncate({str(victim)!r}, 0)",
+        gone=f"os.remove({str(victim)!r})",
+        beside=f"open({str(victim.parent / 'new')!r}, 'w')",
+        temporary=f"open({here + '/avo-escaped'!r}, 'w')",
+        memory="open('/dev/shm/avo-escaped', 'w')",
+        project=f"open({str(ROOT / 'kernels' / 'escaped.py')!r}, 'w')",
+        home="open(os.path.join('..', 'x'), 'w')",
+    )
+    assert found.pop("own") == "1"
+    assert found.pop("compiled") == repr(b"x\n")
+    assert set(found.values()) <= {"PermissionError", "FileNotFoundError"}
+    assert victim.read_text() == "precious\n"
+
+
+def test_a_confined_kernel_reaches_no_network_and_no_other_process(confined: Laboratory) -> None:
+    found = seen(
+        confined,
+        tcp="socket.create_connection(('127.0.0.1', 9), timeout=1)",
+        udp="socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
+        local="socket.socket(socket.AF_UNIX)",
+        judge=f"os.kill({os.getpid()}, 0)",
+        zygote=f"os.kill({confined.nursery._process.pid if confined.nursery._process else 0}, 0)",
+        affinity="os.sched_setaffinity(0, {0})",
+        name="socket.sethostname('mine')",
+    )
+    assert set(found.values()) <= {"PermissionError", "ProcessLookupError"}
+
+
+def test_what_honest_kernels_need_still_works(confined: Laboratory) -> None:
+    found = seen(
+        confined,
+        threads="[t.start() or t.join() for t in [threading.Thread(target=int)]]",
+        pair="[x.close() for x in socket.socketpair()]",
+        child="subprocess.run([sys.executable, '-c', 'import numpy; print(1)'], capture_output=True, text=True).stdout",
+        random="len(os.urandom(4))",
+        devnull="open('/dev/null', 'w').write('x')",
+        cpus="os.cpu_count() > 0",
+        compiler="subprocess.run(['sh', '-c', 'command -v g++ && g++ --version'], capture_output=True).returncode",
+    )
+    assert found.pop("compiler") in {"0", "127", "1"}  # 0 where one is installed
+    assert found == {
+        "threads": "[None]", "pair": "[None, None]", "child": repr("1\n"), "random": "4", "devnull": "1", "cpus": "True"
+    }  # fmt: skip
+
+
+def test_memory_is_limited(laboratory: Laboratory) -> None:
+    ending = laboratory.run(kernel("x = torch.ones(3 << 30, dtype=torch.uint8)"))
+    assert ending.outcome == "crashed"
+    assert "allocate" in ending.reason
+    assert laboratory.run(kernel("x = torch.ones(1 << 28, dtype=torch.uint8)")).outcome == "ok"
+
+
+def test_files_are_limited(laboratory: Laboratory) -> None:
+    body = (
+        "with open(os.path.join(tempfile.gettempdir(), 'big'), 'wb') as file:\n    os.truncate(file.fileno(), 3 << 30)"
+    )
+    assert "File too large" in laboratory.run(kernel(body)).reason
+
+
+ESCAPES = {
+    "children": """
+for _ in range(12):
+    if os.fork() == 0: time.sleep(600)
+""",
+    "sessions": """
+for _ in range(6):
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(600)
+""",
+    "orphans": """
+if os.fork() == 0:
+    os.setsid()
+    for _ in range(5):
+        if os.fork() == 0: time.sleep(600)
+    os._exit(0)
+time.sleep(0.1)
+""",
+    "programs": "subprocess.Popen(['sleep', '600'], start_new_session=True)",
+    "deaf ones": """
+if os.fork() == 0:
+    for number in set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    os.setsid()
+    while True: time.sleep(1)
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"), [*product(ESCAPES, ("honest", "crash")), ("children", "hang"), ("deaf ones", "hang")]
+)
+def test_no_process_outlives_its_kernel(laboratory: Laboratory, name: str, ending: str) -> None:
+    last = {"honest": "", "crash": "ctypes.string_at(0)", "hang": "while True: pass"}[ending]
+    found = laboratory.run(kernel(f"{ESCAPES[name]}\n{last}"), limit_s=1 if ending == "hang" else 20)
+    assert found.outcome == {"honest": "ok", "crash": "crashed", "hang": "timeout"}[ending]
+    if ending == "honest":
+        assert len(laboratory.below_zygote()) >= 2
+    assert laboratory.leftovers() == []
+    assert laboratory.run(kernel()).outcome == "ok"
+
+
+@pytest.mark.skipif(tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14), reason="pid_max is the machine's own")
+def test_a_fork_bomb_runs_into_a_wall_of_its_own(confined: Laboratory) -> None:
+    if "pid namespace" not in confined.nursery.layers:
+        pytest.skip("no PID namespace on this machine")
+    limit = Path("/proc/sys/kernel/pid_max").read_text()
+    # Threads count like processes and are quicker to make.
+    ending = confined.run(kernel("for _ in range(2000): threading.Thread(target=time.sleep, args=[600]).start()"))
+    assert "can't start new thread" in ending.reason
+    assert Path("/proc/sys/kernel/pid_max").read_text() == limit
+    assert confined.leftovers() == []
+
+
+def test_a_link_in_the_place_of_its_file_is_not_followed(laboratory: Laboratory, victim: Path) -> None:
+    """The judge writes the file again for the next process of the same kernel, and nothing confines the judge."""
+    source = kernel(f"os.remove('kernel.py')\nos.symlink({str(victim)!r}, 'kernel.py')")
+    for _ in range(2):
+        assert laboratory.run(source).outcome == "ok"
+        laboratory.arms.drop(KERNEL)
+    assert victim.read_text() == "precious\n"
+
+
+@pytest.mark.parametrize("left", ["os.mkfifo('kernel.py')", "os.mkdir('kernel.py'); open('kernel.py/x', 'w').close()"])
+def test_whatever_a_kernel_leaves_in_the_place_of_its_file_is_replaced(confined: Laboratory, left: str) -> None:
+    source = kernel(f"os.remove('kernel.py')\n{left}")
+    for _ in range(2):
+        assert confined.run(source).outcome == "ok"
+        confined.arms.drop(KERNEL)
+
+
+def test_kernels_have_folders_of_their_own(confined: Laboratory) -> None:
+    found = {
+        json.dumps(seen(confined, here="os.getcwd()", cache="os.environ['TRITON_CACHE_DIR']", n=number))
+        for number in ("1", "2")
+    }
+    assert len({json.loads(x)["here"] for x in found}) == 2
+    assert len({json.loads(x)["cache"] for x in found}) == 2
+
+
+@pytest.fixture
+def mortal(tmp_path: Path) -> Iterator[Laboratory]:
+    """A nursery whose zygote a test may kill; without layers, the harder case."""
+    nursery = Nursery(box=tmp_path, environment={}, warm=[])
+    nursery.start(layers=False)
+    laboratory = Laboratory(nursery)
+    yield laboratory
+    laboratory.end()
+    nursery.kill()
+
+
+def zygote(laboratory: Laboratory) -> int:
+    process = laboratory.nursery._process
+    assert process is not None
+    return process.pid
+
+
+def test_a_lost_zygote_is_replaced_and_blamed_on_nobody(mortal: Laboratory) -> None:
+    assert mortal.run(kernel()).outcome == "ok"
+    os.kill(zygote(mortal), signal.SIGKILL)
+    assert gone([zygote(mortal)], within_s=20)
+    assert mortal.run(kernel()).outcome == "ok"
+    os.kill(zygote(mortal), signal.SIGKILL)
+    reason = mortal.arms.fault(KERNEL, KernelEnded("check")).reason
+    assert reason == "process took the process that it was forked from down with it in check"
+    assert mortal.run(kernel()).outcome == "ok"
+
+
+def test_killing_the_nursery_leaves_nothing(mortal: Laboratory) -> None:
+    assert mortal.run(kernel(ESCAPES["orphans"] + ESCAPES["programs"])).outcome == "ok"
+    pids = [x.pid for x in processes.tree(zygote(mortal))]
+    assert len(pids) >= 3
+    mortal.nursery.kill()
+    assert not any(processes.is_running(pid) for pid in pids)
+
+
+WORKER = f"""
+import os, sys
+from pathlib import Path
+from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.arms.nursery import Nursery
+from tests.evaluation.laboratory import Laboratory
+nursery = Nursery(box=Path(sys.argv[1]), environment={{}}, warm=[])
+nursery.start(layers=False)
+assert Laboratory(nursery).run({kernel(ESCAPES["orphans"])!r}).outcome == "ok"
+print(*[x.pid for x in processes.tree(os.getpid())[1:]], flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_zygote_ends_with_all_below_it_when_its_worker_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WORKER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    pids = [int(pid) for pid in found.stdout.split()]
+    assert len(pids) >= 3, found.stderr
+    assert gone(pids, within_s=10)
+
+
+def test_a_zygote_that_does_not_start_says_why(tmp_path: Path) -> None:
+    nursery = Nursery(box=tmp_path, environment={}, warm=["no_such_module"])
+    nursery.start(layers=True)
+    with pytest.raises(EvaluatorError, match="the zygote ended: ModuleNotFoundError: No module named 'no_such_module'"):
+        nursery.wait()
+    nursery.kill()

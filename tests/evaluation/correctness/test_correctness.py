@@ -1,0 +1,286 @@
+"""The error rule: honest ways to compute attention pass on every draw, dishonest ones fail on every draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.correctness import battery, fault, sampled_fault
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
+from tests.evaluation.laboratory import shape
+
+DISTRIBUTIONS = {"normal", "needle", "large", "constant", "shifted", "scaled", "tiny", "huge"}
+Variant = Callable[[Inputs], torch.Tensor]
+NARROW = shape(heads=(4, 2), lengths=(130, 140), dtype="bf16")
+WIDE = shape(heads=(2, 2), lengths=(97, 97), dtype="f32")
+LONG = shape(heads=(2, 1), lengths=(128, 1024), dtype="bf16", causal=False)
+
+
+def visible(inputs: Inputs) -> torch.Tensor:
+    rows, keys = inputs.q.shape[2], inputs.k.shape[2]
+    everything = torch.ones(rows, keys, dtype=torch.bool)
+    return everything.tril(keys - rows) if inputs.causal else everything
+
+
+def grouped(inputs: Inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    group = inputs.q.shape[1] // inputs.k.shape[1]
+    return inputs.k.repeat_interleave(group, dim=1), inputs.v.repeat_interleave(group, dim=1)
+
+
+def by_hand(
+    inputs: Inputs,
+    *,
+    probabilities: torch.dtype | None = None,
+    operands: torch.dtype | None = None,
+    mask: torch.Tensor | None = None,
+    scale: float | None = None,
+) -> torch.Tensor:
+    """Softmax in float32; the operands of its two products may be rounded to other dtypes first."""
+    k, v = grouped(inputs)
+    q, k, v = (x.to(operands).float() if operands else x.float() for x in (inputs.q, k, v))
+    scores = q @ k.transpose(-1, -2) * (inputs.scale if scale is None else scale)
+    seen = visible(inputs) if mask is None else mask
+    scores = scores.masked_fill(~seen, -torch.inf)
+    top = scores.amax(-1, keepdim=True).clamp_min(-1e30)
+    p = (scores - top).exp()
+    total = p.sum(-1, keepdim=True).clamp_min(1e-30)
+    if probabilities:
+        p = p.to(probabilities).float()
+    return (p @ v / total).to(inputs.q.dtype)
+
+
+def by_torch(inputs: Inputs) -> torch.Tensor:
+    seen = visible(inputs)
+    out = scaled_dot_product_attention(*inputs.tensors, attn_mask=seen, scale=inputs.scale, enable_gqa=True)
+    return out.masked_fill(~seen.any(-1)[:, None], 0.0)
+
+
+def in_splits(inputs: Inputs) -> torch.Tensor:
+    """Split-KV: two halves of the keys on their own, combined by maxima and sums."""
+    k, v = grouped(inputs)
+    scores = inputs.q.float() @ k.float().transpose(-1, -2) * inputs.scale
+    scores = scores.masked_fill(~visible(inputs), -torch.inf)
+    half = max(1, k.shape[2] // 2)
+    top = scores.amax(-1, keepdim=True).clamp_min(-1e30)
+    total, norm = torch.zeros(1), torch.zeros(1)
+    for keys in (slice(0, half), slice(half, None)):
+        part = scores[..., keys]
+        highest = part.amax(-1, keepdim=True).clamp_min(-1e30) if part.shape[-1] else top
+        p, rescale = (part - highest).exp(), (highest - top).exp()
+        total = total + rescale * (p @ v[:, :, keys].float())
+        norm = norm + rescale * p.sum(-1, keepdim=True)
+    return (total / norm.clamp_min(1e-30)).to(inputs.q.dtype)
+
+
+HONEST: dict[str, Variant] = {
+    "float32": by_hand,
+    "probabilities in the input's dtype": lambda x: by_hand(x, probabilities=x.q.dtype),
+    "torch": by_torch,
+    "split-KV": in_splits,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [*((name, NARROW) for name in HONEST), *((name, WIDE) for name in ("float32", "torch", "split-KV"))],
+)
+def test_honest_ways_pass_twenty_batteries(name: str, case: Shape) -> None:
+    for seed in range(20):
+        generator = torch.Generator().manual_seed(seed)
+        for call in battery(case, Random(seed)):
+            inputs = draw(call, generator)
+            assert fault(inputs, HONEST[name](inputs)) is None, (seed, call)
+
+
+def test_half_precision_floats_pass_too() -> None:
+    case = shape(heads=(2, 2), lengths=(97, 97), dtype="f16")
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        for call in battery(case, Random(seed)):
+            inputs = draw(call, generator)
+            assert fault(inputs, by_hand(inputs, probabilities=torch.float16)) is None, (seed, call)
+
+
+def without_keys(inputs: Inputs, *, drop: slice) -> torch.Tensor:
+    mask = visible(inputs).clone()
+    if mask.shape[1] > 20:
+        mask[:, drop] = False
+    return by_hand(inputs, mask=mask)
+
+
+def mean_of_values(inputs: Inputs) -> torch.Tensor:
+    seen = visible(inputs).float()
+    weights = seen / seen.sum(-1, keepdim=True).clamp_min(1)
+    return (weights @ grouped(inputs)[1].float()).to(inputs.q.dtype)
+
+
+def weak_accumulator(inputs: Inputs) -> torch.Tensor:
+    """Sums of 16 values at a time are rounded to bfloat16."""
+    k, v = grouped(inputs)
+    scores = (inputs.q.float() @ k.float().transpose(-1, -2) * inputs.scale).masked_fill(~visible(inputs), -torch.inf)
+    weights = torch.nan_to_num(torch.softmax(scores, -1))
+    total = torch.zeros(inputs.q.shape, dtype=torch.bfloat16)
+    for start in range(0, k.shape[2], 16):
+        total = (total.float() + weights[..., start : start + 16] @ v[:, :, start : start + 16].float()).bfloat16()
+    return total.to(inputs.q.dtype)
+
+
+def without_maximum(inputs: Inputs) -> torch.Tensor:
+    k, v = grouped(inputs)
+    scores = (inputs.q.float() @ k.float().transpose(-1, -2) * inputs.scale).masked_fill(~visible(inputs), -torch.inf)
+    p = scores.exp()
+    return (p @ v.float() / p.sum(-1, keepdim=True).clamp_min(1e-30)).to(inputs.q.dtype)
+
+
+def wrong_groups(inputs: Inputs) -> torch.Tensor:
+    heads_q, heads_kv = inputs.q.shape[1], inputs.k.shape[1]
+    picked = [h % heads_kv for h in range(heads_q)]
+    return by_hand(Inputs(inputs.q, inputs.k[:, picked], inputs.v[:, picked], inputs.causal, inputs.scale))
+
+
+def top_left(inputs: Inputs) -> torch.Tensor:
+    mask = torch.ones(inputs.q.shape[2], inputs.k.shape[2], dtype=torch.bool)
+    return by_hand(inputs, mask=mask.tril() if inputs.causal else mask)
+
+
+def ones_for_hidden_rows(inputs: Inputs) -> torch.Tensor:
+    out = by_hand(inputs)
+    return out.masked_fill(~visible(inputs).any(-1)[:, None], 1.0)
+
+
+def one_bad_element(inputs: Inputs) -> torch.Tensor:
+    out = by_hand(inputs).clone()
+    out[-1, -1, -1, -1] += 0.1 * inputs.v.float().abs().max()
+    return out
+
+
+def one_bad_head(inputs: Inputs) -> torch.Tensor:
+    """The head with the smallest values is wrong, which disappears beside the others."""
+    out = by_hand(inputs).clone()
+    out[:, 0] *= 1.1
+    return out
+
+
+def not_a_number(inputs: Inputs) -> torch.Tensor:
+    out = by_hand(inputs).clone()
+    out[0, 0, -1, 0] = float("nan")
+    return out
+
+
+WRONG: dict[str, tuple[Variant, Shape]] = {
+    "zeros": (lambda x: torch.zeros_like(x.q), NARROW),
+    "mean of the values": (mean_of_values, NARROW),
+    "first keys dropped": (lambda x: without_keys(x, drop=slice(0, 16)), NARROW),
+    "every hundredth key dropped": (lambda x: without_keys(x, drop=slice(5, None, 100)), LONG),
+    "last keys dropped": (lambda x: without_keys(x, drop=slice(-16, None)), NARROW),
+    "products in fp8": (lambda x: by_hand(x, operands=torch.float8_e4m3fn), NARROW),
+    "probabilities in fp8": (lambda x: by_hand(x, probabilities=torch.float8_e4m3fn), NARROW),
+    "bfloat16 for float32": (lambda x: by_hand(x, operands=torch.bfloat16), WIDE),
+    "half precision for float32": (lambda x: by_hand(x, probabilities=torch.float16), WIDE),
+    "no maximum": (without_maximum, NARROW),
+    "wrong group map": (wrong_groups, NARROW),
+    "top-left mask": (top_left, WIDE),
+    "no mask": (lambda x: by_hand(x, mask=torch.ones(x.q.shape[2], x.k.shape[2], dtype=torch.bool)), LONG),
+    "always a mask": (lambda x: by_hand(Inputs(*x.tensors, True, x.scale)), LONG),
+    "default scale": (lambda x: by_hand(x, scale=x.q.shape[-1] ** -0.5), WIDE),
+    "hidden rows not zero": (ones_for_hidden_rows, shape(lengths=(130, 67), dtype="bf16")),
+    "one bad element": (one_bad_element, NARROW),
+    "one bad head": (one_bad_head, NARROW),
+    "NaN": (not_a_number, NARROW),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_ways_fail_every_battery(name: str) -> None:
+    variant, case = WRONG[name]
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        found = []
+        for call in battery(case, Random(seed)):
+            inputs = draw(call, generator)
+            found.append(fault(inputs, variant(inputs)))
+        assert any(found), seed
+
+
+def test_shifted_values_betray_weak_accumulators() -> None:
+    for seed in range(5):
+        inputs = draw(Case("x", LONG, "shifted"), torch.Generator().manual_seed(seed))
+        assert fault(inputs, by_hand(inputs)) is None
+        assert (fault(inputs, weak_accumulator(inputs)) or "").startswith("rms error")
+
+
+def test_a_fault_says_what_and_where() -> None:
+    inputs = draw(battery(NARROW, Random(1))[0], torch.Generator().manual_seed(1))
+    out = by_hand(inputs)
+    out[0, 3, 129, 5] += 1
+    assert (fault(inputs, out) or "").endswith("(heads from 2, rows from 128)")
+    assert (fault(inputs, out) or "").startswith("max error ")
+    out[0, 3, 129, 5] = float("inf")
+    assert fault(inputs, out) == "output has NaN or infinite elements"
+
+
+def test_a_sampled_check_finds_nan_anywhere_and_a_wrong_output_always() -> None:
+    inputs = draw(battery(shape(lengths=(500, 500), batch=2), Random(1))[0], torch.Generator().manual_seed(1))
+    out = by_hand(inputs)
+    for seed in range(20):
+        assert sampled_fault(inputs, out, Random(seed)) is None
+        assert sampled_fault(inputs, out + 0.01, Random(seed)) is not None
+        spoilt = out.clone()
+        spoilt[1, 3, 499, 63] = float("nan")
+        assert sampled_fault(inputs, spoilt, Random(seed)) == "output has NaN or infinite elements"
+
+
+def test_sampled_checks_reach_every_row_in_time() -> None:
+    inputs = draw(battery(shape(lengths=(200, 200)), Random(1))[0], torch.Generator().manual_seed(1))
+    out = by_hand(inputs)
+    out[0, 0, 199] += 1
+    out[0, 3, 0] += 1
+    random = Random(1)
+    found = {sampled_fault(inputs, out, random) for _ in range(300)}
+    assert any(x and "heads from 0" in x for x in found)
+    assert any(x and "heads from 2" in x for x in found)
+
+
+CLAIMED = [
+    shape(),
+    shape(heads=(1, 1), lengths=(1, 1), causal=False),
+    shape(heads=(8, 2), lengths=(1, 300), causal=False, dtype="bf16"),
+    shape(heads=(7, 7), lengths=(256, 256), batch=3),
+]
+
+
+@pytest.mark.parametrize("case", CLAIMED, ids=lambda x: x.id)
+def test_a_battery_varies_all_that_a_kernel_might_ignore(case: Shape) -> None:
+    for seed in range(20):
+        calls = battery(case, Random(seed))
+        assert (calls[0].shape, calls[0].required, calls[0].distribution) == (case, True, "normal")
+        required = [call for call in calls if call.required]
+        assert [call.shape for call in required] == [case, case]
+        assert {call.layout for call in required} == {"bshd", "padded"}
+        assert {call.layout for call in calls} == {"bshd", "padded", "bhsd"}
+        assert {call.distribution for call in calls} == DISTRIBUTIONS
+        assert {call.shape.causal for call in calls} == {True, False}
+        assert any(call.shape.softmax_scale != case.softmax_scale for call in calls)
+        assert any(call.shape.seqlen_q < call.shape.seqlen_kv for call in calls)
+        assert any(call.shape.seqlen_q > call.shape.seqlen_kv for call in calls)
+        assert any(call.shape.seqlen_q == 1 for call in calls)
+        assert {call.shape.dtype for call in calls} == {case.dtype}
+        ratios = {call.shape.heads_q // call.shape.heads_kv for call in calls}
+        assert len(ratios) > 1 or case.heads_q == 1
+
+
+def test_lengths_beside_the_claim_differ_from_draw_to_draw() -> None:
+    found = {call.shape.seqlen_kv for seed in range(10) for call in battery(shape(), Random(seed)) if not call.required}
+    assert len(found) > 20
+    assert any(length % 16 for length in found)
+
+
+def test_the_order_of_a_battery_is_random_after_the_first() -> None:
+    orders = {tuple(call.name for call in battery(shape(), Random(seed))) for seed in range(10)}
+    assert len(orders) == 10
+    assert {order[0] for order in orders} == {"normal"}

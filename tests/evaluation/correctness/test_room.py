@@ -1,0 +1,66 @@
+"""Room: every call of a battery fits, slices stay within a device, and a shape that fits nowhere is named."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.correctness import battery, largest_beside
+from pytest_avo.evaluation.correctness.room import HOST, Room, batch_bytes, gpu_room
+from tests.evaluation.laboratory import shape
+
+SHAPES = [
+    shape(),
+    shape(lengths=(1, 333), head_dim=128, dtype="bf16"),
+    shape(batch=64, heads=(32, 8), lengths=(1, 4096), head_dim=128, dtype="bf16"),
+    shape(batch=2, heads=(64, 64), lengths=(1, 1), head_dim=256),
+]
+LONG = shape(heads=(16, 16), lengths=(32768, 32768), head_dim=128, dtype="bf16")
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize("case", SHAPES, ids=lambda x: x.id)
+@pytest.mark.parametrize("room", [HOST, gpu_room(78 * GIB)], ids=["host", "gpu"])
+def test_there_is_room_for_every_call_of_a_battery(case: Shape, room: Room) -> None:
+    given, result = room.for_shapes([case])
+    for seed in range(20):
+        for call in battery(case, Random(seed)):
+            wanted = batch_bytes(call.shape, 1)
+            assert wanted[0] <= given
+            assert wanted[1] <= result
+            if not call.required:
+                assert wanted <= batch_bytes(largest_beside(case), 1)
+
+
+@pytest.mark.parametrize("free_gib", [10, 22, 78, 139])
+def test_the_processes_of_a_comparison_fit_on_a_gpu_at_once(free_gib: int) -> None:
+    room = gpu_room(free_gib * GIB)
+    # Arguments as drawn and as given; for each process its results, its own outputs, and as much to work with.
+    assert 2 * room.given_bytes + 7 * 4 * room.result_bytes <= free_gib * GIB
+
+
+def test_a_slice_of_short_calls_on_a_gpu_reads_for_several_milliseconds() -> None:
+    decoding = shape(batch=64, heads=(32, 8), lengths=(1, 4096), head_dim=128, dtype="bf16")
+    for free_gib, bytes_per_s in ((78, 3.35e12), (139, 4.8e12)):
+        calls = gpu_room(free_gib * GIB).max_calls(decoding)
+        assert calls * decoding.bytes_moved / bytes_per_s > 3.5e-3
+
+
+@pytest.mark.parametrize("case", [*SHAPES, LONG], ids=lambda x: x.id)
+def test_a_full_slice_fits(case: Shape) -> None:
+    for room in (HOST, gpu_room(78 * GIB)):
+        calls = room.max_calls(case)
+        assert 1 <= calls <= room.most_calls
+        given, result = room.for_shapes([case])
+        wanted = batch_bytes(case, calls)
+        assert wanted[0] <= given
+        assert wanted[1] <= result
+        assert room.misfit(case) == ""
+
+
+def test_a_shape_that_does_not_fit_is_named_with_what_it_needs() -> None:
+    assert gpu_room(2 * GIB).misfit(LONG) == (
+        "needs 0.4 GiB for arguments and 0.1 GiB for results, this device has room for 0.3 and 0.0 GiB"
+    )

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError
+from tests import ROOT
+
+SM90 = ROOT / "kernels" / "sm90"
+
+COPY = """
+import torch
+import triton
+import triton.language as tl
+
+SM_COUNT = torch.cuda.get_device_properties(0).multi_processor_count
+
+@triton.jit
+def copy(source, target, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + at, tl.load(source + at, mask=at < size), mask=at < size)
+
+def attention(q, k, v, *, causal, scale):
+    print("noise on standard output")
+    assert q.is_cuda
+    if causal:
+        raise NotImplementedError("full attention only")
+    out = torch.empty(q.shape, dtype=q.dtype, device="cuda")
+    copy[(triton.cdiv(q.numel(), 1024),)](q, out, q.numel(), BLOCK=1024)
+    copy[(triton.cdiv(q.numel(), 1024),)](k, out, q.numel(), BLOCK=1024)
+    copy[(SM_COUNT,)](v, out, q.numel(), BLOCK=1024)
+    return out
+"""
+
+
+def shape(**changes: Any) -> dict[str, Any]:
+    base = {
+        "batch": 1, "heads_q": 16, "heads_kv": 16, "seqlen_q": 1024, "seqlen_kv": 1024, "head_dim": 128,
+        "causal": False, "dtype": "bf16", "scale": 0.09,
+    }  # fmt: skip
+    return base | changes
+
+
+def run(kernel: Path, shapes: str, cache: Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.compile", str(kernel), "--target", "sm90"]
+    environment = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(cache)}
+    return subprocess.run([*command, "--shapes-json", "-"], input=shapes.encode(), capture_output=True, env=environment)
+
+
+def compiled(kernel: Path, shapes: list[dict[str, Any]], cache: Path) -> list[Record]:
+    finished = run(kernel, json.dumps(shapes), cache)
+    assert finished.returncode == 0, finished.stderr.decode()
+    return [msgspec.json.decode(line, type=Record) for line in finished.stdout.splitlines()]
+
+
+def launches(records: list[Record]) -> list[LaunchReport]:
+    assert not [record for record in records if isinstance(record, ShapeError)]
+    return [record for record in records if isinstance(record, LaunchReport)]
+
+
+def test_reports_each_different_launch_of_each_shape(tmp_path: Path) -> None:
+    kernel = tmp_path / "copy.py"
+    kernel.write_text(COPY)
+
+    records = compiled(kernel, [shape(), shape(batch=2), shape(causal=True), shape()], tmp_path / "cache")
+
+    first, persistent, *of_second, refused, again, _ = records
+    assert isinstance(first, LaunchReport)
+    assert (first.kernel, first.grid, first.num_warps, first.failures) == ("copy", (2048, 1, 1), 4, ())
+    assert 0 < first.registers <= 255
+    assert first.wgmma_count == first.local_loads == first.local_stores == first.shared_bytes == 0
+    assert persistent == msgspec.structs.replace(first, grid=(132, 1, 1)), "the module saw an H200 when it was imported"
+    assert of_second == [
+        msgspec.structs.replace(first, shape=1, grid=(4096, 1, 1)),
+        msgspec.structs.replace(first, shape=1, grid=(132, 1, 1)),
+    ]
+    assert refused == ShapeError(shape=2, error="NotImplementedError: full attention only")
+    assert again == msgspec.structs.replace(first, shape=3)
+    assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 1, "equal launches are compiled once"
+
+
+def test_spills_and_serialised_wgmma_are_failures(tmp_path: Path) -> None:
+    kernel = tmp_path / "spills.py"
+    source = (SM90 / "naive.py").read_text()
+    source = source.replace("\nBLOCK_N = 64", "\nBLOCK_N = 128")
+    kernel.write_text(source.replace("\nNUM_WARPS = 8", "\nNUM_WARPS = 4"))
+
+    (launch,) = launches(compiled(kernel, [shape()], tmp_path / "cache"))
+
+    assert launch.spill_stores > 0
+    assert launch.local_stores > 0
+    assert launch.wgmma_serialized
+    assert launch.failures == (
+        f"registers spilled: {launch.spill_stores} bytes stored, {launch.spill_loads} bytes loaded",
+        "wgmma serialised by ptxas",
+    )
+
+
+def test_too_much_shared_memory_is_a_failure_of_every_such_shape(tmp_path: Path) -> None:
+    kernel = tmp_path / "greedy.py"
+    source = (SM90 / "naive.py").read_text()
+    source = source.replace("\nBLOCK_N = 64", "\nBLOCK_N = 128")
+    kernel.write_text(source.replace("\nNUM_STAGES = 2", "\nNUM_STAGES = 4"))
+
+    first, second = launches(compiled(kernel, [shape(), shape(batch=2)], tmp_path / "cache"))
+
+    assert first.grid is None
+    assert first.shared_bytes > 232448
+    assert f"shared memory {first.shared_bytes} bytes, over the limit of 232448" in first.failures
+    assert second == msgspec.structs.replace(first, shape=1)
+
+
+def test_the_gluon_kernel_uses_wgmma_without_spills(tmp_path: Path) -> None:
+    shapes = [shape(head_dim=64, causal=True), shape(batch=8), shape(head_dim=256, heads_q=8, heads_kv=8, causal=True)]
+
+    records = launches(compiled(SM90 / "mha.py", shapes, tmp_path / "cache"))
+
+    assert [launch.shape for launch in records] == [0, 1, 2]
+    assert all(launch.wgmma_count >= 64 for launch in records)
+    assert [launch.failures for launch in records] == [(), (), ()]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "kernels"),
+    [
+        ("naive", {"causal": True, "head_dim": 256}, ["attend"]),
+        ("decode", {"seqlen_q": 1, "heads_q": 32, "heads_kv": 8, "seqlen_kv": 8192}, ["attend_split", "merge_splits"]),
+    ],
+)
+def test_the_triton_kernels_fit_the_device(
+    name: str, changes: dict[str, Any], kernels: list[str], tmp_path: Path
+) -> None:
+    records = launches(compiled(SM90 / f"{name}.py", [shape(**changes)], tmp_path / "cache"))
+
+    assert [launch.kernel for launch in records] == kernels
+    assert all(not launch.failures for launch in records)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ("[{}]", "missing required field `batch` - at `$[0]`"),
+        (json.dumps([shape(dtype="fp8")]), "Invalid enum value 'fp8' - at `$[0].dtype`"),
+        ("nonsense", "JSON is malformed"),
+    ],
+)
+def test_a_wrong_list_of_shapes_is_a_usage_error(shapes: str, message: str, tmp_path: Path) -> None:
+    finished = run(SM90 / "naive.py", shapes, tmp_path / "cache")
+    assert finished.returncode == 2
+    assert message in finished.stderr.decode()

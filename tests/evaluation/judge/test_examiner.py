@@ -1,0 +1,259 @@
+"""The judge: from a request to the facts about every shape."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from random import Random
+
+import pytest
+import torch
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.correctness import battery
+from pytest_avo.evaluation.correctness.inputs import draw
+from pytest_avo.evaluation.judge import peers
+from pytest_avo.evaluation.judge.examiner import Examiner
+from tests.evaluation.laboratory import Laboratory, kernel, shape
+
+ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
+PLAN = TimingPlan(min_rounds=3, max_rounds=3)
+WRONG_ON_TWO = kernel("if q.shape[2] == 1 and k.shape[2] == 90: return torch.zeros_like(q)")
+
+
+class Desk:
+    """An examiner with what it said and which leases it held, in order."""
+
+    def __init__(self, laboratory: Laboratory) -> None:
+        self.said: list[str] = []
+        self.leases: list[str] = []
+        self.laboratory = laboratory
+        self.examiner = Examiner(
+            laboratory.arms, lease=self._lease, say=self.said.append, worker="gw0", device="Some CPU"
+        )
+
+    @contextmanager
+    def _lease(self, exclusive: bool) -> Iterator[None]:
+        self.leases.append("alone" if exclusive else "shared")
+        yield
+
+    def examine(
+        self,
+        source: str,
+        *,
+        shapes: Sequence[Shape] = (ONE,),
+        plan: TimingPlan | None = None,
+        baseline: str | None = None,
+        against: tuple[str, ...] = (),
+        fresh: bool = False,
+        limits: Limits | None = None,
+    ) -> dict[str, Evaluation]:
+        request = EvaluationRequest(
+            number=1,
+            subject=Subject("mine.py", source),
+            shapes=tuple(shapes),
+            limits=limits or Limits(build=20, check=20, time=20),
+            plan=plan,
+            baseline=Subject("incumbent", baseline) if baseline else None,
+            peers=against,
+            fresh=fresh,
+        )
+        return {evaluation.shape: evaluation for evaluation in self.examiner.examine(request)}
+
+
+@pytest.fixture
+def desk(confined: Laboratory) -> Iterator[Desk]:
+    yield Desk(confined)
+    for name in (KERNEL, BASELINE, *peers.PEERS):
+        confined.arms.drop(name)
+
+
+def test_a_right_kernel_is_right_on_every_shape(desk: Desk) -> None:
+    found = desk.examine(kernel(), shapes=[ONE, TWO])
+    assert list(found) == [ONE.id, TWO.id]
+    for evaluation in found.values():
+        assert (evaluation.outcome, evaluation.reason, evaluation.timing) == ("ok", "", None)
+        assert (evaluation.worker, evaluation.device) == ("gw0", "Some CPU")
+        assert evaluation.build_s > 0
+        assert evaluation.check_s > 0
+    assert desk.leases == ["shared", "shared"]
+
+
+def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
+    desk.examine(kernel(), shapes=[ONE, TWO])
+    assert desk.said[0] == f"checking mine.py on {ONE.id} (1 of 2): normal"
+    assert len(desk.said) == len(battery(ONE, Random(1))) + len(battery(TWO, Random(1)))
+
+
+def test_seeds_are_fresh_and_draw_the_inputs_again(desk: Desk) -> None:
+    """A kernel that remembers the first inputs it met meets the very same when they are drawn from the seed."""
+    source = kernel("if calls == 1: print('SUM', float(q.double().sum()), flush=True)\nif calls == 2: os._exit(5)")
+    one, two = desk.examine(source)[ONE.id], desk.examine(source)[ONE.id]
+    assert one.seed != two.seed
+    for evaluation in (one, two):
+        generator = torch.Generator().manual_seed(evaluation.seed)
+        inputs = draw(battery(ONE, Random(evaluation.seed))[0], generator)
+        assert float(evaluation.log.split()[1]) == float(inputs.q.double().sum())
+
+
+def test_a_wrong_shape_is_told_with_where_it_is_wrong(desk: Desk) -> None:
+    found = desk.examine(WRONG_ON_TWO, shapes=[ONE, TWO])
+    assert found[ONE.id].outcome == "ok"
+    assert found[TWO.id].outcome == "incorrect"
+    assert found[TWO.id].reason.startswith("max error ")
+    assert desk.examine(kernel())[ONE.id].outcome == "ok"
+
+
+def test_a_kernel_is_timed_only_if_it_is_right_everywhere(desk: Desk) -> None:
+    found = desk.examine(WRONG_ON_TWO, shapes=[ONE, TWO], plan=PLAN, baseline=kernel())
+    assert [x.timing for x in found.values()] == [None, None]
+    assert desk.leases == ["shared", "shared"]
+
+
+def test_timing_has_the_device_alone_and_all_arms(desk: Desk) -> None:
+    found = desk.examine(kernel(), shapes=[ONE, TWO], plan=PLAN, baseline=kernel(), against=("torch-sdpa",))
+    assert desk.leases == ["shared", "shared", "alone"]
+    for evaluation in found.values():
+        assert evaluation.timing is not None
+        assert set(evaluation.timing.seconds) == {KERNEL, BASELINE, "torch-sdpa"}
+        assert evaluation.time_s > 0
+        assert evaluation.notes == ()
+
+
+def test_a_refusal_of_a_claimed_shape_is_unsupported(desk: Desk) -> None:
+    found = desk.examine(kernel("raise NotImplementedError('no')"))[ONE.id]
+    assert found.outcome == "unsupported"
+    assert found.reason.startswith("raised NotImplementedError: no (line ")
+    assert found.reason.endswith("(normal)")
+
+
+def test_any_error_on_a_claimed_shape_is_a_crash(desk: Desk) -> None:
+    found = desk.examine(kernel("if calls > 1 and q.stride(-2) % 72 == 0: raise ValueError('padded')"))[ONE.id]
+    assert (found.outcome, "needle, padded rows" in found.reason) == ("crashed", True)
+
+
+def test_a_shape_that_was_not_claimed_may_be_refused(desk: Desk) -> None:
+    only = (
+        f"if list(q.shape) != [1, 4, {ONE.seqlen_q}, 64] or k.shape[2] != {ONE.seqlen_kv}: raise ValueError('not mine')"
+    )
+    assert desk.examine(kernel(only))[ONE.id].outcome == "ok"
+
+
+def test_a_shape_that_was_not_claimed_must_not_be_answered_wrongly(desk: Desk) -> None:
+    careless = f"if q.shape[2] != {ONE.seqlen_q}: return torch.zeros_like(q)"
+    found = desk.examine(kernel(careless))[ONE.id]
+    assert found.outcome == "incorrect"
+    assert found.reason.endswith("-f32)") or "-f32-s" in found.reason
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        "causal = False",
+        "causal = True",
+        "scale = 0.125",
+        "k = k[:, :1].expand_as(k)",
+    ],
+)
+def test_an_ignored_argument_is_found_whatever_is_claimed(desk: Desk, ignored: str) -> None:
+    assert desk.examine(kernel(ignored))[ONE.id].outcome == "incorrect"
+
+
+def test_a_hang_in_the_middle_of_a_check_is_a_timeout(desk: Desk) -> None:
+    limits = Limits(build=1, check=1, time=1)
+    found = desk.examine(kernel("if calls == 4:\n    while True: pass"), limits=limits)[ONE.id]
+    assert found.outcome == "timeout"
+
+
+BURNER = """
+def burn(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+"""
+
+
+def test_a_kernel_that_works_on_when_it_has_answered_is_rejected(desk: Desk) -> None:
+    top = BURNER + "threading.Thread(target=burn, args=(600,), daemon=True).start()"
+    found = desk.examine(kernel(top=top), shapes=[ONE, TWO], plan=PLAN, baseline=kernel())
+    assert {x.outcome for x in found.values()} == {"rejected"}
+    assert all(
+        re.fullmatch(r"used [01]\.\d s of CPU time while idle, in every second", x.reason) for x in found.values()
+    )
+
+
+def test_threads_that_wait_and_helpers_that_end_are_honest(desk: Desk) -> None:
+    top = BURNER + (
+        "event = threading.Event()\n"
+        "threading.Thread(target=event.wait, daemon=True).start()\n"
+        "threading.Thread(target=burn, args=(0.4,)).start()\n"
+        "subprocess.Popen(['sleep', '30'])"
+    )
+    assert desk.examine(kernel(top=top), plan=PLAN, baseline=kernel())[ONE.id].outcome == "ok"
+
+
+def test_a_crash_keeps_the_log(desk: Desk) -> None:
+    found = desk.examine(kernel("print('last words', flush=True)\nctypes.string_at(0)"))[ONE.id]
+    assert found.reason.startswith("process killed by SIGSEGV in build (normal")
+    assert "last words" in found.log
+
+
+def test_a_failed_import_keeps_the_log(desk: Desk) -> None:
+    found = desk.examine(kernel(top="import no_such_module"), shapes=[ONE, TWO])
+    assert {x.outcome for x in found.values()} == {"crashed"}
+    assert all("ModuleNotFoundError" in x.log for x in found.values())
+
+
+def test_a_kernel_that_fails_while_it_is_timed_fails_there(desk: Desk) -> None:
+    count = 2 * (len(battery(ONE, Random(1))) + 3)  # and each needle again with one element changed, three times
+    late = kernel(f"if calls > {count + 2}: return torch.zeros_like(q)")
+    found = desk.examine(late, shapes=[ONE, TWO], plan=TimingPlan(min_rounds=9, max_rounds=9), baseline=kernel())
+    outcomes = sorted(x.outcome for x in found.values())
+    assert outcomes == ["incorrect", "ok"]
+    assert all(x.timing is None for x in found.values())
+    assert any(x.reason.endswith("(a timed call)") for x in found.values())
+
+
+def test_a_peer_that_fails_is_a_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.PEERS, "broken", kernel("os._exit(0)"))
+    found = desk.examine(kernel(), plan=PLAN, baseline=kernel(), against=("torch-sdpa", "broken"))[ONE.id]
+    assert found.outcome == "ok"
+    assert found.timing is not None
+    assert set(found.timing.seconds) == {KERNEL, BASELINE, "torch-sdpa"}
+    assert found.notes == ("broken: process exited with status 0 in time",)
+
+
+def test_a_peer_that_does_not_load_is_a_note(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.PEERS, "absent", kernel(top="import no_such_module"))
+    found = desk.examine(kernel(), plan=PLAN, against=("absent",))[ONE.id]
+    assert found.outcome == "ok"
+    assert found.notes[0].startswith("absent: raised ModuleNotFoundError")
+
+
+def test_an_incumbent_that_fails_is_the_evaluators_failure(desk: Desk) -> None:
+    with pytest.raises(EvaluatorError, match="the incumbent failed while it was timed: process exited with status 0"):
+        desk.examine(kernel(), plan=PLAN, baseline=kernel("os._exit(0)"))
+    assert desk.examine(kernel(), plan=PLAN, baseline=kernel())[ONE.id].timing is not None
+
+
+def test_fresh_means_new_processes(desk: Desk) -> None:
+    arms, limits = desk.laboratory.arms, Limits()
+
+    def pids() -> list[int]:
+        return [arms.get(name, Subject(name, kernel()), [ONE], limits).pid for name in (KERNEL, BASELINE)]
+
+    desk.examine(kernel(), plan=PLAN, baseline=kernel())
+    before = pids()
+    desk.examine(kernel(), plan=PLAN, baseline=kernel())
+    assert pids() == before
+    desk.examine(kernel(), plan=PLAN, baseline=kernel(), fresh=True)
+    assert not set(pids()) & set(before)
+
+
+def test_the_peer_on_the_cpu_is_a_right_kernel(desk: Desk) -> None:
+    wide = shape(heads=(8, 2), lengths=(70, 40), dtype="bf16")
+    found = desk.examine(peers.TORCH_SDPA, shapes=[ONE, TWO, wide])
+    assert {x.outcome for x in found.values()} == {"ok"}

@@ -1,0 +1,208 @@
+"""Races between real kernel processes. What is asserted are ratios with wide margins: the machine may be busy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Timing, TimingPlan
+from pytest_avo.core.verdict import compare
+from pytest_avo.evaluation.arms.arm import Arm
+from pytest_avo.evaluation.judge.timing import ArmFault, Race
+from tests.evaluation.laboratory import Laboratory, kernel, shape
+
+SHAPE = shape()
+ONCE = kernel("time.sleep(0.01)")
+TWICE = kernel("time.sleep(0.02)")
+THRICE = kernel("time.sleep(0.03)")
+PEER = "peer"
+
+
+def race(
+    laboratory: Laboratory,
+    sources: Mapping[str, str],
+    plan: TimingPlan,
+    *,
+    said: list[str] | None = None,
+    launched: Callable[[], None] = lambda: None,
+) -> Timing:
+    """Time arms beside each other on one shape, in new processes for every launch."""
+
+    def launch() -> dict[str, Arm]:
+        launched()
+        laboratory.end()
+        return {name: laboratory.arm(source, name=name) for name, source in sources.items()}
+
+    found = Race(shapes=[SHAPE], plan=plan, limit_s=20, seed=3).run(launch, (said if said is not None else []).append)
+    return found[SHAPE.id]
+
+
+def rounds(timing: Timing) -> list[int]:
+    return [len(launch) for launch in timing.seconds[KERNEL]]
+
+
+def test_a_kernel_that_takes_twice_as_long_is_found_to_do_so(confined: Laboratory) -> None:
+    plan = TimingPlan(min_rounds=8, max_rounds=8)
+    found = compare(race(confined, {KERNEL: TWICE, BASELINE: ONCE}, plan), BASELINE)
+    assert 0.3 < found.ratio < 0.8
+    assert found.ci95[1] < 1
+    found = compare(race(confined, {KERNEL: ONCE, BASELINE: TWICE}, plan), BASELINE)
+    assert found.ratio > 1.3
+    assert found.ci95[0] > 1
+
+
+def test_every_arm_is_timed_in_every_round(confined: Laboratory) -> None:
+    said: list[str] = []
+    plan = TimingPlan(min_rounds=3, max_rounds=6, precision=1e-9)
+    timing = race(confined, {KERNEL: ONCE, BASELINE: ONCE, PEER: TWICE}, plan, said=said)
+    assert set(timing.seconds) == {KERNEL, BASELINE, PEER}
+    assert [len(launch) for launches in timing.seconds.values() for launch in launches] == [6, 6, 6]
+    assert all(x > 0.001 for launches in timing.seconds.values() for launch in launches for x in launch)
+    assert timing.calls >= 1
+    assert said == [f"round {number} of at most 6" for number in range(1, 7)]
+    assert timing.stopped == "all 6 rounds done"
+
+
+@pytest.mark.parametrize(
+    ("sources", "reason"),
+    [
+        ({KERNEL: THRICE, BASELINE: ONCE}, "not faster"),
+        ({KERNEL: ONCE, BASELINE: THRICE}, "plainly faster"),
+    ],
+)
+def test_a_plain_result_stops_the_race_early(confined: Laboratory, sources: dict[str, str], reason: str) -> None:
+    timing = race(confined, sources, TimingPlan(min_rounds=5, max_rounds=40, margin=0.003))
+    assert timing.stopped == reason
+    assert rounds(timing)[0] < 40
+
+
+def test_narrow_intervals_stop_the_race_early(confined: Laboratory) -> None:
+    timing = race(confined, {KERNEL: ONCE, PEER: ONCE}, TimingPlan(min_rounds=5, max_rounds=40, precision=5.0))
+    assert (timing.stopped, rounds(timing)) == ("intervals narrow enough", [5])
+
+
+def test_a_kernel_without_rivals_is_timed_to_the_end(confined: Laboratory) -> None:
+    timing = race(confined, {KERNEL: ONCE}, TimingPlan(min_rounds=3, max_rounds=5))
+    assert rounds(timing) == [5]
+
+
+def test_several_launches_are_new_processes_and_never_cut_short_by_a_result(confined: Laboratory) -> None:
+    launches: list[None] = []
+    plan = TimingPlan(min_rounds=2, max_rounds=9, launches=3, margin=0.003, precision=5.0)
+    timing = race(confined, {KERNEL: THRICE, BASELINE: ONCE}, plan, launched=lambda: launches.append(None))
+    assert len(launches) == 3
+    assert rounds(timing) == [3, 3, 3]
+    assert timing.stopped == "all 9 rounds done"
+
+
+def test_the_budget_ends_a_race_and_is_shared_by_its_launches(confined: Laboratory) -> None:
+    plan = TimingPlan(min_rounds=2, max_rounds=4000, launches=2, budget_s=0.5, precision=1e-9)
+    timing = race(confined, {KERNEL: ONCE, BASELINE: ONCE}, plan)
+    assert timing.stopped == "time budget of 0.5 s spent"
+    assert len(rounds(timing)) == 2
+    assert all(1 <= count < 2000 for count in rounds(timing))
+
+
+LATE = {
+    "wrong from some call on": "if calls > 30: return torch.zeros_like(q)",
+    "an old answer again": """
+global old
+if calls > 12: return old
+old = honest(q, k, v, causal=causal, scale=scale)
+return old
+""",
+    "an answer kept by address": """
+if (key := (q.data_ptr(), k.data_ptr())) not in kept: kept[key] = honest(q, k, v, causal=causal, scale=scale)
+return kept[key].clone()
+""",
+    "an answer kept by a sample": """
+if len(kept) > 8: return kept.popitem()[1]
+kept[tuple(v[0, 0, :2, 0].tolist())] = out = honest(q, k, v, causal=causal, scale=scale)
+return out.clone()
+""",
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_timed_calls_are_checked_calls(confined: Laboratory, name: str) -> None:
+    source = kernel(LATE[name], top="kept = {}")
+    with pytest.raises(ArmFault) as error:
+        race(confined, {KERNEL: source, BASELINE: kernel()}, TimingPlan(min_rounds=20, max_rounds=40, precision=1e-9))
+    assert error.value.arm == KERNEL
+    assert str(error.value).endswith("(a timed call)")
+
+
+# Processes that leave the kernel's own: nothing freezes them where there is no PID namespace.
+BURNERS = """
+import mmap, os, struct
+called = mmap.mmap(-1, 8)
+
+def burn():
+    while True:
+        since = time.monotonic() - struct.unpack("d", called[:8])[0]
+        if since > 0.06:
+            time.sleep(0.0002)
+
+for _ in range(4 * os.cpu_count()):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            burn()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_work_that_slows_others_down_is_noticed(bare: Laboratory) -> None:
+    leaving = kernel("time.sleep(0.01); called[:8] = struct.pack('d', time.monotonic())", top=BURNERS)
+    working = kernel("end = time.thread_time() + 0.01\nwhile time.thread_time() < end: pass")
+    with pytest.raises(ArmFault, match=r"left work running: baseline takes \d+% longer right after it") as error:
+        race(bare, {KERNEL: leaving, BASELINE: working}, TimingPlan(min_rounds=32, max_rounds=32))
+    assert error.value.arm == KERNEL
+
+
+CLOCKS = {
+    "standing": "time.perf_counter = lambda: 0.0",
+    "slow": "clock = time.perf_counter\ntime.perf_counter = lambda: clock() / 100",
+    "fast": "clock = time.perf_counter\ntime.perf_counter = lambda: clock() * 100",
+}
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_false_clock_is_rejected(confined: Laboratory, name: str) -> None:
+    slow = kernel("time.sleep(0.02)", top=CLOCKS[name])
+    with pytest.raises(ArmFault, match="its process accounts for") as error:
+        race(confined, {KERNEL: slow, BASELINE: kernel("time.sleep(0.02)")}, TimingPlan(min_rounds=5, max_rounds=5))
+    assert error.value.arm == KERNEL
+
+
+def test_work_put_off_until_after_the_answer_is_not_done_for_free(confined: Laboratory) -> None:
+    """The result is filled in by a thread once attention() has returned: copied before that, it is wrong."""
+    body = """
+    out = torch.zeros_like(q)
+    def later():
+        time.sleep(0.01)
+        out.copy_(honest(q, k, v, causal=causal, scale=scale))
+    threading.Thread(target=later).start()
+    return out
+    """
+    with pytest.raises(ArmFault) as error:
+        race(confined, {KERNEL: kernel(body), BASELINE: ONCE}, TimingPlan(min_rounds=5, max_rounds=5))
+    assert error.value.arm == KERNEL
+
+
+def test_a_burner_does_not_slow_its_rivals(confined: Laboratory) -> None:
+    """All arms but the one being timed are frozen, whatever they left running."""
+    burn = "\n".join(f"if os.fork() == 0:\n    while True: pass  # {n}" for n in range(3))
+    work = "for _ in range(40): honest(q, k, v, causal=causal, scale=scale)"
+    plan = TimingPlan(min_rounds=8, max_rounds=8)
+    sources = {PEER: kernel(work, top=burn), BASELINE: kernel(work), KERNEL: kernel(work)}
+    # The two quiet ones do the same work; the burner competes with itself alone.
+    assert 0.6 < compare(race(confined, sources, plan), BASELINE).ratio < 1.7
+
+
+def test_a_fault_of_another_arm_names_that_arm(confined: Laboratory) -> None:
+    with pytest.raises(ArmFault) as error:
+        race(confined, {KERNEL: ONCE, PEER: kernel("os._exit(0)")}, TimingPlan(min_rounds=2, max_rounds=2))
+    assert (error.value.arm, error.value.shape) == (PEER, SHAPE.id)

@@ -1,0 +1,61 @@
+"""Confinement as the machine offers it, also to ordinary users."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.evaluation.linux import sandbox
+from tests import ROOT
+from tests.evaluation.laboratory import Laboratory
+
+IN_A_USER_NAMESPACE = """
+import ctypes, sys
+from pathlib import Path
+if ctypes.CDLL(None).unshare(0x10000000):
+    print("no user namespaces")
+    sys.exit()
+from pytest_avo.evaluation.arms.nursery import Nursery
+from tests.evaluation.laboratory import Laboratory, kernel
+nursery = Nursery(box=Path(sys.argv[1]), environment={}, warm=[])
+nursery.start(layers=True)
+laboratory = Laboratory(nursery)
+for number in range(2):
+    print(laboratory.run(kernel(f"calls == {number}")).outcome)
+    laboratory.end()
+nursery.kill()
+"""
+
+
+def test_kernels_are_confined_by_what_the_machine_offers(confined: Laboratory) -> None:
+    assert confined.nursery.layers == sandbox.offered_layers()
+    assert len(confined.nursery.layers) >= 1
+
+
+def test_without_layers_none_is_claimed(bare: Laboratory) -> None:
+    assert bare.nursery.layers == ()
+
+
+def test_asking_what_is_offered_confines_nobody(tmp_path: Path) -> None:
+    before = os.readlink("/proc/self/ns/net")
+    sandbox.offered_layers()
+    assert os.readlink("/proc/self/ns/net") == before
+    (tmp_path / "writable").write_text("x")
+
+
+def test_one_kernel_after_the_other_without_power_over_the_outer_namespaces(tmp_path: Path) -> None:
+    """An ordinary user may enter a PID namespace but not leave it again: the second kernel must start all the same."""
+    found = subprocess.run(
+        [sys.executable, "-c", IN_A_USER_NAMESPACE, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if "no user namespaces" in found.stdout:
+        pytest.skip("this machine has no user namespaces")
+    assert found.stdout.split() == ["ok"] * 2, found.stderr

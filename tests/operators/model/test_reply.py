@@ -1,0 +1,46 @@
+"""What is read out of a model's plain text."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_avo.operators.model.reply import last_object, split_at_code
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"a": 1}', {"a": 1}),
+        ('First {"a": 1}, no, rather:\n```json\n{"a": {"b": [2]}}\n```\nThat is it.', {"a": {"b": [2]}}),
+        ('set {x | x > 0} then {"a": 1} and {broken', {"a": 1}),
+        ('{"a": "a brace } in a text {"}', {"a": "a brace } in a text {"}),
+        ('{"a": 1} and ' + '{"a":' * 20_000, {"a": 1}),
+        ("[1, 2]", None),
+        ("{not json}", None),
+        ("", None),
+    ],
+)
+def test_last_object(text: str, found: object) -> None:
+    assert last_object(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("```python\nx = 1\n```", "x = 1\n"),
+        ("Before:\n```py\nx = 1\n```\nafter:\n```\nx = 2\n```\n", "x = 2\n"),
+        ("```python\ns = '''\nno fence: ``` here\n'''\n```", "s = '''\nno fence: ``` here\n'''\n"),
+        ('```json\n{"a": 1}\n```', None),
+        ("```Python\nx = 1\n```\n```json\n{}\n```\nand\n```sh\nls\n```", "x = 1\n"),
+        ('```\nx = 1\n```\n```\n{"a": 1}\n```', "x = 1\n"),
+        ("x = 1", None),
+        ("```python\nx = 1", None),
+    ],
+)
+def test_the_last_block_of_code(text: str, found: str | None) -> None:
+    assert split_at_code(text)[1] == found
+
+
+def test_what_stands_around_the_code() -> None:
+    before, code, after = split_at_code('I add {"x": 1}.\n```python\nx = {"y": 2}\n```\n```json\n{"a": 1}\n```')
+    assert (last_object(before), code, last_object(after)) == ({"x": 1}, 'x = {"y": 2}\n', {"a": 1})
