@@ -1,13 +1,11 @@
-"""What the user asked for, as one frozen value: command line before environment before ini before default."""
+"""What the user asked for, read: command line before environment before ini before default."""
 
 from __future__ import annotations
 
 import math
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import msgspec
 import pytest
@@ -24,55 +22,12 @@ from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
+from pytest_avo.run.settings import MODES, Mode, Settings
 
-Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa"]
-MODES: tuple[Mode, ...] = get_args(Mode)
 FILES = ("json", "bmf", "gab", "markdown")
 """Formats of results, by their options."""
 INTERPRETED = "smoke"
 """The suite that the interpreter, which is slow, takes instead of those that the kernels claim."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """All choices of a run. Paths are absolute."""
-
-    mode: Mode
-    target: str
-    """Of a compile report; otherwise the machine's own is taken."""
-    rootdir: Path
-    suites: SuiteFolders
-    shapes: tuple[str, ...]
-    """Suites that override the kernels' claims; empty: the claims hold."""
-    peers: tuple[str, ...] | None
-    """None: what the device offers."""
-    limits: Limits
-    plan: TimingPlan
-    sandbox: Literal["auto", "require", "off"]
-    gate: GateSettings
-    files: dict[str, Path]
-    """Results to write: format -> path."""
-    kernels: tuple[Path, ...]
-    evolve: dict[str, str]
-    """Target -> kernel that a bare --avo-evolve takes."""
-    generations: int
-    population: int
-    islands: int
-    operator: str
-    agent: AgentSettings
-    without_model: str
-    """Why the model that is configured is not asked, where the operator was left to the plugin; "" otherwise."""
-    budget: Budget
-    prices: Prices | None
-    seed: int | None
-    accept: Literal["faster", "match"]
-    resume: bool
-    commit: bool
-
-    @property
-    def store(self) -> Path:
-        """Folder of the lineage and of all else that a run keeps."""
-        return self.rootdir / FOLDER
 
 
 def read_settings(config: pytest.Config) -> Settings | None:

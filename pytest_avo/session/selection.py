@@ -11,7 +11,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.session.reading import Settings
+from pytest_avo.run.settings import Settings
 
 UNREADABLE = Shape(
     batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"

@@ -7,7 +7,8 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.budget import Limits, Prices
 from pytest_avo.operators.catalogue import load_operator
-from pytest_avo.session.reading import Settings, read_settings
+from pytest_avo.run.settings import Settings
+from pytest_avo.session.reading import read_settings
 from tests.plugin.conftest import SLOW, Project
 
 

@@ -35,9 +35,9 @@ from pytest_avo.report.results import Results
 from pytest_avo.report.terminal import terminal
 from pytest_avo.report.terminal.status import StatusLine
 from pytest_avo.report.text import counted, printable
+from pytest_avo.run.settings import Settings
 from pytest_avo.session.items import KernelFile, KernelItem, attach_row
 from pytest_avo.session.outputs import print_apart, tell_github, write_files
-from pytest_avo.session.reading import Settings
 from pytest_avo.session.selection import Selection
 from pytest_avo.session.tally import Tally
 from pytest_avo.session.totals import attach_total, totals

@@ -20,8 +20,8 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError, ShapeUnknown
 from pytest_avo.report.terminal import compiled
 from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.run.settings import Settings
 from pytest_avo.session.modes.bench import Bench
-from pytest_avo.session.reading import Settings
 
 LIMIT_S = 600.0
 LAUNCHES = "avo_launches"

@@ -15,9 +15,9 @@ from pytest_avo.core.verdict import Verdict, paired
 from pytest_avo.report import text
 from pytest_avo.report.terminal import terminal
 from pytest_avo.report.terminal.noise import NoiseRow, table
+from pytest_avo.run.settings import Settings
 from pytest_avo.session.items import KernelItem
 from pytest_avo.session.modes.bench import Bench
-from pytest_avo.session.reading import Settings
 
 LAUNCHES = 3
 """Processes per arm: what differs from process to process is part of the noise."""

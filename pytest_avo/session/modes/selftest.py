@@ -22,8 +22,8 @@ from pytest_avo.evaluation.linux.traps import Traps
 from pytest_avo.report.terminal import selftest as report_selftest
 from pytest_avo.report.terminal.selftest import SelftestRow
 from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.run.settings import Settings
 from pytest_avo.session.modes.bench import Bench
-from pytest_avo.session.reading import Settings
 from pytest_avo.session.selection import Selection
 
 ROW = "avo_selftest_row"

@@ -1,0 +1,60 @@
+"""What the user asked for, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from pytest_avo.core.evaluation import Limits, TimingPlan
+from pytest_avo.core.folder import FOLDER
+from pytest_avo.core.shape import SuiteFolders
+from pytest_avo.gate.gate_settings import GateSettings
+from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.budget import Limits as Budget
+from pytest_avo.operators.budget import Prices
+
+Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All choices of a run. Paths are absolute."""
+
+    mode: Mode
+    target: str
+    """Of a compile report; otherwise the machine's own is taken."""
+    rootdir: Path
+    suites: SuiteFolders
+    shapes: tuple[str, ...]
+    """Suites that override the kernels' claims; empty: the claims hold."""
+    peers: tuple[str, ...] | None
+    """None: what the device offers."""
+    limits: Limits
+    plan: TimingPlan
+    sandbox: Literal["auto", "require", "off"]
+    gate: GateSettings
+    files: dict[str, Path]
+    """Results to write: format -> path."""
+    kernels: tuple[Path, ...]
+    evolve: dict[str, str]
+    """Target -> kernel that a bare --avo-evolve takes."""
+    generations: int
+    population: int
+    islands: int
+    operator: str
+    agent: AgentSettings
+    without_model: str
+    """Why the model that is configured is not asked, where the operator was left to the plugin; "" otherwise."""
+    budget: Budget
+    prices: Prices | None
+    seed: int | None
+    accept: Literal["faster", "match"]
+    resume: bool
+    commit: bool
+
+    @property
+    def store(self) -> Path:
+        """Folder of the lineage and of all else that a run keeps."""
+        return self.rootdir / FOLDER
