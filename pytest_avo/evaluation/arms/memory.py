@@ -14,7 +14,7 @@ import torch
 
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation.correctness.inputs import TORCH_DTYPES
-from pytest_avo.evaluation.kernel_process import gpu_memory
+from pytest_avo.evaluation.devices import gpu_memory
 
 _libc = ctypes.CDLL(None)
 POISON = 0xFF

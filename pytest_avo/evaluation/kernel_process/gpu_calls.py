@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pytest_avo.evaluation.kernel_process import gpu_memory
+from pytest_avo.evaluation.devices import gpu_memory
 from pytest_avo.evaluation.kernel_process.runner import deliver, distinct, form, result_place, tensors
 from pytest_avo.evaluation.kernel_process.zygote import CHILD_INPUT, CHILD_OUTPUT
 
