@@ -14,6 +14,8 @@ from pytest_avo.core.errors import InvalidInput
 
 Dtype = Literal["f32", "bf16", "f16"]
 DTYPE_BYTES: dict[Dtype, int] = {"f32": 4, "bf16": 2, "f16": 2}
+DTYPE_NAMES: dict[Dtype, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
+"""As torch and Triton call them."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 import torch
@@ -22,10 +22,11 @@ import torch
 from pytest_avo.core.evaluation import Outcome
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation.arms.memory import Memory, Written
-from pytest_avo.evaluation.correctness.inputs import TORCH_DTYPES, Inputs
+from pytest_avo.evaluation.arms.replies import Done, Form, Loaded, Raised, decode
+from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.room import ALIGNMENT
-from pytest_avo.evaluation.kernel_process.runner import MAX_FORMS
-from pytest_avo.evaluation.kernel_process.zygote import MAX_MESSAGE
+from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
+from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes
 
 BUSY_S = 0.0015
@@ -36,8 +37,6 @@ LOOK_S = 0.2
 ALERT_S = {"cpu": 0.0, "cuda": 0.1}
 """How long to look for a reply without sleeping, by kind of device: to be woken takes a tenth of a millisecond, now
 more, now less. Where kernels run on a CPU they need the core."""
-MAX_REASON = 500
-"""Characters of a kernel's own words that a reply may hold; what interferes with the harness gets no more."""
 Phase = Literal["build", "check", "time"]
 
 
@@ -56,43 +55,6 @@ class KernelRaised(KernelFault):
 
 class KernelEnded(Exception):
     """The kernel's process is gone; how it went is known once it is reaped."""
-
-
-class Loaded(msgspec.Struct, frozen=True, tag_field="said", tag="loaded", forbid_unknown_fields=True):
-    """The kernel's file is imported."""
-
-
-class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_unknown_fields=True):
-    """The kernel raised; `refused` if it said that it does not do this shape."""
-
-    refused: bool
-    what: Annotated[str, msgspec.Meta(max_length=MAX_REASON)]
-
-
-class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the kernel's process says that a call returned."""
-
-    plain: bool
-    type: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = "Tensor"
-    shape: Annotated[list[int], msgspec.Meta(max_length=64)] = []
-    dtype: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    device: Annotated[str, msgspec.Meta(max_length=32)] = ""
-    aliased: bool = False
-
-
-class Done(msgspec.Struct, frozen=True, tag_field="said", tag="done", forbid_unknown_fields=True):
-    """All calls of a request were made."""
-
-    calls: int
-    forms: Annotated[list[Form], msgspec.Meta(min_length=1, max_length=MAX_FORMS)]
-    """The different ones among what the calls returned."""
-    seconds: float
-    """What the process says that all calls took together."""
-    replayed: bool = False
-    """Whether the calls came from a CUDA graph, without the host's part of their launches."""
-
-
-_reply = msgspec.json.Decoder(Loaded | Raised | Done)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +257,7 @@ class Arm:
         if not message:
             raise KernelEnded(phase)
         try:
-            reply: Loaded | Raised | Done = _reply.decode(message)
+            reply = decode(message)
         except (msgspec.DecodeError, ValueError, RecursionError):
             raise KernelFault("rejected", "malformed reply: the kernel interfered with the harness") from None
         if isinstance(reply, Raised):

@@ -13,8 +13,8 @@ from functools import cache
 import torch
 
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype
-from pytest_avo.evaluation.correctness.inputs import TORCH_DTYPES
 from pytest_avo.evaluation.devices import gpu_memory
+from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 _libc = ctypes.CDLL(None)
 POISON = 0xFF

@@ -20,8 +20,7 @@ from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.evaluation.arms.arm import Arm, Log
 from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
-from pytest_avo.evaluation.kernel_process.runner import KERNEL_FILE
-from pytest_avo.evaluation.kernel_process.zygote import MAX_MESSAGE
+from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes
 
 START_LIMIT_S = 120.0

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
-from pytest_avo.core.shape import Dtype, Shape
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
-TORCH_DTYPES: dict[Dtype, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 NEEDLE_LOGIT = 3.5
 """A needle's query is this many sqrt(head_dim) long along its key, which then takes nearly all the weight."""
 

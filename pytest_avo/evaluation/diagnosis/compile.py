@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from pytest_avo.core.shape import Shape
+from pytest_avo.core.shape import DTYPE_NAMES, Shape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -138,7 +138,7 @@ def call(attention: Callable[..., Any], shape: Shape) -> None:
     """
     import torch
 
-    dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[shape.dtype]
+    dtype = getattr(torch, DTYPE_NAMES[shape.dtype])
     q = torch.empty((shape.batch, shape.seqlen_q, shape.heads_q, shape.head_dim), dtype=dtype).transpose(1, 2)
     k = torch.empty((shape.batch, shape.seqlen_kv, shape.heads_kv, shape.head_dim), dtype=dtype).transpose(1, 2)
     attention(q, k, torch.empty_like(k), causal=shape.causal, scale=shape.softmax_scale)

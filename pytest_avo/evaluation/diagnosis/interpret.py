@@ -19,14 +19,13 @@ import msgspec
 
 from pytest_avo import PACKAGE
 from pytest_avo.core.kernel import Kernel
-from pytest_avo.core.shape import Dtype, Shape
+from pytest_avo.core.shape import DTYPE_BYTES, DTYPE_NAMES, Dtype, Shape
 
 if TYPE_CHECKING:
     import torch
 
     from pytest_avo.evaluation.correctness.inputs import Inputs
 
-DTYPES: dict[Dtype, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 DISTRIBUTIONS = ("normal", "needle")
 """Of the inputs that a shape is checked on: missing keys show on the one, dropped blocks on the other."""
 
@@ -47,7 +46,7 @@ class TensorHeader(msgspec.Struct, frozen=True):
 
     @property
     def size_bytes(self) -> int:
-        size = 4 if self.dtype == "f32" else 2
+        size = DTYPE_BYTES[self.dtype]
         for length in self.shape:
             size *= length
         return size
@@ -196,7 +195,7 @@ def refuse(source: str) -> None:
 
 def dtype_name(tensor: torch.Tensor) -> Dtype:
     """Name a dtype as shapes do: "f32", "bf16", "f16"."""
-    names: dict[str, Dtype] = {f"torch.{name}": short for short, name in DTYPES.items()}
+    names: dict[str, Dtype] = {f"torch.{name}": short for short, name in DTYPE_NAMES.items()}
     if str(tensor.dtype) not in names:
         raise ValueError(f"dtype {tensor.dtype}: expected one of {', '.join(names)}")
     return names[str(tensor.dtype)]
@@ -213,5 +212,5 @@ def from_bytes(header: TensorHeader, payload: bytes) -> torch.Tensor:
     """Tensor of a header and its bytes; ValueError if there are too few or too many."""
     import torch
 
-    dtype: torch.dtype = getattr(torch, DTYPES[header.dtype])
+    dtype: torch.dtype = getattr(torch, DTYPE_NAMES[header.dtype])
     return torch.frombuffer(bytearray(payload), dtype=dtype).reshape(header.shape)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from pytest_avo.evaluation.devices import gpu_memory
-from pytest_avo.evaluation.kernel_process.runner import deliver, distinct, form, result_place, tensors
-from pytest_avo.evaluation.kernel_process.zygote import CHILD_INPUT, CHILD_OUTPUT
+from pytest_avo.evaluation.kernel_process.calls import deliver, distinct, form, result_place, tensors
+from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT
 
 WARM_UP_CALLS = 2
 # As they are before any kernel is loaded: one that replaces torch's own would only confuse its account.

@@ -16,10 +16,8 @@ import socket
 import sys
 from typing import NoReturn
 
+from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT, CHILD_SOCKET, MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes, sandbox
-
-MAX_MESSAGE = 1 << 17
-CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT = 3, 4, 5
 
 
 def main() -> None:

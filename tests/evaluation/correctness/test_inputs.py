@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from pytest_avo.core.shape import Dtype
-from pytest_avo.evaluation.correctness.inputs import TORCH_DTYPES, Case, Inputs, Stream, draw, laid_out, plant_needles
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw, laid_out, plant_needles
+from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from tests.evaluation.laboratory import shape
 
 DISTRIBUTIONS = ["normal", "needle", "large", "constant", "shifted", "scaled", "tiny", "huge"]

@@ -1,0 +1,35 @@
+"""Calls in the host's memory, inside a kernel's own process: one after another."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from typing import Any
+
+import torch
+
+from pytest_avo.evaluation.kernel_process.calls import deliver, distinct, form, result_place, tensors
+from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT
+
+
+class HostCalls:
+    """Calls on tensors in the host's memory, one after another."""
+
+    def __init__(self) -> None:
+        self._given, self._result = (
+            torch.frombuffer(mmap.mmap(descriptor, os.fstat(descriptor).st_size), dtype=torch.uint8)
+            for descriptor in (CHILD_INPUT, CHILD_OUTPUT)
+        )
+
+    def answer(self, attention: Any, request: dict[str, Any]) -> dict[str, Any]:
+        """Make the calls of a request and say what they returned."""
+        forms, total_s = [], 0.0
+        for call in request["calls"]:
+            arguments = tensors(self._given, call)
+            start = time.perf_counter()
+            out = attention(*arguments, causal=call["causal"], scale=call["scale"])
+            total_s += time.perf_counter() - start
+            deliver(out, result_place(self._result, call))
+            forms.append(form(out, arguments))
+        return {"calls": len(forms), "forms": distinct(forms), "seconds": total_s}
