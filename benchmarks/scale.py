@@ -60,7 +60,7 @@ def samples(mean_s):
 
 
 class AtOnce:
-    def submit(self, request, *, urgent=False):
+    def submit(self, request):
         source = request.subject.source
         faster = int(source.partition("NUMBER = ")[2].split()[0]) % 25 == 1
         arms = {KERNEL: 0.9e-3 if faster else 1e-3, **dict.fromkeys(request.peers, 2e-3)}

@@ -28,11 +28,8 @@ class Work:
 class Evaluator(Protocol):
     """Evaluates kernels. Thread-safe: items and agents call it at the same time."""
 
-    def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
-        """Queue a request; one future per shape id, which raises EvaluatorError if the evaluator itself failed.
-
-        urgent: before what is queued already.
-        """
+    def submit(self, request: EvaluationRequest) -> Mapping[str, Future[Evaluation]]:
+        """Queue a request; one future per shape id, which raises EvaluatorError if the evaluator itself failed."""
 
     def doing(self) -> str:
         """What is being done at the moment, for a status line."""

@@ -2,88 +2,71 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from concurrent.futures import Future, InvalidStateError
-from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
     Answer,
-    Evaluation,
-    EvaluationRequest,
     Failure,
     Finished,
-    Hello,
     Progress,
     WorkerConfig,
 )
+from pytest_avo.evaluation.evaluator import Work
 from pytest_avo.evaluation.pool.gateway import Gateway, Refused
-
-if TYPE_CHECKING:
-    from pytest_avo.evaluation.pool.pool import Pool
+from pytest_avo.evaluation.pool.jobs import Job, Jobs
+from pytest_avo.evaluation.pool.roster import Roster
 
 TRIES = 3
 """Workers that one request may lose: then it is the request."""
 CONNECT_TRIES = 2
 RETRY_S = 60.0
 
-State = Literal["new", "connecting", "ready", "lost", "refused"]
-
-
-class Job:
-    """A request, the futures of its shapes, and how often it was tried."""
-
-    def __init__(self, request: EvaluationRequest) -> None:
-        self.request = request
-        self.futures: dict[str, Future[Evaluation]] = {shape.id: Future() for shape in request.shapes}
-        self.tries = 0
-
-    @property
-    def left(self) -> EvaluationRequest:
-        """What is still to be answered."""
-        shapes = tuple(shape for shape in self.request.shapes if not self.futures[shape.id].done())
-        return msgspec.structs.replace(self.request, shapes=shapes)
-
-    def fail(self, error: EvaluatorError) -> None:
-        for future in self.futures.values():
-            try:
-                future.set_exception(error)
-            except InvalidStateError:
-                continue
-
 
 class Feeder(threading.Thread):
     """One gateway and the thread that feeds it."""
 
-    def __init__(self, pool: Pool, spec: str, config: WorkerConfig) -> None:
+    def __init__(self, spec: str, config: WorkerConfig, *, jobs: Jobs, roster: Roster) -> None:
         super().__init__(daemon=True, name=f"avo-{config.worker}")
-        self.pool = pool
-        self.spec = spec
-        self.config = config
-        self.label = f"{config.worker} ({spec})"
-        self.state: State = "new"
-        self.reason = ""
         self.doing = "idle"
-        self.hello: Hello | None = None
-        self.evaluations = 0
-        self.busy_s = 0.0
+        self._spec = spec
+        self.config = config
+        self._jobs = jobs
+        self._roster = roster
+        self.member = roster.enrol(f"{config.worker} ({spec})")
+        self._numbers = itertools.count(1)
+        self._evaluations = 0
+        self._busy_s = 0.0
         self._gateway: Gateway | None = None
 
     def run(self) -> None:
-        self.pool.wanted.wait()
-        while not self.pool.closed:
+        self._jobs.wanted.wait()
+        while not self._jobs.closed:
             if self._gateway is None and not self._connect():
-                if self.state == "refused" or self.pool.ended.wait(RETRY_S):
+                if self.member.state == "refused" or self._jobs.ended.wait(RETRY_S):
                     return
                 continue
-            job = self.pool.take()
+            job = self._jobs.take()
             if job is None:
                 break
             self._do(job)
         self.drop()
+
+    def work(self) -> Work:
+        """What the worker did so far."""
+        member = self.member
+        return Work(
+            worker=member.label,
+            host=member.hello.host if member.hello else "",
+            device=member.hello.device if member.hello else "",
+            evaluations=self._evaluations,
+            busy_s=self._busy_s,
+            fate="" if member.state == "ready" else member.reason,
+        )
 
     def drop(self) -> None:
         """Cut the line; the worker and all below it end."""
@@ -92,27 +75,29 @@ class Feeder(threading.Thread):
             gateway.cut()
 
     def _connect(self) -> bool:
-        """Connect and be admitted; else `state` and `reason` say what became of it."""
-        again = self.state != "new"
+        """Connect and be admitted; else the roster says what became of it."""
+        again = self.member.state != "new"
         self.doing = f"starting worker {self.config.worker}"
-        self.state = "connecting"
+        self._roster.expect(self.member)
         for left in reversed(range(CONNECT_TRIES)):
-            gateway = self._gateway = Gateway(self.spec, self.config)
+            gateway = self._gateway = Gateway(self._spec, self.config)
             try:
-                if self.pool.closed:  # then drop() may have come too early to see the gateway
+                if self._jobs.closed:  # then drop() may have come too early to see the gateway
                     raise ConnectionError("the run is ending")
-                self.pool.admit(self, gateway.connect())
+                self._roster.admit(self.member, gateway.connect())
             except Exception as error:
                 self.drop()
                 refused = isinstance(error, Refused)
-                if not refused and left and not self.pool.closed:
+                if not refused and left and not self._jobs.closed:
                     continue
                 self.doing = "idle"
-                self.pool.out(self, "refused" if refused else "lost", str(error) if refused else _brief(error))
+                self._roster.out(
+                    self.member, "refused" if refused else "lost", str(error) if refused else _brief(error)
+                )
                 return False
             self.doing = "idle"
             if again:
-                self.pool.tell(f"worker {self.label} is back")
+                self._roster.tell(f"worker {self.member.label} is back")
             return True
         raise AssertionError("the last try returns")
 
@@ -123,26 +108,26 @@ class Feeder(threading.Thread):
         except Exception as error:  # whatever execnet raises for a lost line; none of it is the kernel's doing
             self.drop()
             job.tries += 1
-            if self.pool.closed or job.tries == TRIES:
-                job.fail(EvaluatorError(f"worker {self.label} was lost: {_brief(error)}"))
+            if self._jobs.closed or job.tries == TRIES:
+                job.fail(EvaluatorError(f"worker {self.member.label} was lost: {_brief(error)}"))
             else:
-                self.state = "connecting"
-                self.pool.tell(f"worker {self.label} was lost: {_brief(error)}; what it did is done again")
-                self.pool.put(job, urgent=True)
-        self.busy_s += time.monotonic() - start
+                self._roster.expect(self.member)
+                self._roster.tell(f"worker {self.member.label} was lost: {_brief(error)}; what it did is done again")
+                self._jobs.put(job, first=True)
+        self._busy_s += time.monotonic() - start
         self.doing = "idle"
 
     def _evaluate(self, job: Job) -> None:
         gateway = self._gateway
         assert gateway is not None
-        number = next(self.pool.numbers)
+        number = next(self._numbers)
         gateway.send(msgspec.structs.replace(job.left, number=number))
         while True:
             match gateway.receive():
                 case Progress(text=text):
                     self.doing = text or self.doing
                 case Answer(number=answered, evaluation=evaluation) if answered == number:
-                    self.evaluations += 1
+                    self._evaluations += 1
                     job.futures[evaluation.shape].set_result(evaluation)
                 case Finished(number=answered) if answered == number:
                     return

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -95,23 +94,6 @@ def test_a_kernel_is_timed_beside_its_baseline_in_the_worker(pool: Pool) -> None
     found = pool.submit(asked)[ONE.id].result(timeout=PATIENCE_S)
     assert found.outcome == "ok"
     assert found.timing is not None
-
-
-def test_an_urgent_request_comes_before_those_that_wait(pool: Pool, worker: int) -> None:
-    order: list[str] = []
-
-    def finished(name: str, _: Future[Evaluation]) -> None:
-        order.append(name)
-
-    waiting = pool.submit(request(SLOW, shapes=(ONE, TWO)))
-    until(lambda: "checking" in pool.doing())
-    late, urgent = pool.submit(request(kernel())), pool.submit(request(kernel(), shapes=(TWO,)), urgent=True)
-    for name, answers in (("waiting", waiting), ("late", late), ("urgent", urgent)):
-        for future in answers.values():
-            future.add_done_callback(partial(finished, name))
-    assert {**outcomes(waiting), **outcomes(late), **outcomes(urgent)}
-    until(lambda: len(order) == 4)
-    assert order.index("urgent") < order.index("late")
 
 
 def test_a_worker_says_what_it_does_and_how_kernels_are_confined(pool: Pool, worker: int) -> None:
@@ -204,7 +186,7 @@ def test_the_loss_of_a_worker_loses_no_work_and_the_other_one_goes_on(before: se
     try:
         answers = [pool.submit(request(SLOW, shapes=(ONE, TWO))) for _ in range(3)]
         until(lambda: all(work.host for work in pool.work()) and pool.doing().count("checking") == 2)
-        first, second = (worker.hello.pid for worker in pool._workers if worker.hello)
+        first, second = (worker.member.hello.pid for worker in pool._workers if worker.member.hello)
         os.kill(second, signal.SIGKILL)
         assert [outcomes(each) for each in answers] == [{ONE.id: "ok", TWO.id: "ok"}] * 3
         until(lambda: any("back" in line for line in pool.news()) or all(work.fate == "" for work in pool.work()))
@@ -225,7 +207,7 @@ def test_a_worker_that_falls_silent_is_lost(monkeypatch: pytest.MonkeyPatch) -> 
         pool.meet()
         answers = [pool.submit(request(SLOW)) for _ in range(2)]
         until(lambda: pool.doing().count("checking") == 2)
-        stopped = next(worker.hello.pid for worker in pool._workers if worker.hello)
+        stopped = next(worker.member.hello.pid for worker in pool._workers if worker.member.hello)
         os.kill(stopped, signal.SIGSTOP)
         assert [outcomes(each) for each in answers] == [{ONE.id: "ok"}] * 2
         assert any("gw0 (popen) was lost" in line for line in pool.news())

@@ -1,0 +1,94 @@
+"""Requests that wait for a worker, and the futures of their shapes."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Future, InvalidStateError
+
+import msgspec
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
+
+
+class Job:
+    """A request, the futures of its shapes, and how often it was tried."""
+
+    def __init__(self, request: EvaluationRequest) -> None:
+        self.request = request
+        self.futures: dict[str, Future[Evaluation]] = {shape.id: Future() for shape in request.shapes}
+        self.tries = 0
+
+    @property
+    def left(self) -> EvaluationRequest:
+        """What is still to be answered."""
+        shapes = tuple(shape for shape in self.request.shapes if not self.futures[shape.id].done())
+        return msgspec.structs.replace(self.request, shapes=shapes)
+
+    def fail(self, error: EvaluatorError) -> None:
+        for future in self.futures.values():
+            try:
+                future.set_exception(error)
+            except InvalidStateError:
+                continue
+
+
+class Jobs:
+    """A queue of jobs. While it refuses them, because nobody would take them, they fail at once."""
+
+    def __init__(self) -> None:
+        self.wanted = threading.Event()
+        """Set once there is work: workers start no sooner."""
+        self.ended = threading.Event()
+        self._waiting: deque[Job] = deque()
+        self._refusal: EvaluatorError | None = None
+        self._changed = threading.Condition()
+
+    @property
+    def closed(self) -> bool:
+        return self.ended.is_set()
+
+    def put(self, job: Job, *, first: bool = False) -> None:
+        """Queue a job behind all others, or before them."""
+        with self._changed:
+            refusal = self._refusal
+            if refusal is None:
+                if first:
+                    self._waiting.appendleft(job)
+                else:
+                    self._waiting.append(job)
+                self.wanted.set()
+                self._changed.notify()
+        if refusal is not None:
+            job.fail(refusal)
+
+    def take(self) -> Job | None:
+        """The next job, waited for; None once the queue is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.closed or self._waiting)
+            return None if self.closed else self._waiting.popleft()
+
+    def refuse(self, error: EvaluatorError) -> None:
+        """Fail what waits, and what comes until `accept`."""
+        with self._changed:
+            if self._refusal is None or not self.closed:
+                self._refusal = error
+            waiting = list(self._waiting)
+            self._waiting.clear()
+        for job in waiting:
+            job.fail(error)
+
+    def accept(self) -> None:
+        """Queue jobs again; a closed queue stays closed."""
+        with self._changed:
+            if not self.closed:
+                self._refusal = None
+
+    def close(self) -> None:
+        """Refuse jobs for good and let go whoever waits for one."""
+        self.refuse(EvaluatorError("the run is ending"))
+        with self._changed:
+            self.ended.set()
+            self._changed.notify_all()
+        self.wanted.set()

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
+from pytest_avo.evaluation.pool.jobs import Job, Jobs
+from tests.evaluation.laboratory import shape
+
+ONE, TWO = shape(), shape(lengths=(1, 96))
+
+
+def job(name: str = "mine.py") -> Job:
+    return Job(EvaluationRequest(number=0, subject=Subject(name, ""), shapes=(ONE, TWO)))
+
+
+def taken(jobs: Jobs) -> str:
+    found = jobs.take()
+    assert found is not None
+    return found.request.subject.label
+
+
+def why(future: Future[Evaluation]) -> str:
+    return str(future.exception(timeout=1))
+
+
+def test_jobs_are_taken_in_order_and_one_that_a_worker_lost_before_all_others() -> None:
+    jobs = Jobs()
+    assert not jobs.wanted.is_set()
+    jobs.put(job("first"))
+    jobs.put(job("second"))
+    jobs.put(job("lost"), first=True)
+    assert jobs.wanted.is_set()
+    assert [taken(jobs) for _ in range(3)] == ["lost", "first", "second"]
+
+
+def test_what_was_answered_is_not_left_and_does_not_fail() -> None:
+    half = job()
+    half.futures[ONE.id].set_result(Evaluation(ONE.id, "ok"))
+    assert [each.id for each in half.left.shapes] == [TWO.id]
+    half.fail(EvaluatorError("lost"))
+    assert half.futures[ONE.id].result().outcome == "ok"
+    assert why(half.futures[TWO.id]) == "lost"
+
+
+def test_while_jobs_are_refused_those_that_wait_and_those_that_come_fail() -> None:
+    jobs, waiting, late, last = Jobs(), job(), job(), job("last")
+    jobs.put(waiting)
+    jobs.refuse(EvaluatorError("no worker is left"))
+    jobs.put(late)
+    assert {why(future) for each in (waiting, late) for future in each.futures.values()} == {"no worker is left"}
+    jobs.accept()
+    jobs.put(last)
+    assert taken(jobs) == "last"
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+def test_closing_lets_waiting_workers_go_and_is_for_good(reopened: bool) -> None:
+    jobs, late, found = Jobs(), job(), []
+    worker = threading.Thread(target=lambda: found.append(jobs.take()))
+    worker.start()
+    jobs.close()
+    worker.join(timeout=10)
+    assert found == [None]
+    if reopened:
+        jobs.accept()
+    jobs.put(late)
+    assert why(late.futures[ONE.id]) == "the run is ending"
+    assert jobs.wanted.is_set(), "a worker that waits for the first job ends too"
