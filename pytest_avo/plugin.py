@@ -120,7 +120,7 @@ class BenchHooks:
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, str | tuple[str, dict[str, bool]]] | None:
-        from pytest_avo.report.terminal.letters import status
+        from pytest_avo.session.letters import status
 
         return status(report)
 

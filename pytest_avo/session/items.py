@@ -17,7 +17,7 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict
 from pytest_avo.report.rows import ResultRow, encode_row, result_row
-from pytest_avo.report.terminal.letters import REJECTED_PROPERTY
+from pytest_avo.session.letters import REJECTED_PROPERTY
 
 if TYPE_CHECKING:
     from pytest_avo.session.modes.bench import Bench
