@@ -17,6 +17,7 @@ from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.diagnosis.profile import profile
+from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
@@ -31,8 +32,8 @@ from pytest_avo.operators.operator import (
     Unavailable,
     VariationOperator,
 )
+from pytest_avo.report.terminal import compiled
 from pytest_avo.session.modes.bench import Bench
-from pytest_avo.session.modes.compilation import compiled_text
 
 Answers = queue.Queue[tuple[int, Proposal | BaseException | str | None]]
 """Of a member: its proposal, what it raised, or a line to show."""
@@ -215,9 +216,10 @@ class Consultation:
             raise Unavailable(f"there is no compile report for {target} kernels, only for those of {known}")
         draft = msgspec.structs.replace(kernel, source=source)
         try:
-            return compiled_text(draft, shape, target=target, confined=self.bench.settings.sandbox != "off")
+            records = compiled_records(draft, [shape], target=target, confined=self.bench.settings.sandbox != "off")
         except EvaluatorError as error:
             raise Unavailable(str(error)) from None
+        return compiled.as_text(f"{kernel.path.name}::{shape.id}", records)
 
     def _profile(self, kernel: Kernel, source: str, shape: Shape) -> str:
         if self.campaign.plan.target != "cpu":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from pytest_avo.evaluation.diagnosis.compile import LaunchReport
+from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError, ShapeUnknown
 from pytest_avo.report.terminal.terminal import Line, draw
 
 HEADERS = (
@@ -38,6 +38,16 @@ def tables(rows: Sequence[CompiledRow]) -> Iterator[Line]:
         yield Line(f"{file}: distinct launches {len(shared)}", {"bold": True})
         body = [_cells(launch, number) for launch, number in shared.items()]
         yield from (Line(line) for line in draw(HEADERS, body, ALIGNS))
+
+
+def as_text(node_id: str, records: Sequence[Record]) -> str:
+    """The report of one kernel on one shape, to be read as text: its table, and what is wrong."""
+    launches = [record for record in records if isinstance(record, LaunchReport)]
+    lines = [line.text for line in tables([CompiledRow(node_id, launch) for launch in launches])]
+    lines += [f"{launch.kernel}: {failure}" for launch in launches for failure in launch.failures]
+    lines += [record.error for record in records if isinstance(record, ShapeError)]
+    lines += [record.reason for record in records if isinstance(record, ShapeUnknown)]
+    return "\n".join(lines).strip()
 
 
 def _cells(launch: LaunchReport, shapes: int) -> list[str]:

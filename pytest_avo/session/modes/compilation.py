@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,17 +10,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
-from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError, ShapeUnknown
+from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.report.terminal import compiled
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.modes.bench import Bench
 
-LIMIT_S = 600.0
 LAUNCHES = "avo_launches"
 """Attribute of a report: JSON of the launches of its shape; a string, because it may cross from an xdist worker."""
 
@@ -141,44 +136,3 @@ def _kernels_to_start(item: CompileItem) -> list[Kernel]:
         return [item.parent.kernel]
     files = dict.fromkeys(each.parent for each in item.session.items if isinstance(each, CompileItem))
     return [file.kernel for file in files if not file.compilation.why_not_here(file.kernel)]
-
-
-def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:
-    """What a kernel launches on shapes, compiled in a process of its own that has no key and no GPU.
-
-    EvaluatorError when that process ends without a report, or not within LIMIT_S.
-    """
-    with tempfile.TemporaryDirectory(prefix="pytest-avo-compile-") as scratch:
-        copy = Path(scratch) / "kernel.py"
-        copy.write_text(kernel.source, encoding="utf-8")
-        command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.compile", str(copy)]
-        command += ["--target", target, "--shapes-json", "-"]
-        command += ["--scratch", scratch] if confined else []
-        private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
-        try:
-            found = subprocess.run(
-                command,
-                input=msgspec.json.encode(list(shapes)),
-                capture_output=True,
-                env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, **private},
-                timeout=LIMIT_S,
-            )
-        except subprocess.TimeoutExpired:
-            raise EvaluatorError(f"{kernel.path.name}: no compile report within {LIMIT_S:g} s") from None
-    if found.returncode:
-        last = found.stderr.decode(errors="replace").strip().splitlines()
-        raise EvaluatorError(f"{kernel.path.name}: the compile report ended early: {last[-1] if last else ''}")
-    return [msgspec.json.decode(line, type=Record) for line in found.stdout.splitlines()]
-
-
-def compiled_text(kernel: Kernel, shape: Shape, *, target: str, confined: bool) -> str:
-    """The compile report of one kernel on one shape, to be read as text; errors as `compiled_records`."""
-    records = compiled_records(kernel, [shape], target=target, confined=confined)
-    launches = [record for record in records if isinstance(record, LaunchReport)]
-    node_id = f"{kernel.path.name}::{shape.id}"
-    lines = [line.text for line in compiled.tables([compiled.CompiledRow(node_id, launch) for launch in launches])]
-    lines += [f"{launch.kernel}: {failure}" for launch in launches for failure in launch.failures]
-    lines += [record.error for record in records if isinstance(record, ShapeError)]
-    lines += [record.reason for record in records if isinstance(record, ShapeUnknown)]
-    return "\n".join(lines).strip()

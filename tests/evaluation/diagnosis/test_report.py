@@ -9,13 +9,15 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.session.modes.compilation import compiled_text
+from pytest_avo.evaluation.diagnosis.report import compiled_records
+from pytest_avo.report.terminal.compiled import as_text
 
 SHAPE = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=16, seqlen_kv=16, head_dim=16, causal=True, dtype="bf16")
 
 
 def report(source: str) -> str:
-    return compiled_text(parse_kernel(source, path=Path("draft.py")), SHAPE, target="sm90", confined=False)
+    kernel = parse_kernel(source, path=Path("draft.py"))
+    return as_text("draft.py::one", compiled_records(kernel, [SHAPE], target="sm90", confined=False))
 
 
 def test_what_goes_wrong_in_the_draft_is_the_report() -> None:
