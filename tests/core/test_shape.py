@@ -201,6 +201,7 @@ def test_shipped_suites_are_right_and_described(name: str) -> None:
 
 def test_all_suites_are_shipped() -> None:
     wanted = {"smoke", "prefill-cpu", "decode-cpu", "mha", "gqa", "hdim", "decode", "models", "quickstart"}
+    wanted |= {"short", "chunked", "decode-small"}
     assert set(SHIPPED) >= wanted
 
 
@@ -217,7 +218,7 @@ def test_gqa_is_the_papers_grid() -> None:
     assert sizes("gqa") == expected
 
 
-@pytest.mark.parametrize("name", ["mha", "gqa", "hdim", "decode"])
+@pytest.mark.parametrize("name", ["mha", "gqa", "hdim", "decode", "short", "chunked", "decode-small"])
 def test_the_grids_are_in_bfloat16(name: str) -> None:
     assert {x.dtype for x in read_suite(ROOT / "shapes" / f"{name}.toml")} == {"bf16"}
 
@@ -233,6 +234,28 @@ def test_decode_reaches_from_one_short_to_many_and_one_long_sequence() -> None:
     for heads in ((32, 8), (64, 8)):
         grid = {(size[0], size[4]) for size in found if size[1:3] == heads}
         assert grid >= {(1, 8192), (64, 4096), (1, 65536)}
+
+
+def test_short_has_prompts_of_512_to_2048_tokens() -> None:
+    found = sizes("short")
+    assert {size[3] for size in found} == {size[4] for size in found} == {512, 1024, 2048}
+    assert {size[0] for size in found} >= {1, 4, 8, 16, 32}
+    assert {(size[5], size[6]) for size in found} == {(64, False), (64, True), (128, False), (128, True)}
+
+
+def test_chunked_has_the_last_512_to_2048_queries_of_a_long_cache() -> None:
+    found = sizes("chunked")
+    assert {size[3] for size in found} == {512, 1024, 2048}
+    assert {size[4] for size in found} == {8192, 16384, 32768, 65536}
+    assert all(size[6] for size in found)
+
+
+def test_decode_small_has_few_sequences_and_few_queries() -> None:
+    found = sizes("decode-small")
+    assert {size[0] for size in found} == {1, 2, 4, 8}
+    assert {size[3] for size in found} == {1, 2, 4, 8, 16}
+    assert {1024, 32768} <= {size[4] for size in found}
+    assert any(size[5] == 64 and size[1] == size[2] for size in found)
 
 
 def test_smoke_reaches_every_branch() -> None:

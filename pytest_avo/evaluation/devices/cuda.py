@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from pytest_avo.core.evaluation import Reading
-from pytest_avo.core.fingerprint import Fingerprint, fingerprint
+from pytest_avo.core.fingerprint import Fingerprint, fingerprint, installed_version
 from pytest_avo.evaluation.devices.gpus import Gpu
 
 THROTTLES = {
@@ -22,7 +22,6 @@ class CudaDevice:
     """One GPU, named by its UUID, so that two runs that number the GPUs differently share its lease."""
 
     place = "cuda"
-    peers = ("cudnn", "fa2", "fa3")
 
     def __init__(self, gpu: Gpu) -> None:
         self._gpu = gpu
@@ -32,6 +31,11 @@ class CudaDevice:
     def target(self) -> str:
         major, minor = self._gpu.capability
         return f"sm{major}{minor}"
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """FlashAttention-4 is timed wherever it is installed, and not missed where it is not."""
+        return ("cudnn", "fa2", "fa3", *(["fa4"] if installed_version("flash-attn-4") != "absent" else []))
 
     @property
     def id(self) -> str:

@@ -86,16 +86,63 @@ compiled = torch.compile(flex_attention, dynamic=False)
 
 
 @cache
-def mask(seqlen_q, seqlen_kv):
+def mask(seqlen_q, seqlen_kv, device):
     offset = seqlen_kv - seqlen_q
     return create_block_mask(
-        lambda b, h, row, column: column <= row + offset, None, None, seqlen_q, seqlen_kv, device="cuda"
+        lambda b, h, row, column: column <= row + offset, None, None, seqlen_q, seqlen_kv, device=device
     )
 
 
 def attention(q, k, v, *, causal, scale):
-    block_mask = mask(q.shape[-2], k.shape[-2]) if causal else None
+    block_mask = mask(q.shape[-2], k.shape[-2], q.device.type) if causal else None
     return compiled(q, k, v, block_mask=block_mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+'''
+
+_ONNXRUNTIME = '''"""ONNX's Attention operator (opset 23) as onnxruntime runs it on the CPU, a session per problem."""
+
+import os
+from functools import cache
+
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+
+NAMES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
+
+
+@cache
+def session(q, kv, dtype, causal, scale):
+    if dtype not in NAMES:
+        raise NotImplementedError(f"dtype {dtype}: onnxruntime's CPU operator has float32 and float16")
+    written_out = causal and q[2] != kv[2]  # is_causal is aligned top-left
+    sizes = {"q": q, "k": kv, "v": kv}
+    inputs = [helper.make_tensor_value_info(name, NAMES[dtype], size) for name, size in sizes.items()]
+    if written_out:
+        inputs.append(helper.make_tensor_value_info("mask", TensorProto.BOOL, [q[2], kv[2]]))
+    node = helper.make_node(
+        "Attention", [each.name for each in inputs], ["out"], is_causal=int(causal and not written_out), scale=scale
+    )
+    graph = helper.make_graph([node], "attention", inputs, [helper.make_tensor_value_info("out", NAMES[dtype], q)])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "0"))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+@cache
+def visible(seqlen_q, seqlen_kv):
+    return torch.ones(seqlen_q, seqlen_kv, dtype=torch.bool).tril(seqlen_kv - seqlen_q).numpy()
+
+
+def attention(q, k, v, *, causal, scale):
+    if causal and q.shape[2] > k.shape[2]:
+        raise NotImplementedError("rows that see no key are not zero there")
+    run = session(tuple(q.shape), tuple(k.shape), q.dtype, causal, scale).run
+    feed = {"q": q.contiguous().numpy(), "k": k.contiguous().numpy(), "v": v.contiguous().numpy()}
+    if causal and q.shape[2] != k.shape[2]:
+        feed["mask"] = visible(q.shape[2], k.shape[2])
+    return torch.from_numpy(run(None, feed)[0])
 '''
 
 _EMPTY = '''"""No attention at all: what asking a kernel's process costs."""
@@ -115,6 +162,7 @@ PEERS = {
     "fa3": _FA3,
     "fa4": _FA4,
     "flex": _FLEX,
+    "onnxruntime": _ONNXRUNTIME,
 }
 PACKAGES = {
     "cudnn": ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12"),
@@ -122,6 +170,7 @@ PACKAGES = {
     "fa3": ("fa3-fwd", "flash-attn-3"),
     "fa4": ("flash-attn-4",),
     "flex": ("torch",),
+    "onnxruntime": ("onnxruntime",),
 }
 """The packages whose version says which one a peer is; the first that is installed counts."""
 EMPTY = "(empty)"

@@ -257,3 +257,9 @@ def test_the_peer_on_the_cpu_is_a_right_kernel(desk: Desk) -> None:
     wide = shape(heads=(8, 2), lengths=(70, 40), dtype="bf16")
     found = desk.examine(peers.TORCH_SDPA, shapes=[ONE, TWO, wide])
     assert {x.outcome for x in found.values()} == {"ok"}
+
+
+def test_onnxs_attention_operator_is_a_right_kernel(desk: Desk) -> None:
+    chunk = shape(heads=(4, 2), lengths=(33, 80), causal=True)
+    found = desk.examine(peers.PEERS["onnxruntime"], shapes=[ONE, chunk])
+    assert {x.outcome: x.reason for x in found.values()} == {"ok": ""}
