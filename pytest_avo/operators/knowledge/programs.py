@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 
+from pytest_avo.core.likeness import normalised
 from pytest_avo.lineage.records import Attempt
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.knowledge.likeness import normalised
 
 
 class Programs:

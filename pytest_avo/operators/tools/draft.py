@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE
 from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.likeness import normalised
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval, geomean_interval
 from pytest_avo.core.verdict import judge, paired
 from pytest_avo.lineage.records import Attempt
-from pytest_avo.operators.knowledge.likeness import normalised
 from pytest_avo.operators.knowledge.memory import Memory
 from pytest_avo.operators.operator import DraftResult, Task
 from pytest_avo.operators.tools.edits import Edit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_avo.operators.knowledge.likeness import normalised
+from pytest_avo.core.likeness import normalised
 
 SOURCE = '''\
 # avo: generation 7, parent 3f2a
