@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 from pathlib import Path
+
+from pytest_avo.core.repository import GitError, git
 
 GIT_TIMEOUT_S = 10.0
 
@@ -67,13 +68,7 @@ def _project(folder: Path) -> str:
 
 def _git(folder: Path, *arguments: str) -> str:
     """Output of a git command, empty when it fails or there is no git."""
-    # Without optional locks `git status` leaves the index alone, which another git may be using.
-    environment = os.environ | {"GIT_OPTIONAL_LOCKS": "0"}
-    command = ["git", "-C", str(folder), "-c", "log.showSignature=false", *arguments]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=GIT_TIMEOUT_S, env=environment
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        return git(folder, *arguments, timeout_s=GIT_TIMEOUT_S).decode(errors="replace").strip()
+    except GitError:
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.text_form import COOKIE, decoded
 
 Literal = bool | int | float | str
 PROVENANCE = "# avo: "
 TARGETS = ("cpu", "sm80", "sm90", "sm100")
+_CLAIM_LINE = re.compile(rb"^AVO[ \t]*(:[^=\r\n]*)?=[^=]", re.MULTILINE)
 
 
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,24 +50,45 @@ class Kernel(msgspec.Struct, frozen=True):
 
 def source_digest(source: str) -> str:
     """Identity of a kernel's text: SHA-256, 16 hex digits, provenance lines left out."""
-    return hashlib.sha256(without_provenance(source).encode()).hexdigest()[:16]
+    return hashlib.sha256(without_provenance(source).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def without_provenance(source: str) -> str:
     """The source less the comment lines that a promotion wrote at its head."""
     lines = source.splitlines(keepends=True)
-    start = 0
+    head = _head(lines)
+    start = head
     while start < len(lines) and lines[start].startswith(PROVENANCE):
         start += 1
-    return "".join(lines[start:])
+    return "".join(lines[:head] + lines[start:])
+
+
+def with_provenance(source: str, comments: Sequence[str]) -> str:
+    """The source with these lines in the place of those of an earlier promotion."""
+    lines = without_provenance(source).splitlines(keepends=True)
+    head = _head(lines)
+    return "".join([*lines[:head], *(f"{comment}\n" for comment in comments), *lines[head:]])
+
+
+def _head(lines: Sequence[str]) -> int:
+    """How many lines have to stay the first: an interpreter's path, and the declaration of the file's encoding."""
+    first, second = [line if line.endswith("\n") else "" for line in [*lines, "", ""][:2]]
+    if first.startswith(PROVENANCE):
+        return 0
+    if COOKIE.match(second) and not COOKIE.match(first) and first.strip()[:1] in ("", "#"):
+        return 2
+    return 1 if first.startswith("#!") or COOKIE.match(first) else 0
 
 
 def read_kernel(path: Path) -> Kernel:
-    """Read `path`; InvalidInput when its literals are wrong, `fault` set when it does not parse at all."""
+    """Read `path`; InvalidInput when its literals are wrong, `fault` set when Python could not read it either."""
     try:
-        source = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: cannot be read as a kernel: {error}") from None
+        source = decoded(path.read_bytes())
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read as a kernel: {error.strerror or error}") from None
+    except (SyntaxError, UnicodeDecodeError) as error:
+        text = path.read_bytes().decode("utf-8", "backslashreplace")
+        return Kernel(path=path, source=text, claim=None, tunables=(), fault=f"syntax error: {_brief(error)}")
     return parse_kernel(source, path=path)
 
 
@@ -72,7 +97,7 @@ def parse_kernel(source: str, *, path: Path) -> Kernel:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
-        fault = f"{error.msg} (line {error.lineno})"
+        fault = _brief(error)
     except (ValueError, RecursionError, MemoryError) as error:  # the last two by nesting that no compiler takes either
         fault = str(error) or "nested too deeply"
     else:
@@ -88,22 +113,35 @@ def _read_literals(tree: ast.Module, source: str, path: Path) -> Kernel:
 
 
 def declares_claim(path: Path) -> bool:
-    """Whether a file found in a folder is a kernel: it assigns `AVO` at module level. Cheap test first, then ast."""
+    """Whether a file found in a folder is a kernel: it assigns `AVO` at module level. Cheap test first, then ast.
+
+    A file that Python cannot read is one where a line looks like that assignment: it must not drop out unseen.
+    """
     try:
-        source = path.read_text(encoding="utf-8")
-        return "AVO" in source and any(name == "AVO" for name, _ in _module_assignments(ast.parse(source)))
-    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        data = path.read_bytes()
+        if b"AVO" not in data:
+            return False
+        return any(name == "AVO" for name, _ in _module_assignments(ast.parse(decoded(data))))
+    except OSError:
         return False
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return _CLAIM_LINE.search(data) is not None
 
 
 def definition_line(path: Path) -> int:
     """The line on which a kernel file last defines `attention`; 1 where it cannot be told."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(decoded(path.read_bytes()))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return 1
     lines = [node.lineno for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "attention"]
     return lines[-1] if lines else 1
+
+
+def _brief(error: SyntaxError | UnicodeDecodeError) -> str:
+    if isinstance(error, SyntaxError):
+        return f"{error.msg} (line {error.lineno})" if error.lineno else str(error.msg)
+    return f"not {error.encoding}: {error.reason} at byte {error.start}"
 
 
 def assignment(tree: ast.Module, name: str) -> ast.expr | None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
-import subprocess
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,8 +14,13 @@ from pathlib import Path
 from filelock import FileLock
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import PROVENANCE, source_digest, without_provenance
+from pytest_avo.core.kernel import PROVENANCE, read_kernel, with_provenance
+from pytest_avo.core.repository import GitError, git, text
 from pytest_avo.core.stats import Interval
+from pytest_avo.core.text_form import TextForm
+
+COMMIT_LIMIT_S = 600.0
+"""The user's hooks run in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,24 +51,29 @@ class Provenance:
 
 
 def promote(path: Path, source: str, provenance: Provenance, *, lock: Path) -> None:
-    """Replace the kernel file: whoever reads it sees the old text or the new one, also after a power cut."""
-    text = "".join(f"{line}\n" for line in provenance.lines()) + without_provenance(source)
+    """Replace the kernel file: whoever reads it sees the old text or the new one, also after a power cut.
+
+    Where `path` is a link, it is the file behind it. Encoding, byte order mark and line ends stay what they were.
+    """
+    content = with_provenance(source, provenance.lines())
+    target = Path(os.path.realpath(path))
     with FileLock(lock):
-        for left_by_a_killed_run in path.parent.glob(f".{path.name}.*.new"):
+        for left_by_a_killed_run in target.parent.glob(f".{glob.escape(target.name)}.*.new"):
             left_by_a_killed_run.unlink()
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".new")
+        data = TextForm.of(target.read_bytes()).encoded(content)
+        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new")
         try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(name, path.stat().st_mode)
-            os.replace(name, path)
+            os.chmod(name, target.stat().st_mode)
+            os.replace(name, target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             raise
-        folder = os.open(path.parent, os.O_RDONLY)
+        folder = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
@@ -71,10 +82,7 @@ def promote(path: Path, source: str, provenance: Provenance, *, lock: Path) -> N
 
 def check_unchanged(path: Path, expected: set[str]) -> None:
     """InvalidInput unless the file holds one of the sources with these digests: nobody's edit is overwritten."""
-    try:
-        found = source_digest(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path}: cannot be read as the kernel of this run: {error}") from None
+    found = read_kernel(path).digest
     if found not in expected:
         raise InvalidInput(
             f"{path}: was edited since this run began (digest {found}, expected {' or '.join(sorted(expected))}); "
@@ -82,8 +90,26 @@ def check_unchanged(path: Path, expected: set[str]) -> None:
         )
 
 
+def check_commit(path: Path) -> None:
+    """InvalidInput unless a promotion of this file can be committed, as far as that can be told beforehand."""
+    target = Path(os.path.realpath(path))
+    with _usage(path):
+        if not text(target.parent, "ls-files", "--", target.name):
+            raise InvalidInput(f"--avo-commit: {path}: expected a file that git tracks, it does not (git add it first)")
+        text(target.parent, "var", "GIT_COMMITTER_IDENT")
+        text(target.parent, "var", "GIT_AUTHOR_IDENT")
+        folder = Path(text(target.parent, "rev-parse", "--absolute-git-dir"))
+    if under_way := [name for name in ("MERGE_HEAD", "CHERRY_PICK_HEAD") if (folder / name).exists()]:
+        raise InvalidInput(
+            f"--avo-commit: {path}: git cannot commit one file alone while {under_way[0]} stands: end what is under way"
+        )
+
+
 def commit(path: Path, provenance: Provenance) -> str:
-    """Commit the promoted file alone, scores in the trailers; returns the commit's id. InvalidInput if git refuses."""
+    """Commit the promoted file alone, scores in the trailers; returns the id of the commit that has it.
+
+    InvalidInput if git refuses. A file that the last commit has as it is, is committed.
+    """
     title = f"Promote {path.name}, generation {provenance.generation}: {provenance.over_parent.estimate:.3f}x"
     trailers = {
         "Avo-Digest": provenance.digest,
@@ -95,16 +121,17 @@ def commit(path: Path, provenance: Provenance) -> str:
         "Avo-Device": provenance.device,
     }
     message = "\n".join([title, "", provenance.hypothesis, "", *(f"{key}: {value}" for key, value in trailers.items())])
-    _git(path, "commit", "--quiet", "--only", "--message", message, "--", str(path))
-    return _git(path, "rev-parse", "--short", "HEAD")
+    target = Path(os.path.realpath(path))
+    with _usage(path):
+        if text(target.parent, "status", "--porcelain", "--", target.name):
+            arguments = ["commit", "--quiet", "--only", "--message", message, "--", target.name]
+            git(target.parent, *arguments, timeout_s=COMMIT_LIMIT_S)
+        return text(target.parent, "rev-parse", "--short", "HEAD")
 
 
-def _git(path: Path, *arguments: str) -> str:
+@contextlib.contextmanager
+def _usage(path: Path) -> Iterator[None]:
     try:
-        found = subprocess.run(["git", *arguments], cwd=path.parent, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise InvalidInput("--avo-commit: expected git on the PATH, there is none") from None
-    if found.returncode:
-        reason = (found.stderr or found.stdout).strip().splitlines()
-        raise InvalidInput(f"--avo-commit: git {arguments[0]} refused: {reason[-1] if reason else 'no message'}")
-    return found.stdout.strip()
+        yield
+    except GitError as error:
+        raise InvalidInput(f"--avo-commit: {path}: git refuses it: {error}") from None

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import promotion
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.evolution.decision import Decision, decide
+from pytest_avo.evolution.promotion import Provenance
 from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.session.modes.bench import Bench
@@ -126,9 +128,17 @@ class Settlement:
         promotion.promote(path, source, provenance, lock=self.settings.store / "promotion.lock")
         where = f"({provenance.over_seed:.2f}x the seed) now in {campaign.plan.name}"
         if self.settings.commit:
-            where += f", commit {promotion.commit(path, provenance)}"
+            where += f", {self._commit(provenance)}"
         decision = Decision("faster", where, screened.gain)
         self.settle(attempt, "promoted", decision, confirmed=confirmed, landing=landing, since=candidate.since)
+
+    def _commit(self, provenance: Provenance) -> str:
+        """What became of the commit: the promotion stands on disk, whatever git says."""
+        try:
+            return f"commit {promotion.commit(self.campaign.plan.path, provenance)}"
+        except InvalidInput as error:
+            self.bench.warn(str(error))
+            return "not committed"
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         hook = self.bench.config.hook

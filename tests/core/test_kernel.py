@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import codecs
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from pytest_avo.core.kernel import (
     parse_kernel,
     read_kernel,
     source_digest,
+    with_provenance,
     without_provenance,
 )
 
@@ -100,9 +103,7 @@ def test_a_wrong_literal_is_named_with_file_line_and_expectation(source: str, ex
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    binary = tmp_path / "binary.py"
-    binary.write_bytes(b"\xff\x00")
-    for path in (tmp_path / "absent.py", tmp_path, binary):
+    for path in (tmp_path / "absent.py", tmp_path):
         with pytest.raises(InvalidInput, match="cannot be read as a kernel") as error:
             read_kernel(path)
         assert str(error.value).startswith(str(path))
@@ -123,21 +124,55 @@ def test_a_kernel_is_read_from_its_file(tmp_path: Path) -> None:
         ("# AVO = 1\n", False),
         ("text = 'AVO'\n", False),
         ("def f():\n    AVO = 1\n", False),
-        ("AVO = (\n", False),
-        ("AVO = " + "-" * 100_000 + "1", False),
+        ("AVO = (\n", True),
+        ("AVO: dict = {}\ndef attention(:\n", True),
+        ("if x:\n    AVO = (\n", False),
+        ("AVO == (\n", False),
+        ("AVO = " + "-" * 100_000 + "1", True),
     ],
 )
-def test_only_a_file_that_assigns_the_claim_is_a_kernel(tmp_path: Path, source: str, expected: bool) -> None:
+def test_only_a_file_that_assigns_the_claim_is_a_kernel_if_it_is_broken_too(
+    tmp_path: Path, source: str, expected: bool
+) -> None:
     path = tmp_path / "found.py"
     path.write_text(source)
     assert declares_claim(path) is expected
 
 
-def test_what_is_no_text_is_no_kernel(tmp_path: Path) -> None:
+def test_a_kernel_that_python_cannot_decode_fails_and_does_not_drop_out(tmp_path: Path) -> None:
     path = tmp_path / "found.py"
-    path.write_bytes(b"AVO = \xff")
+    path.write_bytes(b"AVO = {}\nx = '\xff'\n")
+    assert declares_claim(path)
+    assert read_kernel(path).fault.startswith("syntax error: ")
+    path.write_bytes(b"\xff\x00")
     assert not declares_claim(path)
     assert not declares_claim(tmp_path / "absent.py")
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda text: text.replace("\n", "\r\n").encode(),
+        lambda text: codecs.BOM_UTF8 + text.encode(),
+        lambda text: f"# coding: latin-1\n# na\xefve\n{text}".encode("latin-1"),
+    ],
+)
+def test_a_kernel_is_read_as_python_reads_it(tmp_path: Path, form: Callable[[str], bytes]) -> None:
+    path = tmp_path / "mine.py"
+    path.write_bytes(form(SOURCE))
+    assert declares_claim(path)
+    kernel = read_kernel(path)
+    assert kernel.fault == ""
+    assert kernel.source.endswith(SOURCE)
+    assert kernel.claim is not None
+
+
+def test_provenance_stands_below_what_has_to_be_first() -> None:
+    source = f"#!/usr/bin/env python\n# coding: latin-1\n{SOURCE}"
+    promoted = with_provenance(source, [f"{PROVENANCE}digest=1"])
+    assert promoted.splitlines()[:3] == ["#!/usr/bin/env python", "# coding: latin-1", f"{PROVENANCE}digest=1"]
+    assert without_provenance(promoted) == source
+    assert with_provenance(promoted, [f"{PROVENANCE}digest=2"]).count(PROVENANCE) == 1
 
 
 def test_provenance_lines_are_no_part_of_a_kernels_identity() -> None:
@@ -157,9 +192,9 @@ def test_only_lines_at_the_head_are_provenance() -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8")), st.lists(st.text(alphabet="abc =.", max_size=9)))
 def test_any_text_survives_having_provenance_written_and_removed(source: str, words: list[str]) -> None:
     body = without_provenance(source)
-    head = "".join(f"{PROVENANCE}{word}\n" for word in words)
-    assert without_provenance(head + body) == body
-    assert source_digest(head + body) == source_digest(source)
+    promoted = with_provenance(source, [f"{PROVENANCE}{word}" for word in words])
+    assert without_provenance(promoted) == body
+    assert source_digest(promoted) == source_digest(source)
 
 
 def test_a_digest_is_16_hex_digits_and_follows_the_text() -> None:

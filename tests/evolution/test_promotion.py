@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.kernel import PROVENANCE, source_digest, without_provenance
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.promotion import Provenance, check_unchanged, commit, promote
+from pytest_avo.evolution.promotion import Provenance, check_commit, check_unchanged, commit, promote
 from tests import ROOT
 
 SEED = '"""The seed."""\nBLOCK = 1\n'
@@ -76,6 +77,37 @@ def test_the_mode_of_the_file_stays(path: Path, lock: Path) -> None:
     path.chmod(0o640)
     promote(path, WINNER, provenance(), lock=lock)
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_kernel_behind_a_link_is_promoted_into_the_file_that_it_points_to(path: Path, lock: Path) -> None:
+    link = path.parent.parent / "linked" / "mine.py"
+    link.parent.mkdir()
+    link.symlink_to("../kernels/mine.py")
+    promote(link, WINNER, provenance(), lock=lock)
+    assert link.is_symlink()
+    assert without_provenance(path.read_text()) == WINNER
+    assert [x.name for x in link.parent.iterdir()] == ["mine.py"]
+
+
+@pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
+@pytest.mark.parametrize("newline", [b"\n", b"\r\n"])
+def test_line_ends_and_byte_order_mark_stay(path: Path, lock: Path, mark: bytes, newline: bytes) -> None:
+    path.write_bytes(mark + SEED.encode().replace(b"\n", newline))
+    promote(path, WINNER, provenance(), lock=lock)
+    data = path.read_bytes()
+    assert data.startswith(mark + PROVENANCE.encode())
+    assert data.count(newline) == data.count(b"\n")
+    assert data.endswith(WINNER.encode().replace(b"\n", newline))
+    check_unchanged(path, {source_digest(WINNER)})
+
+
+def test_an_encoding_stays_declared_where_python_looks_for_it(path: Path, lock: Path) -> None:
+    head = "# -*- coding: latin-1 -*-\n"
+    path.write_bytes(f"{head}# na\xefve\n{SEED}".encode("latin-1"))
+    promote(path, f"{head}# na\xefve\n{WINNER}", provenance(), lock=lock)
+    assert path.read_bytes().startswith(f"{head}{PROVENANCE}".encode())
+    compile(path.read_bytes(), "mine.py", "exec")
+    check_unchanged(path, {source_digest(f"{head}# na\xefve\n{WINNER}")})
 
 
 def test_nothing_else_is_left_in_the_folder(path: Path, lock: Path) -> None:
@@ -162,7 +194,7 @@ def test_an_edited_file_is_not_overwritten(path: Path) -> None:
 
 def test_a_file_that_is_gone_is_the_users_matter(path: Path) -> None:
     path.unlink()
-    with pytest.raises(InvalidInput, match="cannot be read as the kernel of this run"):
+    with pytest.raises(InvalidInput, match="cannot be read as a kernel"):
         check_unchanged(path, {source_digest(SEED)})
 
 
@@ -222,25 +254,72 @@ def test_any_hypothesis_is_text(repository: Path, path: Path, lock: Path, hypoth
     assert ratios == ["1.0520"]
 
 
-def test_git_that_refuses_is_the_users_matter(repository: Path, path: Path, lock: Path) -> None:
-    with pytest.raises(InvalidInput, match="--avo-commit: git commit refused: "):
-        commit(path, provenance())  # nothing changed
+def test_a_file_that_is_committed_already_is_committed(repository: Path, path: Path) -> None:
+    assert git(repository, "rev-parse", "HEAD").startswith(commit(path, provenance()))
+    assert git(repository, "rev-list", "--count", "HEAD") == "1"
+
+
+def test_a_file_behind_a_link_is_what_is_committed(repository: Path, path: Path, lock: Path) -> None:
+    link = repository / "link.py"
+    link.symlink_to("kernels/mine.py")
+    check_commit(link)
+    promote(link, WINNER, provenance(), lock=lock)
+    commit(link, provenance())
+    assert git(repository, "show", "--format=", "--name-only", "HEAD") == "kernels/mine.py"
+
+
+def test_a_commit_goes_where_the_file_is_also_in_another_repositorys_hook(
+    repository: Path, path: Path, lock: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path_factory.mktemp("other")
+    git(other, "init", "--quiet")
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / "index"))
+    check_commit(path)
+    promote(path, WINNER, provenance(), lock=lock)
+    commit(path, provenance())
+    monkeypatch.delenv("GIT_DIR")
+    monkeypatch.delenv("GIT_INDEX_FILE")
+    assert git(repository, "rev-list", "--count", "HEAD") == "2"
+
+
+def test_a_hook_that_refuses_is_said(repository: Path, path: Path, lock: Path) -> None:
     hook = repository / ".git" / "hooks" / "pre-commit"
     hook.parent.mkdir(exist_ok=True)
     hook.write_text("#!/bin/sh\necho 'no commits on Fridays' >&2\nexit 1\n")
     hook.chmod(0o755)
     promote(path, WINNER, provenance(), lock=lock)
-    with pytest.raises(InvalidInput, match="git commit refused: no commits on Fridays"):
+    with pytest.raises(InvalidInput, match=r"--avo-commit: .*mine.py: git refuses it: no commits on Fridays"):
         commit(path, provenance())
+
+
+def test_what_git_will_refuse_is_said_beforehand(repository: Path, path: Path) -> None:
+    check_commit(path)
+    new = path.with_name("new.py")
+    new.write_text(SEED)
+    with pytest.raises(InvalidInput, match=r"new.py: expected a file that git tracks"):
+        check_commit(new)
+    (repository / ".git" / "MERGE_HEAD").write_text("0" * 40)
+    with pytest.raises(InvalidInput, match="MERGE_HEAD"):
+        check_commit(path)
+
+
+def test_a_committer_without_a_name_is_the_users_matter(
+    repository: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(repository, "config", "user.useConfigOnly", "true")
+    git(repository, "config", "--unset", "user.email")
+    with pytest.raises(InvalidInput, match=r"git refuses it: .*email"):
+        check_commit(path)
 
 
 def test_a_folder_outside_git_is_the_users_matter(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(path.parent.parent))
-    with pytest.raises(InvalidInput, match=r"--avo-commit: git commit refused: .*not a git repository"):
-        commit(path, provenance())
+    with pytest.raises(InvalidInput, match=r"--avo-commit: .*: git refuses it: .*not a git repository"):
+        check_commit(path)
 
 
 def test_a_machine_without_git_is_the_users_matter(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InvalidInput, match="--avo-commit: expected git on the PATH"):
-        commit(path, provenance())
+    with pytest.raises(InvalidInput, match=r"--avo-commit: .*expected git on the PATH"):
+        check_commit(path)

@@ -47,7 +47,7 @@ class Bench:
 
 
 def gate(*rules: str, lenient: bool = False, comparisons: int = 1) -> Gate:
-    baseline = GitBaseline("main", "0" * 40)
+    baseline = GitBaseline("main", "0" * 40, Path("/nowhere"))
     return Gate(baseline, parse_rules(rules, []), lenient=lenient, floor=0.01, comparisons=comparisons)
 
 

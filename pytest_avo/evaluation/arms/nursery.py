@@ -18,6 +18,7 @@ from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.text_form import TextForm
 from pytest_avo.evaluation.arms.arm import Arm, Log
 from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
@@ -177,7 +178,7 @@ class Nursery:
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
         new = self._box / "next.py"
-        new.write_text(subject.source, encoding="utf-8")
+        new.write_bytes(TextForm().encoded(subject.source))
         new.replace(place)
         return folder
 

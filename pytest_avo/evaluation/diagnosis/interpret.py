@@ -20,6 +20,7 @@ import msgspec
 from pytest_avo import PACKAGE
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import DTYPE_BYTES, DTYPE_NAMES, Dtype, Shape
+from pytest_avo.core.text_form import TextForm
 
 if TYPE_CHECKING:
     import torch
@@ -81,7 +82,7 @@ class Interpreter:
         self._folder = tempfile.TemporaryDirectory(prefix="pytest-avo-interpret-")
         scratch = self._folder.name
         copy = Path(scratch) / "kernel.py"
-        copy.write_text(kernel.source, encoding="utf-8")
+        copy.write_bytes(TextForm().encoded(kernel.source))
         self._log = (Path(scratch) / "log").open("w+b")
         command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.interpreter_child", str(copy)]
         private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}

@@ -27,6 +27,7 @@ from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.text_form import TextForm
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 
@@ -50,7 +51,7 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
         tempfile.TemporaryFile() as said,  # no pipe: a kernel that prints in every call would soon fill it and wait
     ):
         copy = Path(scratch) / "kernel.py"
-        copy.write_text(kernel.source, encoding="utf-8")
+        copy.write_bytes(TextForm().encoded(kernel.source))
         command = [sys.executable, "-m", __name__, str(copy), *(["--scratch", scratch] if confined else [])]
         private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
         modules = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])

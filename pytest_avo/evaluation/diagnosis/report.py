@@ -15,6 +15,7 @@ from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.text_form import TextForm
 from pytest_avo.evaluation.diagnosis.compile import Record
 
 LIMIT_S = 600.0
@@ -27,7 +28,7 @@ def compiled_records(kernel: Kernel, shapes: Sequence[Shape], *, target: str, co
     """
     with tempfile.TemporaryDirectory(prefix="pytest-avo-compile-") as scratch:
         copy = Path(scratch) / "kernel.py"
-        copy.write_text(kernel.source, encoding="utf-8")
+        copy.write_bytes(TextForm().encoded(kernel.source))
         command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.compile", str(copy)]
         command += ["--target", target, "--shapes-json", "-"]
         command += ["--scratch", scratch] if confined else []
