@@ -5,11 +5,14 @@ An arm is a kernel in a comparison: the candidate, the incumbent or a peer. All 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import select
 import signal
 import socket
+import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +31,7 @@ from pytest_avo.evaluation.correctness.room import ALIGNMENT
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux.process_tree import ProcessTree
 
 BUSY_S = 0.0015
 """A GPU that answers later than this is kept busy by someone, and only one kernel's process is not frozen."""
@@ -37,6 +41,7 @@ LOOK_S = 0.2
 ALERT_S = {"cpu": 0.0, "cuda": 0.1}
 """How long to look for a reply without sleeping, by kind of device: to be woken takes a tenth of a millisecond, now
 more, now less. Where kernels run on a CPU they need the core."""
+_UNREAD = "did not take the request that it was to answer"
 Phase = Literal["build", "check", "time"]
 
 
@@ -95,15 +100,16 @@ class Log:
 class Arm:
     """A running kernel process. Frozen except while it answers."""
 
-    def __init__(self, *, pid: int, link: socket.socket, given: Memory, result: Memory, log: Log, label: str) -> None:
-        self.pid = pid
+    def __init__(
+        self, tree: ProcessTree, *, link: socket.socket, given: Memory, result: Memory, log: Log, label: str
+    ) -> None:
+        self.pid = tree.root
         self.label = label
         self.log = log
         self.given = given
         self.result = result
         self._link = link
-        self._below: list[int] = []
-        self._frozen = False
+        self._tree = tree
         self._captured: set[str] = set()
 
     def load(self, limit_s: float) -> float:
@@ -127,6 +133,7 @@ class Arm:
         self.freeze()
         calls, written = self._write(batch, dtype)
         self._send(self._request(calls, replay=phase == "time" and self.given.place == "cuda"), phase)
+        self.require_standstill()
         start = time.perf_counter()
         self.thaw()  # finds the request there: waking a process twice would be measured
         try:
@@ -154,39 +161,25 @@ class Arm:
 
     def freeze(self) -> float:
         """Stop the process and all below it; the time (perf_counter) when all that was known of them was stopped."""
-        if self._frozen:
-            return time.perf_counter()
-        processes.send(self._below, signal.SIGSTOP)
-        stopped_at = time.perf_counter()
-        stopped = set(self._below)
-        # Again until nothing new is found: what is not stopped yet may fork.
-        while new := [pid for pid in self._present() if pid not in stopped]:
-            processes.send(new, signal.SIGSTOP)
-            stopped.update(new)
-        self._frozen = True
-        return stopped_at
-
-    def _present(self) -> list[int]:
-        """The process and all below it, remembered instead of who was there before: numbers are used again."""
-        self._below = [process.pid for process in processes.tree(self.pid)]
-        return self._below
+        return time.perf_counter() if self._tree.is_stopped else self._tree.stop()
 
     def thaw(self) -> None:
         """Let the process run."""
-        if self._frozen:
-            processes.send(self._below, signal.SIGCONT)
-            self._frozen = False
+        if self._tree.is_stopped:
+            self._tree.resume()
 
-    def cpu_s(self) -> float:
-        """CPU seconds used so far by the process and all below it."""
-        return sum(process.cpu_s for process in processes.tree(self.pid))
+    def require_standstill(self) -> None:
+        """KernelFault where the process, frozen, did something all the same."""
+        if self._tree.is_stopped and (movement := self._tree.movement()):
+            raise KernelFault("rejected", f"{movement} while it was to stand still")
 
     def busy(self, window_s: float) -> float:
         """CPU seconds per second that the process uses while nothing is asked of it, over a window."""
+        self.require_standstill()
         self.thaw()
-        before, start = self.cpu_s(), time.perf_counter()
+        before, start = self._tree.cpu_s(), time.perf_counter()
         time.sleep(window_s)
-        used, seconds = self.cpu_s() - before, time.perf_counter() - start
+        used, seconds = self._tree.cpu_s() - before, time.perf_counter() - start
         self.freeze()
         return used / seconds
 
@@ -242,8 +235,11 @@ class Arm:
         return found.view(batch, seqlen, heads, head_dim).transpose(1, 2)
 
     def _send(self, request: dict[str, object], phase: Phase) -> None:
+        """Send a request. One that the socket has no room for is the kernel's doing: it left others unread there."""
         try:
-            self._link.send(msgspec.json.encode(request))
+            self._link.send(msgspec.json.encode(request), socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            raise KernelFault("rejected", _UNREAD) from None
         except OSError:
             raise KernelEnded(phase) from None
 
@@ -256,6 +252,8 @@ class Arm:
             message = b""
         if not message:
             raise KernelEnded(phase)
+        if self._unread_bytes():
+            raise KernelFault("rejected", _UNREAD)
         try:
             reply = decode(message)
         except (msgspec.DecodeError, ValueError, RecursionError):
@@ -276,6 +274,10 @@ class Arm:
                 raise KernelFault("timeout", f"{phase} took longer than {limit_s:g} s")
             if not processes.is_running(self.pid):
                 raise KernelEnded(phase)
+
+    def _unread_bytes(self) -> int:
+        """Bytes of requests that the process has not taken from its socket."""
+        return int.from_bytes(fcntl.ioctl(self._link, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     def _refuse_extra_replies(self) -> None:
         if select.select([self._link], [], [], 0)[0] and self._link.recv(MAX_MESSAGE):

@@ -23,6 +23,8 @@ from pytest_avo.evaluation.arms.arm import Arm, Log
 from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux.process_tree import ProcessTree
+from pytest_avo.evaluation.linux.sandbox import PID_NAMESPACE
 
 START_LIMIT_S = 120.0
 REAP_LIMIT_S = 10.0
@@ -44,6 +46,7 @@ class Nursery:
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._arguments: Memory | None = None
+        self._owned: set[int] = set()
 
     @property
     def is_alive(self) -> bool:
@@ -111,7 +114,9 @@ class Nursery:
         finally:
             theirs.close()
             os.close(log.write_end)
-        return Arm(pid=pid, link=ours, given=given, result=result, log=log, label=subject.label)
+        self._owned.add(pid)
+        tree = ProcessTree(pid, orphans=list if PID_NAMESPACE in self.layers else self._orphans)
+        return Arm(tree, link=ours, given=given, result=result, log=log, label=subject.label)
 
     def end(self, arm: Arm) -> str:
         """Kill an arm with all below it, verify that it is gone, and say how its process ended."""
@@ -143,6 +148,7 @@ class Nursery:
             time.sleep(0.001)
         self._process.kill()
         self._process.wait()
+        self._owned.clear()
         self._process = None
         self._ready = False
         if self._control is not None:
@@ -159,6 +165,13 @@ class Nursery:
         if self._arguments is None:
             self._arguments = device_memory(given_bytes)
         return self._arguments.again(), device_memory(result_bytes)
+
+    def _orphans(self) -> list[int]:
+        """Processes below the zygote that nobody was said to own: whichever kernel runs at the moment left them."""
+        assert self._process is not None
+        new = [pid for pid in processes.children(self._process.pid) if pid not in self._owned]
+        self._owned.update(new)
+        return new
 
     def _receive(self) -> dict[str, Any]:
         assert self._control is not None

@@ -114,6 +114,7 @@ class Race:
                     stopped = reason
                     break
             placement.release()
+            self._require_standstill(arms)
         self._check_clocks()
         if found := self._aftermath.found():
             raise ArmFault(KERNEL, found[0], KernelFault("rejected", f"left work running: {found[1]}"))
@@ -130,6 +131,14 @@ class Race:
             )
             for shape in self._shapes
         }
+
+    def _require_standstill(self, arms: Mapping[str, Arm]) -> None:
+        """Nobody may have been at work since its last slice either."""
+        for name, arm in arms.items():
+            try:
+                arm.require_standstill()
+            except KernelFault as error:
+                raise ArmFault(name, self._shapes[0].id, error) from None
 
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """Untimed calls; the first launch also fixes how many calls make a slice of this shape."""

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -60,13 +60,18 @@ def threads(pid: int) -> dict[int, float]:
     return {thread: int(text.split()[0]) * 1e-9 for thread, text in _of_threads(pid, "schedstat")}
 
 
+def thread_states(pid: int) -> set[str]:
+    """The states of all threads of a process, in the letters of /proc/PID/stat."""
+    return {text.rpartition(b")")[2].split(None, 1)[0].decode() for _, text in _of_threads(pid, "stat")}
+
+
 def is_running(pid: int) -> bool:
     """Whether a process is there and has not ended; a zombie has."""
     process = find(pid)
     return process is not None and process.state != "Z"
 
 
-def send(pids: list[int], number: signal.Signals) -> None:
+def send(pids: Iterable[int], number: signal.Signals) -> None:
     """A signal to each process that is still there."""
     for pid in pids:
         try:
