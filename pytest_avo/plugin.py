@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pytest_avo.operators.operator import Proposal, Task
     from pytest_avo.session.modes.bench import Bench
     from pytest_avo.session.modes.evolve import Evolution
+    from pytest_avo.session.modes.serve import Serving
 
 NAME = "avo-run"
 
@@ -42,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     # -n auto of a run over kernels: a worker per device, not per core.
     option = config.option
-    if not (option.avo_bench or option.avo_evolve) or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+    if not (option.avo_bench or option.avo_evolve or option.avo_serve) or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     from pytest_avo.evaluation.devices.local import devices
 
@@ -53,6 +54,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 def pytest_configure(config: pytest.Config) -> None:
     # Before xdist's own pytest_configure, which is trylast: an evolution takes its -n and --tx over.
     option = config.option
+    if option.avo_serve:
+        from pytest_avo.session.modes.serve import Serving
+
+        config.pluginmanager.register(ServeHooks(Serving.of(config)), f"{NAME}-serve")
+        return
     modes = (option.avo_bench, option.avo_evolve, option.avo_compile, option.avo_interpret)
     if any((*modes, option.avo_selftest, option.avo_aa)):
         from pytest_avo.session.start import start
@@ -134,6 +140,32 @@ class BenchHooks:
         if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
             self.bench.leave()
             session.exitstatus = self.bench.tally.exit_status(session.exitstatus)
+
+
+class ServeHooks:
+    """Hooks of a session that serves a spool and collects nothing."""
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+
+    def pytest_report_header(self) -> str:
+        return self.serving.header()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection(self) -> bool:
+        return True
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self) -> bool:
+        return self.serving.run()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        session.exitstatus = self.serving.exit_status(session.exitstatus)
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        for line in self.serving.table():
+            terminalreporter.write_line(line.text, **line.markup)
 
 
 class EvolutionHooks:

@@ -8,6 +8,9 @@ import platform
 
 import msgspec
 
+KIND = ("target", "device", "units", "torch", "triton")
+"""Fields that make two devices one kind."""
+
 
 class Fingerprint(msgspec.Struct, frozen=True):
     """Two runs whose fingerprints differ must not be compared."""
@@ -26,6 +29,12 @@ class Fingerprint(msgspec.Struct, frozen=True):
     def digest(self) -> str:
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
+    @property
+    def kind(self) -> str:
+        """A name of its kind of device: the same for two that have no `differences_in_kind`."""
+        fields = [getattr(self, name) for name in KIND]
+        return hashlib.sha256(msgspec.json.encode(fields)).hexdigest()[:12]
+
 
 def differences(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
     """One line for each field in which two machines differ."""
@@ -39,8 +48,7 @@ def differences_in_kind(ours: Fingerprint, theirs: Fingerprint) -> list[str]:
     Devices of one kind may share the attempts of a run. What is left out (driver, Python, operating system) shifts
     figures, but both arms of a comparison alike.
     """
-    kind = {"target", "device", "units", "torch", "triton"}
-    return [line for line in differences(ours, theirs) if line.partition(":")[0] in kind]
+    return [line for line in differences(ours, theirs) if line.partition(":")[0] in KIND]
 
 
 def fingerprint(*, target: str, device: str, units: int, driver: str = "") -> Fingerprint:

@@ -14,7 +14,7 @@ from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
 
-Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa"]
+Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa", "serve"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 
 
@@ -49,6 +49,12 @@ class Settings:
     """Why the model that is configured is not asked, where the operator was left to the plugin; "" otherwise."""
     budget: Budget
     prices: Prices | None
+    serve: Path | None
+    """The spool to serve."""
+    serve_for_s: float | None
+    """None: until nothing is left."""
+    submit: str
+    """Command that starts a job which serves the spool; "" for none."""
     seed: int | None
     accept: Literal["faster", "match"]
     resume: bool

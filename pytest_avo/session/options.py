@@ -55,6 +55,7 @@ def add_options(parser: pytest.Parser) -> None:
         help="Check plain Triton kernels for correctness in Triton's interpreter, on the CPU (default: on the suite "
         "smoke, since it is slow). Gluon kernels, which have no interpreter, are skipped",
     )
+    _add_spool(group)
     group.addoption(
         "--avo-shapes",
         metavar="SUITE[,SUITE]",
@@ -167,6 +168,28 @@ def add_options(parser: pytest.Parser) -> None:
         parser.addini(name, f"Price of a million {words} tokens, in the currency of --avo-max-cost", default="")
     for name in ("avo_shapes", "avo_peers", "avo_limits", "avo_operator", "avo_model", "avo_base_url"):
         parser.addini(name, f"Default of --{name.replace('_', '-')}", default="")
+
+
+def _add_spool(group: pytest.OptionGroup) -> None:
+    """Evaluation where no network reaches: requests and answers as files of a folder."""
+    group.addoption(
+        "--avo-serve",
+        metavar="DIR",
+        help="Answer the requests that runs with --tx spool=DIR wrote into DIR, on this machine's devices (-n: how "
+        "many), and end when nothing is left. In an empty folder it says what kind of device is here, which those "
+        "runs must know first",
+    )
+    group.addoption(
+        "--avo-serve-for",
+        metavar="T",
+        help="Stop serving after T, as in 90s, 10min, 2h (default: when nothing is left)",
+    )
+    group.addoption(
+        "--avo-submit",
+        metavar="COMMAND",
+        help="With --tx spool=DIR: run COMMAND when requests wait and nobody serves them. It must last as long as its "
+        "job, as 'sbatch --wait serve.sbatch' does",
+    )
 
 
 def _add_gate(group: pytest.OptionGroup) -> None:

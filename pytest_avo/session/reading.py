@@ -40,6 +40,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         "interpret": option.avo_interpret,
         "selftest": option.avo_selftest,
         "aa": option.avo_aa,
+        "serve": option.avo_serve is not None,
     }
     chosen: list[Mode] = [name for name in MODES if modes[name]]
     if not chosen:
@@ -48,6 +49,8 @@ def read_settings(config: pytest.Config) -> Settings | None:
         raise InvalidInput(f"{' and '.join(f'--avo-{name}' for name in chosen)}: expected one of them")
     if option.avo_evolve and (getattr(option, "lf", False) or getattr(option, "failedfirst", False)):
         raise InvalidInput("--avo-evolve: does not go with --lf or --ff, its items are made while it runs")
+    if option.avo_serve_for is not None and option.avo_serve is None:
+        raise InvalidInput("--avo-serve-for: expected --avo-serve DIR too")
     if option.generations < 1:
         raise InvalidInput(f"--generations: expected a number of at least 1, got {option.generations}")
     if option.avo_population < 1:
@@ -85,6 +88,9 @@ def read_settings(config: pytest.Config) -> Settings | None:
         without_model=without_model,
         budget=_budget(config),
         prices=_prices(config),
+        serve=None if option.avo_serve is None else Path(os.path.abspath(option.avo_serve)),
+        serve_for_s=_duration_s("--avo-serve-for", option.avo_serve_for),
+        submit=option.avo_submit or "",
         seed=option.avo_seed,
         accept=option.avo_accept,
         resume=option.avo_resume,
@@ -208,15 +214,17 @@ def _budget(config: pytest.Config) -> Budget:
         max_tokens=option.avo_max_tokens,
         max_cost=option.avo_max_cost,
         max_evaluations=option.avo_max_evaluations,
-        max_time_s=None if option.avo_max_time is None else _duration_s(option.avo_max_time),
+        max_time_s=_duration_s("--avo-max-time", option.avo_max_time),
     )
 
 
-def _duration_s(text: str) -> float:
+def _duration_s(option: str, text: str | None) -> float | None:
+    if text is None:
+        return None
     units = {"s": 1.0, "min": 60.0, "h": 3600.0}
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
     if found is None or not float(found[1]) > 0:
-        raise InvalidInput(f"--avo-max-time: expected a duration such as 90s, 30min or 2h, got {text!r}")
+        raise InvalidInput(f"{option}: expected a duration such as 90s, 30min or 2h, got {text!r}")
     return float(found[1]) * units[found[2]]
 
 

@@ -12,13 +12,14 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.files import prepare
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.pool.gateway import place
+from pytest_avo.evaluation.spool.places import Place, spool_of
 from pytest_avo.session.modes.bench import Bench
 from pytest_avo.session.modes.compilation import Compilation
 from pytest_avo.session.modes.evolve import Evolution
 from pytest_avo.session.modes.interpretation import Interpretation
 from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
-from pytest_avo.session.reading import read_settings
+from pytest_avo.session.reading import Settings, read_settings
 
 RUNS: dict[str, type[Bench]] = {
     "compile": Compilation,
@@ -27,6 +28,8 @@ RUNS: dict[str, type[Bench]] = {
     "aa": NoiseRun,
 }
 """What runs in a mode, where that is not a bench."""
+SPOOLED = ("bench", "evolve", "aa")
+"""Modes that can have kernels evaluated by way of a spool."""
 
 
 @contextlib.contextmanager
@@ -44,8 +47,11 @@ def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
         give_back_path(config)
         settings = read_settings(config)
         assert settings is not None
+        spool = take_over_spool(config, settings)
         bench = RUNS.get(settings.mode, Bench)(config, settings)
-        if settings.mode == "evolve" and not config.option.collectonly:
+        if spool is not None and not config.option.collectonly:
+            bench.meet_spool(spool)
+        elif settings.mode == "evolve" and not config.option.collectonly:
             bench.specs = take_over_workers(config)
             if any(place(spec) for spec in bench.specs):
                 bench.meet_workers()
@@ -69,6 +75,19 @@ def give_back_path(config: pytest.Config) -> None:
     config.args = [value, *named]
     config.args_source = pytest.Config.ArgsSource.ARGS
     config.option.avo_compile = "sm90"
+
+
+def take_over_spool(config: pytest.Config, settings: Settings) -> Place | None:
+    """Read a spool from xdist's --tx; xdist itself, which knows none, starts no session then."""
+    spool = spool_of(getattr(config.option, "tx", None) or [])
+    if spool is None:
+        if settings.submit:
+            raise InvalidInput("--avo-submit: expected --tx spool=DIR too")
+        return None
+    if settings.mode not in SPOOLED:
+        raise InvalidInput(f"--tx spool={spool.path}: does not go with --avo-{settings.mode}")
+    config.option.tx, config.option.dist = [], "no"
+    return spool
 
 
 def take_over_workers(config: pytest.Config) -> list[str]:

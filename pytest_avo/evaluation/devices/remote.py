@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from pytest_avo.core.evaluation import Hello
 from pytest_avo.core.fingerprint import Fingerprint
 
 
 class RemoteDevice:
     """What a run must know of the device that its kernels are evaluated on, where that is not this machine's."""
 
-    def __init__(self, hello: Hello) -> None:
-        self._hello = hello
+    def __init__(self, fingerprint: Fingerprint, peers: tuple[str, ...]) -> None:
+        """peers: those that it offers."""
+        self._fingerprint = fingerprint
+        self.peers = peers
 
     @property
     def target(self) -> str:
-        return self._hello.fingerprint.target
-
-    @property
-    def peers(self) -> tuple[str, ...]:
-        return self._hello.peers
+        return self._fingerprint.target
 
     def fingerprint(self) -> Fingerprint:
-        return self._hello.fingerprint
+        return self._fingerprint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -27,6 +28,11 @@ from pytest_avo.evaluation.evaluator import Evaluator, Work
 from pytest_avo.evaluation.judge.peers import peer
 from pytest_avo.evaluation.linux.sandbox import offered_layers
 from pytest_avo.evaluation.pool.pool import Pool
+from pytest_avo.evaluation.spool.client import SpoolClient
+from pytest_avo.evaluation.spool.folder import SpoolFolder
+from pytest_avo.evaluation.spool.jobs import BatchJobs
+from pytest_avo.evaluation.spool.notes import Introduction
+from pytest_avo.evaluation.spool.places import Place, choose, introductions
 from pytest_avo.gate import store
 from pytest_avo.gate.baseline import open_gate
 from pytest_avo.gate.gains import Case
@@ -61,6 +67,7 @@ class Bench:
         self.noise = stored_noise(self.device.fingerprint())
         self.floor = self.noise.floor if self.noise else NOISE_FLOOR
         self.gate = open_gate(settings.gate, settings.rootdir, fingerprint=self.device.fingerprint(), floor=self.floor)
+        self.spool: SpoolClient | None = None
         self._evaluators: dict[str, Evaluator] = {}
         for name in self.peers:
             peer(name)
@@ -115,14 +122,56 @@ class Bench:
         except EvaluatorError as error:
             pool.close()
             raise InvalidInput(f"--tx: {error}") from None
-        self.device = RemoteDevice(hello)
-        self._evaluators[self.device.target] = pool
-        self.noise = stored_noise(self.device.fingerprint())
+        self._move_to(RemoteDevice(hello.fingerprint, hello.peers), pool)
+        self.confinement = hello.sandbox or "none"
+
+    def meet_spool(self, place: Place) -> None:
+        """Have kernels evaluated by way of a spool: the kind of device that has served it is what counts then.
+
+        InvalidInput where none has, and no job can be started to find out.
+        """
+        folder = SpoolFolder(place.path)
+        folder.make()
+        jobs = BatchJobs(self.settings.submit) if self.settings.submit else None
+        found = introductions(folder)
+        if not found and jobs is not None:
+            found = self._await_introduction(folder, jobs)
+        if not found:
+            raise InvalidInput(
+                f"--tx spool={place.path}: expected to find there what kind of device it has: run `pytest --avo-serve "
+                f"{place.path}` on the machine with the device once, with pytest-avo {__version__}"
+            )
+        introduction = choose(found, place)
+        required = LAYERS if self.settings.sandbox == "require" else ()
+        if missing := [layer for layer in required if layer not in introduction.sandbox]:
+            raise InvalidInput(f"--avo-sandbox=require: the spool's host does not offer {', '.join(missing)}")
+        self.spool = SpoolClient(folder, introduction.fingerprint, required=required, jobs=jobs)
+        self._move_to(RemoteDevice(introduction.fingerprint, introduction.peers), self.spool)
+        self.confinement = introduction.sandbox or "none"
+
+    def _await_introduction(self, folder: SpoolFolder, jobs: BatchJobs) -> list[Introduction]:
+        """Have a job started, and wait until it has said what kind of device it runs on."""
+        try:
+            while not (found := introductions(folder)):
+                for line in jobs.look(is_served=False):
+                    self._write(line)
+                time.sleep(0.2)
+        except EvaluatorError as error:
+            raise InvalidInput(str(error)) from None
+        finally:
+            if not folder.names("devices"):
+                jobs.close()
+        return found
+
+    def _move_to(self, device: RemoteDevice, evaluator: Evaluator) -> None:
+        """Take another device than this machine's for the one that kernels are run on."""
+        self.device = device
+        self._evaluators[device.target] = evaluator
+        self.noise = stored_noise(device.fingerprint())
         self.floor = self.noise.floor if self.noise else NOISE_FLOOR
         if self.gate is not None:
             self.gate.floor = self.floor
-        self.selection = Selection(self.config, self.settings, targets=[self.device.target])
-        self.confinement = hello.sandbox or "none"
+        self.selection = Selection(self.config, self.settings, targets=[device.target])
 
     def say(self, text: str, **markup: bool) -> None:
         """One line of progress, on the terminal of the controller unless it is to be quiet; main thread."""

@@ -134,6 +134,9 @@ class Evolution:
             islands=self.settings.islands,
         )
         self._campaign = Campaign.resume(plan) if self.settings.resume else Campaign.begin(plan, file.kernel)
+        if self.bench.spool is not None:
+            run = self._campaign.run
+            self.bench.spool.continue_run(f"{run.kernel} {run.id} {run.started} {run.seed}")
         self._consultation = Consultation(self.bench, self._campaign, self.operator, say=self.bench.say)
         word = "resuming" if self.settings.resume else "starting"
         run, size = self.campaign.run, text.counted(self.settings.generations, "generation")

@@ -1,0 +1,83 @@
+"""Signs of life of servers. Whether one lives is seen by its beat changing, never by a clock: hosts' clocks differ."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from typing import Literal
+
+from pytest_avo.evaluation.spool.folder import SpoolFolder
+
+BEAT_S = 3.0
+LEASE_S = 75.0
+"""A server whose beat stands still for so long is gone. NFS shows a change on another host after up to 60 s."""
+SERVING, ENDED = b"serving", b"ended  "
+"""Of one length: a beat is written over the one before, which takes no space on a disk that is full."""
+
+Fate = Literal["alive", "unknown", "ended", "lost"]
+
+
+class Heart(threading.Thread):
+    """The beat of a server, from its start to its end."""
+
+    def __init__(self, folder: SpoolFolder, *, beat_s: float = BEAT_S) -> None:
+        super().__init__(daemon=True, name="avo-beat")
+        self.server = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._folder = folder
+        self._beat_s = beat_s
+        self._stopping = threading.Event()
+        self._count = 0
+        folder.publish("servers", self.server, self._line(SERVING))
+
+    def run(self) -> None:
+        while not self._stopping.wait(self._beat_s):
+            self._write(SERVING)
+
+    def end(self) -> None:
+        """Say that nothing is held any more."""
+        self._stopping.set()
+        self.join()
+        self._write(ENDED)
+
+    def _write(self, state: bytes) -> None:
+        self._count += 1
+        with contextlib.suppress(OSError), (self._folder.path / "servers" / self.server).open("r+b") as file:
+            file.write(self._line(state))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _line(self, state: bytes) -> bytes:
+        return b"%012d %s\n" % (self._count, state)
+
+
+class Watch:
+    """Which servers live, as one process sees it."""
+
+    def __init__(self, folder: SpoolFolder, *, lease_s: float = LEASE_S) -> None:
+        self._folder = folder
+        self._lease_s = lease_s
+        self._seen: dict[str, tuple[bytes, float, bool]] = {}
+        """Server -> its last beat, when that was first seen here, and whether another one was seen before."""
+
+    def fate(self, server: str) -> Fate:
+        """unknown: it was not watched long enough to tell."""
+        try:
+            beat = (self._folder.path / "servers" / server).read_bytes()
+        except OSError:
+            beat = b""
+        if ENDED.strip() in beat:
+            return "ended"
+        now = time.monotonic()
+        last, since, changed = self._seen.get(server, (None, now, False))
+        if last is None:
+            self._seen[server] = (beat, now, False)
+        elif beat != last:
+            since, changed = now, True
+            self._seen[server] = (beat, since, changed)
+        if now - since > self._lease_s:
+            return "lost"
+        return "alive" if changed else "unknown"
