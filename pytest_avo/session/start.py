@@ -13,13 +13,14 @@ from pytest_avo.core.files import prepare
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.pool.gateway import place
 from pytest_avo.evaluation.spool.places import Place, spool_of
+from pytest_avo.run.settings import Settings
 from pytest_avo.session.modes.bench import Bench
 from pytest_avo.session.modes.compilation import Compilation
 from pytest_avo.session.modes.evolve import Evolution
 from pytest_avo.session.modes.interpretation import Interpretation
 from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
-from pytest_avo.session.reading import Settings, read_settings
+from pytest_avo.session.reading import read_settings
 
 RUNS: dict[str, type[Bench]] = {
     "compile": Compilation,

@@ -19,8 +19,9 @@ from pytest_avo.report.terminal.ledger import workers
 from pytest_avo.report.terminal.status import StatusLine
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.report.text import counted, printable
+from pytest_avo.run.settings import Settings
 from pytest_avo.session.modes.bench import LAYERS
-from pytest_avo.session.reading import Settings, read_settings
+from pytest_avo.session.reading import read_settings
 from pytest_avo.session.start import take_over_workers, usage_errors
 
 
