@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_avo import hookspecs
-from pytest_avo.session import options
+from pytest_avo.session.options.choices import is_asked
+from pytest_avo.session.options.table import add_options
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -36,7 +37,7 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    options.add_options(parser)
+    add_options(parser)
 
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
@@ -53,20 +54,19 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     # Before xdist's own pytest_configure, which is trylast: an evolution takes its -n and --tx over.
-    option = config.option
-    if option.avo_serve:
+    if not is_asked(config):
+        return
+    if config.option.avo_serve is not None:
         from pytest_avo.session.modes.serve import Serving
 
         config.pluginmanager.register(ServeHooks(Serving.of(config)), f"{NAME}-serve")
         return
-    modes = (option.avo_bench, option.avo_evolve, option.avo_compile, option.avo_interpret)
-    if any((*modes, option.avo_selftest, option.avo_aa)):
-        from pytest_avo.session.start import start
+    from pytest_avo.session.start import start
 
-        run, evolution = start(config)
-        config.pluginmanager.register(BenchHooks(run), NAME)
-        if evolution is not None:
-            config.pluginmanager.register(EvolutionHooks(evolution), f"{NAME}-evolution")
+    run, evolution = start(config)
+    config.pluginmanager.register(BenchHooks(run), NAME)
+    if evolution is not None:
+        config.pluginmanager.register(EvolutionHooks(evolution), f"{NAME}-evolution")
 
 
 class NoTests(pytest.File):

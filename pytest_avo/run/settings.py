@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.folder import FOLDER
@@ -13,9 +13,7 @@ from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
-
-Mode = Literal["bench", "evolve", "compile", "interpret", "selftest", "aa", "serve"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+from pytest_avo.run.mode import Mode
 
 
 @dataclass(frozen=True, slots=True)

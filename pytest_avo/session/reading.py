@@ -22,7 +22,9 @@ from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
-from pytest_avo.run.settings import MODES, Mode, Settings
+from pytest_avo.run.settings import Settings
+from pytest_avo.session.options.choices import Choices, chosen_mode
+from pytest_avo.session.options.table import OPTIONS
 
 FILES = ("json", "bmf", "gab", "markdown")
 """Formats of results, by their options."""
@@ -32,78 +34,57 @@ INTERPRETED = "smoke"
 
 def read_settings(config: pytest.Config) -> Settings | None:
     """The settings of this run, or None when the user asked nothing of this plugin. InvalidInput for a wrong value."""
-    option = config.option
-    modes: dict[Mode, bool] = {
-        "bench": option.avo_bench,
-        "evolve": option.avo_evolve,
-        "compile": option.avo_compile is not None,
-        "interpret": option.avo_interpret,
-        "selftest": option.avo_selftest,
-        "aa": option.avo_aa,
-        "serve": option.avo_serve is not None,
-    }
-    chosen: list[Mode] = [name for name in MODES if modes[name]]
-    if not chosen:
+    mode = chosen_mode(config)
+    if mode is None:
         return None
-    if len(chosen) > 1:
-        raise InvalidInput(f"{' and '.join(f'--avo-{name}' for name in chosen)}: expected one of them")
-    if option.avo_evolve and (getattr(option, "lf", False) or getattr(option, "failedfirst", False)):
+    option = Choices(config, mode)
+    option.refuse_foreign()
+    if mode == "evolve" and (getattr(config.option, "lf", False) or getattr(config.option, "failedfirst", False)):
         raise InvalidInput("--avo-evolve: does not go with --lf or --ff, its items are made while it runs")
-    if option.avo_serve_for is not None and option.avo_serve is None:
-        raise InvalidInput("--avo-serve-for: expected --avo-serve DIR too")
-    if option.generations < 1:
-        raise InvalidInput(f"--generations: expected a number of at least 1, got {option.generations}")
-    if option.avo_population < 1:
-        raise InvalidInput(f"--avo-population: expected a number of at least 1, got {option.avo_population}")
-    if not 1 <= option.avo_islands <= option.avo_population:
-        most = option.avo_population
-        raise InvalidInput(
-            f"--avo-islands: expected a number from 1 to the population, which is {most}, got {option.avo_islands}"
-        )
-    peers = _text(config, "avo_peers")
-    agent = _agent(config)
-    named = _text(config, "avo_operator")
+    population, islands = option.value("avo_population"), option.value("avo_islands")
+    if not 1 <= islands <= population:
+        expected = f"expected a number from 1 to the population, which is {population}"
+        raise InvalidInput(f"--avo-islands: {expected}, got {islands}")
+    peers = option.text("avo_peers")
+    agent = _agent(option)
+    named = option.text("avo_operator")
     without_model = "" if named else _why_not_asked(agent)
-    return Settings(
-        mode=chosen[0],
-        target=option.avo_compile or "",
+    operator = named or ("agent" if (agent.model or agent.replay is not None) and not without_model else "tuner")
+    settings = Settings(
+        mode=mode,
+        target=option.text("avo_compile"),
         rootdir=config.rootpath,
         suites=_suite_folders(config.rootpath),
-        shapes=_names(_text(config, "avo_shapes")) or ((INTERPRETED,) if option.avo_interpret else ()),
+        shapes=_names(option.text("avo_shapes")) or ((INTERPRETED,) if mode == "interpret" else ()),
         peers=None if not peers else () if peers == "none" else _names(peers),
-        limits=_limits(_text(config, "avo_limits")),
-        plan=_plan(option.avo_max_rounds),
-        sandbox=option.avo_sandbox,
-        gate=_gate(config, chosen[0]),
+        limits=_limits(option.text("avo_limits")),
+        plan=_plan(option.value("avo_max_rounds")),
+        sandbox=option.value("avo_sandbox"),
+        gate=_gate(option),
         files={
-            name: Path(os.path.abspath(path)) for name in FILES if (path := getattr(option, f"avo_{name}")) is not None
+            name: Path(os.path.abspath(path)) for name in FILES if (path := option.value(f"avo_{name}")) is not None
         },
         kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
         evolve=_kernel_per_target(config.getini("avo_evolve")),
-        generations=option.generations,
-        population=option.avo_population,
-        islands=option.avo_islands,
-        operator=named or ("agent" if (agent.model or agent.replay is not None) and not without_model else "tuner"),
+        generations=option.value("generations"),
+        population=population,
+        islands=islands,
+        operator=operator,
         agent=agent,
         without_model=without_model,
-        budget=_budget(config),
+        budget=_budget(option),
         prices=_prices(config),
-        serve=None if option.avo_serve is None else Path(os.path.abspath(option.avo_serve)),
-        serve_for_s=_duration_s("--avo-serve-for", option.avo_serve_for),
-        submit=option.avo_submit or "",
-        seed=option.avo_seed,
-        accept=option.avo_accept,
-        resume=option.avo_resume,
-        commit=option.avo_commit,
+        serve=Path(os.path.abspath(served)) if (served := option.value("avo_serve")) is not None else None,
+        serve_for_s=_duration_s("--avo-serve-for", option.value("avo_serve_for")),
+        submit=option.text("avo_submit"),
+        seed=option.value("avo_seed"),
+        accept=option.value("avo_accept"),
+        resume=option.value("avo_resume"),
+        commit=option.value("avo_commit"),
     )
-
-
-def _text(config: pytest.Config, name: str) -> str:
-    """A text option: command line, then PYTEST_AVO_..., then ini."""
-    given = getattr(config.option, name)
-    if given is not None:
-        return str(given)
-    return os.environ.get(f"PYTEST_{name.upper()}") or str(config.getini(name))
+    if mode == "evolve" and not without_model:
+        option.refuse_foreign_to(operator, why="" if named else "the default where no model is configured")
+    return settings
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -127,71 +108,55 @@ def _limits(text: str) -> Limits:
 def _plan(max_rounds: int | None) -> TimingPlan:
     if max_rounds is None:
         return TimingPlan()
-    if max_rounds < 3:
-        raise InvalidInput(f"--avo-max-rounds: expected at least 3, got {max_rounds}")
     default = TimingPlan()
     return msgspec.structs.replace(default, max_rounds=max_rounds, min_rounds=min(default.min_rounds, max_rounds))
 
 
-def _gate(config: pytest.Config, mode: str) -> GateSettings:
-    option = config.option
-    names = ("compare", "compare_fail", "compare_lenient", "allow_mismatch", "save", "autosave")
-    used = [f"--avo-{name.replace('_', '-')}" for name in names if getattr(option, f"avo_{name}")]
-    if used and mode != "bench":
-        raise InvalidInput(f"{used[0]}: goes with --avo-bench, not with --avo-{mode}")
-    if option.avo_compare is None and (idle := [x for x in used if x not in ("--avo-save", "--avo-autosave")]):
+def _gate(option: Choices) -> GateSettings:
+    config = option.config
+    rivals = ("avo_compare_fail", "avo_compare_lenient", "avo_allow_mismatch")
+    compare, save = option.value("avo_compare"), option.value("avo_save")
+    if compare is None and (idle := [OPTIONS[name].flag for name in rivals if option.value(name)]):
         raise InvalidInput(f"{idle[0]}: expected --avo-compare too")
-    if option.avo_save is not None and option.avo_autosave:
+    if save is not None and option.value("avo_autosave"):
         raise InvalidInput("--avo-save and --avo-autosave: expected one of them")
-    rules = parse_rules(option.avo_compare_fail, config.getini("avo_compare_fail"))
+    rules = parse_rules(option.value("avo_compare_fail"), config.getini("avo_compare_fail"))
     known = _suite_folders(config.rootpath).names()
     if unknown := sorted(rules.suites - set(known)):
         expected = f"expected a kernel's path or one of the suites {', '.join(known)}"
         raise InvalidInput(f"ini key avo_compare_fail: {unknown[0]!r}: {expected}")
     folder = config.rootpath / FOLDER / BASELINES
-    save = automatic_name(config.rootpath) if option.avo_autosave else option.avo_save
+    save = automatic_name(config.rootpath) if option.value("avo_autosave") else save
     return GateSettings(
-        compare=option.avo_compare,
+        compare=compare,
         rules=rules,
-        lenient=option.avo_compare_lenient,
-        allow_mismatch=option.avo_allow_mismatch,
+        lenient=option.value("avo_compare_lenient"),
+        allow_mismatch=option.value("avo_allow_mismatch"),
         folder=folder,
         save=None if save is None else baseline_path(save, folder),
     )
 
 
-def _agent(config: pytest.Config) -> AgentSettings:
-    option = config.option
-    for name, least in {
-        "turns": 1,
-        "stall": 1,
-        "cycle": 2,
-        "directions": 1,
-        "context": 4000,
-        "model_timeout": 1,
-    }.items():
-        if not getattr(option, f"avo_{name}") >= least:
-            found = getattr(option, f"avo_{name}")
-            raise InvalidInput(f"--avo-{name.replace('_', '-')}: expected at least {least}, got {found}")
-    if option.avo_knowledge and option.avo_no_knowledge:
+def _agent(option: Choices) -> AgentSettings:
+    if option.value("avo_knowledge") and option.value("avo_no_knowledge"):
         raise InvalidInput("--avo-knowledge and --avo-no-knowledge: expected one of them")
-    base_url = _text(config, "avo_base_url") or os.environ.get("OPENAI_BASE_URL") or None
+    base_url = option.text("avo_base_url") or os.environ.get("OPENAI_BASE_URL") or None
     if base_url is not None and not re.fullmatch(r"https?://[^\s/?#]+([/?#]\S*)?", base_url):
         raise InvalidInput(f"--avo-base-url: expected a URL such as http://localhost:8000/v1, got {base_url!r}")
     return AgentSettings(
-        model=_text(config, "avo_model"),
+        model=option.text("avo_model"),
         base_url=base_url,
-        model_timeout_s=option.avo_model_timeout,
-        turns=option.avo_turns,
-        context_tokens=option.avo_context,
-        knowledge=tuple(Path(os.path.abspath(folder)) for folder in option.avo_knowledge),
-        use_supervisor=not option.avo_no_supervisor,
-        use_knowledge=not option.avo_no_knowledge,
-        use_memory=not option.avo_no_memory,
-        stall=option.avo_stall,
-        cycle=option.avo_cycle,
-        directions=option.avo_directions,
-        replay=option.avo_replay,
+        model_timeout_s=option.value("avo_model_timeout"),
+        turns=option.value("avo_turns"),
+        context_tokens=option.value("avo_context"),
+        knowledge=tuple(Path(os.path.abspath(folder)) for folder in option.value("avo_knowledge")),
+        use_supervisor=not option.value("avo_no_supervisor"),
+        use_knowledge=not option.value("avo_no_knowledge"),
+        use_memory=not option.value("avo_no_memory"),
+        stall=option.value("avo_stall"),
+        cycle=option.value("avo_cycle"),
+        directions=option.value("avo_directions"),
+        replay=option.value("avo_replay"),
     )
 
 
@@ -203,18 +168,17 @@ def _why_not_asked(agent: AgentSettings) -> str:
     return f"{agent.model} is not asked: OPENAI_API_KEY is not set, and no --avo-base-url names a server without keys"
 
 
-def _budget(config: pytest.Config) -> Budget:
-    option = config.option
-    for name in ("avo_max_tokens", "avo_max_cost", "avo_max_evaluations"):
-        if (value := getattr(option, name)) is not None and not (value > 0 and math.isfinite(value)):
-            raise InvalidInput(f"--{name.replace('_', '-')}: expected a number above zero, got {value}")
-    if option.avo_max_cost is not None and _prices(config) is None:
+def _budget(option: Choices) -> Budget:
+    cost = option.value("avo_max_cost")
+    if cost is not None and not (cost > 0 and math.isfinite(cost)):
+        raise InvalidInput(f"--avo-max-cost: expected a number above zero, got {cost}")
+    if cost is not None and _prices(option.config) is None:
         raise InvalidInput("--avo-max-cost: expected the ini keys avo_price_input and avo_price_output too")
     return Budget(
-        max_tokens=option.avo_max_tokens,
-        max_cost=option.avo_max_cost,
-        max_evaluations=option.avo_max_evaluations,
-        max_time_s=_duration_s("--avo-max-time", option.avo_max_time),
+        max_tokens=option.value("avo_max_tokens"),
+        max_cost=cost,
+        max_evaluations=option.value("avo_max_evaluations"),
+        max_time_s=_duration_s("--avo-max-time", option.value("avo_max_time")),
     )
 
 

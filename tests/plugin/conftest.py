@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,17 @@ class Project:
     def run(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own, as a user does."""
         return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=300)
+
+    def refuses(self, message: str, *arguments: str) -> None:
+        """A run begins with this usage error (a pattern): of its options, its files or its paths; in this process."""
+
+        def begin() -> None:
+            config = self.pytester.parseconfigure(*arguments)
+            config.hook.pytest_collection(session=pytest.Session.from_config(config))
+
+        with pytest.raises(pytest.UsageError) as refused:
+            begin()
+        assert fnmatchcase(str(refused.value), message), f"{refused.value} is not {message}"
 
     def evolve(self, *arguments: str) -> pytest.RunResult:
         """An evolution of kernels/slow.py by the scripted operator."""

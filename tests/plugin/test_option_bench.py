@@ -118,9 +118,7 @@ def test_a_kernel_for_another_machine_is_skipped_with_the_reason(project: Projec
 )
 def test_a_wrong_declaration_is_a_usage_error(project: Project, source: str, message: str) -> None:
     project.kernel("bad.py", source)
-    result = project.run("--avo-bench", "kernels/bad.py")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    project.refuses(message, "--avo-bench", "kernels/bad.py")
 
 
 def test_a_folder_without_kernels_collects_nothing(project: Project) -> None:
@@ -156,9 +154,7 @@ def test_the_same_under_xdist(project: Project) -> None:
 
 
 def test_bench_and_evolve_exclude_each_other(project: Project) -> None:
-    result = project.run("--avo-bench", "--avo-evolve")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-bench and --avo-evolve: expected one of them"])
+    project.refuses("--avo-bench and --avo-evolve: expected one of them", "--avo-bench", "--avo-evolve")
 
 
 def test_a_kernel_is_never_imported_by_pytest(project: Project) -> None:

@@ -39,7 +39,6 @@ def test_defaults(project: Project) -> None:
         (["--avo-model", "m"], "", "tuner"),
         (["--avo-model", "m"], "a-key", "agent"),
         (["--avo-model", "m", "--avo-base-url", "http://localhost:1/v1"], "", "agent"),
-        (["--avo-model", "m", "--avo-operator", "tuner"], "a-key", "tuner"),
         ([], "a-key", "tuner"),
         (["--avo-replay", "1"], "", "agent"),
     ],
@@ -86,7 +85,8 @@ def test_durations(project: Project, text: str, seconds: float) -> None:
 
 def test_limits_and_prices(project: Project) -> None:
     project.pytester.makeini("[pytest]\navo_price_input = 1.25\navo_price_output = 10\n")
-    found = settings(project, "--avo-max-tokens", "5000", "--avo-max-cost", "2.5", "--avo-max-evaluations", "40")
+    limits = ["--avo-max-tokens", "5000", "--avo-max-cost", "2.5", "--avo-max-evaluations", "40"]
+    found = settings(project, "--avo-operator", "agent", *limits)
     assert found.budget == Limits(max_tokens=5000, max_cost=2.5, max_evaluations=40)
     assert found.prices == Prices(input_per_million=1.25, output_per_million=10.0)
 
@@ -96,13 +96,13 @@ def test_limits_and_prices(project: Project) -> None:
     [
         (["--avo-max-time", "soon"], "", "--avo-max-time: expected a duration such as 90s, 30min or 2h, got 'soon'"),
         (["--avo-max-time", "0s"], "", "--avo-max-time: expected a duration"),
-        (["--avo-max-tokens", "0"], "", "--avo-max-tokens: expected a number above zero, got 0"),
+        (["--avo-max-tokens", "0"], "", "--avo-max-tokens: expected at least 1, got 0"),
         (["--avo-max-cost", "nan"], "", "--avo-max-cost: expected a number above zero"),
         (["--avo-max-cost", "1"], "", "--avo-max-cost: expected the ini keys avo_price_input and avo_price_output too"),
         ([], "avo_price_input = 1", "expected both or neither"),
         ([], "avo_price_input = cheap\navo_price_output = 1", "avo_price_input: expected a price per million tokens"),
         ([], "avo_price_input = -1\navo_price_output = 1", "avo_price_input: expected a price of at least zero"),
-        (["--avo-max-evaluations", "0"], "", "--avo-max-evaluations: expected a number above zero, got 0"),
+        (["--avo-max-evaluations", "0"], "", "--avo-max-evaluations: expected at least 1, got 0"),
         (["--avo-base-url", "localhost:8000"], "", "--avo-base-url: expected a URL such as http://localhost:8000/v1"),
         (["--avo-base-url", "http://"], "", "--avo-base-url: expected a URL such as .*, got 'http://'"),
         (["--avo-base-url", "http://a b/v1"], "", "--avo-base-url: expected a URL such as .*, got 'http://a b/v1'"),
@@ -129,6 +129,8 @@ def test_operators_by_name(project: Project, monkeypatch: pytest.MonkeyPatch) ->
         load_operator("genius", found.agent, folder=found.store)
     with pytest.raises(InvalidInput, match="'nowhere:Operator' cannot be loaded"):
         load_operator("nowhere:Operator", found.agent, folder=found.store)
+    with pytest.raises(InvalidInput, match="--avo-operator: 'json:nosuch' cannot be loaded: "):
+        load_operator("json:nosuch", found.agent, folder=found.store)
 
 
 def test_a_folder_of_knowledge_that_is_not_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

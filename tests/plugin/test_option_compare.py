@@ -66,6 +66,4 @@ def test_a_baseline_that_fails_does_not_fail_the_kernel(project: Project) -> Non
     ],
 )
 def test_a_baseline_that_cannot_be_is_a_usage_error(committed: Project, arguments: list[str], message: str) -> None:
-    result = committed.run(*arguments)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    committed.refuses(message, *arguments)

@@ -103,12 +103,8 @@ def test_suites_and_kernels_have_limits_of_their_own(slowed: Project) -> None:
 def test_a_wrong_limit_is_a_usage_error(project: Project, ini: str, arguments: list[str], message: str) -> None:
     project.pytester.makeini(f"[pytest]\navo_compare_fail =\n    {ini}\n")
     project.commit()
-    result = project.compare(*arguments)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    project.refuses(message, "--avo-bench", "--avo-compare", "git:main", *arguments)
 
 
 def test_a_limit_without_a_baseline_is_a_usage_error(project: Project) -> None:
-    result = project.run("--avo-bench", "--avo-compare-fail", "3%")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-compare-fail: expected --avo-compare too"])
+    project.refuses("--avo-compare-fail: expected --avo-compare too", "--avo-bench", "--avo-compare-fail", "3%")

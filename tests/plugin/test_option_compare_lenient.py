@@ -21,6 +21,4 @@ def test_a_new_kernel_has_no_baseline(project: Project, options: tuple[str, ...]
 
 
 def test_alone_it_is_a_usage_error(project: Project) -> None:
-    result = project.run("--avo-bench", "--avo-compare-lenient")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-compare-lenient: expected --avo-compare too"])
+    project.refuses("--avo-compare-lenient: expected --avo-compare too", "--avo-bench", "--avo-compare-lenient")

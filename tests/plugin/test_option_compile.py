@@ -129,6 +129,4 @@ def test_the_kernel_is_confined_while_its_host_code_runs(hopper: Project) -> Non
 
 
 def test_a_word_that_is_neither_target_nor_path_is_a_usage_error(project: Project) -> None:
-    result = project.run("--avo-compile", "sm75")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-compile: expected one of sm90, or a path, got 'sm75'"])
+    project.refuses("--avo-compile: expected one of sm90, or a path, got 'sm75'", "--avo-compile", "sm75")

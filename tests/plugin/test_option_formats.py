@@ -34,9 +34,7 @@ def test_files_of_every_format_hold_the_same_results(project: Project) -> None:
 @pytest.mark.parametrize("option", ["--avo-bmf", "--avo-gab", "--avo-markdown"])
 def test_a_path_that_cannot_be_written_is_a_usage_error_before_anything_runs(project: Project, option: str) -> None:
     (project.path / "taken").write_text("a file, not a folder")
-    result = project.run("--avo-bench", option, "taken/out")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *taken*"])
+    project.refuses("*taken*", "--avo-bench", option, "taken/out")
 
 
 @pytest.mark.parametrize("reporting", [[], ["-q", "-n", "2"], ["-p", "no:terminal"]], ids=" ".join)

@@ -83,6 +83,4 @@ def test_the_suite_smoke_whatever_the_claim(hopper: Project) -> None:
 
 
 def test_one_mode_at_a_time(hopper: Project) -> None:
-    result = hopper.run("--avo-interpret", "--avo-bench")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-bench and --avo-interpret: expected one of them"])
+    hopper.refuses("--avo-bench and --avo-interpret: expected one of them", "--avo-interpret", "--avo-bench")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import pytest
-
 from tests.plugin.conftest import GOOD, SHAPES, WRONG, Project
 
 
@@ -40,9 +38,7 @@ def test_has_every_item_and_the_geomean(project: Project) -> None:
 
 def test_a_path_that_cannot_be_written_is_a_usage_error_before_anything_runs(project: Project) -> None:
     (project.path / "taken").write_text("a file, not a folder")
-    result = project.run("--avo-bench", "--avo-json", "taken/out.json")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *taken*"])
+    project.refuses("*taken*", "--avo-bench", "--avo-json", "taken/out.json")
 
 
 def test_pytest_benchmark_compares_two_runs(project: Project) -> None:

@@ -15,29 +15,21 @@ from tests.plugin.conftest import SHAPES, SLOW, Project
         (["--avo-limits", "time=0"], "--avo-limits: 'time=0': expected PHASE=SECONDS*"),
         (["--avo-max-rounds", "1"], "--avo-max-rounds: expected at least 3, got 1"),
         (["--avo-peers", "cudn"], "--avo-peers: unknown peer 'cudn', expected some of *torch-sdpa*"),
-        (["--avo-operator", "nosuch"], "--avo-operator: expected one of *tuner* or MODULE:ATTRIBUTE, got 'nosuch'"),
-        (["--avo-operator", "json:nosuch"], "--avo-operator: 'json:nosuch' cannot be loaded: *"),
-        (["--generations", "0"], "--generations: expected a number of at least 1, got 0"),
+        (["--generations", "0"], "--generations: expected at least 1, got 0"),
         (["--lf"], "--avo-evolve: does not go with --lf or --ff*"),
     ],
 )
 def test_a_wrong_value_is_a_usage_error(project: Project, arguments: list[str], message: str) -> None:
-    result = project.pytester.runpytest_subprocess("--avo-evolve", "kernels/slow.py", *arguments)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    project.refuses(message, "--avo-evolve", "kernels/slow.py", *arguments)
 
 
 def test_a_wrong_ini_value_names_the_key(project: Project) -> None:
     project.pytester.makeini("[pytest]\navo_evolve =\n    gpu kernels/slow.py\n")
-    result = project.run("--avo-evolve")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: ini key avo_evolve: 'gpu kernels/slow.py': expected 'TARGET: PATH'*"])
+    project.refuses("ini key avo_evolve: 'gpu kernels/slow.py': expected 'TARGET: PATH'*", "--avo-evolve")
 
 
 def test_a_bare_evolve_without_the_ini_key_says_what_to_do(project: Project) -> None:
-    result = project.run("--avo-evolve")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-evolve: expected a kernel file, or a line 'cpu: PATH' in the ini key*"])
+    project.refuses("--avo-evolve: expected a kernel file, or a line 'cpu: PATH' in the ini key*", "--avo-evolve")
 
 
 def test_ini_gives_defaults_and_the_command_line_wins(project: Project) -> None:

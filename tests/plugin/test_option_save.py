@@ -72,6 +72,4 @@ def test_autosave_names_the_baseline(project: Project) -> None:
     ],
 )
 def test_wrong_choices_are_usage_errors(project: Project, options: list[str], message: str) -> None:
-    result = project.run("--avo-bench", *options)
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines([f"ERROR: {message}"])
+    project.refuses(message, "--avo-bench", *options)

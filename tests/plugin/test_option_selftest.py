@@ -45,15 +45,11 @@ def test_a_folder_of_further_kernels_and_exit_1_if_one_escapes(project: Project)
 
 def test_a_mistake_in_a_docstring_is_a_usage_error(project: Project) -> None:
     path = project.kernel("odd.py", f'"""Odd.\n\nEXPECT: maybe\n"""\n{ATTENTION}')
-    result = project.run("--avo-selftest", str(path))
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *odd.py: docstring, key EXPECT: expected some of *, got 'maybe'"])
+    project.refuses("*odd.py: docstring, key EXPECT: expected some of *, got 'maybe'", "--avo-selftest", str(path))
 
 
 def test_it_does_not_go_with_another_mode(project: Project) -> None:
-    result = project.run("--avo-selftest", "--avo-bench")
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-bench and --avo-selftest: expected one of them"])
+    project.refuses("--avo-bench and --avo-selftest: expected one of them", "--avo-selftest", "--avo-bench")
 
 
 def test_the_corpus_is_found_without_a_path(project: Project) -> None:
