@@ -170,7 +170,7 @@ SPOOL = (
     _spool(
         flag="--avo-submit",
         metavar="COMMAND",
-        modes=WITH_RESULTS,
+        modes=TIMED,
         help="With --tx spool=DIR: run COMMAND when requests wait and nobody serves them. It must last as long as its "
         "job, as 'sbatch --wait serve.sbatch' does",
     ),
