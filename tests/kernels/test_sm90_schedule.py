@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pytest_avo.evaluation.diagnosis.compile import load_attention
+from pytest_avo.evaluation.diagnosis.confined import load_attention
 from tests import ROOT
 
 KERNEL = ROOT / "kernels" / "sm90" / "mha.py"

@@ -8,10 +8,6 @@ It imports the kernel, so it has to run in a process of its own; importing this 
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import os
-import subprocess
 import sys
 import tempfile
 from functools import cache, partial
@@ -21,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_avo.core.shape import DTYPE_NAMES, Shape
+from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -119,18 +116,6 @@ def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: 
             yield from reports
 
 
-def load_attention(path: Path) -> Callable[..., Any]:
-    """Import a kernel file and return its attention()."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    attention: Callable[..., Any] = module.attention
-    return attention
-
-
 def call(attention: Callable[..., Any], shape: Shape) -> None:
     """Call attention() on uninitialised CPU tensors of the shape, laid out as (batch, seqlen, heads, head_dim).
 
@@ -193,36 +178,10 @@ def _figures(assembly: Assembly, shared_bytes: int, target: str) -> dict[str, An
     }
 
 
-def describe(error: Exception) -> str:
-    """Type and message; of a chain, such as Triton's nested compilation errors, the first cause."""
-    while error.__cause__ is not None and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    message = str(error)
-    if isinstance(error, subprocess.CalledProcessError) and error.stderr:
-        said = error.stderr
-        message = (said.decode(errors="replace") if isinstance(said, bytes) else said).strip()
-    return f"{type(error).__name__}: {message}"
-
-
-def confine(scratch: str) -> None:
-    """Hold this process to what a kernel's process may do, before any of the kernel's code runs.
-
-    All that the report needs is imported first: the folder of this package can no longer be read afterwards.
-    """
-    from pytest_avo.evaluation.diagnosis import dry_run, nvcc, sass  # noqa: F401
-    from pytest_avo.evaluation.linux import sandbox
-
-    sandbox.enter_namespaces()
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=True))
-
-
 def main() -> int:
     """Run the command line; usage errors end with status 2, a bad list of shapes among them."""
-    parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.diagnosis.compile")
-    parser.add_argument("kernel", type=Path)
+    parser = command_line("compile")
     parser.add_argument("--target", choices=list(ARCHITECTURES), required=True)
-    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
     parser.add_argument("--shapes-json", required=True, metavar="FILE", help="JSON list of shapes; - reads stdin")
     arguments = parser.parse_args()
     source = arguments.shapes_json
@@ -231,14 +190,10 @@ def main() -> int:
         shapes = msgspec.json.decode(text, type=list[Shape])
     except msgspec.DecodeError as error:
         parser.error(f"--shapes-json {source}: {error}")
-    if arguments.scratch is not None:
-        confine(arguments.scratch)
-    # The kernel may print: its standard output becomes standard error, and the report keeps the real one.
-    with (
-        os.fdopen(os.dup(1), "wb") as output,
-        tempfile.TemporaryDirectory(prefix="nvcc-", dir=arguments.scratch) as folder,
-    ):
-        os.dup2(2, 1)
+    from pytest_avo.evaluation.diagnosis import dry_run, nvcc, sass  # noqa: F401 - out of reach once confined
+
+    confine(arguments.scratch)
+    with own_output() as output, tempfile.TemporaryDirectory(prefix="nvcc-", dir=arguments.scratch) as folder:
         for record in compile_kernel(arguments.kernel, shapes, target=arguments.target, folder=Path(folder)):
             output.write(msgspec.json.encode(record) + b"\n")
             output.flush()

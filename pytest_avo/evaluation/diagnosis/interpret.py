@@ -6,21 +6,14 @@ Slow and exact in its own way: fit for shapes of a few hundred rows. `interprete
 from __future__ import annotations
 
 import ast
-import os
 import secrets
-import subprocess
-import sys
-import tempfile
-import threading
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_avo import PACKAGE
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import DTYPE_BYTES, DTYPE_NAMES, Dtype, Shape
-from pytest_avo.core.text_form import TextForm
+from pytest_avo.evaluation.diagnosis.child import Child
 
 if TYPE_CHECKING:
     import torch
@@ -79,33 +72,16 @@ class Interpreter:
         """
         refuse(kernel.source)
         self._timeout_s = timeout_s
-        self._folder = tempfile.TemporaryDirectory(prefix="pytest-avo-interpret-")
-        scratch = self._folder.name
-        copy = Path(scratch) / "kernel.py"
-        copy.write_bytes(TextForm().encoded(kernel.source))
-        self._log = (Path(scratch) / "log").open("w+b")
-        command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.interpreter_child", str(copy)]
-        private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
-        self._process = subprocess.Popen(
-            [*command, *(["--scratch", scratch] if confined else [])],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": path, "TRITON_INTERPRET": "1", **private},
-        )
+        self._child = Child("interpreter_child", kernel, confined=confined, environment={"TRITON_INTERPRET": "1"})
 
     @property
     def is_alive(self) -> bool:
         """Whether it can be called; after a death or a timeout it cannot."""
-        return self._process.poll() is None
+        return self._child.is_alive
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
-        self._process.communicate()
-        self._log.close()
-        self._folder.cleanup()
+        self._child.close()
 
     def attention(self, inputs: Inputs) -> torch.Tensor:
         """What the kernel's attention returns for the inputs, as the interpreter computes it.
@@ -116,22 +92,17 @@ class Interpreter:
         tensors = [tensor.transpose(1, 2).contiguous() for tensor in inputs.tensors]
         q, k, v = (TensorHeader(tuple(tensor.shape), dtype_name(tensor)) for tensor in tensors)
         call = Call(causal=inputs.causal, scale=inputs.scale, tensors=(q, k, v))
-        stuck = threading.Timer(self._timeout_s, self._process.kill)
-        stuck.start()
         try:
-            return self._exchange(b"".join([msgspec.json.encode(call), b"\n", *map(to_bytes, tensors)]))
+            with self._child.within(self._timeout_s):
+                return self._exchange(b"".join([msgspec.json.encode(call), b"\n", *map(to_bytes, tensors)]))
         except (BrokenPipeError, EOFError):
-            in_time = stuck.is_alive()
-            raise KernelFailed(self._last_words() if in_time else f"no result within {self._timeout_s:g} s") from None
-        finally:
-            stuck.cancel()
+            late = f"no result within {self._timeout_s:g} s"
+            raise KernelFailed(self._last_words() if self._child.in_time else late) from None
 
     def _exchange(self, request: bytes) -> torch.Tensor:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(request)
-        self._process.stdin.flush()
-        head = self._process.stdout.readline()
+        self._child.requests.write(request)
+        self._child.requests.flush()
+        head = self._child.answers.readline()
         if not head.endswith(b"\n"):
             raise EOFError
         try:
@@ -142,16 +113,14 @@ class Interpreter:
             raise Refused(answer.refused)
         if answer.result is None:
             raise KernelFailed(answer.failed)
-        payload = self._process.stdout.read(answer.result.size_bytes)
+        payload = self._child.answers.read(answer.result.size_bytes)
         if len(payload) < answer.result.size_bytes:
             raise EOFError
         return from_bytes(answer.result, payload)
 
     def _last_words(self) -> str:
-        status = self._process.wait()
-        self._log.seek(0)
-        last = self._log.read().decode(errors="replace").strip().splitlines()[-1:]
-        return f"the interpreter ended with status {status}{': ' if last else ''}{''.join(last)}"
+        status, last = self._child.status(), self._child.last_words()
+        return f"the interpreter ended with status {status}{': ' if last else ''}{last}"
 
 
 def check(interpreter: Interpreter, shape: Shape) -> str:

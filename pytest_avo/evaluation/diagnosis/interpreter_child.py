@@ -5,12 +5,10 @@ Has to start with TRITON_INTERPRET=1 in its environment, because triton.jit look
 
 from __future__ import annotations
 
-import argparse
-import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import msgspec
 import numpy as np
@@ -19,7 +17,7 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from pytest_avo.evaluation.diagnosis.compile import confine, describe, load_attention
+from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
 from pytest_avo.evaluation.diagnosis.dry_run import pretended_device
 from pytest_avo.evaluation.diagnosis.interpret import (
     Answer,
@@ -133,15 +131,14 @@ def _raised_by(error: Exception) -> str:
     return frames[-1].filename if frames else ""
 
 
-def serve(kernel: Path, scratch: str | None, requests: BinaryIO, output: BinaryIO) -> None:
+def serve(kernel: Path, scratch: str | None, requests: IO[bytes], output: IO[bytes]) -> None:
     """Answer calls until there are no more."""
     always: Answer | None = None
     attention: Any = None
     try:
         repair()
         probe()  # reads this file, which a confined process may not
-        if scratch is not None:
-            confine(scratch)
+        confine(scratch)
         with pretended_device():
             attention = load_attention(kernel)
     except Refused as refusal:
@@ -158,13 +155,8 @@ def serve(kernel: Path, scratch: str | None, requests: BinaryIO, output: BinaryI
 
 def main() -> None:
     """Answer the calls on standard input."""
-    parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.diagnosis.interpreter_child")
-    parser.add_argument("kernel", type=Path)
-    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
-    arguments = parser.parse_args()
-    # The kernel may print: its standard output becomes standard error, and the answers keep the real one.
-    with os.fdopen(os.dup(1), "wb") as output:
-        os.dup2(2, 1)
+    arguments = command_line("interpreter_child").parse_args()
+    with own_output() as output:
         serve(arguments.kernel, arguments.scratch, sys.stdin.buffer, output)
 
 

@@ -8,27 +8,21 @@ kernel's code, so `profile` starts it in a confined process of its own.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import threading
 import time
-from pathlib import Path
-from typing import IO
 
 import msgspec
 
-from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.text_form import TextForm
 from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.diagnosis.child import Child
+from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 
 LIMIT_S = 120.0
@@ -47,76 +41,45 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
     """
     with (
         lease(lease_path(CpuDevice().id), exclusive=False, waiting=lambda: None),
-        tempfile.TemporaryDirectory(prefix="pytest-avo-profile-") as scratch,
-        tempfile.TemporaryFile() as said,  # no pipe: a kernel that prints in every call would soon fill it and wait
+        Child("profile", kernel, confined=confined) as child,
+        child.within(LIMIT_S),
     ):
-        copy = Path(scratch) / "kernel.py"
-        copy.write_bytes(TextForm().encoded(kernel.source))
-        command = [sys.executable, "-m", __name__, str(copy), *(["--scratch", scratch] if confined else [])]
-        private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        modules = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=said,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": modules, **private},
-            start_new_session=True,
-        )
-        stuck = threading.Timer(LIMIT_S, os.killpg, (process.pid, signal.SIGKILL))
-        stuck.start()
-        try:
-            if found := _conversation(process, shape, scratch=Path(scratch)):
-                return found
-            process.wait()
-            last = _last_line(said)
-            raise EvaluatorError(f"{kernel.path.name}: no profile: {last or f'nothing within {LIMIT_S:g} s'}")
-        finally:
-            stuck.cancel()
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+        if found := _conversation(child, shape):
+            return found
+        child.status()
+        raise EvaluatorError(f"{kernel.path.name}: no profile: {child.last_words() or f'nothing within {LIMIT_S:g} s'}")
 
 
-def _conversation(process: subprocess.Popen[bytes], shape: Shape, *, scratch: Path) -> str:
+def _conversation(child: Child, shape: Shape) -> str:
     """Hand the shape over, take torch's profile, then let perf watch while the process repeats its calls.
 
     Returns "" when the process ends without a profile.
     """
-    assert process.stdin is not None
-    assert process.stdout is not None
     try:
-        process.stdin.write(msgspec.json.encode(shape) + b"\n")
-        process.stdin.flush()
+        child.requests.write(msgspec.json.encode(shape) + b"\n")
+        child.requests.flush()
     except BrokenPipeError:
         pass  # what it says on its way out is read below
-    head = process.stdout.readline()
+    head = child.answers.readline()
     if not head:
         return ""
     torch_says = str(msgspec.json.decode(head))
-    return f"{torch_says}\n\n{_perf(process, scratch)}"
+    return f"{torch_says}\n\n{_perf(child)}"
 
 
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(max(0, said.seek(0, os.SEEK_END) - 4096))
-    return "".join(said.read().decode(errors="replace").strip().splitlines()[-1:])
-
-
-def _perf(process: subprocess.Popen[bytes], scratch: Path) -> str:
+def _perf(child: Child) -> str:
     """What perf sees of the process while it repeats its calls once more, or why there is nothing to see."""
-    assert process.stdin is not None
-    assert process.stdout is not None
     perf = shutil.which("perf")
     if perf is None:
         return "perf: not on this machine, so the time inside compiled code is not divided further"
-    data = scratch / "perf.data"
+    data = child.scratch / "perf.data"
     command = [perf, "record", "-q", "-e", "cpu-clock:u", "-F", str(SAMPLES_PER_S), "-o", str(data)]
-    recorder = subprocess.Popen([*command, "-p", str(process.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    recorder = subprocess.Popen([*command, "-p", str(child.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     time.sleep(0.3)  # perf attaches to the threads that there are
     try:
-        process.stdin.write(b"again\n")
-        process.stdin.flush()
-        process.stdout.readline()
+        child.requests.write(b"again\n")
+        child.requests.flush()
+        child.answers.readline()
     except BrokenPipeError:
         pass  # a kernel that dies now has been seen until then
     recorder.send_signal(signal.SIGINT)
@@ -134,27 +97,20 @@ def _perf(process: subprocess.Popen[bytes], scratch: Path) -> str:
 
 def main() -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m pytest_avo.evaluation.diagnosis.profile")
-    parser.add_argument("kernel", type=Path)
-    parser.add_argument("--scratch", metavar="DIR", help="confine the kernel: it may write below this folder alone")
-    arguments = parser.parse_args()
+    arguments = command_line("profile").parse_args()
     import torch
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
     from pytest_avo.evaluation.correctness.inputs import Case, draw, generator
-    from pytest_avo.evaluation.diagnosis.compile import confine, describe, load_attention
 
     shape = msgspec.json.decode(sys.stdin.buffer.readline(), type=Shape)
     inputs = draw(Case("profile", shape), generator(1, "cpu"))
     # The profiler loads what it needs when it is first used, which a confined process may not.
     with profiler(activities=[ProfilerActivity.CPU]):
         torch.ones(1).sum()
-    if arguments.scratch is not None:
-        confine(arguments.scratch)
-    # The kernel may print: its standard output becomes standard error, and the profile keeps the real one.
-    with os.fdopen(os.dup(1), "wb") as output:
-        os.dup2(2, 1)
+    confine(arguments.scratch)
+    with own_output() as output:
         try:
             attention = load_attention(arguments.kernel)
 
