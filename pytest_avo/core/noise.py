@@ -14,11 +14,8 @@ import platformdirs
 
 from pytest_avo.core import stats
 from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.ranking import DEVIATION, floor_of
 from pytest_avo.core.stats import Launches
-
-LEAST_FLOOR = 0.003
-"""No machine is quieter than that for a claim about one kernel."""
-DEVIATIONS = 2.0
 
 
 class Noise(msgspec.Struct, frozen=True):
@@ -34,16 +31,10 @@ class Noise(msgspec.Struct, frozen=True):
 
 
 def noise_of(comparisons: Sequence[Launches], fingerprint: Fingerprint) -> Noise:
-    """The floor that comparisons of kernels with themselves show: log-ratios per launch and round of each.
-
-    The larger of 0.3% and twice the root mean square of the comparisons' deviations. The deviation of one is its
-    distance from zero, where it should be, together with its standard error (half of a 68% interval).
-    """
+    """The floor that comparisons of kernels with themselves show: log-ratios per launch and round of each."""
     if not comparisons:
         raise ValueError("a noise floor wants at least one comparison")
-    intervals = [stats.interval(launches, confidence=0.683) for launches in comparisons]
-    squares = [found.estimate**2 + found.half_width**2 for found in intervals]
-    floor = max(LEAST_FLOOR, DEVIATIONS * math.sqrt(sum(squares) / len(squares)))
+    floor = floor_of([stats.interval(launches, confidence=DEVIATION) for launches in comparisons])
     return Noise(fingerprint, floor, len(comparisons), datetime.now(UTC).date().isoformat())
 
 

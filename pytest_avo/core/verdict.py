@@ -11,11 +11,11 @@ import msgspec
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
+from pytest_avo.core.ranking import Ranking, paired, ranking
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval
 
-Kind = Literal[
-    "faster", "same", "slower", "ambiguous", "correct", "incorrect", "crashed", "timeout", "rejected", "unsupported"
-]
+Kind = Literal[Ranking, "correct"]
 CHANCE = 0.05
 """How often one of several shapes may be called faster or slower where none is."""
 GOOD: frozenset[Kind] = frozenset({"faster", "same", "slower", "ambiguous", "correct"})
@@ -119,12 +119,6 @@ def judge_together(
     return verdicts
 
 
-def paired(timing: Timing, arm: str) -> list[list[float]]:
-    """Log-ratios log(t_arm / t_kernel), per launch and round."""
-    pairs = zip(timing.seconds[arm], timing.seconds[KERNEL], strict=True)
-    return [stats.log_ratios(reference, kernel) for reference, kernel in pairs]
-
-
 def compare(timing: Timing, arm: str) -> Comparison:
     """How the kernel stands against `arm` on one shape."""
     ratio = stats.interval(paired(timing, arm)).exp()
@@ -136,8 +130,5 @@ def _against(shape: str, baseline: Comparison, floor: float) -> Verdict:
     low, high = (math.log(x) for x in baseline.ci95)
     change = f"{abs(baseline.ratio - 1):.1%} {'faster' if baseline.ratio > 1 else 'slower'} than the incumbent"
     spread = f"95% interval {baseline.ci95[0]:.3f} to {baseline.ci95[1]:.3f}"
-    if low > floor:
-        return Verdict(shape, "faster", f"{change}, {spread}")
-    if high < -floor:
-        return Verdict(shape, "slower", f"{change}, {spread}")
-    return Verdict(shape, "same" if -floor <= low and high <= floor else "ambiguous", spread)
+    rank = ranking(Interval(math.log(baseline.ratio), low, high), floor=floor)
+    return Verdict(shape, rank, f"{change}, {spread}" if rank in ("faster", "slower") else spread)

@@ -14,9 +14,9 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.fingerprint import Fingerprint, differences
 from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.ranking import noise_floor
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.decision import noise_floor
 from pytest_avo.evolution.promotion import Provenance, check_unchanged
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view

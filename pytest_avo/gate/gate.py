@@ -17,6 +17,7 @@ import msgspec
 
 from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, TimingPlan
 from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.ranking import failing, ranking
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Kind, Total, Verdict
 from pytest_avo.gate.gains import Case, Gains
@@ -131,11 +132,11 @@ class Gate:
         if isinstance(gains, str):
             return gains
         if limit is None or not self._is_beyond(gains, limit):
-            return Finding(ranking(gains.interval(), self.floor, limit), self._words(gains), gains)
+            return Finding(ranking(gains.interval(), floor=self.floor, limit=limit), self._words(gains), gains)
         again = evaluate(confirmation(request, evaluations.values()))
         if bad := next((x for x in again.values() if x.outcome != "ok"), None):
             where = f"{bad.shape}: " if len(cases) > 1 else ""
-            return Finding(_kind(bad), where + bad.reason, None)
+            return Finding(failing(bad), where + bad.reason, None)
         second = self._gains(cases, again)
         if isinstance(second, str):
             return Finding("ambiguous", f"{self._words(gains)}, not confirmed: {second}", gains)
@@ -179,21 +180,6 @@ def confirmation(request: EvaluationRequest, first: Iterable[Evaluation]) -> Eva
     return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True)
 
 
-def ranking(gain: Interval, floor: float, limit: float | None) -> Kind:
-    """Faster, same, slower or ambiguous by the 95% interval of the log-ratio old time / new time.
-
-    With a limit the question is whether the kernel is slower than allowed: ambiguous where the interval leaves that
-    open, slower where it is slower beyond noise and yet within what is allowed. Without one, noise is the measure.
-    """
-    if gain.low > floor:
-        return "faster"
-    if limit is not None and gain.low < -limit:
-        return "ambiguous"
-    if gain.high < -floor:
-        return "slower"
-    return "same" if limit is not None or (-floor <= gain.low and gain.high <= floor) else "ambiguous"
-
-
 def in_words(gain: Interval, name: str, relative_to: str = "") -> str:
     """`4.1% slower than git:main, 95% interval 3.2 to 5.0%`: how much more, or less, time the kernel takes."""
     sign, word = (1, "faster") if gain.estimate > 0 else (-1, "slower")
@@ -201,9 +187,3 @@ def in_words(gain: Interval, name: str, relative_to: str = "") -> str:
     beside = f" (relative to {relative_to})" if relative_to else ""
     change = f"{math.expm1(sign * gain.estimate):.1%} {word} than {name}{beside}"
     return f"{change}, 95% interval {low * 100:.1f} to {high:.1%}"
-
-
-def _kind(evaluation: Evaluation) -> Kind:
-    if evaluation.outcome == "ok":
-        raise ValueError("a right result is ranked by its timing")
-    return evaluation.outcome

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.core.noise import LEAST_FLOOR, noise_of, noise_path, store_noise, stored_noise
+from pytest_avo.core.noise import noise_of, noise_path, store_noise, stored_noise
+from pytest_avo.core.ranking import LEAST_FLOOR
 
 HERE = Fingerprint("cpu", "a processor", 2, "", "2.13.0", "3.6.0", "3.11.7", "Linux 6.18")
 

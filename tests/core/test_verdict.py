@@ -7,7 +7,7 @@ import pytest
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.verdict import Verdict, compare, judge, judge_together, paired
+from pytest_avo.core.verdict import Verdict, compare, judge, judge_together
 
 SHAPE = Shape(
     batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32"
@@ -84,13 +84,6 @@ def test_a_failure_keeps_its_reason_and_its_time_counts_for_nothing(outcome: Out
 def test_notes_of_a_timed_kernel_are_kept() -> None:
     evaluation = Evaluation(SHAPE.id, "ok", timing=timed({}).timing, notes=("torch-sdpa: crashed",))
     assert judged(evaluation).notes == ("torch-sdpa: crashed",)
-
-
-def test_launches_are_paired_one_by_one() -> None:
-    timing = Timing({KERNEL: ((1.0, 1.0), (2.0,)), "peer": ((2.0, 4.0), (2.0,))}, calls=1, stopped="")
-    ratios = paired(timing, "peer")
-    assert ratios == [pytest.approx([0.6931, 1.3863], abs=1e-3), pytest.approx([0.0])]
-    assert compare(timing, "peer").median_us == 2e6
 
 
 def test_arms_of_different_length_cannot_be_paired() -> None:

@@ -2,45 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
-import msgspec
-import numpy as np
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing, TimingPlan
+from pytest_avo.core.ranking import geomean_gain, noise_floor
 from pytest_avo.core.shape import Shape
-from pytest_avo.evolution.decision import (
-    CONFIRM_LAUNCHES,
-    LEAST_FLOOR,
-    confirmation,
-    decide,
-    geomean_gain,
-    noise_floor,
-    screening,
-)
+from pytest_avo.evolution.decision import CONFIRM_LAUNCHES, confirmation, decide, screening
+from tests.core.gains import ONE, TWO, both, timed
 
-ONE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32")
-TWO = msgspec.structs.replace(ONE, causal=True)
-HEAVY = msgspec.structs.replace(TWO, weight=3.0)
 FLOOR = 0.003
-
-
-def timed(shape: Shape, *, gain: float, noise: float = 0.0005, launches: int = 1, seed: int = 0) -> Evaluation:
-    """An evaluation whose kernel is faster than its baseline by a log-ratio, with some noise."""
-    random = np.random.default_rng(seed)
-    rounds = [[float(x) for x in random.normal(gain, noise, 20)] for _ in range(launches)]
-    kernel = tuple(tuple(1e-3 for _ in launch) for launch in rounds)
-    baseline = tuple(tuple(1e-3 * math.exp(x) for x in launch) for launch in rounds)
-    return Evaluation(shape.id, "ok", timing=Timing({KERNEL: kernel, BASELINE: baseline}, calls=1, stopped=""))
-
-
-def both(one: float, two: float, *, noise: float = 0.0005) -> dict[str, Evaluation]:
-    return {
-        ONE.id: timed(ONE, gain=one, noise=noise, seed=1),
-        TWO.id: timed(TWO, gain=two, noise=noise, seed=2),
-    }
 
 
 def ranking(
@@ -81,12 +53,6 @@ def test_the_gain_is_a_log_ratio_to_the_parent() -> None:
     assert decision.gain.low < 0.06 < decision.gain.high
 
 
-def test_weights_of_shapes_count() -> None:
-    evaluations = {ONE.id: timed(ONE, gain=0.10), HEAVY.id: timed(HEAVY, gain=0.02)}
-    gain = geomean_gain(evaluations, (ONE, HEAVY), confidence=0.95)
-    assert gain.estimate == pytest.approx((0.10 + 3 * 0.02) / 4, abs=0.001)
-
-
 def test_99_percent_bounds_are_wider_than_those_of_95_percent() -> None:
     evaluations = both(0.05, 0.05, noise=0.02)
     decision = decide(evaluations, (ONE, TWO), floor=FLOOR)
@@ -108,11 +74,6 @@ def test_the_first_bad_shape_gives_the_reason_and_the_rest_are_counted() -> None
     assert decision.reason == f"{ONE.id}: process killed (2 of 2 shapes)"
 
 
-def test_what_was_not_timed_cannot_be_ranked() -> None:
-    with pytest.raises(ValueError, match=f"{ONE.id} was not timed"):
-        decide({ONE.id: Evaluation(ONE.id, "ok")}, (ONE,), floor=FLOOR)
-
-
 def test_launches_that_disagree_are_not_believed() -> None:
     seconds = [timed(ONE, gain=gain, seed=seed).timing for seed, gain in enumerate((0.002, 0.03, -0.02))]
     joined = {
@@ -121,18 +82,6 @@ def test_launches_that_disagree_are_not_believed() -> None:
     }
     evaluation = Evaluation(ONE.id, "ok", timing=Timing(joined, calls=1, stopped=""))
     assert ranking({ONE.id: evaluation}, shapes=(ONE,)) == "ambiguous"
-
-
-def test_a_quiet_machine_has_the_least_floor() -> None:
-    assert noise_floor(both(0.0, 0.0, noise=0.0001), (ONE, TWO)) == LEAST_FLOOR
-
-
-def test_noise_and_bias_of_a_kernel_against_itself_raise_the_floor() -> None:
-    assert noise_floor(both(0.01, 0.01), (ONE, TWO)) == pytest.approx(0.02, abs=0.002)
-    noisy = both(0.0, 0.0, noise=0.1)
-    aa = geomean_gain(noisy, (ONE, TWO), confidence=0.683)
-    assert noise_floor(noisy, (ONE, TWO)) == pytest.approx(2 * math.hypot(aa.estimate, aa.half_width))
-    assert noise_floor(noisy, (ONE, TWO)) > 2 * LEAST_FLOOR
 
 
 def test_a_kernel_is_seldom_faster_than_itself() -> None:
@@ -155,3 +104,8 @@ def test_screening_stops_when_it_is_plain_and_confirmation_never() -> None:
     assert confirm.max_rounds == 24
     assert confirmation(TimingPlan(max_rounds=4)).max_rounds == 12
     assert screening(TimingPlan(max_rounds=4), floor=None).max_rounds == 4
+
+
+def test_what_was_not_timed_cannot_be_ranked() -> None:
+    with pytest.raises(ValueError, match=f"{ONE.id} was not timed"):
+        decide({ONE.id: Evaluation(ONE.id, "ok")}, (ONE,), floor=FLOOR)

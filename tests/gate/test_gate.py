@@ -16,7 +16,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Total, Verdict
 from pytest_avo.gate.gains import Case
-from pytest_avo.gate.gate import Gate, in_words, ranking, until_decided
+from pytest_avo.gate.gate import Gate, in_words, until_decided
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import parse_rules
 from tests.report.result_rows import shape
@@ -171,23 +171,6 @@ def test_a_geomean_is_judged_by_the_same_rule() -> None:
     assert failed.reason.endswith("confirmed")
     assert judged_total(0.0, 0.5).passes
     assert judged_total(0.03, 0.0).kind == "ambiguous"
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "limit", "expected"),
-    [
-        (0.02, 0.04, 0.03, "faster"),
-        (-0.005, 0.005, None, "same"),
-        (-0.02, 0.005, None, "ambiguous"),
-        (-0.02, 0.04, 0.03, "same"),
-        (-0.04, 0.001, 0.03, "ambiguous"),
-        (-0.02, -0.015, 0.03, "slower"),
-        (-0.02, -0.015, None, "slower"),
-        (-0.09, -0.05, 0.03, "ambiguous"),
-    ],
-)
-def test_rankings(low: float, high: float, limit: float | None, expected: str) -> None:
-    assert ranking(Interval((low + high) / 2, low, high), 0.01, limit) == expected
 
 
 def test_a_gain_in_words() -> None:

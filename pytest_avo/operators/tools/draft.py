@@ -13,17 +13,15 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE
 from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
 from pytest_avo.core.likeness import normalised
+from pytest_avo.core.ranking import ONE_SIDED_99, geomean_gain
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.stats import Interval, geomean_interval
-from pytest_avo.core.verdict import judge, paired
+from pytest_avo.core.stats import Interval
+from pytest_avo.core.verdict import judge
 from pytest_avo.lineage.records import Attempt
 from pytest_avo.operators.knowledge.memory import Memory
 from pytest_avo.operators.operator import DraftResult, Task
 from pytest_avo.operators.tools.edits import Edit
 from pytest_avo.operators.tools.tools import Mistake
-
-ONE_SIDED_99 = 0.98
-"""Confidence of a two-sided interval whose ends are one-sided 99% bounds, as promotion uses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +33,14 @@ class Tried:
 
     def gain(self, shapes: Sequence[Shape]) -> Interval | None:
         """Geomean over all shapes against the incumbent, a log-ratio; None unless all were timed and are correct."""
-        launches = {}
+        evaluations = {}
         for shape in shapes:
             result = self.results.get(shape.id)
             timing = result.evaluation.timing if result is not None and result.verdict.is_good else None
-            if timing is None or BASELINE not in timing.seconds:
+            if result is None or timing is None or BASELINE not in timing.seconds:
                 return None
-            launches[shape.id] = paired(timing, BASELINE)
-        return geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=ONE_SIDED_99)
+            evaluations[shape.id] = result.evaluation
+        return geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)
 
 
 class Draft:

@@ -15,12 +15,13 @@ from functools import cached_property
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evolution import balance
 from pytest_avo.evolution.campaign import Campaign, Plan
 from pytest_avo.evolution.consultation import Consultation
-from pytest_avo.evolution.decision import Decision, decide, geomean_gain
+from pytest_avo.evolution.decision import Decision, decide
 from pytest_avo.evolution.settlement import Settlement
 from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt

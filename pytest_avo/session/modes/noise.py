@@ -9,9 +9,10 @@ import pytest
 
 from pytest_avo.core.evaluation import BASELINE, Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.noise import Noise, noise_of, store_noise
+from pytest_avo.core.ranking import paired
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Launches
-from pytest_avo.core.verdict import Verdict, paired
+from pytest_avo.core.verdict import Verdict
 from pytest_avo.report import text
 from pytest_avo.report.terminal import terminal
 from pytest_avo.report.terminal.noise import NoiseRow, table

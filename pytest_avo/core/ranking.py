@@ -1,0 +1,84 @@
+"""From paired times to a rank: faster, same, slower or ambiguous, and below which difference all is noise.
+
+Verdicts, the gate and evolution rank by this one rule and differ in the confidence that they ask for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pytest_avo.core import stats
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval
+
+LEAST_FLOOR = 0.003
+"""No machine is quieter than that for a claim about one kernel."""
+DEVIATIONS = 2.0
+DEVIATION = 0.683
+"""Confidence of an interval whose half is one standard error."""
+ONE_SIDED_99 = 0.98
+"""Confidence of a two-sided interval whose ends are one-sided 99% bounds."""
+
+Speed = Literal["faster", "same", "slower", "ambiguous"]
+"""Of a right kernel beside another."""
+Failing = Literal["incorrect", "crashed", "timeout", "rejected", "unsupported"]
+"""Of a kernel that is not right, which has no speed."""
+Ranking = Literal[Speed, Failing]
+
+
+def ranking(gain: Interval, *, floor: float, limit: float | None = None) -> Speed:
+    """The rank of a kernel by the interval of its gain, the log-ratio old time / new time; floor: as `floor_of`.
+
+    With a limit on the slowdown, a log-ratio too, the question is whether the kernel is slower than allowed: ambiguous
+    where the interval leaves that open, slower where it is slower beyond noise and yet within what is allowed. Without
+    one, noise is the measure.
+    """
+    if gain.low > floor:
+        return "faster"
+    if limit is not None and gain.low < -limit:
+        return "ambiguous"
+    if gain.high < -floor:
+        return "slower"
+    return "same" if limit is not None or (-floor <= gain.low and gain.high <= floor) else "ambiguous"
+
+
+def failing(evaluation: Evaluation) -> Failing:
+    """What became of a kernel that is not right; ValueError for one that is, since its timing ranks it."""
+    if evaluation.outcome == "ok":
+        raise ValueError(f"{evaluation.shape}: a right result is ranked by its timing")
+    return evaluation.outcome
+
+
+def floor_of(comparisons: Sequence[Interval]) -> float:
+    """The log-ratio below which a difference is noise, from gains of kernels over themselves, at DEVIATION confidence.
+
+    The larger of 0.3% and twice the root mean square of the comparisons' deviations. The deviation of one is its
+    distance from zero, where it should be, together with its standard error.
+    """
+    squares = [found.estimate**2 + found.half_width**2 for found in comparisons]
+    return max(LEAST_FLOOR, DEVIATIONS * math.sqrt(sum(squares) / len(squares)))
+
+
+def paired(timing: Timing, arm: str) -> list[list[float]]:
+    """Log-ratios log(t_arm / t_kernel), per launch and round."""
+    pairs = zip(timing.seconds[arm], timing.seconds[KERNEL], strict=True)
+    return [stats.log_ratios(reference, kernel) for reference, kernel in pairs]
+
+
+def geomean_gain(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float) -> Interval:
+    """Log-ratio to the baseline over all shapes, weighted; every evaluation must have been timed beside it."""
+    launches = {}
+    for shape in shapes:
+        timing = evaluations[shape.id].timing
+        if timing is None:
+            raise ValueError(f"{shape.id} was not timed")
+        launches[shape.id] = paired(timing, BASELINE)
+    return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=confidence)
+
+
+def noise_floor(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> float:
+    """The log-ratio below which a difference is noise, from an A/A run: the seed timed against itself."""
+    return floor_of([geomean_gain(evaluations, shapes, confidence=DEVIATION)])
