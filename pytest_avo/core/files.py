@@ -1,8 +1,10 @@
-"""Files that the user asked for: written whole or not at all."""
+"""Files written whole or not at all."""
 
 from __future__ import annotations
 
+import glob
 import os
+import secrets
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,19 +23,46 @@ def prepare(path: Path) -> None:
         raise _unwritable(path, f"no permission to write into {path.parent}")
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Replace the file at `path` in one step; a link is followed. InvalidInput when it cannot be written."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replace the file at `path` in one step; a link is followed, and the mode of a file that was there is kept.
+
+    Whoever reads it sees the old text or the new one, also after a power cut. InvalidInput when it cannot be written.
+    """
     prepare(path)
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(content, encoding="utf-8")
-        os.replace(temporary, target)
+        _remove_leftovers(target)
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.new")
+        try:
+            with temporary.open("xb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                temporary.chmod(target.stat().st_mode)
+            os.replace(temporary, target)
+        finally:
+            with suppress(OSError):
+                temporary.unlink()
+        _sync_folder(target.parent)
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from None
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what writers left that were killed."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.*.new"):
+        pid = left.name.split(".")[-3]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            left.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        with suppress(OSError):
-            temporary.unlink()
+        os.close(descriptor)
 
 
 def _unwritable(path: Path, reason: str) -> InvalidInput:

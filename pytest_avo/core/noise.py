@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +11,7 @@ import msgspec
 import platformdirs
 
 from pytest_avo.core import stats
+from pytest_avo.core.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.ranking import DEVIATION, floor_of
 from pytest_avo.core.stats import Launches
@@ -44,12 +43,9 @@ def noise_path(fingerprint: Fingerprint) -> Path:
 
 
 def store_noise(noise: Noise) -> Path:
-    """Keep a floor; whoever reads it sees the old one or the new one."""
+    """Keep a floor; InvalidInput where the user's cache cannot be written."""
     path = noise_path(noise.fingerprint)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(noise)) + b"\n")
-    os.replace(name, path)
+    write_atomically(path, msgspec.json.format(msgspec.json.encode(noise)).decode() + "\n")
     return path
 
 

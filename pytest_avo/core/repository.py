@@ -7,6 +7,8 @@ import subprocess
 from pathlib import Path
 
 TIMEOUT_S = 60.0
+ANSWER_LIMIT_S = 10.0
+"""For a question whose answer a run can do without."""
 OF_A_REPOSITORY = frozenset(
     f"GIT_{name}"
     for name in (
@@ -80,3 +82,49 @@ def why(said: str) -> str:
     worst = next((line for line in lines if line.startswith(("fatal:", "error:"))), lines[-1] if lines else "")
     advice = next((line for line in lines if line.startswith("git config --global --add safe.directory")), "")
     return f"{worst}; to allow it: {advice}" if advice else worst
+
+
+def commit_info(folder: Path) -> dict[str, object]:
+    """The git commit that `folder` is at; its id is "unversioned" where there is no repository, commit or git."""
+    project = _project(folder)
+    head = _ask(folder, "log", "-1", "--format=%H%n%cI%n%aI")
+    if not head:
+        return _commit(project, commit="unversioned", branch="(unknown)")
+    commit, time, author_time = head.splitlines()
+    dirty = bool(_ask(folder, "status", "--porcelain", "--untracked-files=no"))
+    branch = _ask(folder, "branch", "--show-current") or "(detached head)"
+    return _commit(project, commit=commit, branch=branch, time=time, author_time=author_time, dirty=dirty)
+
+
+def _commit(
+    project: str,
+    *,
+    commit: str,
+    branch: str,
+    time: str | None = None,
+    author_time: str | None = None,
+    dirty: bool = False,
+) -> dict[str, object]:
+    return {
+        "id": commit,
+        "time": time,
+        "author_time": author_time,
+        "dirty": dirty,
+        "project": project,
+        "branch": branch,
+    }
+
+
+def _project(folder: Path) -> str:
+    """Last part of the remote's address (the rest may hold a token), else the name of the repository's folder."""
+    remote = _ask(folder, "config", "--get", "remote.origin.url").rstrip("/").removesuffix(".git")
+    place = remote or _ask(folder, "rev-parse", "--show-toplevel") or str(folder.resolve())
+    return place.replace(":", "/").rsplit("/", 1)[-1]
+
+
+def _ask(folder: Path, *arguments: str) -> str:
+    """Output of a git command, empty when it fails or there is no git."""
+    try:
+        return git(folder, *arguments, timeout_s=ANSWER_LIMIT_S).decode(errors="replace").strip()
+    except GitError:
+        return ""

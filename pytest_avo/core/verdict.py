@@ -11,11 +11,11 @@ import msgspec
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
-from pytest_avo.core.ranking import Ranking, paired, ranking
+from pytest_avo.core.ranking import Failing, Speed, paired, ranking
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 
-Kind = Literal[Ranking, "correct"]
+Kind = Literal[Speed, "correct", Failing]
 CHANCE = 0.05
 """How often one of several shapes may be called faster or slower where none is."""
 GOOD: frozenset[Kind] = frozenset({"faster", "same", "slower", "ambiguous", "correct"})

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.files import write_atomically
 from pytest_avo.core.kernel import PROVENANCE, read_kernel, with_provenance
 from pytest_avo.core.repository import GitError, git, text
 from pytest_avo.core.stats import Interval
@@ -58,26 +57,7 @@ def promote(path: Path, source: str, provenance: Provenance, *, lock: Path) -> N
     content = with_provenance(source, provenance.lines())
     target = Path(os.path.realpath(path))
     with FileLock(lock):
-        for left_by_a_killed_run in target.parent.glob(f".{glob.escape(target.name)}.*.new"):
-            left_by_a_killed_run.unlink()
-        data = TextForm.of(target.read_bytes()).encoded(content)
-        descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".new")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, target.stat().st_mode)
-            os.replace(name, target)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-            raise
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_atomically(target, TextForm.of(target.read_bytes()).encoded(content))
 
 
 def check_unchanged(path: Path, expected: set[str]) -> None:

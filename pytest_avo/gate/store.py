@@ -20,8 +20,8 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Ti
 from pytest_avo.core.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint, differences
 from pytest_avo.core.folder import make_folder
-from pytest_avo.core.git import commit_info
 from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.repository import commit_info
 from pytest_avo.core.stats import log_ratios
 from pytest_avo.gate.gains import Case, Gains
 from pytest_avo.report.results import Results

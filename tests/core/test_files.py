@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,23 @@ def test_an_old_file_survives_a_failed_write(tmp_path: Path) -> None:
         write_atomically(path, "half \ud800 a surrogate")
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_mode_of_a_file_stays_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "kernel.py"
+    path.write_text("old", encoding="utf-8")
+    path.chmod(0o640)
+    write_atomically(path, b"\xe4\r\n")
+    assert path.read_bytes() == b"\xe4\r\n"
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_another_one_writes_is_not(tmp_path: Path) -> None:
+    nobody = 1 << 22  # no process has such a number
+    for pid in (nobody, os.getpid()):
+        (tmp_path / f".out.json.{pid}.0abc.new").write_text("half of", encoding="utf-8")
+    write_atomically(tmp_path / "out.json", "{}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".out.json.{os.getpid()}.0abc.new", "out.json"]
 
 
 @pytest.mark.parametrize("name", ["folder", "file/out.json", "x" * 300])

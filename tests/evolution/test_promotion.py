@@ -172,7 +172,7 @@ while True:
             writer.send_signal(signal.SIGKILL)
         assert source_digest(path.read_text()) in whole
     # The lock of a killed writer is free again, and what it left behind goes with the next promotion.
-    (path.parent / ".mine.py.killed.new").write_text("half of")
+    (path.parent / ".mine.py.4194305.killed.new").write_text("half of")  # no process has such a number
     promote(path, WINNER, provenance(), lock=lock)
     assert source_digest(path.read_text()) == source_digest(WINNER)
     assert [x.name for x in path.parent.iterdir()] == ["mine.py"]

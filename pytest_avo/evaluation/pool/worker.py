@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import queue
-import re
 import shutil
 import signal
 import socket
@@ -33,13 +32,13 @@ from pytest_avo.core.evaluation import (
     Progress,
     WorkerConfig,
 )
+from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 
-SECRET = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL", re.IGNORECASE)
 SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the host's memory."""
@@ -149,7 +148,7 @@ def _forget_secrets() -> None:
 
     Its own initial environment keeps them; a confined kernel cannot read that.
     """
-    for name in [name for name in os.environ if SECRET.search(name)]:
+    for name in [name for name in os.environ if is_secret(name)]:
         del os.environ[name]
 
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from pytest_avo.core.secret_names import is_secret
 
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 # A key has a long run with a digit in it: sk_blocks_per_split and sk-seqlen_q_padded are code.
 _KEY_SHAPED = re.compile(
     r"\b(?:sk|pk|ghp|gho|hf|xox[bp])[-_](?=[A-Za-z0-9_-]*[0-9])(?=[A-Za-z0-9_-]*[A-Za-z0-9]{16})[A-Za-z0-9_-]+"
@@ -30,9 +28,7 @@ class Redactor:
     @classmethod
     def of_environment(cls, environ: Mapping[str, str]) -> Redactor:
         """Hide the values of variables named like secrets, and the home directory."""
-        secrets = (
-            value for name, value in environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET
-        )
+        secrets = (value for name, value in environ.items() if is_secret(name) and len(value) >= _SHORTEST_SECRET)
         return cls(secrets, home=environ.get("HOME"))
 
     def text(self, text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.core.git import commit_info, machine_info
+from pytest_avo.core.repository import commit_info
 from pytest_avo.core.verdict import Total
 from pytest_avo.report.formats.samples import sample_stats
 from pytest_avo.report.rows import ResultRow, comparisons, geomeans, is_timed
@@ -57,6 +59,23 @@ def document(
         },
     }
     return {key: _finite(value) for key, value in content.items()}
+
+
+def machine_info() -> dict[str, object]:
+    """The machine and the interpreter that this process runs on."""
+    return {
+        "node": platform.node(),
+        "processor": platform.processor(),
+        "machine": platform.machine(),
+        "python_compiler": platform.python_compiler(),
+        "python_implementation": platform.python_implementation(),
+        "python_implementation_version": platform.python_version(),
+        "python_version": platform.python_version(),
+        "python_build": list(platform.python_build()),
+        "release": platform.release(),
+        "system": platform.system(),
+        "cpu": {"arch": platform.machine(), "count": os.cpu_count()},
+    }
 
 
 def _benchmark(row: ResultRow) -> dict[str, object]:

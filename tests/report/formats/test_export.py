@@ -12,7 +12,7 @@ import pytest
 
 from pytest_avo.core.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.report.formats.export import document, export
+from pytest_avo.report.formats.export import document, export, machine_info
 from pytest_avo.report.rows import ResultRow
 from tests.report.result_rows import beside, row, shape
 
@@ -115,3 +115,9 @@ def test_pytest_benchmark_reads_the_file(tmp_path: Path) -> None:
     for name in (f"prefill[{shape().id}]", f"other[{shape().id}]", f"prefill[{shape(batch=3).id}]"):
         assert name in done.stdout
     assert "2,000.0000 (2.22)" in done.stdout
+
+
+def test_the_machine_is_described_in_plain_values() -> None:
+    info = machine_info()
+    assert json.loads(json.dumps(info)) == info
+    assert {"node", "machine", "python_version", "system", "cpu"} <= set(info)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.git import commit_info, machine_info
+from pytest_avo.core.repository import commit_info
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -77,7 +77,10 @@ def test_a_machine_without_git_is_no_failure(repository: Path, monkeypatch: pyte
     assert commit_info(repository)["id"] == "unversioned"
 
 
-def test_the_machine_is_described_in_plain_values() -> None:
-    info = machine_info()
-    assert json.loads(json.dumps(info)) == info
-    assert {"node", "machine", "python_version", "system", "cpu"} <= set(info)
+@pytest.mark.parametrize("variable", ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR"])
+def test_the_commit_is_that_of_the_folder_whatever_a_hook_left_in_the_environment(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    expected = commit_info(repository)
+    monkeypatch.setenv(variable, str(tmp_path / "elsewhere"))
+    assert commit_info(repository) == expected
