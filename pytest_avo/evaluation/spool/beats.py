@@ -8,6 +8,7 @@ import secrets
 import socket
 import threading
 import time
+from pathlib import Path
 from typing import Literal
 
 from pytest_avo.evaluation.spool.folder import SpoolFolder
@@ -29,18 +30,19 @@ class Heart(threading.Thread):
         self.server = f"{socket.gethostname().partition('.')[0]}-{os.getpid()}-{secrets.token_hex(3)}"
         self._folder = folder
         self._beat_s = beat_s
-        self._stopping = threading.Event()
+        self._ending = threading.Event()
         self._count = 0
-        folder.publish("servers", self.server, self._line(SERVING))
+        folder.publish("servers", self.server, self._line(SERVING) + identity(os.getpid()))
 
     def run(self) -> None:
-        while not self._stopping.wait(self._beat_s):
+        while not self._ending.wait(self._beat_s):
             self._write(SERVING)
 
     def end(self) -> None:
         """Say that nothing is held any more."""
-        self._stopping.set()
-        self.join()
+        self._ending.set()
+        if self.is_alive():
+            self.join()
         self._write(ENDED)
 
     def _write(self, state: bytes) -> None:
@@ -66,11 +68,13 @@ class Watch:
     def fate(self, server: str) -> Fate:
         """unknown: it was not watched long enough to tell."""
         try:
-            beat = (self._folder.path / "servers" / server).read_bytes()
+            beat, _, whose = (self._folder.path / "servers" / server).read_bytes().partition(b"\n")
         except OSError:
-            beat = b""
-        if ENDED.strip() in beat:
+            beat, whose = b"", b""
+        if beat.endswith(ENDED):
             return "ended"
+        if _was_here_and_is_gone(whose):
+            return "lost"
         now = time.monotonic()
         last, since, changed = self._seen.get(server, (None, now, False))
         if last is None:
@@ -81,3 +85,22 @@ class Watch:
         if now - since > self._lease_s:
             return "lost"
         return "alive" if changed else "unknown"
+
+
+def identity(pid: int) -> bytes:
+    """A process of this machine, told apart from any other at any time; empty where it is gone."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        if state in "XZ":
+            return b""
+        return f"{boot} {os.readlink('/proc/self/ns/pid')} {pid} {fields[18]}\n".encode()
+    except OSError:
+        return b""
+
+
+def _was_here_and_is_gone(whose: bytes) -> bool:
+    """Whether a server ran on this machine, where the process table says at once what became of it."""
+    fields = whose.split()
+    here = identity(os.getpid()).split()
+    return len(fields) == 4 and fields[:2] == here[:2] and identity(int(fields[2])).split() != fields

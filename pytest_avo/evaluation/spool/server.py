@@ -44,7 +44,7 @@ class Served:
     requests: int = 0
     evaluations: int = 0
     left: int = 0
-    """Requests that it could have answered and had no time for."""
+    """Requests that it could have answered, and that nobody has."""
     ended: str = ""
     broken: bool = False
     """Whether it ended because no worker was left."""
@@ -69,6 +69,7 @@ class Server:
         say: Callable[[str], None],
         beat_s: float = BEAT_S,
         lease_s: float = LEASE_S,
+        linger_s: float = LINGER_S,
     ) -> None:
         """hello: of one of its workers, which are all of one kind."""
         self._folder = folder
@@ -82,6 +83,7 @@ class Server:
         self._asks: dict[str, Ask] = {}
         self._jobs: list[Job] = []
         self._baseline: Subject | None = None
+        self._linger_s = linger_s
         self._longest_s = 0.0
         self._linger_until = 0.0
         self._undecided = False
@@ -119,7 +121,7 @@ class Server:
                 idle(self._evaluator.doing())
                 time.sleep(STEP_S)
         finally:
-            self.served.left = len(self._waiting())
+            self.served.left = len(self._asks)
             self._heart.end()
         return self.served
 
@@ -225,7 +227,7 @@ class Server:
                     del job.pending[shape]
             if not job.pending:
                 self._jobs.remove(job)
-                self._linger_until = time.monotonic() + LINGER_S
+                self._linger_until = time.monotonic() + self._linger_s
                 self._longest_s = max(self._longest_s, time.monotonic() - job.since)
                 self.served.requests += 1
                 self._finish(job.ask)
