@@ -30,11 +30,13 @@ from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.room import ALIGNMENT
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
-from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux import memory_use, processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
 
 BUSY_S = 0.0015
 """A GPU that answers later than this is kept busy by someone, and only one kernel's process is not frozen."""
+NOTICED_SHARE = 0.05
+"""A kernel's memory is counted when so much of what it may have is gone from the machine since the last count."""
 LOG_BYTES = 16384
 LOOK_S = 0.2
 """How often to look whether a silent process is still there."""
@@ -101,8 +103,17 @@ class Arm:
     """A running kernel process. Frozen except while it answers."""
 
     def __init__(
-        self, tree: ProcessTree, *, link: socket.socket, given: Memory, result: Memory, log: Log, label: str
+        self,
+        tree: ProcessTree,
+        *,
+        link: socket.socket,
+        given: Memory,
+        result: Memory,
+        log: Log,
+        label: str,
+        memory_bytes: int,
     ) -> None:
+        """memory_bytes: what it may hold beside `given` and `result`, with all below it."""
         self.pid = tree.root
         self.label = label
         self.log = log
@@ -111,6 +122,8 @@ class Arm:
         self._link = link
         self._tree = tree
         self._captured: set[str] = set()
+        self._memory_bytes = memory_bytes
+        self._free_bytes = memory_use.free_bytes()
 
     def load(self, limit_s: float) -> float:
         """Import the kernel's file; returns the seconds that took."""
@@ -142,6 +155,7 @@ class Arm:
             self.freeze()
             raise
         seconds = self.freeze() - start
+        self._limit_memory()
         self._refuse_extra_replies()
         if not isinstance(done, Done) or done.calls != len(batch):
             raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
@@ -274,6 +288,19 @@ class Arm:
                 raise KernelFault("timeout", f"{phase} took longer than {limit_s:g} s")
             if not processes.is_running(self.pid):
                 raise KernelEnded(phase)
+            self._limit_memory()
+
+    def _limit_memory(self) -> None:
+        """KernelFault where it holds too much, counted only once as much as matters is gone from the machine."""
+        free_bytes = memory_use.free_bytes()
+        if self._free_bytes - free_bytes < self._memory_bytes * NOTICED_SHARE:
+            self._free_bytes = max(self._free_bytes, free_bytes)
+            return
+        self._free_bytes = free_bytes
+        held = memory_use.held_bytes(self._tree.pids()) - 2 * (self.given.size + self.result.size)
+        if held > self._memory_bytes:
+            limit = self._memory_bytes / (1 << 30)
+            raise KernelFault("crashed", f"held {held / (1 << 30):.1f} GiB of memory, the limit is {limit:.1f} GiB")
 
     def _unread_bytes(self) -> int:
         """Bytes of requests that the process has not taken from its socket."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,6 +23,7 @@ from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
+from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.linux.sandbox import PID_NAMESPACE
 
 START_LIMIT_S = 120.0
@@ -116,7 +116,7 @@ class Nursery:
             os.close(log.write_end)
         self._owned.add(pid)
         tree = ProcessTree(pid, orphans=list if PID_NAMESPACE in self.layers else self._orphans)
-        return Arm(tree, link=ours, given=given, result=result, log=log, label=subject.label)
+        return Arm(tree, link=ours, given=given, result=result, log=log, label=subject.label, memory_bytes=memory_bytes)
 
     def end(self, arm: Arm) -> str:
         """Kill an arm with all below it, verify that it is gone, and say how its process ended."""
@@ -186,10 +186,12 @@ class Nursery:
         """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
         folder = self._box / "kernels" / source_digest(subject.source)
         folder.mkdir(parents=True, exist_ok=True)
-        # The folder is the kernel's to write: a link or a pipe left in the place of its file must not be opened here.
+        # The folder is the kernel's to write: whatever it left in the place of its file must not be opened here, and it
+        # may have taken its own permissions.
+        folder.chmod(0o700)
         place = folder / KERNEL_FILE
         if place.is_dir() and not place.is_symlink():
-            shutil.rmtree(place)
+            remove_tree(place)
         new = self._box / "next.py"
         new.write_bytes(TextForm().encoded(subject.source))
         new.replace(place)

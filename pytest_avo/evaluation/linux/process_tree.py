@@ -85,6 +85,10 @@ class ProcessTree:
             return "was continued"
         return ""
 
+    def pids(self) -> list[int]:
+        """Who belongs to it at the moment."""
+        return [process.pid for process in self._tree()]
+
     def cpu_s(self) -> float:
         """CPU seconds used so far."""
         return sum(process.cpu_s for process in self._tree())

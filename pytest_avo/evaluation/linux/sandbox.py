@@ -21,15 +21,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_avo.evaluation.linux import landlock, seccomp
+from pytest_avo.evaluation.linux import landlock, mounts, seccomp
+from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
 
 PID_NAMESPACE = "pid namespace"
 _NEWPID, _NEWNET, _NEWIPC, _NEWUTS, _NEWUSER = 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x10000000
-_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 _NETWORK = _NEWNET | _NEWIPC | _NEWUTS
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _SET_CHILD_SUBREAPER = 1, 38, 24, 36
 _LAST_CAPABILITY = 63
 _MAX_PROCESSES = 512
+_MAX_SHARED_BYTES = 1 << 30
 _MAX_FILE_BYTES = 2 << 30
 _MAX_OPEN_FILES = 512
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys")
@@ -67,6 +68,7 @@ def enter_namespaces(*, gpu: bool = False) -> list[str]:
         "no network": isolated,
         f"landlock {landlock_version}": landlock_version > 0,
         "seccomp": seccomp.available(),
+        OWN_MOUNTS: _works(lambda: mounts.enter(os.getcwd(), shared_bytes=_MAX_SHARED_BYTES)),
     }
     return [layer for layer, holds in offered.items() if holds]
 
@@ -116,16 +118,7 @@ def _fork_in_namespace(tell: int) -> bool:
 
 
 def _own_proc_works() -> bool:
-    return _unshare(_NEWPID) and _works(_mount_own_proc)
-
-
-def _mount_own_proc() -> bool:
-    """In the first process of a PID namespace: a /proc that shows that namespace alone."""
-    return (
-        _unshare(_NEWNS)
-        and _libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0
-        and _libc.mount(b"proc", b"/proc", b"proc", 0, None) == 0
-    )
+    return _unshare(_NEWPID) and _works(mounts.own_proc)
 
 
 def _enter_user_namespace() -> bool:
@@ -175,27 +168,39 @@ def confine(confinement: Confinement) -> None:
         _limit(resource.RLIMIT_NPROC, 4096)
     if not confinement.layers:
         return
-    own_proc = confinement.gpu and os.getpid() == 1 and _mount_own_proc()
-    if os.getpid() == 1 and _linux() >= (6, 14):
+    is_first = os.getpid() == 1
+    if is_first and _linux() >= (6, 14):
         # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
         # the machine's own, which root could write: never touch it there.
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
+    _try_write("/proc/self/oom_score_adj", "1000")  # where memory runs out, this goes first
+    # Nothing that kernels' processes could leave for each other; CUDA's driver needs local sockets, so those too.
+    _unshare(_NEWIPC | _NEWNET if confinement.gpu else _NEWIPC)
+    own_mounts = mounts.enter(confinement.scratch, shared_bytes=min(_MAX_SHARED_BYTES, confinement.memory_bytes))
+    own_proc = confinement.gpu and is_first and mounts.own_proc()
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)
     _drop_capabilities()
     _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if landlock.abi():
-        proc = ["/proc"] if own_proc else [f"/proc/{name}" for name in _PROC_FILES]
-        write, devices = [confinement.scratch], list(_DEVICES)
-        if confinement.gpu:
-            proc += ["/proc/driver/nvidia", "/proc/devices", "/proc/modules"]
-            write.append("/proc/self/task")  # the driver names its threads there
-            devices += [str(path) for path in Path("/dev").glob("nvidia*") if not path.is_dir()]
-        read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc]
-        landlock.restrict(read=read, write=write, devices=devices)
+        _restrict_files(confinement, own_mounts=own_mounts, own_proc=own_proc)
     if seccomp.available():
         # CUDA's driver listens on a local socket of its own; the network namespace has nobody to talk to.
-        seccomp.restrict(allowed=seccomp.LOCAL_SOCKETS if confinement.gpu else ())
+        sockets = seccomp.LOCAL_SOCKETS if confinement.gpu else ()
+        # Outside of a PID namespace it could choose the cores of others.
+        seccomp.restrict(allowed=sockets, metadata=own_mounts, affinity=is_first)
+
+
+def _restrict_files(confinement: Confinement, *, own_mounts: bool, own_proc: bool) -> None:
+    """Landlock: what of the file system may be read and written."""
+    proc = ["/proc"] if own_proc else [f"/proc/{name}" for name in _PROC_FILES]
+    write, devices = [confinement.scratch, *([mounts.SHARED_MEMORY] if own_mounts else [])], list(_DEVICES)
+    if confinement.gpu:
+        proc += ["/proc/driver/nvidia", "/proc/devices", "/proc/modules"]
+        write.append("/proc/self/task")  # the driver names its threads there
+        devices += [str(path) for path in Path("/dev").glob("nvidia*") if not path.is_dir()]
+    read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc]
+    landlock.restrict(read=read, write=write, devices=devices)
 
 
 def _python_folders() -> list[str]:

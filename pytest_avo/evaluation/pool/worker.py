@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import os
 import queue
-import shutil
 import signal
 import socket
 import tempfile
@@ -38,6 +37,7 @@ from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.lease import lease, lease_path
+from pytest_avo.evaluation.linux.removal import remove_tree
 
 SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
@@ -63,7 +63,7 @@ def serve(channel: Any) -> None:
             ending.set()
             for nursery in nurseries:
                 nursery.kill()
-            shutil.rmtree(box, ignore_errors=True)
+            remove_tree(box)
             os._exit(0)
 
         channel.setcallback(receive, endmarker=None)
@@ -188,9 +188,9 @@ def _box() -> Iterator[Path]:
     for stale in Path(tempfile.gettempdir()).glob("pytest-avo-*-*"):
         with contextlib.suppress(ValueError, OSError):
             if not Path(f"/proc/{int(stale.name.split('-')[2])}").exists():
-                shutil.rmtree(stale, ignore_errors=True)
+                remove_tree(stale)
     box = Path(tempfile.mkdtemp(prefix=f"pytest-avo-{os.getpid()}-"))
     try:
         yield box
     finally:
-        shutil.rmtree(box, ignore_errors=True)
+        remove_tree(box)

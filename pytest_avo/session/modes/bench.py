@@ -50,7 +50,7 @@ from pytest_avo.session.totals import attach_total, totals
 
 NOISE_FLOOR = 0.01
 """Log-ratio below which two kernels count as the same where no A/A run has measured the noise."""
-LAYERS = ("pid namespace", "no network", "landlock", "seccomp")
+LAYERS = ("pid namespace", "no network", "landlock", "seccomp", "own mounts")
 
 
 class Bench:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,8 @@ from pytest_avo.core.evaluation import KERNEL
 from pytest_avo.evaluation.arms.arm import KernelEnded
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
+from pytest_avo.evaluation.linux.removal import remove_tree
 from tests import ROOT
 from tests.evaluation.conftest import SECRET
 from tests.evaluation.laboratory import Laboratory, gone, kernel
@@ -90,14 +93,63 @@ def test_a_confined_kernel_writes_to_its_own_folder_alone(confined: Laboratory, 
         gone=f"os.remove({str(victim)!r})",
         beside=f"open({str(victim.parent / 'new')!r}, 'w')",
         temporary=f"open({here + '/avo-escaped'!r}, 'w')",
-        memory="open('/dev/shm/avo-escaped', 'w')",
         project=f"open({str(ROOT / 'kernels' / 'escaped.py')!r}, 'w')",
         home="open(os.path.join('..', 'x'), 'w')",
     )
     assert found.pop("own") == "1"
     assert found.pop("compiled") == repr(b"x\n")
-    assert set(found.values()) <= {"PermissionError", "FileNotFoundError"}
+    assert set(found.values()) <= {"PermissionError", "FileNotFoundError", "OSError"}  # the last: read-only
     assert victim.read_text() == "precious\n"
+
+
+def test_a_confined_kernel_changes_nothing_about_files_of_others(confined: Laboratory, victim: Path) -> None:
+    if OWN_MOUNTS not in confined.nursery.layers:
+        pytest.skip("this machine offers no mounts of one's own")
+    before = victim.stat()
+    path = repr(str(victim))
+    found = seen(
+        confined,
+        mode=f"os.chmod({path}, 0o4777)",
+        folder=f"os.chmod({str(victim.parent)!r}, 0o777)",
+        times=f"os.utime({path}, (1, 1))",
+        attribute=f"os.setxattr({path}, 'user.mine', b'1')",
+        owner=f"os.chown({path}, os.getuid(), os.getgid())",
+        own_mode="os.chmod('.', 0o700)",
+    )
+    assert found.pop("own_mode") == "None"
+    assert set(found.values()) <= {"OSError", "PermissionError"}
+    assert victim.stat() == before
+
+
+@pytest.mark.parametrize("name", ["memfd", "shared mapping", "children"])
+def test_memory_that_no_limit_counts_is_counted(confined: Laboratory, name: str) -> None:
+    hog = {
+        "memfd": "x = os.memfd_create('x')\nfor _ in range(40): os.write(x, bytes(64 << 20))",
+        "shared mapping": "import mmap\nx = mmap.mmap(-1, 3 << 30)\nfor i in range(0, 3 << 30, 4096): x[i] = 1",
+        "children": "for _ in range(3):\n    if not os.fork():\n        x = b'x' * (900 << 20)\n        time.sleep(9)",
+    }[name]
+    ending = confined.run(kernel(hog + "\ntime.sleep(9)"))
+    assert ending.outcome == "crashed"
+    assert "GiB of memory, the limit is 2.0 GiB" in ending.reason or "File too large" in ending.reason
+
+
+def test_a_deep_tree_without_permissions_is_removed(confined: Laboratory, tmp_path: Path) -> None:
+    top = """
+    here = os.open(".", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("d"), os.chdir("d")
+    open("x", "w").close()
+    os.chmod(".", 0)
+    os.fchdir(here)
+    os.chmod("d", 0), os.chmod(".", 0)
+    """
+    for _ in range(2):
+        assert confined.run(kernel(top="if not os.path.exists('d'):" + textwrap.indent(top, "    "))).outcome == "ok"
+        confined.end()
+    box = tmp_path / "box"
+    (confined.nursery._box / "kernels").rename(box)
+    remove_tree(box)
+    assert not box.exists()
 
 
 def test_a_confined_kernel_reaches_no_network_and_no_other_process(confined: Laboratory) -> None:
@@ -108,10 +160,29 @@ def test_a_confined_kernel_reaches_no_network_and_no_other_process(confined: Lab
         local="socket.socket(socket.AF_UNIX)",
         judge=f"os.kill({os.getpid()}, 0)",
         zygote=f"os.kill({confined.nursery._process.pid if confined.nursery._process else 0}, 0)",
-        affinity="os.sched_setaffinity(0, {0})",
         name="socket.sethostname('mine')",
     )
     assert set(found.values()) <= {"PermissionError", "ProcessLookupError"}
+
+
+def test_a_confined_kernel_makes_no_namespaces_and_shares_no_memory(confined: Laboratory) -> None:
+    found = seen(
+        confined,
+        clone="ctypes.CDLL(None).syscall(56, 0x10000000 | 17, 0, 0, 0, 0)",
+        clone3="ctypes.CDLL(None).syscall(435, bytes(88), 88)",
+        segment="ctypes.CDLL(None).shmget(0, 4096, 0o1600)",
+        queue="ctypes.CDLL(None).mq_open(b'/x', os.O_CREAT | os.O_RDWR, 0o600, None)",
+    )
+    assert set(found.values()) == {"-1"}
+
+
+def test_a_kernel_cannot_ask_to_outlive_its_zygote(confined: Laboratory) -> None:
+    found = seen(
+        confined,
+        ask="ctypes.CDLL(None).prctl(1, 0)",
+        still="(lambda x: ctypes.CDLL(None).prctl(2, ctypes.byref(x)) or x.value)(ctypes.c_int())",
+    )
+    assert found == {"ask": "0", "still": str(int(signal.SIGKILL))}
 
 
 def test_what_honest_kernels_need_still_works(confined: Laboratory) -> None:
@@ -123,11 +194,15 @@ def test_what_honest_kernels_need_still_works(confined: Laboratory) -> None:
         random="len(os.urandom(4))",
         devnull="open('/dev/null', 'w').write('x')",
         cpus="os.cpu_count() > 0",
+        lock="__import__('multiprocessing').Lock().acquire()",
+        affinity="os.sched_setaffinity(0, {0}) or os.sched_getaffinity(0)",
+        mode="os.chmod('kernel.py', 0o700)",
         compiler="subprocess.run(['sh', '-c', 'command -v g++ && g++ --version'], capture_output=True).returncode",
     )
     assert found.pop("compiler") in {"0", "127", "1"}  # 0 where one is installed
     assert found == {
-        "threads": "[None]", "pair": "[None, None]", "child": repr("1\n"), "random": "4", "devnull": "1", "cpus": "True"
+        "threads": "[None]", "pair": "[None, None]", "child": repr("1\n"), "random": "4", "devnull": "1",
+        "cpus": "True", "lock": "True", "affinity": "{0}", "mode": "None",
     }  # fmt: skip
 
 
@@ -266,6 +341,8 @@ WORKER = f"""
 import os, sys
 from pathlib import Path
 from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
+from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.arms.nursery import Nursery
 from tests.evaluation.laboratory import Laboratory
 nursery = Nursery(box=Path(sys.argv[1]), environment={{}}, warm=[])
