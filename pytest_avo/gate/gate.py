@@ -133,6 +133,11 @@ class Gate:
             return gains
         if limit is None or not self._is_beyond(gains, limit):
             return Finding(ranking(gains.interval(), floor=self.floor, limit=limit), self._words(gains), gains)
+        if wrong := self._wrong(request, evaluate):
+            right = [case for case in cases if case.shape.id not in wrong]
+            if not right:
+                return f"{self.baseline.name} is wrong here: {next(iter(wrong.values()))}"
+            return self._find(right, evaluations, on(request, right), evaluate, limit=limit)
         again = evaluate(confirmation(request, evaluations.values()))
         if bad := next((x for x in again.values() if x.outcome != "ok"), None):
             where = f"{bad.shape}: " if len(cases) > 1 else ""
@@ -143,6 +148,13 @@ class Gate:
         if self._is_beyond(second, limit):
             return Finding("slower", f"{self._words(second)}, confirmed", second, regressed=True)
         return Finding("ambiguous", f"{self._words(second)}, not confirmed", second)
+
+    def _wrong(self, request: EvaluationRequest, evaluate: Evaluate) -> dict[str, str]:
+        """Shapes on which the baseline's kernel is no good, and why: to be slower than that is no regression."""
+        if request.baseline is None:
+            return {}
+        check = msgspec.structs.replace(request, subject=request.baseline, baseline=None, peers=(), plan=None)
+        return {shape: found.reason for shape, found in evaluate(check).items() if found.outcome != "ok"}
 
     def _gains(self, cases: Sequence[Case], evaluations: Mapping[str, Evaluation]) -> Gains | str:
         """Those of all shapes that the baseline has, or why there is none."""
@@ -167,6 +179,11 @@ def thorough(plan: TimingPlan) -> TimingPlan:
     """As many rounds as a question may take, over several launches, never cut short by a result."""
     rounds = plan.max_rounds if plan.margin is not None else PATIENCE * plan.max_rounds
     return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None)
+
+
+def on(request: EvaluationRequest, cases: Sequence[Case]) -> EvaluationRequest:
+    """The request on the shapes of these cases alone."""
+    return msgspec.structs.replace(request, shapes=tuple(case.shape for case in cases))
 
 
 def confirmation(request: EvaluationRequest, first: Iterable[Evaluation]) -> EvaluationRequest:

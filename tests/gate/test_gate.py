@@ -24,6 +24,7 @@ from tests.report.result_rows import shape
 SHAPE = shape()
 CASE = Case(parse_kernel("", path=Path("/nowhere/a.py")), "a.py", SHAPE)
 NOISE = 0.004
+OLD = Subject("a.py (git:main)", "old")
 
 
 def timed(slowdown: float, *, launches: int = 1, rounds: int = 30, of: Shape = SHAPE, seed: int = 0) -> Evaluation:
@@ -37,13 +38,19 @@ def timed(slowdown: float, *, launches: int = 1, rounds: int = 30, of: Shape = S
 class Bench:
     """Answers second measurements with what the test says, and keeps the requests."""
 
-    def __init__(self, *second: Evaluation) -> None:
+    def __init__(self, *second: Evaluation, wrong: Sequence[str] = ()) -> None:
+        """wrong: shapes on which the baseline fails its check."""
         self.second = {evaluation.shape: evaluation for evaluation in second}
+        self.wrong = wrong
         self.requests: list[EvaluationRequest] = []
 
     def __call__(self, request: EvaluationRequest) -> dict[str, Evaluation]:
+        if request.plan is None:
+            assert (request.subject, request.baseline) == (OLD, None)
+            outcomes = {shape.id: "incorrect" if shape.id in self.wrong else "ok" for shape in request.shapes}
+            return {shape: Evaluation(shape, outcome, "max error 3") for shape, outcome in outcomes.items()}
         self.requests.append(request)
-        return self.second
+        return {shape.id: self.second[shape.id] for shape in request.shapes}
 
 
 def gate(*rules: str, lenient: bool = False, comparisons: int = 1) -> Gate:
@@ -52,8 +59,8 @@ def gate(*rules: str, lenient: bool = False, comparisons: int = 1) -> Gate:
 
 
 def request(*shapes: Shape) -> EvaluationRequest:
-    subject = Subject("a.py", "")
-    return EvaluationRequest(0, subject, shapes, plan=TimingPlan(max_rounds=30), baseline=subject, peers=("fa3",))
+    plan = TimingPlan(max_rounds=30)
+    return EvaluationRequest(0, Subject("a.py", ""), shapes, plan=plan, baseline=OLD, peers=("fa3",))
 
 
 def judged(by: Gate, first: Evaluation, bench: Bench) -> Verdict:
@@ -95,6 +102,14 @@ def test_a_kernel_that_is_wrong_on_the_second_inputs_is_wrong() -> None:
     wrong = Evaluation(SHAPE.id, "incorrect", "max error 3")
     verdict = judged(gate("3%"), timed(0.08), Bench(wrong))
     assert (verdict.kind, verdict.reason, verdict.passes) == ("incorrect", "max error 3", False)
+
+
+@pytest.mark.parametrize(("rules", "lenient", "passes"), [(("3%",), False, False), (("3%",), True, True)])
+def test_to_be_slower_than_a_wrong_kernel_is_no_regression(rules: Sequence[str], lenient: bool, passes: bool) -> None:
+    bench = Bench(wrong=[SHAPE.id])
+    verdict = judged(gate(*rules, lenient=lenient), timed(0.5), bench)
+    assert (verdict.kind, verdict.unmatched, verdict.passes, bench.requests) == ("correct", True, passes, [])
+    assert verdict.reason == "git:main is wrong here: max error 3"
 
 
 @pytest.mark.parametrize(
@@ -157,9 +172,9 @@ def test_a_geomean_is_judged_by_the_same_rule() -> None:
     cases = [Case(CASE.kernel, "a.py", each) for each in shapes]
     total = Total("a.py", "geomean", "same", "")
 
-    def judged_total(first: float, second: float) -> Total:
+    def judged_total(first: float, second: float, *wrong: str) -> Total:
         evaluations = {x.id: timed(first, of=x, seed=i) for i, x in enumerate(shapes)}
-        bench = Bench(*(timed(second, launches=3, of=x, seed=i + 7) for i, x in enumerate(shapes)))
+        bench = Bench(*(timed(second, launches=3, of=x, seed=i + 7) for i, x in enumerate(shapes)), wrong=wrong)
         by = gate("geomean:1%")
         found = by.judge_total(total, cases, evaluations, request(*shapes), bench, limit=math.log1p(0.01))
         assert found is not None
@@ -171,6 +186,7 @@ def test_a_geomean_is_judged_by_the_same_rule() -> None:
     assert failed.reason.endswith("confirmed")
     assert judged_total(0.0, 0.5).passes
     assert judged_total(0.03, 0.0).kind == "ambiguous"
+    assert judged_total(0.03, 0.03, shapes[0].id).regressed, "the other shape counts"
 
 
 def test_a_gain_in_words() -> None:

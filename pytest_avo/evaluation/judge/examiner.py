@@ -12,7 +12,7 @@ import msgspec
 import torch
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading, Subject
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.arms import Arms
@@ -53,7 +53,8 @@ class Examiner:
         self._device = device
         self._place = place
         self._reading = reading
-        self._absent: dict[str, str] = {}
+        self._absent: dict[Subject, str] = {}
+        """Peers and baselines that did not load, and why: they will not the next time."""
 
     def examine(self, request: EvaluationRequest) -> Iterator[Evaluation]:
         """Yield the facts of every shape as they are known.
@@ -154,18 +155,19 @@ class Examiner:
 
     def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
         assert request.plan is not None
-        subjects = {KERNEL: request.subject}
-        subjects |= {name: peer(name) for name in request.peers if name not in self._absent}
+        others = {name: peer(name) for name in request.peers}
         if request.baseline is not None:
-            subjects[BASELINE] = request.baseline
+            others[BASELINE] = request.baseline
+        notes = [f"{name}: {self._absent[other]}" for name, other in others.items() if other in self._absent]
+        subjects = {KERNEL: request.subject}
+        subjects |= {name: other for name, other in others.items() if other not in self._absent}
         if self._place == "cuda":
             subjects[EMPTY] = peer(EMPTY)
-        notes = [f"{name}: {self._absent[name]}" for name in request.peers if name in self._absent]
         start = time.perf_counter()
         while True:
             race = Race(
                 shapes=list(request.shapes),
-                plan=request.plan,
+                plan=request.plan if BASELINE in subjects else _undecided(request.plan),
                 limit_s=request.limits.time,
                 seed=int.from_bytes(os.urandom(6), "little"),
                 place=self._place,
@@ -186,10 +188,10 @@ class Examiner:
                     raise EvaluatorError(f"the empty kernel failed while it was timed: {found.reason}") from None
                 if error.arm == BASELINE and not request.may_lack_baseline:
                     raise EvaluatorError(f"the incumbent failed while it was timed: {found.reason}") from None
-                del subjects[error.arm]
+                failed = subjects.pop(error.arm)
                 notes.append(f"{error.arm}: {found.reason}")
                 if error.shape == LOADING:
-                    self._absent[error.arm] = found.reason
+                    self._absent[failed] = found.reason
         notes += [f"{name} {version(name)}" for name in request.peers if name in subjects and version(name)]
         notes += race.notes
         seconds = (time.perf_counter() - start) / len(right)
@@ -200,6 +202,11 @@ class Examiner:
         found = self._arms.fault(KERNEL, error)
         log = self._arms.log(KERNEL)
         return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
+
+
+def _undecided(plan: TimingPlan) -> TimingPlan:
+    """The plan where there is no baseline: a margin is one to it, and without it no question is left open."""
+    return plan if plan.margin is None else msgspec.structs.replace(plan, margin=None, max_rounds=plan.min_rounds)
 
 
 class _Launch:

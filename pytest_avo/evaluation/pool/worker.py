@@ -14,6 +14,7 @@ import signal
 import socket
 import tempfile
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from pytest_avo.evaluation.linux.removal import remove_tree
 SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the host's memory."""
+JUDGE_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
 """mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h: too late for variables in this process."""
 
@@ -132,6 +134,14 @@ def serve(channel: Any) -> None:
                 send(Finished(number))
             except EvaluatorError as error:
                 send(Failure(number, str(error)))
+            except JUDGE_FAULTS as error:  # a fault of this program: another worker would have it too
+                send(Failure(number, f"the judge failed: {_where(error)}"))
+
+
+def _where(error: BaseException) -> str:
+    """An error of this program in one line, with the place that a report of it wants."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
 def _live(send: Callable[[Message], None], ending: threading.Event) -> None:

@@ -49,6 +49,7 @@ class Desk:
         baseline: str | None = None,
         against: tuple[str, ...] = (),
         fresh: bool = False,
+        may_lack_baseline: bool = False,
         limits: Limits | None = None,
     ) -> dict[str, Evaluation]:
         request = EvaluationRequest(
@@ -60,6 +61,7 @@ class Desk:
             baseline=Subject("incumbent", baseline) if baseline else None,
             peers=against,
             fresh=fresh,
+            may_lack_baseline=may_lack_baseline,
         )
         return {evaluation.shape: evaluation for evaluation in self.examiner.examine(request)}
 
@@ -121,6 +123,30 @@ def test_timing_has_the_device_alone_and_all_arms(desk: Desk) -> None:
         assert set(evaluation.timing.seconds) == {KERNEL, BASELINE, "torch-sdpa"}
         assert evaluation.time_s > 0
         assert evaluation.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        ("def (", "SyntaxError"),
+        ("raise RuntimeError('no compiler')", "no compiler"),
+        (kernel().replace("def attention", "def attend"), "attention"),
+        (kernel("raise ValueError('no')"), "raised ValueError: no"),
+        (kernel("return honest(q, k, v, causal=causal, scale=scale).double()"), "dtype is float64"),
+        (kernel(top="os._exit(3)"), "exited with status 3"),
+        (kernel("ctypes.string_at(0)"), "SIGSEGV"),
+    ],
+)
+def test_a_baseline_that_fails_is_none_and_the_kernel_is_timed_without_it(desk: Desk, broken: str, words: str) -> None:
+    plan = TimingPlan(min_rounds=3, max_rounds=40, margin=-0.03)
+    for _ in range(2):
+        (found,) = desk.examine(kernel(), plan=plan, baseline=broken, may_lack_baseline=True).values()
+        assert found.outcome == "ok"
+        assert found.timing is not None
+        assert {arm: len(rounds[0]) for arm, rounds in found.timing.seconds.items()} == {KERNEL: 3}
+        (note,) = found.notes
+        assert note.startswith("baseline: ")
+        assert words in note
 
 
 def test_a_refusal_of_a_claimed_shape_is_unsupported(desk: Desk) -> None:
