@@ -23,9 +23,11 @@ from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
 from pytest_avo.operators.catalogue import ASKING, EMBEDDED
+from pytest_avo.operators.directions import direction_of
 from pytest_avo.operators.knowledge.comparison import COMPARISON, compared, event_data, measured_ratios
 from pytest_avo.operators.operator import (
     DraftResult,
+    DraftsSpent,
     OperatorStopped,
     Proposal,
     Task,
@@ -55,7 +57,7 @@ class Consultation:
     @property
     def is_budgeted(self) -> bool:
         """Whether there is something to spend: a model is asked, or the run is limited."""
-        return self.bench.settings.operator in ASKING or self.bench.settings.budget != Limits()
+        return self.bench.settings.operator in {*ASKING, "coding-agent"} or self.bench.settings.budget != Limits()
 
     def propose(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
         """The candidate of each member, given its parent, as they come; None where nothing is left to try.
@@ -144,12 +146,12 @@ class Consultation:
         return stages * len(self.campaign.plan.shapes)
 
     def _check_evaluations(self, wanted: int) -> None:
-        """Unavailable where drafts would use up what verifying the candidate takes."""
+        """DraftsSpent where drafts would use up what verifying the candidate takes."""
         left = self.ledger.evaluations_left()
         set_aside = self._to_verify * self.campaign.plan.population
         if left is not None and left - set_aside < wanted:
             spare = max(0, left - set_aside)
-            raise Unavailable(
+            raise DraftsSpent(
                 f"{spare} evaluations of drafts are left in this run, this needs {wanted}; those that verify your "
                 "candidate are set aside: submit"
             )
@@ -180,6 +182,7 @@ class Consultation:
             ledger=self.ledger,
             stopping=self._stopping,
             say=say,
+            direction=direction_of(member, self.bench.settings.directions),
         )
 
     def _evaluate(

@@ -155,6 +155,43 @@ class Ledger:
                 cost=self._added_cost(tokens_in, tokens_out),
             )
 
+    def add_usage(self, *, tokens_in: int, tokens_out: int, cost: float | None) -> None:
+        """Count what a program used that asks its model itself; `cost` where it told one, else prices say it."""
+        if not tokens_in and not tokens_out and not cost:
+            return
+        with self._lock:
+            before = self._spent.cost
+            self._spent = replace(
+                self._spent,
+                turns=self._spent.turns + 1,
+                tokens_in=self._spent.tokens_in + tokens_in,
+                tokens_out=self._spent.tokens_out + tokens_out,
+                cost=self._added_cost(tokens_in, tokens_out) if cost is None else (before or 0.0) + cost,
+            )
+
+    def cost_of(self, *, tokens_in: int, tokens_out: int, cost: float | None) -> float:
+        """The price of such usage: as it was told, else by the user's prices, else nothing."""
+        if cost is not None:
+            return cost
+        return 0.0 if self.prices is None else self.prices.cost(tokens_in=tokens_in, tokens_out=tokens_out)
+
+    def why_over(self, *, tokens_in: int = 0, tokens_out: int = 0, cost: float | None = None) -> str:
+        """Why a program that has used so much must be ended: which limit is reached; "" where none is."""
+        with self._lock:
+            limits, spent = self.limits, self._spent
+            tokens = spent.tokens_in + spent.tokens_out + tokens_in + tokens_out
+            if limits.max_tokens is not None and tokens >= limits.max_tokens:
+                return f"{tokens:,} of {limits.max_tokens:,} tokens are spent"
+            price = (spent.cost or 0.0) + self.cost_of(tokens_in=tokens_in, tokens_out=tokens_out, cost=cost)
+            if limits.max_cost is not None and price >= limits.max_cost:
+                return f"{price:.2f} of {limits.max_cost:.2f} are spent"
+            return ""
+
+    def check_tokens(self) -> None:
+        """Raise ``BudgetExhausted`` where no program that asks its model itself may be started any more."""
+        if reason := self.why_over():
+            raise BudgetExhausted("max_cost" if self.limits.max_cost is not None else "max_tokens", reason)
+
     def begin_attempt(self, *, evaluations: int = 0) -> None:
         """Count one variation attempt, whose candidate takes up to so many evaluations to verify.
 

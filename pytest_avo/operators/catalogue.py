@@ -8,6 +8,7 @@ from typing import cast
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.operator import VariationOperator
 
 EMBEDDED = {"tuner": "pytest_avo.operators.tuner.tuner:Tuner"}
@@ -16,21 +17,35 @@ ASKING = {
     "oneshot": "pytest_avo.operators.agent.oneshot:OneshotOperator",
 }
 """Those that ask a model: made from what they may ask and how."""
+OUTSIDE = {
+    "coding-agent": "pytest_avo.operators.doors.coding_agent:CodingAgentOperator",
+    "inbox": "pytest_avo.operators.doors.inbox:InboxOperator",
+}
+"""Those whose candidates come from outside of the run."""
 
 
-def load_operator(name: str, settings: AgentSettings, *, folder: Path) -> VariationOperator:
+NO_DOORS = DoorSettings()
+
+
+def load_operator(
+    name: str, settings: AgentSettings, *, folder: Path, doors: DoorSettings = NO_DOORS
+) -> VariationOperator:
     """The operator of a name, or of MODULE:ATTRIBUTE (a class without arguments); InvalidInput where there is none.
 
     `folder` is where runs keep their files.
     """
-    module, _, attribute = (EMBEDDED | ASKING).get(name, name).partition(":")
+    module, _, attribute = (EMBEDDED | ASKING | OUTSIDE).get(name, name).partition(":")
     if not attribute:
-        known = ", ".join(sorted(EMBEDDED | ASKING))
+        known = ", ".join(sorted(EMBEDDED | ASKING | OUTSIDE))
         raise InvalidInput(f"--avo-operator: expected one of {known} or MODULE:ATTRIBUTE, got {name!r}")
     try:
         operator = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InvalidInput(f"--avo-operator: {name!r} cannot be loaded: {error}") from None
+    if name == "coding-agent":
+        return cast("VariationOperator", operator(settings, doors))
+    if name == "inbox":
+        return cast("VariationOperator", operator(doors))
     if name not in ASKING:
         return cast("VariationOperator", operator())
 

@@ -30,6 +30,10 @@ class Unavailable(Exception):
     """A tool that this target or machine does not offer; the message says why."""
 
 
+class DraftsSpent(Unavailable):
+    """Only the evaluations that verify the candidate are left: submit."""
+
+
 @dataclass(frozen=True, slots=True)
 class DraftResult:
     """A draft on one shape: the facts and the verdict on them."""
@@ -48,7 +52,7 @@ class EvaluateDraft(Protocol):
         """Evaluate a draft on some shapes, timed against the parent or for correctness alone; shape id -> result.
 
         Every result is in the lineage before it is returned, and what the lineage has is not evaluated again.
-        EvaluatorError when the machine fails, BudgetExhausted or OperatorStopped when the run must end, Unavailable
+        EvaluatorError when the machine fails, BudgetExhausted or OperatorStopped when the run must end, DraftsSpent
         when only the evaluations that verify the candidate are left.
         """
 
@@ -91,6 +95,8 @@ class Task:
     """Set when the run ends: give up."""
     say: Callable[[str], None]
     """Show one line of progress."""
+    direction: str = ""
+    """What the user wants this member to try; empty where that is left to the operator."""
 
     @property
     def rule(self) -> str:

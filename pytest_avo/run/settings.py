@@ -13,6 +13,7 @@ from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
+from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.run.mode import Mode
 
 
@@ -43,6 +44,9 @@ class Settings:
     islands: int
     operator: str
     agent: AgentSettings
+    doors: DoorSettings
+    directions: tuple[str, ...]
+    """What members are to try, the first of them the first; a line `@FILE` stands for the lines of a file."""
     without_model: str
     """Why the model that is configured is not asked, where the operator was left to the plugin; "" otherwise."""
     budget: Budget

@@ -22,6 +22,8 @@ from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
+from pytest_avo.operators.directions import member_directions
+from pytest_avo.operators.doors.door_settings import STEP_TIME_S, WORK, DoorSettings
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.options.choices import Choices, chosen_mode
 from pytest_avo.session.options.table import OPTIONS
@@ -71,6 +73,8 @@ def read_settings(config: pytest.Config) -> Settings | None:
         islands=islands,
         operator=operator,
         agent=agent,
+        doors=_doors(option),
+        directions=_directions(option.value("avo_direction")),
         without_model=without_model,
         budget=_budget(option),
         prices=_prices(config),
@@ -158,6 +162,24 @@ def _agent(option: Choices) -> AgentSettings:
         directions=option.value("avo_directions"),
         replay=option.value("avo_replay"),
     )
+
+
+def _doors(option: Choices) -> DoorSettings:
+    inbox = option.value("avo_inbox")
+    return DoorSettings(
+        agent=option.text("avo_agent"),
+        step_time_s=_duration_s("--avo-step-time", option.value("avo_step_time")) or STEP_TIME_S,
+        inbox=None if inbox is None else Path(os.path.abspath(inbox)),
+        work=option.config.rootpath / WORK,
+    )
+
+
+def _directions(given: list[str]) -> tuple[str, ...]:
+    """Directions as they were given; InvalidInput now for a file that cannot be read later."""
+    found = tuple(f"@{os.path.abspath(each[1:])}" if each.startswith("@") else each for each in given)
+    if given and not member_directions(found):
+        raise InvalidInput("--avo-direction: expected a sentence, or @FILE with a sentence in each line")
+    return found
 
 
 def _why_not_asked(agent: AgentSettings) -> str:

@@ -160,10 +160,13 @@ class Context:
         return self._listed([" ".join(str(lesson).split()) for lesson in lessons], LESSONS) or "None yet."
 
     def _direction(self, direction: Given | None) -> str:
+        wanted = f"The user wants this: {self.task.direction}" if self.task.direction else ""
         if direction is None:
-            return "None: choose your own."
-        return "The supervisor reviewed the search and suggests:\n\n" + self.fence.data(
-            bounded(str(direction.direction), self._chars(DIRECTIONS))
+            return wanted or "None: choose your own."
+        return (
+            f"{wanted}\n\n".lstrip()
+            + "The supervisor reviewed the search and suggests:\n\n"
+            + self.fence.data(bounded(str(direction.direction), self._chars(DIRECTIONS)))
         )
 
     def _knowledge(self) -> str:

@@ -33,6 +33,17 @@ class KnowledgeError(Exception):
     """A folder, file or heading that is not there; the message says what is."""
 
 
+_ABOUT = {
+    "cpu-kernels.md": "cpu",
+    "blackwell-architecture.md": "gpu",
+    "hopper-architecture.md": "gpu",
+    "profiling-and-sass.md": "gpu",
+    "ptx-instructions.md": "gpu",
+    "triton-and-gluon.md": "gpu",
+}
+"""Shipped documents that are of no use on the other kind of device."""
+
+
 @dataclass(frozen=True, slots=True)
 class Passage:
     """A stretch of a document under one heading; ``heading`` has the path to it, " / " between levels."""
@@ -73,9 +84,10 @@ class KnowledgeBase:
         """Free the index."""
         self._index.close()
 
-    def files(self) -> list[str]:
-        """The names of all documents."""
-        return list(self._passages)
+    def files(self, *, target: str = "") -> list[str]:
+        """The names of all documents; with a target only of those that may help there."""
+        kind = "cpu" if target == "cpu" else "gpu"
+        return [file for file in self._passages if not target or _ABOUT.get(file, kind) == kind]
 
     def headings(self, file: str) -> list[str]:
         """The headings of one document in its order."""

@@ -5,6 +5,7 @@ The draft is held here and nowhere else, so that no conversation that is cut sho
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from pytest_avo.operators.knowledge.memory import Memory
 from pytest_avo.operators.operator import DraftResult, Task
 from pytest_avo.operators.tools.edits import Edit
 from pytest_avo.operators.tools.tools import Mistake
+
+SMALLEST = "smallest"
+"""Stands for the shape that is cheapest to try."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,12 @@ class Draft:
         self.text = self.parent_text
         self.edits = 0
         self._tried: dict[str, Tried] = {}
+
+    def at(self, text: str) -> Draft:
+        """The draft as it reads elsewhere; what was tried under either text is known to both."""
+        other = copy.copy(self)
+        other.text = text
+        return other
 
     @property
     def is_changed(self) -> bool:
@@ -89,8 +99,10 @@ class Draft:
         return kernel
 
     def shapes(self, names: Sequence[str]) -> list[Shape]:
-        """The shapes of these ids, all of them when none is named; Mistake for an unknown one."""
+        """The shapes of these ids, or SMALLEST, all of them when none is named; Mistake for an unknown one."""
         known = {shape.id: shape for shape in self.task.shapes}
+        smallest = min(self.task.shapes, key=lambda shape: shape.flops)
+        names = [smallest.id if name == SMALLEST else name for name in names]
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=2, cutoff=0.3) or list(known)

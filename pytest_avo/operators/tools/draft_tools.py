@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 from collections.abc import Sequence
@@ -60,7 +61,9 @@ class ResetDraft(Arguments, frozen=True):
 class EvaluateDraft(Arguments, frozen=True):
     """Check the draft on real inputs in an isolated process and, if asked, time it beside the incumbent."""
 
-    shapes: Annotated[list[str], Meta(description="shape ids; none means all shapes")] = field(default_factory=list)
+    shapes: Annotated[list[str], Meta(description="shape ids, or smallest; none means all shapes")] = field(
+        default_factory=list
+    )
     timed: Annotated[bool, Meta(description="also time it beside the incumbent; correctness is checked first")] = False
 
 
@@ -104,12 +107,20 @@ class Submission:
 class DraftTools:
     """Works on one step's draft until it is submitted."""
 
-    def __init__(self, task: Task, draft: Draft, *, with_memory: bool) -> None:
+    def __init__(self, task: Task, draft: Draft, *, with_memory: bool, tries_submission: bool = True) -> None:
+        """`tries_submission`: a draft that nobody knows to be right is checked on one shape when it is submitted."""
         self.task = task
         self.draft = draft
         self.with_memory = with_memory
+        self.tries_submission = tries_submission
         self.submission: Submission | None = None
         self._warned: set[str] = set()
+
+    def over(self, text: str) -> DraftTools:
+        """The same tools over the draft as it reads elsewhere, in a file say."""
+        other = copy.copy(self)
+        other.draft = self.draft.at(text)
+        return other
 
     def specs(self) -> list[ToolSpec[Any]]:
         return [
@@ -140,7 +151,7 @@ class DraftTools:
         shapes = self.draft.shapes(arguments.shapes)
         tried = self.draft.evaluate(shapes, timed=arguments.timed)
         self.task.say(f"  {named(tried.source)}: {_counts(tried, shapes)}{self._speed(tried)}")
-        return self._report(tried, shapes)
+        return self.report(tried, shapes)
 
     def compile_report(self, arguments: CompileReport) -> str:
         if not arguments.version:
@@ -165,10 +176,21 @@ class DraftTools:
             self._warn_once("same", f"the draft is the same program as an earlier attempt, which ended so: {line}")
             # Under its own text the loop recognises it and does not evaluate it again.
             source = self.task.view.source(earlier.digest)
-        elif not draft.present or not any(result.verdict.is_good for result in draft.present.results.values()):
-            self._try_smallest()
+        else:
+            self._look_again()
         self.submission = Submission(source, " ".join(arguments.hypothesis.split()), predicted)
         return "submitted: the harness verifies it now"
+
+    def _look_again(self) -> None:
+        """Warn of a draft that is known to be wrong, or not known to be right."""
+        present = self.draft.present
+        known = [shape for shape in self.task.shapes if present and shape.id in present.results]
+        if present and not all(present.results[shape.id].verdict.is_good for shape in known):
+            self._warn_once("wrong", self.report(present, known))
+        elif not known and self.tries_submission:
+            self._try_smallest()
+        elif not known:
+            self._warn_once("unknown", "this draft was not evaluated on any shape")
 
     def _try_smallest(self) -> None:
         """A last look at a draft that is not known to be right, where the budget has an evaluation for it."""
@@ -178,7 +200,7 @@ class DraftTools:
         except Unavailable:
             return
         if not tried.results[smallest.id].verdict.is_good:
-            self._warn_once("wrong", self._report(tried, [smallest]))
+            self._warn_once("wrong", self.report(tried, [smallest]))
 
     def _warn_once(self, what: str, text: str) -> None:
         """Refuse the first submission that deserves a second thought; the second is taken as meant."""
@@ -206,7 +228,7 @@ class DraftTools:
     def _shape(self, name: str) -> Shape:
         return self.draft.shapes([name] if name else [])[0]
 
-    def _report(self, tried: Tried, shapes: Sequence[Shape]) -> str:
+    def report(self, tried: Tried, shapes: Sequence[Shape]) -> str:
         """What an evaluation said, shape by shape, with the logs of what failed."""
         results = [tried.results[shape.id] for shape in shapes]
         lines = [named(tried.source), *(versions.score_line(result.verdict) for result in results)]

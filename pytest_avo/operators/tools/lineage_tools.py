@@ -38,8 +38,8 @@ class ReadVersion(Arguments, frozen=True):
 class DiffVersions(Arguments, frozen=True):
     """Show the unified diff between any two versions."""
 
-    before: Version
     after: Version
+    before: Annotated[str, Meta(description="another version; empty for the parent of the first")] = ""
 
 
 class ListKnowledge(Arguments, frozen=True):
@@ -119,8 +119,14 @@ class LineageTools:
 
     def diff_versions(self, arguments: DiffVersions) -> str:
         view = self.task.view
-        before, after = self._find(arguments.before), self._find(arguments.after)
-        names = {"before_name": arguments.before, "after_name": arguments.after}
+        after = self._find(arguments.after)
+        if arguments.before:
+            before = self._find(arguments.before)
+        elif after.parent is not None:
+            before = view.attempt(after.parent)
+        else:
+            raise Mistake(f"{arguments.after} has no parent")
+        names = {"before_name": arguments.before or versions.version_name(before), "after_name": arguments.after}
         return unified_diff(view.source(before.digest), view.source(after.digest), **names) or "they are the same text"
 
     def record_lesson(self, arguments: RecordLesson) -> str:

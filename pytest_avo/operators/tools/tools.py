@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -52,6 +52,10 @@ class ToolSpec(Generic[A]):
         return Tool(self.name, parameters.pop("description"), parameters)
 
 
+MISTAKES = (Mistake, EditError, KnowledgeError, UnknownVersion)
+"""What a call that cannot be carried out raises."""
+
+
 class Toolbox:
     """The tools of one step."""
 
@@ -65,19 +69,26 @@ class Toolbox:
 
         EvaluatorError, OperatorStopped and BudgetExhausted pass through: they are no mistakes of the model.
         """
-        spec = self._specs.get(call.name)
-        if spec is None:
-            near = difflib.get_close_matches(call.name, self._specs, n=1, cutoff=0.5)
-            guess = f"did you mean {near[0]}? " if near else ""
-            known = ", ".join(self._specs)
-            return self._fence.data(f"error: there is no tool {call.name!r}: {guess}There are {known}")
         try:
-            answer = spec.handler(_arguments(spec, call.arguments))
-        except (Mistake, EditError, KnowledgeError, UnknownVersion) as error:
+            answer = carry_out(self._specs, call.name, call.arguments)
+        except MISTAKES as error:
             answer = f"error: {error}"
         except Unavailable as error:
             answer = f"not available here: {error}"
-        return self._fence.data(bounded(answer, spec.longest))
+        return self._fence.data(answer)
+
+
+def carry_out(specs: Mapping[str, ToolSpec[Any]], name: str, arguments: str) -> str:
+    """The answer of a tool, no longer than it may be; `arguments` are JSON.
+
+    One of MISTAKES where the call is wrong; Unavailable, and whatever ends a step, as the tool raises them.
+    """
+    spec = specs.get(name)
+    if spec is None:
+        near = difflib.get_close_matches(name, specs, n=1, cutoff=0.5)
+        guess = f"did you mean {near[0]}? " if near else ""
+        raise Mistake(f"there is no tool {name!r}: {guess}There are {', '.join(specs)}")
+    return bounded(spec.handler(_arguments(spec, arguments)), spec.longest)
 
 
 def _arguments(spec: ToolSpec[A], text: str) -> A:

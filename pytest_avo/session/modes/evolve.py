@@ -52,7 +52,8 @@ class Evolution:
     @cached_property
     def operator(self) -> VariationOperator:
         """What proposes candidates."""
-        return load_operator(self.settings.operator, self.settings.agent, folder=self.settings.store)
+        settings = self.settings
+        return load_operator(settings.operator, settings.agent, folder=settings.store, doors=settings.doors)
 
     @property
     def campaign(self) -> Campaign:

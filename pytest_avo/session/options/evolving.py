@@ -6,18 +6,21 @@ from functools import partial
 
 from pytest_avo.evolution.selection import MIGRATION_INTERVAL
 from pytest_avo.operators.agent import agent_settings
+from pytest_avo.operators.doors.door_settings import STEP_TIME_S
 from pytest_avo.run.mode import Mode
 from pytest_avo.session.options.option import Option
 
 EVOLVE: tuple[Mode, ...] = ("evolve",)
 ASKING = ("agent", "oneshot")
 """Operators that ask a model."""
+CODING_AGENT, INBOX = "coding-agent", "inbox"
 ANY_OTHER = "MODULE:ATTRIBUTE"
 """Stands for every operator that the user brings."""
 
 _evolution = partial(Option, section="evolution", modes=EVOLVE)
 _budget = partial(Option, section="budget", modes=EVOLVE)
 _model = partial(Option, section="model", modes=EVOLVE, operators=ASKING)
+_known = partial(Option, section="model", modes=EVOLVE, operators=(*ASKING, CODING_AGENT))
 _agent = partial(Option, section="model", modes=EVOLVE, operators=("agent",))
 
 EVOLUTION = (
@@ -51,7 +54,8 @@ EVOLUTION = (
         metavar="NAME",
         has_ini=True,
         help="What proposes variants: 'agent' (a model with tools), 'oneshot' (the same model, one answer, no tools), "
-        "'tuner' (embedded, no model), or MODULE:ATTRIBUTE (default: agent where --avo-model names a model and "
+        "'tuner' (embedded, no model), 'coding-agent' (--avo-agent in a folder of its own), 'inbox' (files from "
+        "--avo-inbox), or MODULE:ATTRIBUTE (default: agent where --avo-model names a model and "
         "OPENAI_API_KEY or --avo-base-url says how to reach it, else tuner)",
     ),
     _evolution(
@@ -84,14 +88,14 @@ BUDGET = (
         kind="whole",
         least=1,
         metavar="N",
-        operators=(*ASKING, ANY_OTHER),
+        operators=(*ASKING, CODING_AGENT, ANY_OTHER),
         help="Stop before input and output tokens together pass N",
     ),
     _budget(
         flag="--avo-max-cost",
         kind="decimal",
         metavar="X",
-        operators=(*ASKING, ANY_OTHER),
+        operators=(*ASKING, CODING_AGENT, ANY_OTHER),
         help="Stop before the cost passes X; needs the ini keys avo_price_input and avo_price_output",
     ),
     _budget(
@@ -108,8 +112,38 @@ BUDGET = (
         help="Stop before the run takes longer than T, as in 90s, 30min, 2h",
     ),
 )
+OUTSIDE = (
+    _evolution(
+        flag="--avo-agent",
+        metavar="NAME|COMMAND",
+        has_ini=True,
+        operators=(CODING_AGENT,),
+        help="Agent that works in a member's folder: claude, codex, gemini, opencode, mini-swe-agent, any command "
+        "('{prompt}' in it stands for the task), or 'wait' for whoever works there until `avo submit`",
+    ),
+    _evolution(
+        flag="--avo-step-time",
+        metavar="T",
+        operators=(CODING_AGENT,),
+        help=f"End the agent's step after T, with the best draft of it (default: {STEP_TIME_S / 3600:g}h)",
+    ),
+    _evolution(
+        flag="--avo-inbox",
+        metavar="DIR",
+        operators=(INBOX,),
+        help="Folder that candidates come from: NAME.py, and NAME.json with hypothesis and predicted",
+    ),
+    _evolution(
+        flag="--avo-direction",
+        kind="texts",
+        metavar="TEXT|@FILE",
+        operators=(*ASKING, CODING_AGENT, ANY_OTHER),
+        help="What a member of the population is to try, in a sentence, or a file with one in each line, read anew in "
+        "each generation; can be given several times: the first is member 0's, and so on, then from the first again",
+    ),
+)
 MODEL = (
-    _model(
+    _known(
         flag="--avo-model",
         metavar="NAME",
         has_ini=True,
@@ -145,18 +179,18 @@ MODEL = (
         metavar="TOKENS",
         help="Shorten old tool output when a conversation is longer than this (default: {default})",
     ),
-    _model(
+    _known(
         flag="--avo-knowledge",
         kind="texts",
         metavar="DIR",
         help="Add a folder of texts to what the agent can look up; can be given several times",
     ),
-    _model(
+    _known(
         flag="--avo-no-knowledge",
         kind="switch",
         help="Give the agent no knowledge base",
     ),
-    _model(
+    _known(
         flag="--avo-no-memory",
         kind="switch",
         help="Keep lessons and rejected attempts from the agent",

@@ -1,0 +1,47 @@
+"""`avo`: from the command line to a verb, and from its reply to the terminal and an exit status."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from pytest_avo.command import step
+from pytest_avo.command.connection import NoStep
+from pytest_avo.operators.doors.wire import Reply
+
+GROUPS = (step,)
+"""Modules of verbs: each adds its own, with `run`, which takes what argparse read and returns a Reply."""
+STATUSES = (
+    "exit status: 0 done, 1 the draft or the call is wrong, 2 usage, 3 the budget is spent, 4 no step is open, "
+    "5 the evaluator failed, 6 still running"
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        prog="avo", description="Evaluate, look into and submit kernels of an evolution.", epilog=STATUSES
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for group in GROUPS:
+        group.add_verbs(verbs)
+    given = parser.parse_args(arguments)
+    try:
+        reply: Reply = given.run(given)
+    except NoStep as error:
+        reply = Reply(text=f"avo: {error}", status=error.status)
+    except KeyboardInterrupt:
+        return 130
+    if given.json:
+        reply = Reply(text=json.dumps({"status": reply.status, "text": reply.text, **reply.data}), status=reply.status)
+    try:
+        print(reply.text, file=sys.stderr if _is_error(reply) and not given.json else sys.stdout, flush=True)
+    except BrokenPipeError:  # `avo log | head`
+        sys.stdout = None
+    return reply.status
+
+
+def _is_error(reply: Reply) -> bool:
+    return reply.text.startswith(("error:", "avo:"))

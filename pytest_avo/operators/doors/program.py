@@ -1,0 +1,93 @@
+"""A coding agent as a process: started on a leash, read line by line into the transcript, watched, and ended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pytest_avo.operators.model.redaction import Redactor
+
+LAST_LINES = 8
+LONGEST_LINE = 1_000_000
+
+
+class Program:
+    """One run of an agent's command in a member's folder. Its output is appended to the transcript as it comes."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        environment: Mapping[str, str],
+        transcript: Path,
+        redactor: Redactor,
+        read: Callable[[str], None],
+    ) -> None:
+        """Start it; `read` is given every line of output, on a thread of its own."""
+        self._redactor = redactor
+        self._read = read
+        self.last: deque[str] = deque(maxlen=LAST_LINES)
+        """The end of what it printed."""
+        self.active = time.monotonic()
+        """When it last printed something."""
+        transcript.parent.mkdir(parents=True, exist_ok=True)
+        self._transcript = transcript.open("a", encoding="utf-8")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "pytest_avo.operators.doors.leash", *command],
+            cwd=folder,
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the run, which ends the agent in its order
+        )
+        self._reader = threading.Thread(target=self._copy, daemon=True, name="avo-agent-output")
+        self._reader.start()
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll()
+
+    def end(self) -> int:
+        """Let go of it, and wait until it and all that it started has ended."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        status = self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        self._transcript.close()
+        return status
+
+    def _copy(self) -> None:
+        assert self._process.stdout is not None
+        while line := self._process.stdout.readline(LONGEST_LINE):
+            self.active = time.monotonic()
+            text = self._redactor.text(line.decode(errors="replace"))
+            self.last.append(text.rstrip())
+            self._transcript.write(text)
+            self._transcript.flush()
+            self._read(text)
+
+
+def environment(folder: Path, *, commands: Path, step_variable: str) -> dict[str, str]:
+    """What an agent's environment is: the user's, with `avo` first on its PATH, without what is pytest's own."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return own | {step_variable: str(folder), "PATH": f"{commands}{os.pathsep}{own.get('PATH', os.defpath)}"}
+
+
+def install_command(commands: Path) -> None:
+    """Make a folder with `avo` alone, which runs with this Python whatever environment the agent is in."""
+    commands.mkdir(parents=True, exist_ok=True)
+    script = commands / "avo"
+    if not script.exists():
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pytest_avo.command "$@"\n', encoding="utf-8")
+        script.chmod(0o755)
