@@ -14,7 +14,7 @@ _IGNORED_LINE = re.compile(r"\s*(#.*)?")
 def normalised(source: str) -> str:
     """The source without comments (provenance lines among them), blank lines, docstrings and layout.
 
-    Two sources with the same normalised text run the same program. Docstrings stay where the source names ``__doc__``,
+    Two sources with the same normalised text run the same program. Docstrings stay where the source names `__doc__`,
     since a kernel may then read them. A source that does not parse only loses its blank and comment lines.
     """
     try:

@@ -1,7 +1,7 @@
 """The budget ledger: what a run has spent, and the hard limits that are checked before anything is spent.
 
-Spending is two steps. ``reserve`` asks for the most a model call may use and fails if that could pass a limit;
-``settle`` puts what was really used in its place. A limit that stops a run therefore never discards a call already paid
+Spending is two steps. `reserve` asks for the most a model call may use and fails if that could pass a limit;
+`settle` puts what was really used in its place. A limit that stops a run therefore never discards a call already paid
 for, and calls made at the same time cannot pass a limit together.
 """
 
@@ -48,7 +48,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Hard limits of a run, ``None`` where there is none.
+    """Hard limits of a run, `None` where there is none.
 
     Tokens in and out together, cost, seconds of wall time, and evaluations: shapes that drafts and candidates were
     tried on, the seed not counted.
@@ -62,10 +62,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spending:
-    """A snapshot of the ledger. ``cost`` is ``None`` where the user gave no prices.
+    """A snapshot of the ledger. `cost` is `None` where the user gave no prices.
 
-    ``evaluations`` are those that the operator asked for, ``verifications`` those of its candidates by the run itself;
-    ``evaluator_s`` is what both took, and the seed.
+    `evaluations` are those that the operator asked for, `verifications` those of its candidates by the run itself;
+    `evaluator_s` is what both took, and the seed.
     """
 
     attempts: int = 0
@@ -90,7 +90,7 @@ class Spending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """Tokens set aside for one model call; ``tokens_out`` is the most that the call may answer with."""
+    """Tokens set aside for one model call; `tokens_out` is the most that the call may answer with."""
 
     number: int
     tokens_in: int
@@ -108,7 +108,7 @@ class Ledger:
         spent: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start at ``spent``, the snapshot of an interrupted run, or at nothing."""
+        """Start at `spent`, the snapshot of an interrupted run, or at nothing."""
         for name in ("max_tokens", "max_cost", "max_time_s", "max_evaluations"):
             value = getattr(limits, name)
             if value is not None and not value > 0:
@@ -125,9 +125,9 @@ class Ledger:
         self._lock = threading.Lock()
 
     def reserve(self, *, tokens_in: int, tokens_out: int, least_out: int = 1) -> Reservation:
-        """Set tokens aside for one model call, or raise ``BudgetExhausted``.
+        """Set tokens aside for one model call, or raise `BudgetExhausted`.
 
-        The answer is granted ``tokens_out`` tokens, or what the limits still allow if that is at least ``least_out``:
+        The answer is granted `tokens_out` tokens, or what the limits still allow if that is at least `least_out`:
         pass the granted number to the model as its limit.
         """
         with self._lock:
@@ -195,7 +195,7 @@ class Ledger:
     def begin_attempt(self, *, evaluations: int = 0) -> None:
         """Count one variation attempt, whose candidate takes up to so many evaluations to verify.
 
-        ``BudgetExhausted`` if the run's time is over, or if it may not make so many any more.
+        `BudgetExhausted` if the run's time is over, or if it may not make so many any more.
         """
         with self._lock:
             self._check_time(0.0)
@@ -207,7 +207,7 @@ class Ledger:
             self._spent = replace(self._spent, attempts=self._spent.attempts + 1)
 
     def check_time(self, expected_s: float = 0.0) -> None:
-        """Raise ``BudgetExhausted`` if work expected to take so many seconds would end after the run's time."""
+        """Raise `BudgetExhausted` if work expected to take so many seconds would end after the run's time."""
         with self._lock:
             self._check_time(expected_s)
 
@@ -230,7 +230,7 @@ class Ledger:
             )
 
     def evaluations_left(self) -> int | None:
-        """How many evaluations the run may still make, ``None`` where there is no limit."""
+        """How many evaluations the run may still make, `None` where there is no limit."""
         with self._lock:
             return self._evaluations_left()
 
@@ -240,7 +240,7 @@ class Ledger:
             return replace(self._spent, wall_s=self._clock() - self._started)
 
     def time_left_s(self) -> float | None:
-        """Seconds until the time limit (not below zero), ``None`` where there is no limit."""
+        """Seconds until the time limit (not below zero), `None` where there is no limit."""
         if self.limits.max_time_s is None:
             return None
         return max(0.0, self.limits.max_time_s - (self._clock() - self._started))

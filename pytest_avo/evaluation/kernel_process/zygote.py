@@ -55,7 +55,8 @@ def main() -> None:
             pid = request["pid"]
             status = os.waitpid(pid, 0)[1]
             children.discard(pid)
-            control.send(json.dumps({"status": status, "swept": sweep(children)}).encode())
+            sweep(children)
+            control.send(json.dumps({"status": status}).encode())
     end()
 
 
@@ -104,15 +105,12 @@ def kill_group(pid: int) -> None:
             continue
 
 
-def sweep(keep: set[int]) -> int:
-    """Kill and reap every child that is not in `keep`: orphans that left their group. Returns how many there were."""
-    swept = 0
+def sweep(keep: set[int]) -> None:
+    """Kill and reap every child that is not in `keep`: orphans that left their group."""
     while strays := [pid for pid in processes.children(os.getpid()) if pid not in keep]:
         for pid in strays:
             kill_group(pid)
             os.waitpid(pid, 0)
-            swept += 1
-    return swept
 
 
 if __name__ == "__main__":

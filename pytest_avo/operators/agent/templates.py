@@ -1,4 +1,4 @@
-"""The prompts, files with ``${name}`` placeholders."""
+"""The prompts, files with `${name}` placeholders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def placeholders(prompt: Prompt) -> frozenset[str]:
 
 
 def render(prompt: Prompt, values: dict[str, str]) -> str:
-    """The prompt with every placeholder filled; ``ValueError`` if a value is missing or has no place."""
+    """The prompt with every placeholder filled; `ValueError` if a value is missing or has no place."""
     template = _template(prompt)
     wanted = set(template.get_identifiers())
     if wanted != values.keys():

@@ -46,7 +46,7 @@ _ABOUT = {
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A stretch of a document under one heading; ``heading`` has the path to it, " / " between levels."""
+    """A stretch of a document under one heading; `heading` has the path to it, " / " between levels."""
 
     file: str
     heading: str
@@ -57,7 +57,7 @@ class KnowledgeBase:
     """Documents by name, and search over their passages. Safe to use from several threads."""
 
     def __init__(self, folders: Sequence[Path] = (), *, shipped: bool = True) -> None:
-        """Index the shipped files and every text below ``folders``; ``KnowledgeError`` for a folder that has none."""
+        """Index the shipped files and every text below `folders`; `KnowledgeError` for a folder that has none."""
         self._passages: dict[str, list[Passage]] = {}
         if shipped:
             for entry in sorted(resources.files(__package__).iterdir(), key=lambda each: each.name):
@@ -94,7 +94,7 @@ class KnowledgeBase:
         return list(dict.fromkeys(each.heading for each in self._document(file)))
 
     def search(self, query: str, limit: int = 5) -> list[Passage]:
-        """The passages that match any word of ``query``, best first; none for a query without words.
+        """The passages that match any word of `query`, best first; none for a query without words.
 
         The query is words, whatever else it holds: no character of it is taken for FTS syntax.
         """
@@ -199,5 +199,5 @@ def _parts(section: str) -> Iterable[str]:
 
 
 def _is_under(heading: str, wanted: str) -> bool:
-    """Whether ``wanted``, a full path or any one title on it, leads to ``heading``."""
+    """Whether `wanted`, a full path or any one title on it, leads to `heading`."""
     return heading == wanted or heading.startswith(f"{wanted} / ") or wanted in heading.split(" / ")

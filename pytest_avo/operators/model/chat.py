@@ -1,6 +1,6 @@
 """Values of a conversation with a model that calls tools, and what can go wrong in one call.
 
-Nothing here speaks HTTP: ``client.OpenAIChat`` is one ``ChatModel``, a replayed transcript is another.
+Nothing here speaks HTTP: `client.OpenAIChat` is one `ChatModel`, a replayed transcript is another.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Finish(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function the model may call; ``parameters`` is a JSON schema of an object."""
+    """A function the model may call; `parameters` is a JSON schema of an object."""
 
     name: str
     description: str
@@ -71,7 +71,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call the model asks for; ``arguments`` is the raw text it wrote, JSON or not."""
+    """A call the model asks for; `arguments` is the raw text it wrote, JSON or not."""
 
     id: str
     name: str
@@ -82,7 +82,7 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one call; ``estimated`` where the server reported none."""
+    """Tokens of one call; `estimated` where the server reported none."""
 
     tokens_in: int
     tokens_out: int
@@ -126,7 +126,7 @@ class ChatModel(Protocol):
     """Anything that answers a conversation."""
 
     def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), max_output_tokens: int) -> Answer:
-        """The model's answer; ``ModelCallError`` for this call alone, ``EndpointUnavailable`` for good."""
+        """The model's answer; `ModelCallError` for this call alone, `EndpointUnavailable` for good."""
 
 
 def estimated_tokens(messages: Sequence[Message], tools: Sequence[Tool] = ()) -> int:
@@ -136,9 +136,9 @@ def estimated_tokens(messages: Sequence[Message], tools: Sequence[Tool] = ()) ->
 
 
 def parsed_answer(response: object, *, request_tokens: int) -> Answer:
-    """The answer in a chat completion decoded from JSON, or ``InvalidAnswer``.
+    """The answer in a chat completion decoded from JSON, or `InvalidAnswer`.
 
-    ``request_tokens`` stands in for the input tokens where the server reports no usage.
+    `request_tokens` stands in for the input tokens where the server reports no usage.
     """
     if not isinstance(response, dict):
         raise InvalidAnswer(f"expected a chat completion, got {_shown(response)}")

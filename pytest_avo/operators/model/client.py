@@ -1,7 +1,7 @@
 """The model behind an OpenAI-compatible endpoint: one deadline per call, a circuit breaker over calls.
 
 The only module that imports openai. Retries are openai's own and there is no second layer: a call with its retries and
-their pauses ends at the deadline, and after ``breaker_failures`` failed calls in a row the endpoint is given up.
+their pauses ends at the deadline, and after `breaker_failures` failed calls in a row the endpoint is given up.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _UNKNOWN_FIELD = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A model and how to reach it; without ``base_url`` openai's own default holds."""
+    """A model and how to reach it; without `base_url` openai's own default holds."""
 
     model: str
     base_url: str | None = None
@@ -86,7 +86,7 @@ class Breaker:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise ``EndpointUnavailable`` if the endpoint is given up."""
+        """Raise `EndpointUnavailable` if the endpoint is given up."""
         if self._open_because is not None:
             raise EndpointUnavailable(self._open_because)
 
@@ -138,7 +138,7 @@ class Dialect:
 
 
 class OpenAIChat:
-    """A ``ChatModel`` over the openai package. Safe to use from several threads."""
+    """A `ChatModel` over the openai package. Safe to use from several threads."""
 
     def __init__(
         self,
@@ -148,11 +148,11 @@ class OpenAIChat:
         dialect: Dialect | None = None,
         record: Callable[[Exchange], None] | None = None,
     ) -> None:
-        """Take the key from OPENAI_API_KEY; ``EndpointUnavailable`` for one that no header can carry.
+        """Take the key from OPENAI_API_KEY; `EndpointUnavailable` for one that no header can carry.
 
-        Without a key too, unless a ``base_url`` is given.
+        Without a key too, unless a `base_url` is given.
 
-        Conversations with one endpoint share a ``breaker`` and a ``dialect``.
+        Conversations with one endpoint share a `breaker` and a `dialect`.
         """
         key = os.environ.get("OPENAI_API_KEY")
         if not key and endpoint.base_url is None and not os.environ.get("OPENAI_BASE_URL"):
@@ -169,7 +169,7 @@ class OpenAIChat:
         self._dialect = dialect or Dialect()
 
     def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), max_output_tokens: int) -> Answer:
-        """The model's answer within the deadline; see ``ChatModel``."""
+        """The model's answer within the deadline; see `ChatModel`."""
         self._breaker.check()
         started_unix_s, started_s = time.time(), time.monotonic()
         client = self._client()

@@ -19,7 +19,7 @@ class Redactor:
     """Replaces known secrets and the home directory in text and in JSON-like data."""
 
     def __init__(self, secrets: Iterable[str] = (), *, home: str | None = None) -> None:
-        """Hide ``secrets`` wherever they occur and write ``home`` as ``~``."""
+        """Hide `secrets` wherever they occur and write `home` as `~`."""
         longest_first = sorted({secret for secret in secrets if secret}, key=len, reverse=True)
         self._secrets = re.compile("|".join(re.escape(secret) for secret in longest_first)) if longest_first else None
         stem = (home or "").rstrip("/")

@@ -1,6 +1,6 @@
 """Edits of a draft held as text: exact search and replace, whole-file writes.
 
-A search must match exactly and exactly once. Anything else is an ``EditError`` whose message is written for the model
+A search must match exactly and exactly once. Anything else is an `EditError` whose message is written for the model
 that made the edit: it says what did not match and shows the nearest text with line numbers.
 """
 
@@ -41,7 +41,7 @@ class Edit:
 
 
 def apply(text: str, replacements: Sequence[Replacement]) -> Edit:
-    """The draft with all replacements made in order, or ``EditError`` and none of them made."""
+    """The draft with all replacements made in order, or `EditError` and none of them made."""
     if not replacements:
         raise EditError("no replacement given: expected at least one search text with its replacement")
     current = text
@@ -55,7 +55,7 @@ def apply(text: str, replacements: Sequence[Replacement]) -> Edit:
 
 
 def write(text: str, new: str) -> Edit:
-    """The draft wholly replaced by ``new``; an empty text, or the text as it already stands, is an ``EditError``."""
+    """The draft wholly replaced by `new`; an empty text, or the text as it already stands, is an `EditError`."""
     if not new.strip():
         raise EditError("the new file is empty: expected the whole source of the kernel")
     return _edit(text, new if new.endswith("\n") else new + "\n")
@@ -96,7 +96,7 @@ def _replaced(text: str, change: Replacement) -> str:
 
 
 def _occurrences(text: str, search: str) -> list[int]:
-    """Every offset at which ``search`` occurs, overlapping ones too."""
+    """Every offset at which `search` occurs, overlapping ones too."""
     starts = []
     start = text.find(search)
     while start >= 0:
@@ -122,7 +122,7 @@ def _no_match(text: str, search: str) -> str:
 
 
 def _nearest(lines: list[str], wanted: list[str]) -> tuple[int, list[str]]:
-    """The run of lines most like ``wanted``: its first line number and the lines.
+    """The run of lines most like `wanted`: its first line number and the lines.
 
     Shared words rank all runs cheaply; difflib, quadratic in length, decides among the best few only.
     """

@@ -27,11 +27,10 @@ def export(
     totals: Sequence[Total] = (),
     *,
     fingerprint: Fingerprint | None,
-    notes: Sequence[str] = (),
     rootdir: Path,
 ) -> str:
     """The text of the file; `rootdir` is where git is asked for the commit."""
-    content = document(rows, totals, fingerprint=fingerprint, notes=notes, rootdir=rootdir)
+    content = document(rows, totals, fingerprint=fingerprint, rootdir=rootdir)
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -40,7 +39,6 @@ def document(
     totals: Sequence[Total] = (),
     *,
     fingerprint: Fingerprint | None,
-    notes: Sequence[str] = (),
     rootdir: Path,
 ) -> dict[str, object]:
     """The content of the file: plain values, every number finite (what is not becomes null)."""
@@ -55,7 +53,7 @@ def document(
             "totals": [msgspec.structs.asdict(total) for total in totals],
             "geomean": {peer: {"ratio": x.ratio, "ci95": list(x.ci95)} for peer, x in geomeans(rows).items()},
             "fingerprint": None if fingerprint is None else msgspec.structs.asdict(fingerprint),
-            "notes": list(dict.fromkeys([*notes, *(note for row in rows for note in row.verdict.notes)])),
+            "notes": list(dict.fromkeys(note for row in rows for note in row.verdict.notes)),
         },
     }
     return {key: _finite(value) for key, value in content.items()}

@@ -41,8 +41,8 @@ def kernel_rows() -> list[ResultRow]:
     ]
 
 
-def content(rows: list[ResultRow], notes: tuple[str, ...] = ()) -> Any:
-    return document(rows, fingerprint=MACHINE, notes=notes, rootdir=Path(__file__).parent)
+def content(rows: list[ResultRow]) -> Any:
+    return document(rows, fingerprint=MACHINE, rootdir=Path(__file__).parent)
 
 
 def test_the_top_level_is_pytest_benchmarks_and_one_key_more() -> None:
@@ -84,14 +84,14 @@ def test_only_correct_and_timed_items_are_benchmarks() -> None:
 
 
 def test_geomean_fingerprint_and_notes_stand_beside_the_results() -> None:
-    avo = content(kernel_rows(), notes=("run note", "n1"))["avo"]
+    avo = content(kernel_rows())["avo"]
     assert avo["geomean"]["torch-sdpa"] == {
         "ratio": pytest.approx(1.2),
         "ci95": pytest.approx([1.104, 1.304], rel=1e-3),
     }
     assert set(avo["geomean"]) == {"baseline", "torch-sdpa"}
     assert avo["fingerprint"]["device"] == "AMD EPYC"
-    assert avo["notes"] == ["run note", "n1", "n2"]
+    assert avo["notes"] == ["n1", "n2"]
 
 
 def test_no_number_is_infinite_or_nan(tmp_path: Path) -> None:
