@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.operator import VariationOperator
 

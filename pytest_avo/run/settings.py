@@ -10,7 +10,7 @@ from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.folder import FOLDER
 from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.gate.gate_settings import GateSettings
-from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
 from pytest_avo.operators.doors.door_settings import DoorSettings

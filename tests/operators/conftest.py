@@ -8,8 +8,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from pytest_avo.lineage.store import Store
-from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.agent.agentic import AgenticOperator
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.model.source import AnswerSource
 from tests.operators.model_server import ModelServer, Turn
 from tests.operators.steps import World

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 
 from pytest_avo.lineage.records import GEOMEAN
-from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.agent.asking import AskingOperator
 from pytest_avo.operators.agent.compaction import compact
 from pytest_avo.operators.agent.context import Context
 from pytest_avo.operators.agent.supervisor import Given
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import BudgetExhausted
 from pytest_avo.operators.model.chat import (
     Answer,

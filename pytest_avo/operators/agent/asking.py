@@ -10,9 +10,9 @@ import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.agent import supervisor
-from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.agent.context import Context
 from pytest_avo.operators.agent.supervisor import DIRECTION_TAKEN, DIRECTIONS, Given, Review
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase, KnowledgeError
 from pytest_avo.operators.knowledge.memory import Memory
 from pytest_avo.operators.model.chat import EndpointUnavailable, ModelCallError

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.agent import supervisor
-from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.agent.supervisor import Given
 from pytest_avo.operators.agent.templates import render
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.knowledge.memory import Memory

@@ -16,7 +16,7 @@ import msgspec
 from pytest_avo.core.likeness import normalised
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge.versions import version_name
 from pytest_avo.operators.model.chat import ChatModel, Message
 from pytest_avo.operators.model.reply import last_object

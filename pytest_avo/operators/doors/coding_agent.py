@@ -11,7 +11,7 @@ from pathlib import Path
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.folder import make_folder
 from pytest_avo.lineage.records import GEOMEAN
-from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.doors.door import Door
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.doors.presets import PRESETS, WAIT, Usage, preset

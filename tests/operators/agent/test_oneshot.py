@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from werkzeug import Response
 
-from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.agent.oneshot import OneshotOperator
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.model.source import AnswerSource
 from pytest_avo.operators.operator import OperatorFailed, Proposal
 from tests.operators.model_server import ModelServer, Turn, says

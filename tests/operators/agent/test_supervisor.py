@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.agent.agentic import AgenticOperator
 from pytest_avo.operators.agent.supervisor import DIRECTION_TAKEN, DIRECTIONS, given, ledger_lines, symptom
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.operator import Proposal
 from tests.operators.model_server import ModelServer, Turn, calls, edit, says
 from tests.operators.steps import SEED, World

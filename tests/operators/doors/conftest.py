@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pytest_avo.command.main import main
-from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.doors.coding_agent import CodingAgentOperator
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task

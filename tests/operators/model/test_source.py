@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.operators.agent.agent_settings import AgentSettings
 from pytest_avo.operators.agent.agentic import AgenticOperator
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits
 from pytest_avo.operators.model.source import AnswerSource
 from pytest_avo.operators.model.transcript import run_folder

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_avo.operators.agent.agent_settings import AgentSettings
+from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.knowledge.memory import Memory
 from pytest_avo.operators.model.chat import ToolCall
