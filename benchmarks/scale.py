@@ -87,7 +87,7 @@ class AtOnce:
 
 
 def pytest_configure(config):
-    config.pluginmanager.get_plugin("avo-run").bench._evaluators["cpu"] = AtOnce()
+    config.pluginmanager.get_plugin("avo-run").run.assessor._evaluators["cpu"] = AtOnce()
 
 
 def pytest_avo_propose(task):

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from pytest_avo.core.kernel import Kernel
     from pytest_avo.core.shape import Shape
     from pytest_avo.core.stats import Interval
-    from pytest_avo.lineage.records import Attempt
     from pytest_avo.operators.operator import Proposal, Task
+    from pytest_avo.session.kernel_run import KernelRun
     from pytest_avo.session.modes.bench import Bench
     from pytest_avo.session.modes.evolve import Evolution
     from pytest_avo.session.modes.serve import Serving
@@ -61,12 +61,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
         config.pluginmanager.register(ServeHooks(Serving.of(config)), f"{NAME}-serve")
         return
+    from pytest_avo.session.modes.bench import Bench
+    from pytest_avo.session.modes.evolve import Evolution
     from pytest_avo.session.start import start
 
-    run, evolution = start(config)
-    config.pluginmanager.register(BenchHooks(run), NAME)
-    if evolution is not None:
-        config.pluginmanager.register(EvolutionHooks(evolution), f"{NAME}-evolution")
+    run = start(config)
+    config.pluginmanager.register(RunHooks(run), NAME)
+    if isinstance(run, Bench):
+        config.pluginmanager.register(BenchHooks(run), f"{NAME}-bench")
+    if isinstance(run, Evolution):
+        config.pluginmanager.register(EvolutionHooks(run), f"{NAME}-evolution")
 
 
 class NoTests(pytest.File):
@@ -76,52 +80,44 @@ class NoTests(pytest.File):
         return []
 
 
-class BenchHooks:
+class RunHooks:
     """Hooks of any run over kernels."""
 
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
+    def __init__(self, run: KernelRun) -> None:
+        self.run = run
 
     def pytest_report_header(self) -> str:
-        return self.bench.header()
+        return self.run.header()
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
         from pytest_avo.session.start import usage_errors
 
         with usage_errors():
-            self.bench.selection.check_paths(session.config.args)
+            self.run.selection.check_paths(session.config.args)
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         named = parent.session.isinitpath(file_path)
-        chosen = self.bench.selection.is_kernel(file_path, named=named)
-        return self.bench.collector(parent, file_path) if chosen else None
+        chosen = self.run.selection.is_kernel(file_path, named=named)
+        return self.run.collector(parent, file_path) if chosen else None
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_pycollect_makemodule(self, module_path: Path, parent: pytest.Collector) -> pytest.Collector:
         collector: NoTests = NoTests.from_parent(parent, path=module_path)
         return collector
 
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
-        self.bench.tally.keep_order(ids)
-
     @pytest.hookimpl(trylast=True)
     def pytest_avo_shapes(self, kernel: Kernel) -> Sequence[Shape]:
-        return self.bench.selection.chosen_shapes(kernel)
+        return self.run.selection.chosen_shapes(kernel)
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        self.bench.attach(item, report)
+        self.run.attach(item, report)
         return report
 
-    @pytest.hookimpl(trylast=True)
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        self.bench.add_totals(items)
-
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.bench.collect_row(report)
+        self.run.keep(report)
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
@@ -131,15 +127,34 @@ class BenchHooks:
         return status(report)
 
     def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        for line in self.bench.table():
+        for line in self.run.table():
             terminalreporter.write_line(line.text, **line.markup)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self.bench.close()
+        self.run.close()
         if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-            self.bench.leave()
-            session.exitstatus = self.bench.tally.exit_status(session.exitstatus)
+            self.run.leave()
+
+
+class BenchHooks:
+    """Hooks of a bench alone."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        self.bench.add_totals(items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        self.bench.keep_order(ids)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+            session.exitstatus = self.bench.exit_status(session.exitstatus)
 
 
 class ServeHooks:
@@ -169,7 +184,7 @@ class ServeHooks:
 
 
 class EvolutionHooks:
-    """Hooks of an evolution, beside those of a bench."""
+    """Hooks of an evolution alone."""
 
     def __init__(self, evolution: Evolution) -> None:
         self.evolution = evolution
@@ -183,12 +198,8 @@ class EvolutionHooks:
         return self.evolution.operator.propose(task)
 
     @pytest.hookimpl(trylast=True)
-    def pytest_avo_promote(self, attempt: Attempt, confirmed: Interval, floor: float) -> bool:
-        return self.evolution.settlement.accepts(confirmed, floor)
-
-    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
-        for line in self.evolution.table():
-            terminalreporter.write_line(line.text, **line.markup)
+    def pytest_avo_promote(self, confirmed: Interval, floor: float) -> bool:
+        return self.evolution.accepts(confirmed, floor)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -197,4 +208,4 @@ class EvolutionHooks:
             session.exitstatus = self.evolution.exit_status
 
     def pytest_unconfigure(self) -> None:
-        self.evolution.close()
+        self.evolution.close_lineage()

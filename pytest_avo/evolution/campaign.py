@@ -53,6 +53,8 @@ class Plan:
     generations: int
     population: int = 1
     islands: int = 1
+    peers: tuple[str, ...] = ()
+    """What candidates are timed beside, besides their parents."""
 
     @property
     def settings(self) -> dict[str, str]:
@@ -126,10 +128,16 @@ class Campaign:
         return found
 
     @property
-    def floor(self) -> float | None:
-        """The noise floor measured at the start of this run, a log-ratio; None before that."""
+    def has_floor(self) -> bool:
+        """Whether the seed was found good and its noise measured."""
+        return bool(self.view.events(NOISE))
+
+    @property
+    def floor(self) -> float:
+        """The noise floor that was measured at the start of this run, a log-ratio."""
         floors = [event.data["floor"] for event in self.view.events(NOISE)]
-        return float(str(floors[-1])) if floors else None
+        assert floors, "the seed is measured first"
+        return float(str(floors[-1]))
 
     def kernel(self, attempt: Attempt) -> Kernel:
         """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""

@@ -14,7 +14,6 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge_together
-from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.diagnosis.profile import profile
 from pytest_avo.evaluation.diagnosis.report import compiled_records
@@ -35,7 +34,8 @@ from pytest_avo.operators.operator import (
     VariationOperator,
 )
 from pytest_avo.report.terminal import compiled
-from pytest_avo.session.modes.bench import Bench
+from pytest_avo.run.assessor import Assessor
+from pytest_avo.run.console import Console
 
 Answers = queue.Queue[tuple[int, Proposal | BaseException | str | None]]
 """Of a member: its proposal, what it raised, or a line to show."""
@@ -45,19 +45,27 @@ class Consultation:
     """What stands between the loop and its operator during one run."""
 
     def __init__(
-        self, bench: Bench, campaign: Campaign, operator: VariationOperator, *, say: Callable[[str], None]
+        self,
+        assessor: Assessor,
+        campaign: Campaign,
+        operator: VariationOperator,
+        console: Console,
+        *,
+        propose: Callable[[Task], Proposal | None],
     ) -> None:
-        self.bench = bench
-        self.campaign = campaign
-        self.operator = operator
-        self.ledger = Ledger(bench.settings.budget, bench.settings.prices, spent=campaign.spending())
-        self._say = say
+        self.ledger = Ledger(assessor.settings.budget, assessor.settings.prices, spent=campaign.spending())
+        self._assessor = assessor
+        self._settings = assessor.settings
+        self._campaign = campaign
+        self._operator = operator
+        self._console = console
+        self._propose = propose
         self._stopping = threading.Event()
 
     @property
     def is_budgeted(self) -> bool:
         """Whether there is something to spend: a model is asked, or the run is limited."""
-        return self.bench.settings.operator in {*ASKING, "coding-agent"} or self.bench.settings.budget != Limits()
+        return self._settings.operator in {*ASKING, "coding-agent"} or self._settings.budget != Limits()
 
     def propose(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
         """The candidate of each member, given its parent, as they come; None where nothing is left to try.
@@ -65,7 +73,7 @@ class Consultation:
         Blocks. All members are heard before an error of one of them is raised: InvalidInput and OperatorStopped as the
         operator raises them; all else that it raises: EvaluatorError.
         """
-        if self.bench.settings.operator in EMBEDDED:
+        if self._settings.operator in EMBEDDED:
             # It answers at once, and from the lineage: there each must find what those before it proposed.
             rounds = [{member: parent} for member, parent in parents.items()]
         else:
@@ -87,14 +95,14 @@ class Consultation:
             try:
                 member, answer = answers.get(timeout=0.25)
             except queue.Empty:
-                self.bench.status.tick(f"{self.operator.name} proposes generation {generation}")
+                self._console.tick(f"{self._operator.name} proposes generation {generation}")
                 continue
-            self.bench.status.clear()
+            self._console.clear()
             if isinstance(answer, str):
-                self._say(answer)
+                self._console.say(answer)
                 continue
             waiting -= 1
-            self.campaign.record(SPENDING, self.ledger.snapshot().data())
+            self._campaign.record(SPENDING, self.ledger.snapshot().data())
             if isinstance(answer, BaseException):
                 errors.append(answer)
             else:
@@ -106,7 +114,7 @@ class Consultation:
         """Ask the operator; on a thread of its own."""
         try:
             self.ledger.begin_attempt(evaluations=evaluations)
-            proposal = self.bench.config.hook.pytest_avo_propose(config=self.bench.config, task=task)
+            proposal = self._propose(task)
             answers.put((task.member, proposal))
         except BaseException as error:
             answers.put((task.member, error))
@@ -130,11 +138,13 @@ class Consultation:
 
     def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
-        stored = self.campaign.stored(attempt, "confirm") or self.campaign.stored(attempt, "screen")
+        stored = self._campaign.stored(attempt, "confirm") or self._campaign.stored(attempt, "screen")
         if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
-            self.campaign.record(COMPARISON, event_data(attempt.id, found))
+            self._campaign.record(COMPARISON, event_data(attempt.id, found))
             right = sum(each.judgement == "right" for each in found)
-            self._say(f"  {found[0]}" + (f" ({right} of {len(found)} predictions right)" if len(found) > 1 else ""))
+            self._console.say(
+                f"  {found[0]}" + (f" ({right} of {len(found)} predictions right)" if len(found) > 1 else "")
+            )
 
     @property
     def _to_verify(self) -> int:
@@ -142,13 +152,13 @@ class Consultation:
 
         Where parents differ, it is also compared with the kernel in the file.
         """
-        stages = 2 if self.campaign.plan.population == 1 else 3
-        return stages * len(self.campaign.plan.shapes)
+        stages = 2 if self._campaign.plan.population == 1 else 3
+        return stages * len(self._campaign.plan.shapes)
 
     def _check_evaluations(self, wanted: int) -> None:
         """DraftsSpent where drafts would use up what verifying the candidate takes."""
         left = self.ledger.evaluations_left()
-        set_aside = self._to_verify * self.campaign.plan.population
+        set_aside = self._to_verify * self._campaign.plan.population
         if left is not None and left - set_aside < wanted:
             spare = max(0, left - set_aside)
             raise DraftsSpent(
@@ -161,7 +171,7 @@ class Consultation:
         self._stopping.set()
 
     def _task(self, generation: int, member: int, parent: Attempt, *, say: Callable[[str], None]) -> Task:
-        campaign, fingerprint = self.campaign, self.campaign.plan.fingerprint
+        campaign, fingerprint = self._campaign, self._campaign.plan.fingerprint
         kernel = campaign.kernel(parent)
         return Task(
             kernel=kernel,
@@ -171,10 +181,10 @@ class Consultation:
             shapes=campaign.plan.shapes,
             view=campaign.view,
             seed=campaign.run.seed,
-            floor=self.bench.floor,
-            accept=self.bench.settings.accept,
+            floor=self._campaign.floor,
+            accept=self._settings.accept,
             device=f"{fingerprint.device} x{fingerprint.units}",
-            folder=self.bench.settings.store,
+            folder=self._settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
             compile_report=partial(self._compile_report, kernel),
             profile=partial(self._profile, kernel),
@@ -182,7 +192,7 @@ class Consultation:
             ledger=self.ledger,
             stopping=self._stopping,
             say=say,
-            direction=direction_of(member, self.bench.settings.directions),
+            direction=direction_of(member, self._settings.directions),
         )
 
     def _evaluate(
@@ -191,50 +201,52 @@ class Consultation:
         """Evaluate a draft; see EvaluateDraft. Each shape is on disk when it is finished: a kill loses none of them."""
         if self._stopping.is_set():
             raise OperatorStopped("the run is ending")
-        known = self.campaign.drafts(parent, source, timed=timed)
+        known = self._campaign.drafts(parent, source, timed=timed)
         if missing := tuple(shape for shape in shapes if shape.id not in known):
             self.ledger.check_time()
             self._check_evaluations(len(missing))
-            settings = self.bench.settings
+            settings = self._settings
             request = EvaluationRequest(
                 number=0,
                 subject=Subject(kernel.path.name, source),
                 shapes=missing,
                 limits=settings.limits,
-                plan=screening(settings.plan, floor=self.bench.floor) if timed else None,
+                plan=screening(settings.plan, floor=self._campaign.floor) if timed else None,
                 baseline=Subject(f"{kernel.path.name} (incumbent)", kernel.source) if timed else None,
+                target=self._campaign.plan.target,
             )
-            for shape, future in self.bench.evaluator.submit(request).items():
+            evaluator = self._assessor.evaluator_on(request.target)
+            for shape, future in evaluator.submit(request).items():
                 evaluation = known[shape] = future.result()
-                self.campaign.store.add_evaluations(parent.id, DRAFT, [evaluation], source=source)
+                self._campaign.store.add_evaluations(parent.id, DRAFT, [evaluation], source=source)
                 self.ledger.add_evaluation(evaluation.seconds)
-            self.campaign.record(SPENDING, self.ledger.snapshot().data())
-        verdicts = judge_together(known, shapes, floor=self.bench.floor)
+            self._campaign.record(SPENDING, self.ledger.snapshot().data())
+        verdicts = judge_together(known, shapes, floor=self._campaign.floor)
         return {shape.id: DraftResult(known[shape.id], verdicts[shape.id]) for shape in shapes}
 
     def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
-        target = self.campaign.plan.target
+        target = self._campaign.plan.target
         if target not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise Unavailable(f"there is no compile report for {target} kernels, only for those of {known}")
         draft = msgspec.structs.replace(kernel, source=source)
         try:
-            records = compiled_records(draft, [shape], target=target, confined=self.bench.settings.sandbox != "off")
+            records = compiled_records(draft, [shape], target=target, confined=self._settings.sandbox != "off")
         except EvaluatorError as error:
             raise Unavailable(str(error)) from None
         return compiled.as_text(f"{kernel.path.name}::{shape.id}", records)
 
     def _profile(self, kernel: Kernel, source: str, shape: Shape) -> str:
-        if self.campaign.plan.target != "cpu":
+        if self._campaign.plan.target != "cpu":
             raise Unavailable(
                 "kernels for a GPU are not profiled here: read the compile report, and time single shapes"
             )
-        if isinstance(self.bench.device, RemoteDevice):
+        if self._assessor.is_remote:
             raise Unavailable("kernels are evaluated on other hosts, and only this one could be profiled")
         self.ledger.check_time()
         draft = msgspec.structs.replace(kernel, source=source)
         try:
-            return profile(draft, shape, confined=self.bench.settings.sandbox != "off")
+            return profile(draft, shape, confined=self._settings.sandbox != "off")
         except EvaluatorError as error:
             raise Unavailable(str(error)) from None
 

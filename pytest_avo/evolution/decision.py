@@ -15,6 +15,7 @@ from pytest_avo.core.evaluation import Evaluation, TimingPlan
 from pytest_avo.core.ranking import ONE_SIDED_99, Ranking, failing, geomean_gain, ranking
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
+from pytest_avo.operators.operator import Accept
 
 SCREEN_ROUNDS = 20
 CONFIRM_LAUNCHES = 3
@@ -38,6 +39,11 @@ def decide(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, fl
     gain = geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)
     rank = ranking(gain, floor=floor)
     return Decision(rank, f"cannot be told from the noise of {floor:.2%}" if rank == "ambiguous" else "", gain)
+
+
+def accepts(measured: Interval, floor: float, *, accept: Accept) -> bool:
+    """The built-in rule of promotion; `measured` is a log-ratio with its one-sided 99% bounds, `floor` one too."""
+    return measured.estimate >= 0 if accept == "match" else measured.low > floor
 
 
 def screening(plan: TimingPlan, *, floor: float | None) -> TimingPlan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -13,33 +13,44 @@ from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import promotion
 from pytest_avo.evolution.campaign import Campaign
-from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.evolution.decision import Decision, decide
 from pytest_avo.evolution.promotion import Provenance
 from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
-from pytest_avo.session.modes.bench import Bench
+from pytest_avo.run.console import Console
+from pytest_avo.run.settings import Settings
+
+Promote = Callable[[Attempt, Interval, float], bool]
+"""Whether a candidate is accepted, by a log-ratio and the noise floor."""
+Settled = Callable[[Attempt, AttemptOutcome], None]
+"""Told of an attempt that has found its outcome, which is on disk."""
 
 
 class Settlement:
     """Decides what becomes of candidates. What is known is on disk before anything is built on it."""
 
-    def __init__(self, bench: Bench, campaign: Campaign, consultation: Consultation, trials: Trials) -> None:
-        self.bench = bench
-        self.settings = bench.settings
-        self.campaign = campaign
-        self.consultation = consultation
-        self.trials = trials
+    def __init__(
+        self,
+        settings: Settings,
+        console: Console,
+        campaign: Campaign,
+        trials: Trials,
+        *,
+        promote: Promote,
+        settled: Settled,
+    ) -> None:
+        self._settings = settings
+        self._console = console
+        self._campaign = campaign
+        self._trials = trials
+        self._accepts = promote
+        self._settled = settled
 
     def is_promising(self, decision: Decision) -> bool:
         """Whether a screened candidate is worth to be measured once more."""
         if decision.gain is None:
             return False
-        return decision.gain.estimate >= 0 if self.settings.accept == "match" else decision.ranking == "faster"
-
-    def accepts(self, measured: Interval, floor: float) -> bool:
-        """The built-in promotion rule."""
-        return measured.estimate >= 0 if self.settings.accept == "match" else measured.low > floor
+        return decision.gain.estimate >= 0 if self._settings.accept == "match" else decision.ranking == "faster"
 
     def dismiss(self, candidate: Candidate, decision: Decision) -> None:
         """Settle a candidate that is not promising."""
@@ -50,9 +61,9 @@ class Settlement:
 
         They are measured beside their parents at the same time, and settled one after the other.
         """
-        measurements = [self.trials.measure(candidate, "confirm", candidate.parent) for candidate, _ in promising]
-        for (candidate, screened), measurement in zip(promising, measurements, strict=True):
-            confirmed = self._decide(self.trials.finish(measurement))
+        trials = [self._trials.measure(candidate, "confirm", candidate.parent) for candidate, _ in promising]
+        for (candidate, screened), trial in zip(promising, trials, strict=True):
+            confirmed = self._decide(self._trials.finish(trial))
             if confirmed.gain is None:
                 self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
             elif self._is_accepted(candidate.attempt, confirmed.gain):
@@ -83,17 +94,17 @@ class Settlement:
             landing=landing[1] if landing else None,
             seconds=time.monotonic() - since,
         )
-        outcome = self.campaign.settle(outcome, attempt)
-        parts = [f"generation {self.campaign.label(attempt)}: {status}"]
+        outcome = self._campaign.settle(outcome, attempt)
+        parts = [f"generation {self._campaign.label(attempt)}: {status}"]
         if measured := confirmed or decision.gain:
             ratio = measured.exp()
             parts.append(f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]")
-        self.bench.say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
-        self.consultation.settled(attempt, outcome)
+        self._console.say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
+        self._settled(attempt, outcome)
 
     def _land(self, candidate: Candidate, screened: Decision, confirmed: Interval) -> None:
         """Promote a confirmed candidate if it also beats what is in the file now, where that is not its parent."""
-        campaign, attempt = self.campaign, candidate.attempt
+        campaign, attempt = self._campaign, candidate.attempt
         best = campaign.incumbent
         if attempt.parent == best.id:
             self._promote(candidate, screened, confirmed)
@@ -103,7 +114,7 @@ class Settlement:
         score = scores[attempt.parent] + confirmed.estimate
         if score > scores[best.id]:
             # Scores add up errors along two chains: the two kernels themselves say which is faster.
-            evaluations = self.trials.finish(self.trials.measure(candidate, "land", campaign.kernel(best)))
+            evaluations = self._trials.finish(self._trials.measure(candidate, "land", campaign.kernel(best)))
             landing = self._decide(evaluations).gain
             if landing is not None and self._is_accepted(attempt, landing):
                 self._promote(candidate, screened, confirmed, landing=(best, landing))
@@ -121,13 +132,13 @@ class Settlement:
         landing: tuple[Attempt, Interval] | None = None,
     ) -> None:
         """Write the winner into kernels/, then record that: killed in between, a resumed run does both again."""
-        campaign, path, attempt = self.campaign, self.campaign.plan.path, candidate.attempt
+        campaign, path, attempt = self._campaign, self._campaign.plan.path, candidate.attempt
         promotion.check_unchanged(path, {campaign.incumbent.digest, attempt.digest})
         provenance = campaign.provenance(attempt, confirmed=confirmed, landing=landing)
         source = campaign.view.source(attempt.digest)
-        promotion.promote(path, source, provenance, lock=self.settings.store / "promotion.lock")
+        promotion.promote(path, source, provenance, lock=self._settings.store / "promotion.lock")
         where = f"({provenance.over_seed:.2f}x the seed) now in {campaign.plan.name}"
-        if self.settings.commit:
+        if self._settings.commit:
             where += f", {self._commit(provenance)}"
         decision = Decision("faster", where, screened.gain)
         self.settle(attempt, "promoted", decision, confirmed=confirmed, landing=landing, since=candidate.since)
@@ -135,21 +146,16 @@ class Settlement:
     def _commit(self, provenance: Provenance) -> str:
         """What became of the commit: the promotion stands on disk, whatever git says."""
         try:
-            return f"commit {promotion.commit(self.campaign.plan.path, provenance)}"
+            return f"commit {promotion.commit(self._campaign.plan.path, provenance)}"
         except InvalidInput as error:
-            self.bench.warn(str(error))
+            self._console.warn(str(error))
             return "not committed"
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
-        hook = self.bench.config.hook
-        return bool(
-            hook.pytest_avo_promote(
-                config=self.bench.config, attempt=attempt, confirmed=measured, floor=self.bench.floor
-            )
-        )
+        return self._accepts(attempt, measured, self._campaign.floor)
 
     def _decide(self, evaluations: Mapping[str, Evaluation]) -> Decision:
-        return decide(evaluations, self.campaign.plan.shapes, floor=self.bench.floor)
+        return decide(evaluations, self._campaign.plan.shapes, floor=self._campaign.floor)
 
 
 def status_of(decision: Decision) -> Status:

@@ -1,124 +1,120 @@
-"""Trials of an evolution: kernels beside others, as items and in fresh processes; each result is kept."""
+"""Trials of an evolution: kernels beside others, screened or in fresh processes; each result is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import pytest
-
-from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
 from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import confirmation, screening
 from pytest_avo.lineage.records import Attempt, Purpose
-from pytest_avo.session.items import KernelItem
-from pytest_avo.session.modes.bench import Bench
+from pytest_avo.run.assessor import Assessor
 
 Count = Callable[[Attempt, Collection[Evaluation]], None]
 """Told of evaluations of an attempt that were made, and are on disk."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """An attempt that is being tried."""
 
     attempt: Attempt
     kernel: Kernel
     parent: Kernel
-    items: list[KernelItem]
     since: float
     """When its generation began, by time.monotonic()."""
-    stored: Mapping[str, Evaluation] = field(default_factory=dict)
-    """Of its screening, where an interrupted run had come so far."""
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """A candidate beside another kernel in fresh processes: under way, or in the lineage already."""
+class Trial:
+    """A candidate beside another kernel: under way, or in the lineage already."""
 
     candidate: Candidate
     purpose: Purpose
     stored: Mapping[str, Evaluation]
+    """By shape id: all of them, of a trial that an interrupted run had finished; else none."""
     pending: Mapping[str, Future[Evaluation]]
 
 
 class Trials:
     """Puts kernels to the evaluator and records what came of it."""
 
-    def __init__(self, bench: Bench, campaign: Campaign, *, count: Count) -> None:
-        self.bench = bench
-        self.campaign = campaign
+    def __init__(self, assessor: Assessor, campaign: Campaign, *, count: Count) -> None:
+        self._assessor = assessor
+        self._campaign = campaign
         self._count = count
 
-    def begin(self, candidate: Candidate, *, floor: float | None) -> None:
-        """Have all shapes screened, beside the parent and the peers; their items wait for it."""
-        candidate.stored = self.campaign.stored(candidate.attempt, "screen")
-        if candidate.stored or candidate.kernel.fault:
-            for item in candidate.items:
-                item.evaluation = candidate.stored.get(item.shape.id)
-            return
-        plan = screening(self.bench.settings.plan, floor=floor)
-        futures = self._submit(candidate.kernel, candidate.parent, plan, fresh=False, peers=self.bench.peers)
-        for item in candidate.items:
-            item.pending = futures[item.shape.id]
+    def screen(self, candidate: Candidate, *, floor: float | None) -> Trial:
+        """Begin to time a candidate beside its parent and the peers, until it is plainly faster or plainly not."""
+        if candidate.kernel.fault:
+            shapes = [shape.id for shape in self._campaign.plan.shapes]
+            return self._begin(candidate, "screen", lambda: {x: _crashed(x, candidate.kernel.fault) for x in shapes})
+        plan, peers = screening(self._assessor.settings.plan, floor=floor), self._campaign.plan.peers
+        return self._begin(
+            candidate,
+            "screen",
+            lambda: self._submit(candidate.kernel, candidate.parent, plan, fresh=False, peers=peers),
+        )
 
-    def run(self, session: pytest.Session, candidate: Candidate) -> dict[str, Evaluation]:
-        """Run a candidate's items as pytest tests and record their evaluations, unless the lineage has them already."""
-        items = candidate.items
-        for item, following in zip(items, [*items[1:], None], strict=True):
-            self.bench.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
-            if session.shouldfail:
-                raise session.Failed(session.shouldfail)
-            if session.shouldstop:
-                raise session.Interrupted(session.shouldstop)
-        evaluations = {item.shape.id: item.evaluation for item in items if item.evaluation is not None}
-        if len(evaluations) < len(items):
-            reasons = [item.lost for item in items if item.lost]
-            raise EvaluatorError(reasons[0] if reasons else "some shapes could not be evaluated")
-        if not candidate.stored:
-            self._keep(candidate.attempt, "screen", evaluations)
-        return evaluations
-
-    def measure(self, candidate: Candidate, purpose: Purpose, beside: Kernel) -> Measurement:
+    def measure(self, candidate: Candidate, purpose: Purpose, beside: Kernel) -> Trial:
         """Begin to time a candidate beside another kernel, in fresh processes and on fresh inputs."""
-        stored = self.campaign.stored(candidate.attempt, purpose)
-        plan = confirmation(self.bench.settings.plan)
-        pending = {} if stored else self._submit(candidate.kernel, beside, plan, fresh=True, peers=())
-        return Measurement(candidate, purpose, stored, pending)
+        plan = confirmation(self._assessor.settings.plan)
+        return self._begin(
+            candidate, purpose, lambda: self._submit(candidate.kernel, beside, plan, fresh=True, peers=())
+        )
 
-    def finish(self, measurement: Measurement) -> Mapping[str, Evaluation]:
-        """Wait for a measurement and record it."""
-        if measurement.stored:
-            return measurement.stored
-        evaluations = {shape: self.bench.wait(future) for shape, future in measurement.pending.items()}
-        self._keep(measurement.candidate.attempt, measurement.purpose, evaluations)
+    def evaluation(self, trial: Trial, shape: Shape) -> Evaluation:
+        """What a trial finds on one shape; blocks. EvaluatorError when the machine fails."""
+        if trial.stored:
+            return trial.stored[shape.id]
+        return self._assessor.wait(trial.pending[shape.id])
+
+    def finish(self, trial: Trial) -> Mapping[str, Evaluation]:
+        """Wait for a trial and record it; EvaluatorError when the machine fails."""
+        if trial.stored:
+            return trial.stored
+        evaluations = {shape: self._assessor.wait(future) for shape, future in trial.pending.items()}
+        attempt = trial.candidate.attempt
+        self._campaign.store.add_evaluations(attempt.id, trial.purpose, list(evaluations.values()))
+        self._count(attempt, evaluations.values())
         return evaluations
 
     def compare(self, kernel: Kernel, beside: Kernel) -> dict[str, Evaluation]:
         """Time two kernels beside each other and the peers, in fresh processes; nothing is recorded."""
-        plan = confirmation(self.bench.settings.plan)
-        futures = self._submit(kernel, beside, plan, fresh=True, peers=self.bench.peers)
-        return {shape: self.bench.wait(future) for shape, future in futures.items()}
+        plan, peers = confirmation(self._assessor.settings.plan), self._campaign.plan.peers
+        futures = self._submit(kernel, beside, plan, fresh=True, peers=peers)
+        return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
-    def _keep(self, attempt: Attempt, purpose: Purpose, evaluations: Mapping[str, Evaluation]) -> None:
-        self.campaign.store.add_evaluations(attempt.id, purpose, list(evaluations.values()))
-        self._count(attempt, evaluations.values())
+    def _begin(
+        self, candidate: Candidate, purpose: Purpose, begin: Callable[[], Mapping[str, Future[Evaluation]]]
+    ) -> Trial:
+        stored = self._campaign.stored(candidate.attempt, purpose)
+        return Trial(candidate, purpose, stored, {} if stored else begin())
 
     def _submit(
         self, kernel: Kernel, baseline: Kernel, plan: TimingPlan, *, fresh: bool, peers: tuple[str, ...]
     ) -> Mapping[str, Future[Evaluation]]:
-        name = self.campaign.plan.path.name
+        asked = self._campaign.plan
         request = EvaluationRequest(
             number=0,
-            subject=Subject(name, kernel.source),
-            shapes=self.campaign.plan.shapes,
-            limits=self.bench.settings.limits,
+            subject=Subject(asked.path.name, kernel.source),
+            shapes=asked.shapes,
+            limits=self._assessor.settings.limits,
             plan=plan,
-            baseline=Subject(f"{name} (incumbent)", baseline.source),
+            baseline=Subject(f"{asked.path.name} (incumbent)", baseline.source),
             peers=peers,
             fresh=fresh,
+            target=asked.target,
         )
-        return self.bench.evaluator.submit(request)
+        return self._assessor.evaluator_on(asked.target).submit(request)
+
+
+def _crashed(shape: str, fault: str) -> Future[Evaluation]:
+    """Of a kernel that cannot even be read."""
+    future: Future[Evaluation] = Future()
+    future.set_result(Evaluation(shape=shape, outcome="crashed", reason=fault))
+    return future

@@ -23,3 +23,9 @@ def open_gate(settings: GateSettings, rootdir: Path, *, fingerprint: Fingerprint
         return Gate(at_ref(name.removeprefix(PREFIX), rootdir), settings.rules, lenient=settings.lenient, floor=floor)
     found = stored(name, settings.folder, fingerprint=fingerprint, allow_mismatch=settings.allow_mismatch)
     return Gate(found, settings.rules, lenient=settings.lenient, floor=floor)
+
+
+def check_baseline(settings: GateSettings, rootdir: Path) -> None:
+    """InvalidInput where there is no such baseline, as far as that does not depend on the device."""
+    if settings.compare is not None and settings.compare.startswith(PREFIX):
+        at_ref(settings.compare.removeprefix(PREFIX), rootdir)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -48,7 +48,7 @@ class Finding:
     regressed: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Gate:
     """Judges kernels beside a baseline."""
 
@@ -60,6 +60,10 @@ class Gate:
     """Log-ratio below which two kernels count as the same."""
     comparisons: int = 1
     """How many the run makes."""
+
+    def among(self, comparisons: int) -> Gate:
+        """The gate of a run that makes so many comparisons."""
+        return replace(self, comparisons=comparisons)
 
     @property
     def confidence(self) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from statistics import median
@@ -79,17 +78,6 @@ def result_row(
         seed=evaluation.seed,
         digest=digest,
     )
-
-
-def encode_row(row: ResultRow) -> str:
-    """The row as JSON text, to travel on a test report."""
-    # Python's json keeps an infinity, which msgspec's would turn into a null that no float field accepts.
-    return json.dumps(msgspec.to_builtins(row))
-
-
-def decode_row(text: str) -> ResultRow:
-    """The row that `encode_row` wrote."""
-    return msgspec.convert(json.loads(text), ResultRow)
 
 
 def comparisons(row: ResultRow) -> dict[str, Comparison]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Self
 
 import msgspec
 import pytest
@@ -16,40 +16,51 @@ from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict
-from pytest_avo.report.rows import ResultRow, encode_row, result_row
-from pytest_avo.session.letters import REJECTED_PROPERTY
-
-if TYPE_CHECKING:
-    from pytest_avo.session.modes.bench import Bench
-
-ROW = "avo_row"
-"""Attribute of a report that carries the item's result; a string, because it may cross from an xdist worker."""
+from pytest_avo.report.rows import ResultRow, result_row
+from pytest_avo.run.assessor import Assessor
+from pytest_avo.session.carried import ROW
+from pytest_avo.session.selection import Selection
 
 
-class Rejected(Exception):
-    """A candidate of an evolution is no good: the normal fate of a variant, not a failure of the run."""
+class ItemRules(ABC):
+    """What a mode makes of the items of its kernels."""
+
+    def __init__(self, assessor: Assessor, selection: Selection) -> None:
+        self.assessor = assessor
+        self.selection = selection
+
+    @abstractmethod
+    def evaluation(self, item: KernelItem) -> Evaluation:
+        """The facts about an item's kernel on its shape; blocks. EvaluatorError when the machine fails."""
+
+    @abstractmethod
+    def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
+        """The verdict on an item; may take another evaluation, as `evaluation` does."""
+
+    def why_not_measured(self, item: KernelItem) -> str:
+        """Why an item's kernel, which could be measured here, need not be; "" where it must."""
+        return ""
 
 
 class KernelFile(pytest.File):
     """A kernel file. Read with ast, never imported."""
 
     kernel: Kernel
-    bench: Bench
+    rules: ItemRules
+    prefix: str
 
     @classmethod
-    def from_kernel(cls, parent: pytest.Collector, *, path: Path, bench: Bench) -> KernelFile:
+    def under(cls, parent: pytest.Collector, *, path: Path, rules: ItemRules, prefix: str = "") -> KernelFile:
+        """The file at `path`, its items judged by `rules`; their names begin with `prefix`."""
         file: KernelFile = cls.from_parent(parent, path=path)
-        file.bench = bench
+        file.rules = rules
+        file.prefix = prefix
         return file
 
     def collect(self) -> Iterator[pytest.Item]:
-        self.kernel = self.bench.selection.kernel(self.path)
-        label = "gen0000-" if self.bench.settings.mode == "evolve" else ""
-        yield from self.items(self.kernel, self.bench.selection.shapes(self.kernel), label=label)
-
-    def items(self, kernel: Kernel, shapes: Sequence[Shape], *, label: str) -> list[KernelItem]:
-        """An item per shape for this file's kernel or, with a label, for a variant of it."""
-        return [KernelItem.from_shape(self, f"{label}{shape.id}", kernel=kernel, shape=shape) for shape in shapes]
+        self.kernel = self.rules.selection.kernel(self.path)
+        for shape in self.rules.selection.shapes(self.kernel):
+            yield KernelItem.of(self, self.kernel, shape, prefix=self.prefix)
 
 
 class KernelItem(pytest.Item):
@@ -59,39 +70,31 @@ class KernelItem(pytest.Item):
     kernel: Kernel
     shape: Shape
     evaluation: Evaluation | None
-    pending: Future[Evaluation] | None
-    """Of an evaluation that is under way; None: it is asked for when the item is set up."""
     verdict: Verdict | None
-    lost: str
-    """Why the evaluator itself failed on it; "" where it did not."""
-    variant: bool
 
     @classmethod
-    def from_shape(cls, parent: KernelFile, name: str, *, kernel: Kernel, shape: Shape) -> KernelItem:
-        item: KernelItem = cls.from_parent(parent, name=name)
+    def of(cls, parent: KernelFile, kernel: Kernel, shape: Shape, *, prefix: str) -> Self:
+        """The item of the file's kernel, or of a variant of it, on a shape."""
+        item: Self = cls.from_parent(parent, name=f"{prefix}{shape.id}")
         item.kernel = kernel
         item.shape = shape
         item.evaluation = None
-        item.pending = None
         item.verdict = None
-        item.lost = ""
-        item.variant = kernel is not parent.kernel
         return item
 
     def setup(self) -> None:
         """Wait for the evaluation. What fails here is the machine, so it is an error, not the kernel's failure."""
-        bench = self.parent.bench
-        if reason := bench.why_not_here(self.kernel):
+        rules = self.parent.rules
+        if reason := rules.assessor.why_not_here(self.kernel):
             self._judged(Verdict(self.shape.id, "unsupported", reason))
             pytest.skip(reason)
-        if reason := bench.why_not_measured(self):
+        if reason := rules.why_not_measured(self):
             self.user_properties.append(("avo.reason", reason))
             pytest.skip(reason)
         try:
-            self.evaluation = bench.evaluation(self)
-            self._judged(bench.verdict(self, self.evaluation))
+            self.evaluation = rules.evaluation(self)
+            self._judged(rules.verdict(self, self.evaluation))
         except EvaluatorError as error:
-            self.lost = str(error)
             pytest.fail(f"evaluator: {error}", pytrace=False)
         if self.evaluation.unfit:
             pytest.skip(self.evaluation.reason)
@@ -107,19 +110,12 @@ class KernelItem(pytest.Item):
         if verdict.regressed:
             pytest.fail(verdict.reason, pytrace=False)
         reason = f"{verdict.kind}: {verdict.reason}"
-        if self.variant:
-            raise Rejected(reason)
-        if verdict.kind == "unsupported" and not self.parent.bench.selection.is_claimed(self.kernel, self.shape):
+        if verdict.kind == "unsupported" and not self.parent.rules.selection.is_claimed(self.kernel, self.shape):
             pytest.skip(reason)
         pytest.fail(reason, pytrace=False)
 
     def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
         return self.path, None, self.name
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, Rejected):
-            return str(excinfo.value)
-        return super().repr_failure(excinfo, style)
 
     @property
     def kernel_name(self) -> str:
@@ -130,7 +126,7 @@ class KernelItem(pytest.Item):
         """The item's result for tables and files, once it is judged."""
         if self.verdict is None:
             return None
-        target = self.kernel.claim.target if self.kernel.claim else self.parent.bench.device.target
+        target = self.kernel.claim.target if self.kernel.claim else self.parent.rules.assessor.device.target
         evaluation = self.evaluation or Evaluation(shape=self.shape.id, outcome="unsupported")
         return result_row(
             evaluation,
@@ -160,9 +156,4 @@ def attach_row(item: pytest.Item, report: pytest.TestReport) -> None:
         return
     row = item.row()
     if row is not None and (report.when == "call" or report.outcome == "skipped"):
-        setattr(report, ROW, encode_row(msgspec.structs.replace(row, failed=report.failed)))
-    if report.when == "call" and item.variant and item.verdict and not item.verdict.is_good:
-        # Reported like an expected failure: it must trip neither -x nor the exit status.
-        report.outcome = "skipped"
-        report.wasxfail = str(report.longrepr)
-        report.user_properties.append((REJECTED_PROPERTY, True))
+        ROW.put(report, msgspec.structs.replace(row, failed=report.failed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,26 +20,18 @@ UNREADABLE = Shape(
 
 
 class Selection:
-    """The kernels and shapes that the user's paths and suites amount to; `targets` by preference."""
+    """The kernels and shapes that the user's paths and suites amount to."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, *, targets: Iterable[str]) -> None:
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
         self._config = config
         self._settings = settings
-        self._targets = tuple(targets)
         self._kernels: dict[Path, Kernel] = {}
         self.named: set[Path] = set()
         """Kernel files that the user names one by one, not by a folder."""
 
     def default_paths(self) -> list[str]:
         """What is collected where the command line names no path."""
-        if self._settings.mode != "evolve":
-            return [str(path) for path in self._settings.kernels]
-        named = [self._settings.evolve[target] for target in self._targets if target in self._settings.evolve]
-        if not named:
-            raise InvalidInput(
-                f"--avo-evolve: expected a kernel file, or a line '{self._targets[0]}: PATH' in the ini key avo_evolve"
-            )
-        return [str(self._settings.rootdir / named[0])]
+        return [str(path) for path in self._settings.kernels]
 
     def check_paths(self, arguments: list[str]) -> None:
         """Read all kernels below the arguments, so that a mistake in one is a usage error before anything runs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -11,9 +11,17 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.files import prepare
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
+from pytest_avo.evaluation.judge.peers import peer
 from pytest_avo.evaluation.pool.gateway import place
 from pytest_avo.evaluation.spool.places import Place, spool_of
+from pytest_avo.gate.baseline import check_baseline
+from pytest_avo.report.terminal.status import Screen
+from pytest_avo.run.assessor import Assessor
+from pytest_avo.run.console import Console
+from pytest_avo.run.meeting import assess_by_spool, assess_elsewhere, assess_here
+from pytest_avo.run.mode import Mode
 from pytest_avo.run.settings import Settings
+from pytest_avo.session.kernel_run import KernelRun, worker_index
 from pytest_avo.session.modes.bench import Bench
 from pytest_avo.session.modes.compilation import Compilation
 from pytest_avo.session.modes.evolve import Evolution
@@ -22,13 +30,18 @@ from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
 from pytest_avo.session.reading import read_settings
 
-RUNS: dict[str, type[Bench]] = {
-    "compile": Compilation,
-    "interpret": Interpretation,
+MEASURED: Mapping[Mode, Callable[[pytest.Config, Console, Assessor], KernelRun]] = {
+    "bench": Bench,
+    "evolve": Evolution,
     "selftest": SelfTest,
     "aa": NoiseRun,
 }
-"""What runs in a mode, where that is not a bench."""
+"""Modes that run kernels."""
+READ: Mapping[Mode, Callable[[pytest.Config, Settings], KernelRun]] = {
+    "compile": Compilation,
+    "interpret": Interpretation,
+}
+"""Modes that run none: what they find needs no device."""
 SPOOLED = ("bench", "evolve", "aa")
 """Modes that can have kernels evaluated by way of a spool."""
 
@@ -42,27 +55,39 @@ def usage_errors() -> Iterator[None]:
         raise pytest.UsageError(str(error)) from None
 
 
-def start(config: pytest.Config) -> tuple[Bench, Evolution | None]:
-    """Read the settings and set up the run; UsageError where something is wrong, before anything is started."""
+def start(config: pytest.Config) -> KernelRun:
+    """Read the settings and set up the run; UsageError where something is wrong, before anything is measured."""
     with usage_errors():
         give_back_path(config)
         settings = read_settings(config)
         assert settings is not None
         spool = take_over_spool(config, settings)
-        bench = RUNS.get(settings.mode, Bench)(config, settings)
-        if spool is not None and not config.option.collectonly:
-            bench.meet_spool(spool)
-        elif settings.mode == "evolve" and not config.option.collectonly:
-            bench.specs = take_over_workers(config)
-            if any(place(spec) for spec in bench.specs):
-                bench.meet_workers()
-        if config.args_source is not pytest.Config.ArgsSource.ARGS:
-            config.args = bench.selection.default_paths()
+        # First what can be told at once: to meet a device may take as long as a batch job waits.
+        for name in settings.peers or ():
+            peer(name)
         for path in settings.files.values():
             prepare(path)
-        bench.confinement  # noqa: B018 - refuses to run unconfined where the user requires it
-        evolution = Evolution(bench) if settings.mode == "evolve" else None
-    return bench, evolution
+        check_baseline(settings.gate, settings.rootdir)
+        run = begin(config, settings, spool)
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
+            config.args = run.selection.default_paths()
+    return run
+
+
+def begin(config: pytest.Config, settings: Settings, spool: Place | None) -> KernelRun:
+    """The run of the mode that the user chose; InvalidInput where it has no device to measure on."""
+    if settings.mode in READ:
+        return READ[settings.mode](config, settings)
+    console = console_of(config)
+    if spool is not None and not config.option.collectonly:
+        assessor = assess_by_spool(settings, console, place=spool)
+    elif settings.mode == "evolve" and not config.option.collectonly:
+        specs = take_over_workers(config)
+        assess = assess_elsewhere if any(place(spec) for spec in specs) else assess_here
+        assessor = assess(settings, console, specs=specs)
+    else:
+        assessor = assess_here(settings, console, ordinal=worker_index(config))
+    return MEASURED[settings.mode](config, console, assessor)
 
 
 def give_back_path(config: pytest.Config) -> None:
@@ -100,3 +125,13 @@ def take_over_workers(config: pytest.Config) -> list[str]:
     specs = [str(spec) for spec in parse_tx_spec_config(config)]
     config.option.dist = "no"
     return specs
+
+
+def console_of(config: pytest.Config) -> Console:
+    """The terminal of a session; it is there once a session begins."""
+
+    def screen() -> Screen | None:
+        found: Screen | None = config.pluginmanager.get_plugin("terminalreporter")
+        return found
+
+    return Console(screen, is_quiet=config.get_verbosity() < 0)

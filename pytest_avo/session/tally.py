@@ -5,13 +5,11 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Sequence
 
-import msgspec
 import pytest
 
 from pytest_avo.core.verdict import Total
-from pytest_avo.report.rows import ResultRow, decode_row
-from pytest_avo.session.items import ROW
-from pytest_avo.session.totals import TOTAL
+from pytest_avo.report.rows import ResultRow
+from pytest_avo.session.carried import ROW, TOTAL
 
 
 class Tally:
@@ -28,10 +26,10 @@ class Tally:
 
     def keep(self, report: pytest.TestReport) -> None:
         """Keep the result that a report carries."""
-        if text := getattr(report, ROW, None):
-            insort(self.rows, decode_row(text), key=lambda row: self._order.get(row.node_id, len(self._order)))
-        if text := getattr(report, TOTAL, None):
-            self.totals.append(msgspec.json.decode(text, type=Total))
+        if row := ROW.of(report):
+            insort(self.rows, row, key=lambda row: self._order.get(row.node_id, len(self._order)))
+        if total := TOTAL.of(report):
+            self.totals.append(total)
 
     def exit_status(self, status: int) -> int:
         """What the run ends with: 1 where the gate failed, whatever became of the failing tests' reports."""

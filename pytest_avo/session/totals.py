@@ -4,35 +4,31 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.verdict import Total
+from pytest_avo.session.bench_rules import BenchRules
+from pytest_avo.session.carried import TOTAL
 from pytest_avo.session.items import KernelFile, KernelItem
-
-if TYPE_CHECKING:
-    from pytest_avo.session.modes.bench import Bench
-
-TOTAL = "avo_total"
-"""Attribute of a report that carries the judgement; a string, because it may cross from an xdist worker."""
 
 
 class TotalItem(pytest.Item):
     """A kernel's geomean against the baseline, over those of its items that are run."""
 
     parent: KernelFile
+    rules: BenchRules
     items: Sequence[KernelItem]
     limit: float
     total: Total | None
 
     @classmethod
-    def over(cls, items: Sequence[KernelItem], *, suite: str, limit: float) -> TotalItem:
+    def over(cls, items: Sequence[KernelItem], rules: BenchRules, *, suite: str, limit: float) -> TotalItem:
         """The item over items of one kernel: all of a run, or those of one suite. limit: a log-ratio."""
         item: TotalItem = cls.from_parent(items[0].parent, name=f"geomean-{suite}" if suite else "geomean")
+        item.rules = rules
         item.items = items
         item.limit = limit
         item.total = None
@@ -40,15 +36,15 @@ class TotalItem(pytest.Item):
 
     def setup(self) -> None:
         """Take what the kernel's other items measured; in a worker that did not run them all, measure them together."""
-        bench, first = self.parent.bench, self.items[0]
-        if reason := bench.why_not_here(first.kernel) or bench.why_not_measured(first):
+        rules, first = self.rules, self.items[0]
+        if reason := rules.assessor.why_not_here(first.kernel) or rules.why_not_measured(first):
             self.user_properties.append(("avo.reason", reason))
             pytest.skip(reason)
         try:
-            evaluations = self._evaluations(bench)
+            evaluations = self._evaluations()
             if bad := [x for x in evaluations.values() if x.outcome != "ok"]:
                 pytest.skip(f"no score: {bad[0].shape} is {bad[0].outcome}")
-            self.total = self._judged(bench, evaluations)
+            self.total = self._judged(evaluations)
         except EvaluatorError as error:
             pytest.fail(f"evaluator: {error}", pytrace=False)
         if self.total is None:
@@ -64,25 +60,26 @@ class TotalItem(pytest.Item):
     def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
         return self.path, None, self.name
 
-    def _evaluations(self, bench: Bench) -> dict[str, Evaluation]:
+    def _evaluations(self) -> dict[str, Evaluation]:
         known = {item.shape.id: item.evaluation for item in self.items if item.evaluation is not None}
-        return known if len(known) == len(self.items) else bench.answers(self._request(bench))
+        return known if len(known) == len(self.items) else self.rules.assessor.answers(self._request())
 
-    def _judged(self, bench: Bench, evaluations: dict[str, Evaluation]) -> Total | None:
+    def _judged(self, evaluations: dict[str, Evaluation]) -> Total | None:
         """The judgement; None where the baseline has none of the shapes."""
-        assert bench.gate is not None, "without a gate there is no such item"
-        cases = [bench.case(each) for each in self.items]
+        gate = self.rules.gate
+        assert gate is not None, "without a gate there is no such item"
+        cases = [self.rules.case(each) for each in self.items]
         total = Total(cases[0].name, self.name, "same", "")
-        request = self._request(bench)
-        return bench.gate.judge_total(total, cases, evaluations, request, bench.answers, limit=self.limit)
+        answers = self.rules.assessor.answers
+        return gate.judge_total(total, cases, evaluations, self._request(), answers, limit=self.limit)
 
-    def _request(self, bench: Bench) -> EvaluationRequest:
-        return bench.request(self.items[0].kernel, tuple(each.shape for each in self.items), self.limit)
+    def _request(self) -> EvaluationRequest:
+        return self.rules.request(self.items[0].kernel, tuple(each.shape for each in self.items), self.limit)
 
 
-def totals(items: Sequence[pytest.Item], bench: Bench) -> list[TotalItem]:
+def totals(items: Sequence[pytest.Item], rules: BenchRules) -> list[TotalItem]:
     """The items to add behind those of a run."""
-    if bench.gate is None:
+    if rules.gate is None:
         return []
     of_kernel: dict[KernelFile, list[KernelItem]] = {}
     for item in items:
@@ -90,13 +87,13 @@ def totals(items: Sequence[pytest.Item], bench: Bench) -> list[TotalItem]:
             of_kernel.setdefault(item.parent, []).append(item)
     made = []
     for mine in of_kernel.values():
-        for suite, limit in bench.gate.rules.groups(mine[0].kernel_name).items():
-            chosen = [item for item in mine if not suite or suite in bench.case(item).suites]
-            made += [TotalItem.over(chosen, suite=suite, limit=limit)] if chosen else []
+        for suite, limit in rules.gate.rules.groups(mine[0].kernel_name).items():
+            chosen = [item for item in mine if not suite or suite in rules.case(item).suites]
+            made += [TotalItem.over(chosen, rules, suite=suite, limit=limit)] if chosen else []
     return made
 
 
 def attach_total(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put the judgement on the report of the call."""
     if isinstance(item, TotalItem) and item.total is not None and report.when == "call":
-        setattr(report, TOTAL, msgspec.json.encode(item.total).decode())
+        TOTAL.put(report, item.total)

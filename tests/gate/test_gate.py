@@ -10,7 +10,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Subject, Timing, TimingPlan
+from pytest_avo.core.evaluation import (
+    BASELINE,
+    KERNEL,
+    Evaluation,
+    EvaluationRequest,
+    Outcome,
+    Subject,
+    Timing,
+    TimingPlan,
+)
 from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
@@ -47,7 +56,7 @@ class Bench:
     def __call__(self, request: EvaluationRequest) -> dict[str, Evaluation]:
         if request.plan is None:
             assert (request.subject, request.baseline) == (OLD, None)
-            outcomes = {shape.id: "incorrect" if shape.id in self.wrong else "ok" for shape in request.shapes}
+            outcomes: dict[str, Outcome] = {x.id: "incorrect" if x.id in self.wrong else "ok" for x in request.shapes}
             return {shape: Evaluation(shape, outcome, "max error 3") for shape, outcome in outcomes.items()}
         self.requests.append(request)
         return {shape.id: self.second[shape.id] for shape in request.shapes}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
 from pytest_avo.core.verdict import judge
-from pytest_avo.report.rows import ResultRow, arms, by_kernel, comparisons, decode_row, encode_row, geomeans, result_row
+from pytest_avo.report.rows import arms, by_kernel, comparisons, geomeans, result_row
 from tests.report.result_rows import beside, row, shape
 
 
@@ -30,19 +30,6 @@ def test_a_row_of_an_untimed_evaluation_has_no_samples() -> None:
     made = result_row(evaluation, judge(evaluation, one, floor=0), node_id="k::s", kernel="k", target="cpu", shape=one)
     assert made.samples_s == ()
     assert made.verdict.kind == "crashed"
-
-
-@pytest.mark.parametrize(
-    "original",
-    [
-        row(shape(weight=2.5), peers={"torch-sdpa": beside(1.2, 1.1, 1.3)}, baseline=beside(1, 0.9, 1.1), notes=("n",)),
-        row(shape(), "incorrect", reason="max error 3.2e-2 > limit 1.1e-3 (randn) \N{MICRO SIGN}"),
-        row(shape(), peers={"stuck": beside(math.inf, 0.0, math.inf)}),
-    ],
-    ids=["timed", "failed", "infinite"],
-)
-def test_a_row_survives_its_journey_as_text(original: ResultRow) -> None:
-    assert decode_row(encode_row(original)) == original
 
 
 def test_rows_of_two_devices_are_kept_apart() -> None:

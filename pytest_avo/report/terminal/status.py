@@ -10,7 +10,7 @@ QUIET_S = 4.0
 
 
 class Screen(Protocol):
-    """The part of pytest's terminal reporter that the line needs."""
+    """The part of pytest's terminal reporter that a run writes with."""
 
     @property
     def isatty(self) -> bool: ...
@@ -18,6 +18,8 @@ class Screen(Protocol):
     def ensure_newline(self) -> None: ...
 
     def rewrite(self, line: str, **markup: bool) -> None: ...
+
+    def write_line(self, line: str, **markup: bool) -> None: ...
 
 
 class StatusLine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,11 +16,14 @@ from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeE
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.report.terminal import compiled
 from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.run.meeting import confinement
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.modes.bench import Bench
+from pytest_avo.session.carried import Carried
+from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.selection import Selection
 
-LAUNCHES = "avo_launches"
-"""Attribute of a report: JSON of the launches of its shape; a string, because it may cross from an xdist worker."""
+LAUNCHES = Carried("avo_launches", list[LaunchReport])
+"""What a kernel launches on a shape."""
 
 
 class CompileFile(pytest.File):
@@ -74,11 +77,13 @@ class CompileItem(pytest.Item):
         return self.path, None, self.name
 
 
-class Compilation(Bench):
+class Compilation(KernelRun):
     """A run that compiles kernels and runs none."""
 
     def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        super().__init__(config, settings)
+        confinement(settings.sandbox)  # refuses to compile unconfined where the user requires it
+        self.settings = settings
+        self.selection = Selection(config, settings)
         self._reports: dict[Path, Future[list[Record]]] = {}
         self._rows: list[compiled.CompiledRow] = []
 
@@ -91,6 +96,7 @@ class Compilation(Bench):
         return f"avo: compile report for {self.settings.target}; no kernel is launched"
 
     def why_not_here(self, kernel: Kernel) -> str:
+        """Why a kernel is not compiled, or ""."""
         if kernel.fault or kernel.claim is None or kernel.claim.target == self.settings.target:
             return ""
         return f"is for {kernel.claim.target}, the report is for {self.settings.target}"
@@ -113,15 +119,14 @@ class Compilation(Bench):
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         if isinstance(item, CompileItem) and report.when == "call":
-            setattr(report, LAUNCHES, msgspec.json.encode(item.launches).decode())
+            LAUNCHES.put(report, item.launches)
 
-    def collect_row(self, report: pytest.TestReport) -> None:
-        if text := getattr(report, LAUNCHES, None):
-            launches = msgspec.json.decode(text, type=list[LaunchReport])
-            self._rows += [compiled.CompiledRow(report.nodeid, launch) for launch in launches]
+    def keep(self, report: pytest.TestReport) -> None:
+        launches = LAUNCHES.of(report) or []
+        self._rows += [compiled.CompiledRow(report.nodeid, launch) for launch in launches]
 
-    def table(self) -> Iterator[Line]:
-        yield from compiled.tables(self._rows)
+    def table(self) -> Iterable[Line]:
+        return compiled.tables(self._rows)
 
     def _compiled(self, kernel: Kernel) -> list[Record]:
         if kernel.fault:

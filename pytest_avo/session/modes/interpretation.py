@@ -11,8 +11,10 @@ import pytest
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.interpret import Interpreter, Refused, check
-from pytest_avo.report.terminal.terminal import Line
-from pytest_avo.session.modes.bench import Bench
+from pytest_avo.run.meeting import confinement
+from pytest_avo.run.settings import Settings
+from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.selection import Selection
 
 LIMIT_S = 120.0
 """For one call in the interpreter."""
@@ -69,8 +71,13 @@ class InterpretItem(pytest.Item):
         return self.path, None, self.name
 
 
-class Interpretation(Bench):
-    """A run that interprets kernels and compiles none."""
+class Interpretation(KernelRun):
+    """A run that interprets kernels and compiles none. Its items say all that it finds."""
+
+    def __init__(self, config: pytest.Config, settings: Settings) -> None:
+        confinement(settings.sandbox)  # refuses to interpret unconfined where the user requires it
+        self.settings = settings
+        self.selection = Selection(config, settings)
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
         file: InterpretFile = InterpretFile.from_parent(parent, path=path)
@@ -79,7 +86,3 @@ class Interpretation(Bench):
 
     def header(self) -> str:
         return "avo: Triton kernels in Triton's interpreter, for correctness alone; nothing is timed"
-
-    def table(self) -> Iterator[Line]:
-        """Nothing to show: the items say all."""
-        yield from ()

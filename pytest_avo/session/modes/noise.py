@@ -3,77 +3,93 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from pytest_avo.core.evaluation import BASELINE, Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.evaluation import BASELINE, Evaluation
 from pytest_avo.core.noise import Noise, noise_of, store_noise
 from pytest_avo.core.ranking import paired
-from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Launches
-from pytest_avo.core.verdict import Verdict
+from pytest_avo.core.verdict import Verdict, judge_alone
 from pytest_avo.report import text
-from pytest_avo.report.terminal import terminal
 from pytest_avo.report.terminal.noise import NoiseRow, table
-from pytest_avo.run.settings import Settings
-from pytest_avo.session.items import KernelItem
-from pytest_avo.session.modes.bench import Bench
+from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.run.assessor import Assessor
+from pytest_avo.run.console import Console
+from pytest_avo.session.carried import Carried
+from pytest_avo.session.header import header
+from pytest_avo.session.items import ItemRules, KernelFile, KernelItem
+from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.selection import Selection
 
 LAUNCHES = 3
 """Processes per arm: what differs from process to process is part of the noise."""
-ROW = "avo_noise_row"
-"""Attribute of a report that carries the item's log-ratios; a string, because it may cross from an xdist worker."""
+ROW = Carried("avo_noise_row", NoiseRow)
+"""The log-ratios of a kernel to itself on a shape."""
 
 
-class NoiseRun(Bench):
+class NoiseRules(ItemRules):
+    """Every kernel is timed beside itself and nothing else."""
+
+    def why_not_measured(self, item: KernelItem) -> str:
+        """The noise that is kept is that of one kind of device."""
+        own, its = self.assessor.device, self.assessor.device_for(item.kernel)
+        if its is None or its.target == own.target:
+            return ""
+        return f"runs on {its.target}, the noise that is measured is that of {own.target}"
+
+    def evaluation(self, item: KernelItem) -> Evaluation:
+        if item.kernel.fault:
+            return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
+        plan = msgspec.structs.replace(self.assessor.settings.plan, launches=LAUNCHES)
+        request = self.assessor.request(item.kernel, (item.shape,), plan=plan)
+        beside_itself = msgspec.structs.replace(request, baseline=request.subject, peers=(), fresh=True)
+        return self.assessor.answers(beside_itself)[item.shape.id]
+
+    def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
+        """Right or not: a kernel is neither faster nor slower than itself."""
+        return judge_alone(evaluation, item.shape)
+
+
+class NoiseRun(KernelRun):
     """A run that times every kernel beside itself."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        super().__init__(config, settings)
+    def __init__(self, config: pytest.Config, console: Console, assessor: Assessor) -> None:
+        self.selection = Selection(config, assessor.settings)
+        self._assessor = assessor
+        self._rules = NoiseRules(self._assessor, self.selection)
         self._found: list[NoiseRow] = []
         self._noise: Noise | None = None
 
-    @property
-    def peers(self) -> tuple[str, ...]:
-        return ()
+    def header(self) -> str:
+        return header(self._assessor, peers=())
 
-    def _item_request(self, item: KernelItem) -> EvaluationRequest:
-        subject = Subject(label=item.path.name, source=item.kernel.source)
-        plan = msgspec.structs.replace(self.settings.plan, launches=LAUNCHES)
-        return EvaluationRequest(
-            number=0,
-            subject=subject,
-            shapes=(item.shape,),
-            limits=self.settings.limits,
-            plan=plan,
-            baseline=subject,
-            fresh=True,
-        )
-
-    def judge(self, evaluation: Evaluation, shape: Shape, *, beside_baseline: bool = True) -> Verdict:
-        """Right or not: a kernel is neither faster nor slower than itself."""
-        return super().judge(evaluation, shape, beside_baseline=False)
+    def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
+        return KernelFile.under(parent, path=path, rules=self._rules)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         if isinstance(item, KernelItem) and report.when == "call" and item.evaluation and item.evaluation.timing:
-            row = NoiseRow(item.nodeid, paired(item.evaluation.timing, BASELINE))
-            setattr(report, ROW, msgspec.json.encode(row).decode())
+            ROW.put(report, NoiseRow(item.nodeid, paired(item.evaluation.timing, BASELINE)))
 
-    def collect_row(self, report: pytest.TestReport) -> None:
-        if found := getattr(report, ROW, None):
-            self._found.append(msgspec.json.decode(found, type=NoiseRow))
+    def keep(self, report: pytest.TestReport) -> None:
+        if row := ROW.of(report):
+            self._found.append(row)
 
     def leave(self) -> None:
         """Keep the floor for later runs on this machine."""
         comparisons: list[Launches] = [row.launches for row in self._found]
         if comparisons:
-            self._noise = noise_of(comparisons, self.device.fingerprint())
+            self._noise = noise_of(comparisons, self._assessor.device.fingerprint())
             store_noise(self._noise)
 
-    def table(self) -> Iterator[terminal.Line]:
+    def table(self) -> Iterator[Line]:
         yield from table(self._found)
         if self._noise is not None:
             where = f"{self._noise.fingerprint.device}, fingerprint {self._noise.fingerprint.digest}"
             counted = text.counted(self._noise.comparisons, "comparison")
-            yield terminal.Line(f"noise floor {self._noise.floor:.2%} from {counted} on {where}", {"bold": True})
+            yield Line(f"noise floor {self._noise.floor:.2%} from {counted} on {where}", {"bold": True})
+
+    def close(self) -> None:
+        self._assessor.close()

@@ -5,11 +5,10 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from pytest_avo import PACKAGE
@@ -17,17 +16,20 @@ from pytest_avo.core.cheat import WORDS, Cheat, describes_cheat, read_cheat
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.verdict import Verdict
+from pytest_avo.core.verdict import judge
 from pytest_avo.evaluation.linux.traps import Traps
 from pytest_avo.report.terminal import selftest as report_selftest
 from pytest_avo.report.terminal.selftest import SelftestRow
 from pytest_avo.report.terminal.terminal import Line
-from pytest_avo.run.settings import Settings
-from pytest_avo.session.modes.bench import Bench
+from pytest_avo.run.assessor import Assessor
+from pytest_avo.run.console import Console
+from pytest_avo.session.carried import Carried
+from pytest_avo.session.header import header
+from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
-ROW = "avo_selftest_row"
-"""Attribute of a report that carries the item's result; a string, because it may cross from an xdist worker."""
+ROW = Carried("avo_selftest_row", SelftestRow)
+"""What became of a kernel of the corpus."""
 SUITE = "selftest"
 TWIN = "honest_plain.py"
 """The kernel of the corpus that others are timed beside: what most of them compute, without a trick."""
@@ -118,14 +120,18 @@ class Corpus(Selection):
         return path.suffix == ".py" and (named or describes_cheat(path))
 
 
-class SelfTest(Bench):
+class SelfTest(KernelRun):
     """A run over the corpus."""
 
-    def __init__(self, config: pytest.Config, settings: Settings) -> None:
-        super().__init__(config, settings)
-        self.selection = Corpus(config, settings, targets=[self.device.target])
+    def __init__(self, config: pytest.Config, console: Console, assessor: Assessor) -> None:
+        self.selection = Corpus(config, assessor.settings)
+        self._settings = assessor.settings
+        self._assessor = assessor
         self._found: list[SelftestRow] = []
         self._traps: Traps | None = None
+
+    def header(self) -> str:
+        return header(self._assessor, peers=(PEER,))
 
     @property
     def traps(self) -> Traps:
@@ -142,12 +148,13 @@ class SelfTest(Bench):
 
     def why_skipped(self, cheat: Cheat) -> str:
         """Why a kernel means nothing on this device, or ""."""
-        here = "cpu" if self.device.target == "cpu" else "gpu"
-        return "" if cheat.target in ("any", here) else f"is for a {cheat.target}, this device is {self.device.target}"
+        target = self._assessor.device.target
+        here = "cpu" if target == "cpu" else "gpu"
+        return "" if cheat.target in ("any", here) else f"is for a {cheat.target}, this device is {target}"
 
     @cached_property
     def _shapes(self) -> tuple[Shape, ...]:
-        return self.settings.suites.shapes(SUITE)
+        return self._settings.suites.shapes(SUITE)
 
     def evaluations(self, cheat: Cheat) -> Mapping[str, Evaluation]:
         """The facts about a kernel on all shapes, beside an honest twin and torch's own attention; blocks."""
@@ -156,18 +163,19 @@ class SelfTest(Bench):
             number=0,
             subject=Subject(cheat.path.name, cheat.source),
             shapes=self._shapes,
-            limits=cheat.limits or self.settings.limits,
+            limits=cheat.limits or self._settings.limits,
             plan=PLAN,
             baseline=Subject(TWIN, (corpus() / TWIN).read_text(encoding="utf-8")),
             peers=(PEER,),
+            target=self._assessor.device.target,
         )
-        return {shape: self.wait(future) for shape, future in self.evaluator.submit(request).items()}
+        return self._assessor.answers(request)
 
     def gain(self, evaluations: Mapping[str, Evaluation]) -> float:
         """How much faster than every honest kernel beside it a kernel surely is, on the shape where it is most so."""
         gains = []
         for shape in self._shapes:
-            verdict: Verdict = self.judge(evaluations[shape.id], shape)
+            verdict = judge(evaluations[shape.id], shape, floor=self._assessor.floor)
             compared = [*verdict.peers.values(), *([verdict.baseline] if verdict.baseline else [])]
             gains.append(min(each.ci95[0] for each in compared))
         return max(gains)
@@ -175,20 +183,17 @@ class SelfTest(Bench):
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         wanted = report.when == "call" or (report.when == "setup" and report.skipped)
         if isinstance(item, CheatItem) and wanted and item.row is not None:
-            setattr(report, ROW, msgspec.json.encode(item.row).decode())
+            ROW.put(report, item.row)
 
-    def collect_row(self, report: pytest.TestReport) -> None:
-        if text := getattr(report, ROW, None):
-            self._found.append(msgspec.json.decode(text, type=SelftestRow))
+    def keep(self, report: pytest.TestReport) -> None:
+        if row := ROW.of(report):
+            self._found.append(row)
 
-    def table(self) -> Iterator[Line]:
-        yield from report_selftest.table(self._found)
-
-    def leave(self) -> None:
-        """Nothing: a self-test has no figures."""
+    def table(self) -> Iterable[Line]:
+        return report_selftest.table(self._found)
 
     def close(self) -> None:
-        super().close()
+        self._assessor.close()
         if self._traps is not None:
             self._traps.close()
 

@@ -16,21 +16,21 @@ from pytest_avo.evaluation.pool.pool import Pool
 from pytest_avo.evaluation.spool.folder import SpoolFolder
 from pytest_avo.evaluation.spool.server import Served, Server
 from pytest_avo.report.terminal.ledger import workers
-from pytest_avo.report.terminal.status import StatusLine
 from pytest_avo.report.terminal.terminal import Line
-from pytest_avo.report.text import counted, printable
+from pytest_avo.report.text import counted
+from pytest_avo.run.console import Console
+from pytest_avo.run.meeting import required_layers
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.modes.bench import LAYERS
 from pytest_avo.session.reading import read_settings
-from pytest_avo.session.start import take_over_workers, usage_errors
+from pytest_avo.session.start import console_of, take_over_workers, usage_errors
 
 
 class Serving:
     """A session that serves a spool."""
 
-    def __init__(self, config: pytest.Config, settings: Settings, specs: list[str]) -> None:
+    def __init__(self, settings: Settings, console: Console, specs: list[str]) -> None:
         assert settings.serve is not None
-        self.config = config
+        self._console = console
         self.settings = settings
         self.specs = specs
         self.folder = SpoolFolder(settings.serve)
@@ -46,7 +46,7 @@ class Serving:
         with usage_errors():
             settings = read_settings(config)
             assert settings is not None
-            return cls(config, settings, take_over_workers(config))
+            return cls(settings, console_of(config), take_over_workers(config))
 
     def header(self) -> str:
         """One line: what is served, and on what."""
@@ -60,27 +60,24 @@ class Serving:
     def run(self) -> bool:
         """Serve; blocks."""
         start = time.monotonic()
-        required = LAYERS if self.settings.sandbox == "require" else ()
         pool = Pool(
             self.specs,
             layers=self.settings.sandbox != "off",
-            required=required,
+            required=required_layers(self.settings),
             kind=self._device.fingerprint(),
         )
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        status = StatusLine(reporter)
         try:
-            server = Server(self.folder, pool, pool.meet(), workers=len(self.specs), say=self._say)
+            server = Server(self.folder, pool, pool.meet(), workers=len(self.specs), say=self._console.say)
             self._served = server.served
             server.introduce()
-            self._say(f"{server.name} serves {self.folder.path}")
+            self._console.say(f"{server.name} serves {self.folder.path}")
             limit_s = self.settings.serve_for_s
             left_s = math.inf if limit_s is None else limit_s - (time.monotonic() - start)
-            server.serve(for_s=left_s, idle=status.tick)
+            server.serve(for_s=left_s, idle=self._console.tick)
         except (EvaluatorError, OSError) as error:
             self._failure = str(error)
         finally:
-            status.clear()
+            self._console.clear()
             self._tables = list(workers(pool.work(), wall_s=time.monotonic() - start))
             pool.close()
         return True
@@ -103,9 +100,3 @@ class Serving:
             f"{served.ended or 'interrupted'}; {served.left} left",
             {"bold": True},
         )
-
-    def _say(self, text: str) -> None:
-        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
-        if reporter is not None and self.config.get_verbosity() >= 0:
-            reporter.ensure_newline()
-            reporter.write_line(printable(text))

@@ -1,0 +1,23 @@
+"""What a user may put in the place of built-in rules; see hookspecs.py for what each is told and may answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from pytest_avo.core.stats import Interval
+from pytest_avo.core.verdict import Verdict
+from pytest_avo.lineage.records import Attempt
+from pytest_avo.operators.operator import Proposal, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Where an evolution asks the project that it runs in."""
+
+    propose: Callable[[Task], Proposal | None]
+    """The next candidate; on a thread of its own. None: nothing is left to try."""
+    promote: Callable[[Attempt, Interval, float], bool]
+    """Whether a correct candidate lands in its file, by the log-ratio that confirmed it and the noise floor."""
+    finish: Callable[[int, int, Mapping[str, Verdict]], None]
+    """Told of a generation and a member of it whose candidate was evaluated: shape id -> verdict."""

@@ -1,0 +1,233 @@
+"""The loop of an evolution: its seed, generation after generation, and the best kernel beside the seed at the end.
+
+What is known is written to the lineage before anything is built on it, so that the run can be killed at any instant: a
+resumed run takes every recorded evaluation as it is and goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.ranking import geomean_gain
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import judge, judge_together
+from pytest_avo.evaluation.devices.device import DeviceKind
+from pytest_avo.evolution.campaign import Campaign, Plan
+from pytest_avo.evolution.consultation import Consultation
+from pytest_avo.evolution.decision import Decision, decide
+from pytest_avo.evolution.hooks import Hooks
+from pytest_avo.evolution.settlement import Settlement
+from pytest_avo.evolution.trials import Candidate, Trial, Trials
+from pytest_avo.lineage.records import Attempt
+from pytest_avo.operators.operator import OperatorStopped, Proposal, VariationOperator
+from pytest_avo.report import text
+from pytest_avo.report.rows import ResultRow, result_row
+from pytest_avo.run.assessor import Assessor
+from pytest_avo.run.console import Console
+from pytest_avo.run.settings import Settings
+
+
+def open_campaign(
+    settings: Settings,
+    kernel: Kernel,
+    shapes: Sequence[Shape],
+    device: DeviceKind,
+    *,
+    operator: str,
+    peers: tuple[str, ...],
+) -> Campaign:
+    """The campaign that the user asked for, begun or resumed; InvalidInput where it cannot be resumed."""
+    plan = Plan(
+        path=kernel.path,
+        rootdir=settings.rootdir,
+        folder=settings.store,
+        shapes=tuple(shapes),
+        target=device.target,
+        fingerprint=device.fingerprint(),
+        operator=operator,
+        seed=settings.seed,
+        generations=settings.generations,
+        population=settings.population,
+        islands=settings.islands,
+        peers=peers,
+    )
+    return Campaign.resume(plan) if settings.resume else Campaign.begin(plan, kernel)
+
+
+class Loop:
+    """Runs an evolution from its seed to its end."""
+
+    def __init__(
+        self,
+        assessor: Assessor,
+        campaign: Campaign,
+        operator: VariationOperator,
+        console: Console,
+        hooks: Hooks,
+        *,
+        present: Callable[[Trial], None],
+    ) -> None:
+        """present: called with each screening before anything follows from it; what it raises ends the loop."""
+        self.campaign = campaign
+        self.consultation = Consultation(assessor, campaign, operator, console, propose=hooks.propose)
+        self.trials = Trials(assessor, campaign, count=self.consultation.verified)
+        self.final: list[ResultRow] = []
+        """The best kernel beside the seed, as measured at the end; empty before, and where the seed is the best."""
+        self._settlement = Settlement(
+            assessor.settings,
+            console,
+            campaign,
+            self.trials,
+            promote=hooks.promote,
+            settled=self.consultation.settled,
+        )
+        self._assessor = assessor
+        self._settings = assessor.settings
+        self._operator = operator
+        self._console = console
+        self._hooks = hooks
+        self._present = present
+
+    def run(self) -> None:
+        """Run to the end: of the generations, of what the operator can try, or at a seed that is no good.
+
+        OperatorStopped, EvaluatorError and InvalidInput end it earlier; it can be resumed then.
+        """
+        run = self.campaign.run
+        self._assessor.continue_run(f"{run.kernel} {run.id} {run.started} {run.seed}")
+        self._introduce()
+        if self._seed():
+            for generation in range(1, self._settings.generations + 1):
+                if not self._generation(generation):
+                    break
+            self._compare_with_seed()
+
+    def _introduce(self) -> None:
+        campaign, console = self.campaign, self._console
+        word = "resuming" if self._settings.resume else "starting"
+        run, size = campaign.run, text.counted(self._settings.generations, "generation")
+        operator = self._operator.describe()
+        console.say(f"{word} run {run.id}: {campaign.plan.name}, {size}, seed {run.seed}, operator {operator}")
+        if self._settings.without_model:
+            console.warn(self._settings.without_model)
+        if self.consultation.is_budgeted:
+            console.say(self.consultation.ledger.preflight())
+
+    def _seed(self) -> bool:
+        """Evaluate the seed beside itself, which gives the noise floor; False when it is not even correct."""
+        campaign = self.campaign
+        if not campaign.has_floor:
+            seed = campaign.view.attempts()[0]
+            kernel = campaign.kernel(seed)
+            candidate = Candidate(seed, kernel, kernel, time.monotonic())
+            evaluations = self._shown(self.trials.screen(candidate, floor=None))
+            decision = decide(evaluations, campaign.plan.shapes, floor=0.0)
+            if decision.gain is None:
+                self._console.say(f"the seed is no good, nothing to evolve from: {decision.ranking}: {decision.reason}")
+                if campaign.view.outcome(seed.id) is None:  # else a run that ended here is resumed
+                    self._settlement.dismiss(candidate, decision)
+                return False
+            campaign.measure_noise(seed, evaluations)
+        floor = f"noise floor {campaign.floor:.2%}"
+        self._console.say(f"{floor}: a candidate must be faster by more than that, at 99% confidence")
+        return True
+
+    def _generation(self, generation: int) -> bool:
+        """One attempt of each member, from proposal to outcome; False when the operator has nothing left to try."""
+        campaign, since = self.campaign, time.monotonic()
+        exhausted, stopped = self._propose(generation, since=since)
+        candidates = []
+        for _, attempt in sorted(campaign.members(generation).items()):
+            if campaign.view.outcome(attempt.id) is not None:
+                continue
+            assert attempt.parent is not None
+            kernel, parent = campaign.kernel(attempt), campaign.kernel(campaign.view.attempt(attempt.parent))
+            candidates.append(Candidate(attempt, kernel, parent, since))
+        self._try(candidates)
+        if stopped is not None:
+            raise stopped
+        return not exhausted
+
+    def _propose(self, generation: int, *, since: float) -> tuple[bool, OperatorStopped | None]:
+        """Have all members of a generation proposed that are not recorded yet, and record them as they come.
+
+        Returns whether a member had nothing left to try, and why the run must end after this generation, if it must.
+        """
+        campaign, known = self.campaign, self.campaign.members(generation)
+        exhausted = False
+        if len(known) == self._settings.population:
+            return False, None
+        missing = {member: x for member, x in campaign.parents(generation).items() if member not in known}
+        try:
+            for member, proposal in self.consultation.propose(generation, missing):
+                if proposal is None:
+                    if not exhausted:
+                        self._console.say(f"generation {generation}: {self._operator.name} has nothing left to try")
+                    exhausted = True
+                else:
+                    self._record(proposal, generation=generation, member=member, parent=missing[member], since=since)
+        except OperatorStopped as stop:
+            return exhausted, stop
+        return exhausted, None
+
+    def _record(self, proposal: Proposal, *, generation: int, member: int, parent: Attempt, since: float) -> None:
+        """Record a proposal; one that there is nothing to evaluate of is settled at once."""
+        attempt, earlier = self.campaign.add(proposal, generation=generation, member=member, parent=parent)
+        if proposal.failed:
+            self._settlement.settle(attempt, "failed", Decision("same", proposal.failed), since=since)
+        elif earlier is not None:
+            reason = f"same program as generation {self.campaign.label(earlier)}"
+            self._settlement.settle(attempt, "duplicate", Decision("same", reason), since=since)
+
+    def _try(self, candidates: Sequence[Candidate]) -> None:
+        """Screen all candidates of a generation at the same time, confirm those that look faster, promote what is."""
+        campaign, floor = self.campaign, self.campaign.floor
+        screenings = [self.trials.screen(candidate, floor=floor) for candidate in candidates]
+        found: list[Mapping[str, Evaluation]] = []
+        promising = []
+        for candidate, screening in zip(candidates, screenings, strict=True):
+            self._console.say(f"generation {campaign.label(candidate.attempt)}: {candidate.attempt.hypothesis}")
+            found.append(self._shown(screening))
+            decision = decide(found[-1], campaign.plan.shapes, floor=floor)
+            if self._settlement.is_promising(decision):
+                promising.append((candidate, decision))
+            else:
+                self._settlement.dismiss(candidate, decision)
+        self._settlement.contest(promising)
+        for candidate, evaluations in zip(candidates, found, strict=True):
+            verdicts = judge_together(evaluations, campaign.plan.shapes, floor=floor)
+            self._hooks.finish(candidate.attempt.generation, candidate.attempt.member, verdicts)
+
+    def _shown(self, trial: Trial) -> Mapping[str, Evaluation]:
+        self._present(trial)
+        return self.trials.finish(trial)
+
+    def _compare_with_seed(self) -> None:
+        """The claimed total, measured: the best kernel beside the seed, in one interleaved comparison."""
+        campaign, plan = self.campaign, self.campaign.plan
+        seed, best = campaign.view.attempts()[0], campaign.incumbent
+        if best.id == seed.id:
+            return
+        self._console.say("comparing the best kernel with the seed")
+        evaluations = self.trials.compare(campaign.kernel(best), campaign.kernel(seed))
+        if all(evaluation.outcome == "ok" for evaluation in evaluations.values()):
+            campaign.add_total(geomean_gain(evaluations, plan.shapes, confidence=0.95).exp())
+        self.final = [
+            result_row(
+                evaluations[shape.id],
+                judge(evaluations[shape.id], shape, floor=campaign.floor),
+                node_id=f"{plan.name}::{shape.id}",
+                kernel=plan.name,
+                target=plan.target,
+                shape=shape,
+            )
+            for shape in plan.shapes
+        ]
+
+    def close(self) -> None:
+        """Tell operators to stop and close the lineage."""
+        self.consultation.close()
+        self.campaign.close()

@@ -1,0 +1,24 @@
+"""The line at the start of a run that measures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pytest_avo import __version__
+from pytest_avo.core.fingerprint import installed_version
+from pytest_avo.run.assessor import Assessor
+
+
+def header(assessor: Assessor, *, peers: Sequence[str], baseline: str = "") -> str:
+    """What is run, where, beside what, how kernels are confined, and what counts as noise."""
+    fingerprint, noise = assessor.device.fingerprint(), assessor.noise
+    parts = [
+        assessor.settings.mode,
+        f"{fingerprint.device} x{fingerprint.units}",
+        f"torch {installed_version('torch')}",
+        f"peers {', '.join(peers) or 'none'}",
+        *([f"compared with {baseline}"] if baseline else []),
+        f"sandbox {assessor.confinement}",
+        f"noise floor {assessor.floor:.1%}" + (f" of {noise.measured}" if noise else " assumed"),
+    ]
+    return f"avo: {__version__} ({'; '.join(parts)})"

@@ -1,0 +1,49 @@
+"""What every mode is to pytest: a run over kernel files."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.session.selection import Selection
+
+
+class KernelRun(ABC):
+    """A run in one mode. A mode says what is collected of a kernel file; the rest is for those that have results."""
+
+    selection: Selection
+
+    @abstractmethod
+    def header(self) -> str:
+        """One line: what is run, and where."""
+
+    @abstractmethod
+    def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
+        """What collects the items of a kernel file."""
+
+    def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:  # noqa: B027 - not every mode has results
+        """Put an item's result on its report, in the process that ran it."""
+
+    def keep(self, report: pytest.TestReport) -> None:  # noqa: B027
+        """Keep the result that a report carries."""
+
+    def table(self) -> Iterable[Line]:
+        """The lines at the end."""
+        return ()
+
+    def leave(self) -> None:  # noqa: B027
+        """Write what outlives the run; the controller alone."""
+
+    def close(self) -> None:  # noqa: B027
+        """End what was started."""
+
+
+def worker_index(config: pytest.Config) -> int:
+    """The number of this process among xdist's workers, which deal the devices; 0 where there are none."""
+    name = str(getattr(config, "workerinput", {}).get("workerid", ""))
+    digits = name.removeprefix("gw")
+    return int(digits) if digits.isdecimal() else 0
