@@ -7,7 +7,6 @@ from pathlib import Path
 
 from pytest_avo.core.errors import InvalidInput
 
-
 FILE = "file:"
 """Begins a direction that is the path of a file with one in each line. (An argument `@FILE` is pytest's own.)"""
 
