@@ -10,25 +10,16 @@ import pytest
 
 from pytest_avo.core.files import write_atomically
 from pytest_avo.report.formats.annotations import commands
-from pytest_avo.report.formats.bmf import bmf
-from pytest_avo.report.formats.export import export
-from pytest_avo.report.formats.gab import gab
+from pytest_avo.report.formats.catalogue import FORMATS
 from pytest_avo.report.formats.markdown import SUMMARY_BYTES, markdown
 from pytest_avo.report.results import Results
-
-FORMATS: Mapping[str, Callable[[Results], str]] = {
-    "json": lambda found: export(found.rows, found.totals, fingerprint=found.fingerprint, rootdir=found.rootdir),
-    "bmf": lambda found: bmf(found.rows),
-    "gab": lambda found: gab(found.rows),
-    "markdown": lambda found: markdown(found.rows, found.totals),
-}
-"""By the option, --avo-json and so on, that gives the path of the file."""
 
 
 def write_files(found: Results, paths: Mapping[str, Path]) -> None:
     """Write a file of each format that has a path; InvalidInput where one cannot be written."""
+    of = {each.name: each for each in FORMATS}
     for name, path in paths.items():
-        write_atomically(path, FORMATS[name](found))
+        write_atomically(path, of[name].text(found))
 
 
 def print_apart(config: pytest.Config, text: str) -> None:

@@ -22,14 +22,13 @@ from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
-from pytest_avo.operators.directions import FILE, member_directions
+from pytest_avo.operators.directions import member_directions
 from pytest_avo.operators.doors.door_settings import STEP_TIME_S, WORK, DoorSettings
+from pytest_avo.report.formats.catalogue import FORMATS
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.options.choices import Choices, chosen_mode
 from pytest_avo.session.options.table import OPTIONS
 
-FILES = ("json", "bmf", "gab", "markdown")
-"""Formats of results, by their options."""
 INTERPRETED = "smoke"
 """The suite that the interpreter, which is slow, takes instead of those that the kernels claim."""
 
@@ -64,7 +63,9 @@ def read_settings(config: pytest.Config) -> Settings | None:
         sandbox=option.value("avo_sandbox"),
         gate=_gate(option),
         files={
-            name: Path(os.path.abspath(path)) for name in FILES if (path := option.value(f"avo_{name}")) is not None
+            each.name: Path(os.path.abspath(path))
+            for each in FORMATS
+            if (path := option.value(f"avo_{each.name}")) is not None
         },
         kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
         evolve=_kernel_per_target(config.getini("avo_evolve")),
@@ -176,14 +177,10 @@ def _doors(option: Choices) -> DoorSettings:
 
 def _directions(given: list[str]) -> tuple[str, ...]:
     """Directions as they were given; InvalidInput now for a file that cannot be read later."""
-    found = tuple(_absolute(each) if each.startswith(FILE) else each for each in given)
+    found = tuple(f"@{os.path.abspath(each[1:])}" if each.startswith("@") else each for each in given)
     if given and not member_directions(found):
-        raise InvalidInput("--avo-direction: expected a sentence, or file:PATH with a sentence in each line")
+        raise InvalidInput("--avo-direction: expected a sentence, or @FILE with a sentence in each line")
     return found
-
-
-def _absolute(direction: str) -> str:
-    return FILE + os.path.abspath(direction.removeprefix(FILE))
 
 
 def _why_not_asked(agent: AgentSettings) -> str:

@@ -6,7 +6,13 @@ import json
 from collections.abc import Sequence
 
 from pytest_avo.report.formats.samples import quartiles
+from pytest_avo.report.results import Results
 from pytest_avo.report.rows import ResultRow, is_timed
+
+
+def of_results(found: Results) -> str:
+    """The file of a run."""
+    return gab(found.rows)
 
 
 def gab(rows: Sequence[ResultRow]) -> str:

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from pytest_avo.core.verdict import Total, Verdict
 from pytest_avo.report import text
+from pytest_avo.report.results import Results
 from pytest_avo.report.rows import ResultRow, arms, by_kernel, geomeans
 from pytest_avo.report.terminal.table import Layout, table
 from pytest_avo.report.terminal.terminal import LEGEND, geomean_texts, is_listed, notes, verdict_counts
@@ -18,6 +19,11 @@ MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~@$&])")
 
 SUMMARY_BYTES = 1_000_000
 """What a summary may hold that GitHub still shows: a little less than a mebibyte per step."""
+
+
+def of_results(found: Results) -> str:
+    """The file of a run."""
+    return markdown(found.rows, found.totals)
 
 
 def markdown(rows: Sequence[ResultRow], totals: Sequence[Total] = (), *, most_bytes: int | None = None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from pytest_avo.report.formats.catalogue import FORMATS
 from pytest_avo.run.mode import Mode
 from pytest_avo.session.options.option import Option
 
@@ -17,7 +18,6 @@ _mode = partial(Option, section="mode")
 _measuring = partial(Option, section="measuring")
 _gate = partial(Option, section="gate", modes=BENCH)
 _spool = partial(Option, section="spool")
-_results = partial(Option, section="results", modes=WITH_RESULTS)
 
 MODE_OPTIONS: dict[Mode, Option] = {
     "bench": _mode(
@@ -138,27 +138,9 @@ GATE = (
         help="Store the results as a baseline named by date, time and commit",
     ),
 )
-RESULTS = (
-    _results(
-        flag="--avo-json",
-        metavar="PATH",
-        help="Write the results as JSON, in pytest-benchmark's schema",
-    ),
-    _results(
-        flag="--avo-bmf",
-        metavar="PATH",
-        help="Write the results in the Bencher Metric Format",
-    ),
-    _results(
-        flag="--avo-gab",
-        metavar="PATH",
-        help="Write the results for github-action-benchmark, as its tool customSmallerIsBetter reads them",
-    ),
-    _results(
-        flag="--avo-markdown",
-        metavar="PATH",
-        help="Write the results as GitHub Markdown; a job of GitHub Actions shows them as its summary in any case",
-    ),
+RESULTS = tuple(
+    Option(flag=f"--avo-{each.name}", metavar="PATH", section="results", modes=WITH_RESULTS, help=each.help)
+    for each in FORMATS
 )
 SPOOL = (
     _spool(

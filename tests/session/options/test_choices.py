@@ -62,7 +62,7 @@ def test_nothing_asked_is_no_run(pytester: pytest.Pytester) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--avo-knowledge", "/nope"], "^--avo-knowledge: goes with --avo-operator agent or oneshot, not with tuner, "),
+        (["--avo-knowledge", "/nope"], "^--avo-knowledge: goes with --avo-operator agent or .*, not with tuner, "),
         (["--avo-operator", "tuner", "--avo-model", "m"], "^--avo-model: goes with --avo-operator .*, not with tuner$"),
         (["--avo-operator", "oneshot", "--avo-turns", "3"], "^--avo-turns: goes with --avo-operator agent, not with "),
         (["--avo-operator", "mine:It", "--avo-replay", "3"], "^--avo-replay: goes with .*, not with mine:It$"),
