@@ -1,6 +1,6 @@
-"""README's table of what was measured on GPUs, made from the files of results/.
+"""The table of docs/reference/figures.md, what was measured on GPUs, made from the files of results/.
 
-    python benchmarks/figures.py            # rewrite the table in README.md
+    python benchmarks/figures.py            # rewrite the table
     python benchmarks/figures.py --check    # exit with 1 if it is not what the files say
 
 A file results/DEVICE/DATE/NAME.json is what `--avo-json` wrote. Every one gives a row per kernel and suite of shapes:
@@ -67,15 +67,15 @@ def against(results: list[dict[str, Any]], peer: str, weights: dict[str, float])
 
 
 def main() -> int:
-    """Rewrite or check README."""
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
+    """Rewrite or check the page."""
+    page = ROOT / "docs" / "reference" / "figures.md"
+    text = page.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     wanted = f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
     if "--check" in sys.argv:
         return int(text != wanted)
-    readme.write_text(wanted, encoding="utf-8")
+    page.write_text(wanted, encoding="utf-8")
     return 0
 
 

@@ -12,13 +12,18 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from pytest_avo.core.kernel import read_kernel
+from pytest_avo.core.shape import read_suite
 from tests import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", *GUIDES]
-OF_THE_USER = r"conftest\.py|my_kernel\.py|\.avo/.*"
-"""Files that documents name and that exist in a user's project alone."""
+OF_THE_USER = (
+    r"conftest\.py|my_kernel\.py|kernels/first\.py|shapes/chat\.toml"
+    r"|\.avo/.*|\.avo-agents/.*|(draft\.py|NAME\.py|[A-Z]+\.md|knowledge/|lineage/)|(answers|devices|requests)/"
+)
+"""Files that documents name and that exist in a user's project, a coding agent's folder or a spool alone."""
 
 
 @pytest.fixture(scope="module")
@@ -40,39 +45,28 @@ def our_ini_keys(help_text: str) -> set[str]:
     return set(re.findall(r"^  (avo_\w+) \(", help_text, re.MULTILINE))
 
 
-def rows(section: str, document: str = README) -> list[str]:
-    """First cells of the table in a section of a document."""
-    text = document.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    return re.findall(r"^\| (`.*?`) \|", text, re.MULTILINE)
+def test_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 130
 
 
-def test_readme_has_a_row_for_every_option_and_no_other(help_text: str) -> None:
-    options = our_options(help_text)
+def test_the_lists_of_the_reference_are_what_the_code_says() -> None:
+    assert subprocess.run([sys.executable, ROOT / "benchmarks/reference.py", "--check"], cwd=ROOT).returncode == 0
+
+
+def test_the_reference_has_every_option_and_ini_key(help_text: str) -> None:
+    page = read("docs/reference/options.md")
+    options, keys = our_options(help_text), our_ini_keys(help_text)
     assert {"--avo-bench", "--generations"} <= options
-    named = {name for row in rows("Options") for name in re.findall(r"--[a-z][a-z-]+", row)}
-    assert named - {"--tx"} == options  # pytest-xdist's own, which an evolution takes over
+    assert "avo_kernels" in keys
+    rows = re.findall(r"^\| (`--.*?`) \|", page, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"--[a-z][a-z-]+", row)} == options
+    assert set(re.findall(r"^\| `(avo_[a-z_]+)` \|", page, re.MULTILINE)) == keys
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_documents_name_no_option_that_does_not_exist(document: str, help_text: str) -> None:
     named = set(re.findall(r"--avo-[a-z-]+", (ROOT / document).read_text(encoding="utf-8")))
     assert named <= our_options(help_text)
-
-
-def test_readme_names_every_ini_key_and_no_other(help_text: str) -> None:
-    keys = our_ini_keys(help_text)
-    assert "avo_kernels" in keys
-    assert set(re.findall(r"\bavo_[a-z_]+\b", README)) == keys
-
-
-def test_readme_has_a_row_for_every_hook() -> None:
-    hooks = set(re.findall(r"^def (pytest_avo_\w+)\(", read("pytest_avo/hookspecs.py"), re.MULTILINE))
-    assert {row.strip("`").partition("(")[0] for row in rows("Hooks")} == hooks
-
-
-def test_readme_has_a_row_for_every_suite() -> None:
-    named = {name for row in rows("Shape suites") for name in re.findall(r"[\w-]+", row)}
-    assert named == {path.stem for path in (ROOT / "shapes").glob("*.toml")}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -87,10 +81,11 @@ def test_files_named_in_documents_exist(document: str) -> None:
     assert [name for name in sorted(named) if not any(list(place.glob(name)) for place in places)] == []
 
 
-def test_the_map_names_every_module_and_no_other() -> None:
+def test_the_map_names_every_folder_of_the_package_and_no_other() -> None:
     package = ROOT / "pytest_avo"
-    modules = {path.relative_to(package).as_posix() for path in package.rglob("*.py") if path.name != "__init__.py"}
-    assert set(re.findall(r"^\| `([\w/]+\.py)` \|", read("AGENTS.md"), re.MULTILINE)) == modules
+    folders = {f"{path.parent.relative_to(package).as_posix()}/" for path in package.rglob("__init__.py")} - {"./"}
+    first_cells = re.findall(r"^\| (.*?) \|", read("AGENTS.md").partition("## Beside")[0], re.MULTILINE)
+    assert {name for cell in first_cells for name in re.findall(r"`([\w/]+/)`", cell)} == folders
 
 
 def test_ci_runs_the_test_command_of_readme() -> None:
@@ -101,8 +96,10 @@ def test_ci_runs_the_test_command_of_readme() -> None:
 
 def test_the_lowest_versions_are_the_floors_of_the_package() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
-    lines = project["dependencies"] + project["optional-dependencies"]["test"]
-    floors = {requirement.name: requirement.specifier for requirement in map(Requirement, lines)}
+    extras = project["optional-dependencies"]
+    lines = project["dependencies"] + extras["test"]
+    named = [requirement for requirement in map(Requirement, lines) if requirement.name != project["name"]]
+    floors = {requirement.name: requirement.specifier for requirement in named}
     pins = {pin.name: pin.specifier for pin in constraints("constraints-lowest.txt")}
     tested_in_one_build = {pin.name for pin in constraints("constraints-cpu.txt")}
     assert tested_in_one_build == {"torch", "triton"}
@@ -124,6 +121,19 @@ def test_the_kernel_of_the_guide_passes(tmp_path: Path) -> None:
     )
     assert ended.returncode == 0, ended.stdout
     assert "9 correct" in ended.stdout
+
+
+def test_kernel_and_suite_of_the_tutorial_are_what_it_says(tmp_path: Path) -> None:
+    page = read("docs/tutorial.md")
+    (source,), (suite,) = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "toml"))
+    (tmp_path / "first.py").write_text(source, encoding="utf-8")
+    (tmp_path / "chat.toml").write_text(suite, encoding="utf-8")
+    kernel = read_kernel(tmp_path / "first.py")
+    assert kernel.fault == ""
+    assert kernel.claim is not None
+    assert kernel.claim.shapes == ("chat",)
+    assert [each.name for each in kernel.tunables] == ["BLOCK_Q", "SKIP_HIDDEN"]
+    assert [shape.id for shape in read_suite(tmp_path / "chat.toml")] == re.findall(r"^(b1-\S+) .*correct$", page, re.M)
 
 
 def read(name: str) -> str:
