@@ -32,7 +32,7 @@ class TimingPlan(msgspec.Struct, frozen=True):
 
     margin: with a baseline, stop as soon as the geomean against it lies wholly on one side of this log-ratio, at 99%
     over all looks, which are made after min_rounds, twice as many, and so on. precision: without a margin, stop when
-    every 95% interval is within +-precision.
+    every 95% interval is within +-precision. budget_s: for all rounds, warming up not counted.
     """
 
     min_rounds: int = 5
@@ -103,6 +103,8 @@ class Timing(msgspec.Struct, frozen=True):
     """Why the rounds ended."""
     readings: tuple[Reading, ...] = ()
     """One per round, where the device tells."""
+    too_few: str = ""
+    """Why there are too few rounds for any verdict, or "": a single one has an interval without width."""
 
     @property
     def conditions(self) -> Conditions | None:

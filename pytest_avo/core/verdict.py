@@ -85,7 +85,12 @@ def judge(evaluation: Evaluation, shape: Shape, *, floor: float) -> Verdict:
     seconds = median(x for launch in timing.seconds[KERNEL] for x in launch)
     compared = {arm: compare(timing, arm) for arm in timing.seconds if arm != KERNEL}
     baseline = compared.pop(BASELINE, None)
-    verdict = Verdict(shape.id, "correct") if baseline is None else _against(shape.id, baseline, floor)
+    if timing.too_few:  # of what was timed beside it, nothing can be said either
+        verdict, baseline, compared = Verdict(shape.id, "ambiguous", timing.too_few), None, {}
+    elif baseline is None:
+        verdict = Verdict(shape.id, "correct")
+    else:
+        verdict = _against(shape.id, baseline, floor)
     return msgspec.structs.replace(
         verdict,
         median_us=seconds * 1e6,

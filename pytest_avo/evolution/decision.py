@@ -36,6 +36,9 @@ def decide(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, fl
     if bad:
         others = f" ({len(bad)} of {len(shapes)} shapes)" if len(bad) > 1 else ""
         return Decision(failing(bad[0]), f"{bad[0].shape}: {bad[0].reason}{others}")
+    timings = [timing for shape in shapes if (timing := evaluations[shape.id].timing) is not None]
+    if too_few := next((timing.too_few for timing in timings if timing.too_few), ""):
+        return Decision("ambiguous", too_few)
     gain = geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)
     rank = ranking(gain, floor=floor)
     return Decision(rank, f"cannot be told from the noise of {floor:.2%}" if rank == "ambiguous" else "", gain)

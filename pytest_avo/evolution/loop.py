@@ -213,7 +213,7 @@ class Loop:
             return
         self._console.say("comparing the best kernel with the seed")
         evaluations = self.trials.compare(campaign.kernel(best), campaign.kernel(seed))
-        if all(evaluation.outcome == "ok" for evaluation in evaluations.values()):
+        if decide(evaluations, plan.shapes, floor=0.0).gain is not None:
             campaign.add_total(geomean_gain(evaluations, plan.shapes, confidence=0.95).exp())
         self.final = [
             result_row(

@@ -89,7 +89,7 @@ class Gate:
 
         request: the prepared one that was answered by `evaluation`.
         """
-        if not verdict.is_good or evaluation.timing is None:
+        if not verdict.is_good or evaluation.timing is None or evaluation.timing.too_few:
             return verdict
         found = self._find([case], {case.shape.id: evaluation}, request, evaluate, limit=self.limit(case))
         if isinstance(found, str):
@@ -132,6 +132,8 @@ class Gate:
         limit: float | None,
     ) -> Finding | str:
         """What the comparison amounts to, or why there is none; the figures are those of the last measurement."""
+        if too_few := _too_few(evaluations[case.shape.id] for case in cases):
+            return Finding("ambiguous", too_few, None)
         gains = self._gains(cases, evaluations)
         if isinstance(gains, str):
             return gains
@@ -146,7 +148,7 @@ class Gate:
         if bad := next((x for x in again.values() if x.outcome != "ok"), None):
             where = f"{bad.shape}: " if len(cases) > 1 else ""
             return Finding(failing(bad), where + bad.reason, None)
-        second = self._gains(cases, again)
+        second = _too_few(again.values()) or self._gains(cases, again)
         if isinstance(second, str):
             return Finding("ambiguous", f"{self._words(gains)}, not confirmed: {second}", gains)
         if self._is_beyond(second, limit):
@@ -171,6 +173,11 @@ class Gate:
 
     def _words(self, gains: Gains) -> str:
         return in_words(gains.interval(), self.baseline.name, gains.relative_to)
+
+
+def _too_few(evaluations: Iterable[Evaluation]) -> str:
+    """Why some of them were timed in too few rounds, or ""."""
+    return next((x.timing.too_few for x in evaluations if x.timing is not None and x.timing.too_few), "")
 
 
 def until_decided(plan: TimingPlan, limit: float) -> TimingPlan:

@@ -7,12 +7,15 @@ from pathlib import Path
 
 from pytest_avo.core.errors import InvalidInput
 
+FILE = "file:"
+"""Begins a direction that is the path of a file with one in each line. (An argument `@FILE` is pytest's own.)"""
+
 
 def member_directions(given: Sequence[str]) -> list[str]:
-    """The directions, those of `@FILE` read from the file now; InvalidInput where it cannot be read."""
+    """The directions, those of `file:PATH` read from the file now; InvalidInput where it cannot be read."""
     found: list[str] = []
     for each in given:
-        found += _lines(Path(each[1:])) if each.startswith("@") else [each]
+        found += _lines(Path(each.removeprefix(FILE))) if each.startswith(FILE) else [each]
     return [" ".join(each.split()) for each in found if each.strip()]
 
 

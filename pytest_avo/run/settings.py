@@ -46,7 +46,7 @@ class Settings:
     agent: AgentSettings
     doors: DoorSettings
     directions: tuple[str, ...]
-    """What members are to try, the first of them the first; a line `@FILE` stands for the lines of a file."""
+    """What members are to try, the first of them the first; `file:PATH` stands for the lines of a file."""
     without_model: str
     """Why the model that is configured is not asked, where the operator was left to the plugin; "" otherwise."""
     budget: Budget

@@ -22,7 +22,7 @@ from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Limits as Budget
 from pytest_avo.operators.budget import Prices
-from pytest_avo.operators.directions import member_directions
+from pytest_avo.operators.directions import FILE, member_directions
 from pytest_avo.operators.doors.door_settings import STEP_TIME_S, WORK, DoorSettings
 from pytest_avo.report.formats.catalogue import FORMATS
 from pytest_avo.run.settings import Settings
@@ -177,10 +177,14 @@ def _doors(option: Choices) -> DoorSettings:
 
 def _directions(given: list[str]) -> tuple[str, ...]:
     """Directions as they were given; InvalidInput now for a file that cannot be read later."""
-    found = tuple(f"@{os.path.abspath(each[1:])}" if each.startswith("@") else each for each in given)
+    found = tuple(_absolute(each) if each.startswith(FILE) else each for each in given)
     if given and not member_directions(found):
-        raise InvalidInput("--avo-direction: expected a sentence, or @FILE with a sentence in each line")
+        raise InvalidInput("--avo-direction: expected a sentence, or file:PATH with a sentence in each line")
     return found
+
+
+def _absolute(direction: str) -> str:
+    return FILE + os.path.abspath(direction.removeprefix(FILE))
 
 
 def _why_not_asked(agent: AgentSettings) -> str:

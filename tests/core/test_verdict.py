@@ -43,6 +43,17 @@ def test_a_wide_interval_is_ambiguous_however_large_the_estimate() -> None:
     assert judged(timed({BASELINE: 1.03}, noise)).kind == "ambiguous"
 
 
+def test_too_few_rounds_make_no_verdict_and_no_ratio() -> None:
+    found = timed({BASELINE: 1.5, "peer": 1.0})
+    assert found.timing is not None
+    short = msgspec.structs.replace(found.timing, too_few="1 round in the time budget of 30 s, a verdict takes 5")
+    verdict = judged(msgspec.structs.replace(found, timing=short))
+    assert (verdict.kind, verdict.reason) == ("ambiguous", short.too_few)
+    assert verdict.baseline is None
+    assert verdict.peers == {}
+    assert verdict.median_us == pytest.approx(1000)
+
+
 def test_a_ratio_above_one_is_a_kernel_that_is_faster_than_its_peer() -> None:
     verdict = judged(timed({"slow": 2.0, "fast": 0.5}))
     assert verdict.kind == "correct"

@@ -106,6 +106,12 @@ def test_screening_stops_when_it_is_plain_and_confirmation_never() -> None:
     assert screening(TimingPlan(max_rounds=4), floor=None).max_rounds == 4
 
 
+def test_too_few_rounds_make_no_gain() -> None:
+    timing = Timing({KERNEL: ((1.0,),), BASELINE: ((2.0,),)}, calls=1, stopped="", too_few="1 round")
+    decision = decide({ONE.id: Evaluation(ONE.id, "ok", timing=timing)}, [ONE], floor=0.0)
+    assert (decision.ranking, decision.reason, decision.gain) == ("ambiguous", "1 round", None)
+
+
 def test_what_was_not_timed_cannot_be_ranked() -> None:
     with pytest.raises(ValueError, match=f"{ONE.id} was not timed"):
         decide({ONE.id: Evaluation(ONE.id, "ok")}, (ONE,), floor=FLOOR)

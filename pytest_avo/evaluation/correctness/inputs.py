@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.noise import Noise
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 NEEDLE_LOGIT = 3.5
@@ -43,11 +44,6 @@ class Inputs:
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.q, self.k, self.v
-
-
-def generator(seed: int, device: str) -> torch.Generator:
-    """A source of random numbers whose draws lie on a torch device ("cpu" or "cuda")."""
-    return torch.Generator(device).manual_seed(seed)
 
 
 def draw(case: Case, generator: torch.Generator) -> Inputs:
@@ -135,23 +131,21 @@ def _needle_keys(visible: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
 class Stream:
     """Endless cheap fresh inputs of one shape for timed rounds.
 
-    A pool of random rows is drawn once; every round gathers rows from it in a new order with new signs, at the speed of
-    a copy. No output can be replayed: every query meets other keys and every key carries another value.
+    Every row of every call is new: rows from a pool, in whatever order and with whatever signs, can be learnt and told
+    from one another by a few of their elements.
     """
 
     def __init__(self, shape: Shape, generator: torch.Generator) -> None:
         self._shape = shape
         self._generator = generator
-        longest = max(shape.heads_q * shape.seqlen_q, shape.heads_kv * shape.seqlen_kv) * shape.batch
-        pool = torch.randn(min(longest, 16384), shape.head_dim, generator=generator, device=generator.device)
-        self._pool = pool.to(TORCH_DTYPES[shape.dtype])
+        self._noise = Noise(generator)
 
     def draw(self, calls: int) -> list[Inputs]:
         """Inputs of the next calls, in the models' layout, with a few needles."""
         shape = self._shape
-        q = self._gather(calls, shape.heads_q, shape.seqlen_q)
-        k = self._gather(calls, shape.heads_kv, shape.seqlen_kv)
-        v = self._gather(calls, shape.heads_kv, shape.seqlen_kv)
+        q = self._rows(calls, shape.heads_q, shape.seqlen_q)
+        k = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
+        v = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
         plant_needles(
             q.flatten(0, 1),
             k.flatten(0, 1),
@@ -162,11 +156,8 @@ class Stream:
         )
         return [Inputs(*qkv, shape.causal, shape.softmax_scale) for qkv in zip(q, k, v, strict=True)]
 
-    def _gather(self, calls: int, heads: int, seqlen: int) -> torch.Tensor:
-        """Rows of the pool in a new order, (calls, batch, heads, seqlen, head_dim), and signs for each call."""
-        batch, head_dim, device = self._shape.batch, self._shape.head_dim, self._generator.device
-        count = calls * batch * seqlen * heads
-        rows = torch.randint(len(self._pool), (count,), generator=self._generator, device=device)
-        signs = torch.randint(0, 2, (calls, 1, 1, 1, head_dim), generator=self._generator, device=device) * 2 - 1
-        values = self._pool.index_select(0, rows).view(calls, batch, seqlen, heads, head_dim)
-        return values.mul_(signs.to(values.dtype)).transpose(2, 3)
+    def _rows(self, calls: int, heads: int, seqlen: int) -> torch.Tensor:
+        """Random numbers (calls, batch, heads, seqlen, head_dim), in memory as models lay them out."""
+        shape = self._shape
+        size = (calls, shape.batch, seqlen, heads, shape.head_dim)
+        return self._noise.draw(*size, dtype=TORCH_DTYPES[shape.dtype]).transpose(2, 3)

@@ -129,7 +129,8 @@ def check(interpreter: Interpreter, shape: Shape) -> str:
     Refused where the kernel, or the interpreter, does not do the shape.
     """
     from pytest_avo.evaluation.correctness.correctness import fault
-    from pytest_avo.evaluation.correctness.inputs import Case, draw, generator
+    from pytest_avo.evaluation.correctness.inputs import Case, draw
+    from pytest_avo.evaluation.correctness.noise import generator
 
     for distribution in DISTRIBUTIONS:
         inputs = draw(Case(distribution, shape, distribution), generator(secrets.randbits(62), "cpu"))

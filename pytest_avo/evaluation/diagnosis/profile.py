@@ -102,7 +102,8 @@ def main() -> int:
     from torch.profiler import ProfilerActivity
     from torch.profiler import profile as profiler
 
-    from pytest_avo.evaluation.correctness.inputs import Case, draw, generator
+    from pytest_avo.evaluation.correctness.inputs import Case, draw
+    from pytest_avo.evaluation.correctness.noise import generator
 
     shape = msgspec.json.decode(sys.stdin.buffer.readline(), type=Shape)
     inputs = draw(Case("profile", shape), generator(1, "cpu"))

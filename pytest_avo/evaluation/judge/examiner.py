@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -17,7 +17,8 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.correctness.correctness import battery, fault, fault_near
-from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw, generator
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
+from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
 from pytest_avo.evaluation.judge.timing import ArmFault, Race
@@ -27,6 +28,8 @@ LOADING = ""
 Lease = Callable[[bool], AbstractContextManager[None]]
 """Hold the device's lease: alone (True) or shared (False)."""
 
+SEED_BITS = 62
+"""Of a recorded seed: more than anybody tries, and a whole number wherever results are kept."""
 IDLE_WINDOWS_S = (0.06, 0.3, 0.6, 0.6)
 MOST_BUSY = 0.1
 """CPU seconds per second above which a process that nothing is asked of is at work."""
@@ -83,7 +86,7 @@ class Examiner:
                     yield from self._time(request, right)
 
     def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
-        seed = int.from_bytes(os.urandom(6), "little")
+        seed = secrets.randbits(SEED_BITS)
         evaluation = Evaluation(shape.id, "ok", seed=seed, worker=self._worker, device=self._device)
         if misfit := self._arms.room.misfit(shape):
             return msgspec.structs.replace(evaluation, outcome="unsupported", reason=misfit, unfit=True)
@@ -169,7 +172,7 @@ class Examiner:
                 shapes=list(request.shapes),
                 plan=request.plan if BASELINE in subjects else _undecided(request.plan),
                 limit_s=request.limits.time,
-                seed=int.from_bytes(os.urandom(6), "little"),
+                seed=secrets.randbits(128),
                 place=self._place,
                 room=self._arms.room,
                 reading=self._reading,

@@ -21,7 +21,8 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Reading, Timing, Timing
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
-from pytest_avo.evaluation.correctness.inputs import Inputs, Stream, generator
+from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
+from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.judge.aftermath import Aftermath
 from pytest_avo.evaluation.judge.peers import EMPTY
@@ -32,6 +33,8 @@ WARM_UP_CALLS = {"cpu": 16, "cuda": 2}
 WARM_UP_S = 0.25
 """Untimed calls of every arm, by kind of device, fewer where they take longer than this. The kernel was called a few
 dozen times by its check and is ahead of the others until they have been too."""
+LEAST_ROUNDS = 5
+"""Below so many, or what was asked for where that is less, a comparison says nothing."""
 RISK = 0.01
 """Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
 CLOCK_TOLERANCE = 0.10
@@ -84,7 +87,6 @@ class Race:
         self._launched: set[str] = set()
         self._order: list[str] = []
         self._backwards = True
-        self._started = 0.0
 
     @property
     def notes(self) -> list[str]:
@@ -94,15 +96,15 @@ class Race:
     def run(self, launch: Callable[[], Mapping[str, Arm]], say: Callable[[str], None]) -> dict[str, Timing]:
         """Race the arms that `launch` provides (fresh ones on every call but the first); ArmFault when one fails."""
         plan = self._plan
-        self._started = time.monotonic()
         rounds = math.ceil(plan.max_rounds / plan.launches)
-        stopped = ""
+        stopped, done = "", 0
         for number in range(plan.launches):
             arms = launch()
             placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
             for shape in self._shapes:
                 self._warm_up(shape, arms)
             placement.settle()
+            started = time.monotonic()
             for index in range(rounds):
                 say(f"round {number * rounds + index + 1} of at most {rounds * plan.launches}")
                 self._draw_order(arms)
@@ -110,7 +112,9 @@ class Race:
                     self._round(shape, arms)
                 if reading := self._reading():
                     self._readings.append(reading)
-                if reason := self._verdict_is_in(number, index + 1):
+                done += 1
+                spent_s = time.monotonic() - started
+                if reason := self._verdict_is_in(index + 1, spent_s):
                     stopped = reason
                     break
             placement.release()
@@ -128,6 +132,7 @@ class Race:
                 calls=self._calls[shape.id],
                 stopped=stopped or f"all {rounds * plan.launches} rounds done",
                 readings=tuple(self._readings),
+                too_few=self._too_few(done),
             )
             for shape in self._shapes
         }
@@ -199,10 +204,21 @@ class Race:
             for rounds, overhead in zip(slices[arm], empty, strict=True)
         ]
 
-    def _verdict_is_in(self, launch: int, rounds: int) -> str:
-        """Why no further round of this launch is needed, or "". Several launches are never cut short by a result."""
+    def _too_few(self, rounds: int) -> str:
+        """Why so many rounds in all are too few to say anything, or ""."""
+        least = min(LEAST_ROUNDS, self._plan.max_rounds)
+        if rounds >= least:
+            return ""
+        said = f"{rounds} round{'' if rounds == 1 else 's'}"
+        return f"{said} in the time budget of {self._plan.budget_s:g} s, a verdict takes {least}"
+
+    def _verdict_is_in(self, rounds: int, spent_s: float) -> str:
+        """Why no further round of this launch is needed, or "". Several launches are never cut short by a result.
+
+        rounds, spent_s: of this launch.
+        """
         plan = self._plan
-        if time.monotonic() - self._started > plan.budget_s * (launch + 1) / plan.launches:
+        if spent_s > plan.budget_s / plan.launches:
             return f"time budget of {plan.budget_s:g} s spent"
         if rounds < plan.min_rounds or plan.launches > 1:
             return ""

@@ -41,7 +41,7 @@ class Tried:
         for shape in shapes:
             result = self.results.get(shape.id)
             timing = result.evaluation.timing if result is not None and result.verdict.is_good else None
-            if result is None or timing is None or BASELINE not in timing.seconds:
+            if result is None or timing is None or timing.too_few or BASELINE not in timing.seconds:
                 return None
             evaluations[shape.id] = result.evaluation
         return geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)

@@ -70,8 +70,11 @@ class NoiseRun(KernelRun):
         return KernelFile.under(parent, path=path, rules=self._rules)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        if isinstance(item, KernelItem) and report.when == "call" and item.evaluation and item.evaluation.timing:
-            ROW.put(report, NoiseRow(item.nodeid, paired(item.evaluation.timing, BASELINE)))
+        if not isinstance(item, KernelItem) or report.when != "call" or item.evaluation is None:
+            return
+        timing = item.evaluation.timing
+        if timing is not None and not timing.too_few:
+            ROW.put(report, NoiseRow(item.nodeid, paired(timing, BASELINE)))
 
     def keep(self, report: pytest.TestReport) -> None:
         if row := ROW.of(report):

@@ -136,7 +136,7 @@ OUTSIDE = (
     _evolution(
         flag="--avo-direction",
         kind="texts",
-        metavar="TEXT|@FILE",
+        metavar="TEXT|file:PATH",
         operators=(*ASKING, CODING_AGENT, ANY_OTHER),
         help="What a member of the population is to try, in a sentence, or a file with one in each line, read anew in "
         "each generation; can be given several times: the first is member 0's, and so on, then from the first again",

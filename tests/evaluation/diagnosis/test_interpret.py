@@ -9,7 +9,8 @@ import torch
 
 from pytest_avo.core.kernel import Kernel, read_kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw, generator
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
+from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.diagnosis.interpret import Interpreter, KernelFailed, Refused, check
 from tests import ROOT
 

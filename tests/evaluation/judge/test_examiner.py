@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from random import Random
 
 import pytest
-import torch
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness.correctness import battery
 from pytest_avo.evaluation.correctness.inputs import draw
+from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.judge import peers
 from pytest_avo.evaluation.judge.examiner import Examiner
 from tests.evaluation.laboratory import Laboratory, kernel, shape
@@ -96,8 +96,7 @@ def test_seeds_are_fresh_and_draw_the_inputs_again(desk: Desk) -> None:
     one, two = desk.examine(source)[ONE.id], desk.examine(source)[ONE.id]
     assert one.seed != two.seed
     for evaluation in (one, two):
-        generator = torch.Generator().manual_seed(evaluation.seed)
-        inputs = draw(battery(ONE, Random(evaluation.seed))[0], generator)
+        inputs = draw(battery(ONE, Random(evaluation.seed))[0], generator(evaluation.seed, "cpu"))
         assert float(evaluation.log.split()[1]) == float(inputs.q.double().sum())
 
 

@@ -104,6 +104,17 @@ def test_the_budget_ends_a_race_and_is_shared_by_its_launches(confined: Laborato
     assert all(1 <= count < 2000 for count in rounds(timing))
 
 
+def test_a_single_round_says_nothing_and_warming_up_spends_no_budget(confined: Laboratory) -> None:
+    slow = kernel("time.sleep(0.6 if calls < 3 else 0.02)")
+    plan = TimingPlan(min_rounds=5, max_rounds=5, budget_s=1.0, precision=1e-9)
+    timing = race(confined, {KERNEL: slow, BASELINE: ONCE}, plan)
+    assert (rounds(timing), timing.too_few) == ([5], "")
+    confined.end()
+    plan = TimingPlan(min_rounds=5, max_rounds=9, budget_s=0.01, precision=1e-9)
+    timing = race(confined, {KERNEL: slow, BASELINE: ONCE}, plan)
+    assert timing.too_few == "1 round in the time budget of 0.01 s, a verdict takes 5"
+
+
 LATE = {
     "wrong from some call on": "if calls > 30: return torch.zeros_like(q)",
     "an old answer again": """

@@ -1,0 +1,48 @@
+"""Random numbers that a kernel cannot foresee: generators with more state than anybody can try, and fresh noise.
+
+A kernel that finds the seed, or learns the rows from which inputs are put together, computes on what it knows instead
+of what it is given. torch's generator on the CPU takes 32 bits of a seed, whatever it is given; here all of its 624
+words are drawn from the seed. Noise for timed rounds comes from NumPy's SFC64, with 256 bits of state (Chris
+Doty-Humphrey's small fast chaotic generator), or from the GPU's Philox, whose key has 64 bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+_WORDS, _FIRST_WORD, _WORD_BYTES = 624, 24, 8
+"""Where the Mersenne twister's words lie in what torch.Generator.get_state() gives, 32 bits each in 64."""
+_HALF_WIDTH = math.sqrt(3)
+"""Of a uniform distribution with unit variance."""
+
+
+def generator(seed: int, device: str) -> torch.Generator:
+    """A source of random numbers whose draws lie on a torch device ("cpu" or "cuda"). seed: of any size."""
+    words = np.random.SeedSequence(seed).generate_state(_WORDS)
+    source = torch.Generator(device).manual_seed(int(words[0]) << 32 | int(words[1]))
+    if device == "cpu":
+        state = source.get_state()
+        end = _FIRST_WORD + _WORDS * _WORD_BYTES
+        state[_FIRST_WORD:end] = torch.from_numpy(words.astype(np.uint64).view(np.uint8))
+        source.set_state(state)
+    return source
+
+
+class Noise:
+    """Endless fresh numbers of mean 0 and variance 1: uniform on the CPU, where normal ones cost several times that."""
+
+    def __init__(self, source: torch.Generator) -> None:
+        """source: what the noise follows from, and where it lies."""
+        self._source = source
+        seed = torch.randint(1 << 62, (8,), generator=source, device=source.device).tolist()
+        self._bits = np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed)))
+
+    def draw(self, *size: int, dtype: torch.dtype) -> torch.Tensor:
+        """A tensor of this size."""
+        if self._source.device.type != "cpu":
+            return torch.randn(*size, generator=self._source, device=self._source.device, dtype=dtype)
+        drawn = torch.from_numpy(self._bits.random(size, dtype=np.float32))
+        return drawn.sub_(0.5).mul_(2 * _HALF_WIDTH).to(dtype)
