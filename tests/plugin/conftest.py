@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np  # noqa: F401 - pytester forgets what a test imports, and numpy cannot be imported twice
 import pytest
 
 SUITE = """
