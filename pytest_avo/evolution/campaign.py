@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,6 +56,8 @@ class Plan:
     islands: int = 1
     peers: tuple[str, ...] = ()
     """What candidates are timed beside, besides their parents."""
+    screened: tuple[Shape, ...] = ()
+    """The shapes that candidates are screened on, where those are not all; winners are confirmed on all."""
 
     @property
     def settings(self) -> dict[str, str]:
@@ -63,7 +66,13 @@ class Plan:
             "generations": str(self.generations),
             "population": str(self.population),
             "islands": str(self.islands),
+            "screen": ",".join(shape.id for shape in self.screened),
         }
+
+    @property
+    def screen(self) -> tuple[Shape, ...]:
+        """The shapes that candidates are screened on."""
+        return self.screened or self.shapes
 
     @property
     def name(self) -> str:
@@ -71,6 +80,15 @@ class Plan:
         if self.path.is_relative_to(self.rootdir):
             return self.path.relative_to(self.rootdir).as_posix()
         return str(self.path)
+
+
+def matching(shapes: Sequence[Shape], globs: Sequence[str]) -> tuple[Shape, ...]:
+    """The shapes whose ids match one of the globs; InvalidInput names a glob that matches none."""
+    for glob in globs:
+        if not fnmatch.filter([shape.id for shape in shapes], glob):
+            known = ", ".join(shape.id for shape in shapes)
+            raise InvalidInput(f"--avo-screen: {glob!r} matches none of the shapes: expected some of {known}")
+    return tuple(shape for shape in shapes if any(fnmatch.fnmatchcase(shape.id, glob) for glob in globs))
 
 
 class Campaign:
@@ -114,6 +132,8 @@ class Campaign:
         for option in ("population", "islands"):
             if (size := run.settings.get(option, "1")) != plan.settings[option]:
                 raise InvalidInput(f"--avo-resume: run {run.id} has --avo-{option}={size}, got {plan.settings[option]}")
+        if (screened := run.settings.get("screen", "")) != plan.settings["screen"]:
+            raise InvalidInput(f"--avo-resume: run {run.id} was screened on {screened or 'all shapes'}")
         campaign = cls(plan, Store.open(path), run)
         # A winner may have landed in the file just before the run was killed.
         known = [campaign.incumbent, *campaign.view.unfinished()]

@@ -153,7 +153,8 @@ class Consultation:
         Where parents differ, it is also compared with the kernel in the file.
         """
         stages = 2 if self._campaign.plan.population == 1 else 3
-        return stages * len(self._campaign.plan.shapes)
+        plan = self._campaign.plan
+        return len(plan.screen) + (stages - 1) * len(plan.shapes)
 
     def _check_evaluations(self, wanted: int) -> None:
         """DraftsSpent where drafts would use up what verifying the candidate takes."""

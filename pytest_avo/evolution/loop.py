@@ -15,7 +15,7 @@ from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge, judge_together
 from pytest_avo.evaluation.devices.device import DeviceKind
-from pytest_avo.evolution.campaign import Campaign, Plan
+from pytest_avo.evolution.campaign import Campaign, Plan, matching
 from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.evolution.decision import Decision, decide
 from pytest_avo.evolution.hooks import Hooks
@@ -53,6 +53,7 @@ def open_campaign(
         population=settings.population,
         islands=settings.islands,
         peers=peers,
+        screened=matching(shapes, settings.screen),
     )
     return Campaign.resume(plan) if settings.resume else Campaign.begin(plan, kernel)
 
@@ -191,14 +192,14 @@ class Loop:
         for candidate, screening in zip(candidates, screenings, strict=True):
             self._console.say(f"generation {campaign.label(candidate.attempt)}: {candidate.attempt.hypothesis}")
             found.append(self._shown(screening))
-            decision = decide(found[-1], campaign.plan.shapes, floor=floor)
+            decision = decide(found[-1], campaign.plan.screen, floor=floor)
             if self._settlement.is_promising(decision):
                 promising.append((candidate, decision))
             else:
                 self._settlement.dismiss(candidate, decision)
         self._settlement.contest(promising)
         for candidate, evaluations in zip(candidates, found, strict=True):
-            verdicts = judge_together(evaluations, campaign.plan.shapes, floor=floor)
+            verdicts = judge_together(evaluations, campaign.plan.screen, floor=floor)
             self._hooks.finish(candidate.attempt.generation, candidate.attempt.member, verdicts)
 
     def _shown(self, trial: Trial) -> Mapping[str, Evaluation]:

@@ -50,21 +50,29 @@ class Trials:
 
     def screen(self, candidate: Candidate, *, floor: float | None) -> Trial:
         """Begin to time a candidate beside its parent and the peers, until it is plainly faster or plainly not."""
-        if candidate.kernel.fault:
-            shapes = [shape.id for shape in self._campaign.plan.shapes]
-            return self._begin(candidate, "screen", lambda: {x: _crashed(x, candidate.kernel.fault) for x in shapes})
-        plan, peers = screening(self._assessor.settings.plan, floor=floor), self._campaign.plan.peers
+        asked = self._campaign.plan
+        # The seed is what all are measured by: it must be right on every shape.
+        shapes = asked.shapes if candidate.attempt.parent is None else asked.screen
+        if fault := candidate.kernel.fault:
+            return self._begin(candidate, "screen", lambda: {shape.id: _crashed(shape.id, fault) for shape in shapes})
+        plan = screening(self._assessor.settings.plan, floor=floor)
         return self._begin(
             candidate,
             "screen",
-            lambda: self._submit(candidate.kernel, candidate.parent, plan, fresh=False, peers=peers),
+            lambda: self._submit(
+                candidate.kernel, candidate.parent, plan, shapes=shapes, fresh=False, peers=asked.peers
+            ),
         )
 
     def measure(self, candidate: Candidate, purpose: Purpose, beside: Kernel) -> Trial:
         """Begin to time a candidate beside another kernel, in fresh processes and on fresh inputs."""
         plan = confirmation(self._assessor.settings.plan)
         return self._begin(
-            candidate, purpose, lambda: self._submit(candidate.kernel, beside, plan, fresh=True, peers=())
+            candidate,
+            purpose,
+            lambda: self._submit(
+                candidate.kernel, beside, plan, shapes=self._campaign.plan.shapes, fresh=True, peers=()
+            ),
         )
 
     def evaluation(self, trial: Trial, shape: Shape) -> Evaluation:
@@ -85,8 +93,8 @@ class Trials:
 
     def compare(self, kernel: Kernel, beside: Kernel) -> dict[str, Evaluation]:
         """Time two kernels beside each other and the peers, in fresh processes; nothing is recorded."""
-        plan, peers = confirmation(self._assessor.settings.plan), self._campaign.plan.peers
-        futures = self._submit(kernel, beside, plan, fresh=True, peers=peers)
+        plan, asked = confirmation(self._assessor.settings.plan), self._campaign.plan
+        futures = self._submit(kernel, beside, plan, shapes=asked.shapes, fresh=True, peers=asked.peers)
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
     def _begin(
@@ -96,13 +104,20 @@ class Trials:
         return Trial(candidate, purpose, stored, {} if stored else begin())
 
     def _submit(
-        self, kernel: Kernel, baseline: Kernel, plan: TimingPlan, *, fresh: bool, peers: tuple[str, ...]
+        self,
+        kernel: Kernel,
+        baseline: Kernel,
+        plan: TimingPlan,
+        *,
+        shapes: tuple[Shape, ...],
+        fresh: bool,
+        peers: tuple[str, ...],
     ) -> Mapping[str, Future[Evaluation]]:
         asked = self._campaign.plan
         request = EvaluationRequest(
             number=0,
             subject=Subject(asked.path.name, kernel.source),
-            shapes=asked.shapes,
+            shapes=shapes,
             limits=self._assessor.settings.limits,
             plan=plan,
             baseline=Subject(f"{asked.path.name} (incumbent)", baseline.source),

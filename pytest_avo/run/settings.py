@@ -42,6 +42,8 @@ class Settings:
     generations: int
     population: int
     islands: int
+    screen: tuple[str, ...]
+    """Globs of the shapes that candidates are screened on; empty: on all."""
     operator: str
     agent: AgentSettings
     doors: DoorSettings

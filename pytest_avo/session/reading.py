@@ -72,6 +72,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         generations=option.value("generations"),
         population=population,
         islands=islands,
+        screen=_names(option.text("avo_screen")),
         operator=operator,
         agent=agent,
         doors=_doors(option),

@@ -140,7 +140,7 @@ class Evolution(KernelRun):
         items: Sequence[KernelItem] = seed
         floor = self.assessor.floor
         if attempt.parent is not None:
-            items = candidate_items(file, trial, campaign.plan.shapes, prefix=campaign.prefix(attempt))
+            items = candidate_items(file, trial, campaign.plan.screen, prefix=campaign.prefix(attempt))
             floor = campaign.floor
         self._rules.show(self._loop.trials, trial, floor=floor)
         for item, following in zip(items, [*items[1:], None], strict=True):

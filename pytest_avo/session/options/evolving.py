@@ -50,6 +50,12 @@ EVOLUTION = (
         f"{MIGRATION_INTERVAL} generations the best of each comes to the next one (default: {{default}})",
     ),
     _evolution(
+        flag="--avo-screen",
+        metavar="GLOB[,GLOB]",
+        help="Screen candidates on the shapes whose ids match, as in '*-q4096-*'; a winner is confirmed on all of them "
+        "(default: screen on all)",
+    ),
+    _evolution(
         flag="--avo-operator",
         metavar="NAME",
         has_ini=True,
