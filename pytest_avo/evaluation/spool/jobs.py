@@ -26,9 +26,8 @@ class BatchJobs:
     is over.
     """
 
-    def __init__(self, command: str, *, pause_s: float = PAUSE_S) -> None:
+    def __init__(self, command: str) -> None:
         self.command = command
-        self._pause_s = pause_s
         self._process: subprocess.Popen[bytes] | None = None
         self._output: IO[bytes] | None = None
         self._answered = 0
@@ -81,7 +80,7 @@ class BatchJobs:
         if answered > self._answered:
             self._fruitless = 0
             return []
-        self._not_before = time.monotonic() + self._pause_s * 2**self._fruitless
+        self._not_before = time.monotonic() + PAUSE_S * 2**self._fruitless
         self._fruitless += 1
         said = f", it said: {tail}" if tail else ""
         fate = f"--avo-submit: {self.command} ended with status {status} and nothing was answered{said}"

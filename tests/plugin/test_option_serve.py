@@ -1,0 +1,93 @@
+"""--avo-serve, --tx spool=DIR and --avo-submit: evaluation by way of a folder, as users do it."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from pytest_avo.core.kernel import read_kernel
+from pytest_avo.lineage.database import FILE
+from pytest_avo.lineage.view import View, latest_run
+from tests.plugin.conftest import GOOD, SHAPES, Project
+from tests.plugin.test_option_resume import wait_for
+
+SPOOL = ("--tx", "spool=spool")
+SUBMIT = f"{sys.executable} -m pytest -p no:cacheprovider --avo-serve spool"
+
+
+def test_a_spool_that_nobody_served_is_refused_before_anything_starts(project: Project) -> None:
+    result = project.evolve(*SPOOL)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --tx spool=*/spool: expected to find there what kind of device it has: run*"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--avo-evolve", "--tx", "spool="], "*--tx spool=: expected spool=DIR*"),
+        (["--avo-evolve", "--tx", "spool=a//gpu=1"], "*--tx spool=a//gpu=1: expected spool=DIR*"),
+        (["--avo-evolve", *SPOOL, "--tx", "popen"], "*expected no other --tx or -n beside a spool*"),
+        (["--avo-selftest", *SPOOL], "*--tx spool=*: does not go with --avo-selftest"),
+        (["--avo-evolve", "--avo-submit", "sbatch"], "*--avo-submit: expected --tx spool=DIR too"),
+        (["--avo-serve", "pytest.ini"], "*pytest.ini: cannot be a spool: *"),
+        (["--avo-serve", "spool", "--avo-serve-for", "soon"], "*--avo-serve-for: expected a duration*"),
+        (["--avo-serve", "spool", "--avo-bench"], "*--avo-bench and --avo-serve: expected one of them"),
+    ],
+)
+def test_mistakes_get_one_sentence(project: Project, arguments: list[str], expected: str) -> None:
+    result = project.run(*arguments)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([expected])
+
+
+def test_an_evolution_asks_by_way_of_a_folder_and_goes_on_where_it_was_killed(project: Project) -> None:
+    project.script("wrong", "1")
+    assert project.run("--avo-serve", "spool").ret == 0
+    arguments = project.evolve_arguments("--generations", "2", *SPOOL)
+    requests = project.path / "spool" / "requests"
+    process = project.start(*arguments)
+    wait_for(lambda: requests.is_dir() and any(requests.iterdir()), process)
+    process.kill()
+    process.communicate()
+    served = project.run("--avo-serve", "spool")
+    assert served.ret == 0
+    served.stdout.fnmatch_lines(["avo: answered 1 request, 2 evaluations; ended: nothing is left; 0 left"])
+    result = project.evolve("--generations", "2", *SPOOL, "--avo-resume", "--avo-submit", SUBMIT)
+    assert result.ret == 0
+    result.stdout.fnmatch_lines([f"--avo-submit: started {SUBMIT}", "generation 2: promoted *"])
+    assert "REPEAT = 1\n" in read_kernel(project.path / "kernels" / "slow.py").source
+    run = latest_run(project.path / ".avo" / FILE, "kernels/slow.py")
+    assert run is not None
+    with View(project.path / ".avo" / FILE, run.id) as view:
+        workers = {x.evaluation.device for a in view.attempts() for x in view.evaluations(a.id, "screen")}
+    assert workers == {"cpu"}
+    assert list(requests.iterdir()) == []
+
+
+def test_a_bench_asks_for_all_at_once(project: Project) -> None:
+    project.kernel("slow.py", GOOD)
+    result = project.run(
+        "--avo-bench", *SPOOL, "--avo-submit", SUBMIT, "--avo-json", "out.json", "--avo-max-rounds", "3"
+    )
+    assert result.ret == 0
+    result.assert_outcomes(passed=2)
+    assert [each["shape"] for each in project.json()["avo"]["results"]] == list(SHAPES)
+
+
+def test_a_command_that_serves_nothing_ends_the_wait(project: Project) -> None:
+    (project.path / "conftest.py").write_text("from pytest_avo.evaluation.spool import jobs\njobs.PAUSE_S = 0.1\n")
+    assert project.run("--avo-serve", "spool").ret == 0
+    result = project.run("--avo-bench", *SPOOL, "--avo-submit", "echo no such partition; exit 1", "-x")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["*ended with status 1 and nothing was answered, it said: no such partition; so did*"])
+
+
+def test_serving_imports_no_model_and_no_optimiser(project: Project) -> None:
+    (project.path / "conftest.py").write_text(
+        "import json, sys\n"
+        "def pytest_unconfigure(): print(json.dumps(sorted({'openai', 'optuna', 'torch', 'triton'} & sys.modules.keys())))"
+    )
+    result = project.run("--avo-serve", "spool", "-s")
+    assert json.loads(result.outlines[-1]) == []
