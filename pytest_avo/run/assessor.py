@@ -65,6 +65,11 @@ class Assessor:
         """Whether kernels are evaluated on other hosts."""
         return isinstance(self.device, RemoteDevice)
 
+    @property
+    def is_spooled(self) -> bool:
+        """Whether requests travel by way of a spool."""
+        return self._spool is not None
+
     def peers_on(self, device: DeviceKind) -> tuple[str, ...]:
         """Names of the peers that kernels are timed beside on a device: those that the user named, or its own."""
         return device.peers if self.settings.peers is None else self.settings.peers

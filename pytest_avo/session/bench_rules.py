@@ -9,11 +9,12 @@ from pytest_avo.core.verdict import Verdict, judge
 from pytest_avo.gate.gains import Case
 from pytest_avo.gate.gate import Gate, thorough
 from pytest_avo.run.assessor import Assessor
-from pytest_avo.session.items import ItemRules, KernelItem
+from pytest_avo.session.asking import AskingRules
+from pytest_avo.session.items import KernelItem
 from pytest_avo.session.selection import Selection
 
 
-class BenchRules(ItemRules):
+class BenchRules(AskingRules):
     """Measure what differs from the baseline, or all where there is none."""
 
     def __init__(self, assessor: Assessor, selection: Selection, gate: Gate | None) -> None:
@@ -31,17 +32,16 @@ class BenchRules(ItemRules):
             return ""
         return f"unchanged since {self.gate.baseline.name}"
 
-    def evaluation(self, item: KernelItem) -> Evaluation:
-        if item.kernel.fault:
-            return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
-        return self.assessor.answers(self._item_request(item))[item.shape.id]
+    def question(self, item: KernelItem) -> EvaluationRequest:
+        limit = None if self.gate is None else self.gate.limit(self.case(item))
+        return self.request(item.kernel, (item.shape,), limit)
 
     def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
         """Beside the baseline, where there is one; what looks too slow is measured once more."""
         verdict = judge(evaluation, item.shape, floor=self.assessor.floor)
         if self.gate is None:
             return verdict
-        return self.gate.judge(verdict, self.case(item), evaluation, self._item_request(item), self.assessor.answers)
+        return self.gate.judge(verdict, self.case(item), evaluation, self.question(item), self.assessor.answers)
 
     def case(self, item: KernelItem) -> Case:
         """What an item compares."""
@@ -54,7 +54,3 @@ class BenchRules(ItemRules):
         plan = settings.plan if settings.gate.save is None else thorough(settings.plan)
         request = self.assessor.request(kernel, shapes, plan=plan)
         return request if self.gate is None else self.gate.prepared(request, kernel, limit)
-
-    def _item_request(self, item: KernelItem) -> EvaluationRequest:
-        limit = None if self.gate is None else self.gate.limit(self.case(item))
-        return self.request(item.kernel, (item.shape,), limit)

@@ -29,6 +29,7 @@ from pytest_avo.session.modes.interpretation import Interpretation
 from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
 from pytest_avo.session.reading import read_settings
+from pytest_avo.session.screen import BesideCapture
 
 MEASURED: Mapping[Mode, Callable[[pytest.Config, Console, Assessor], KernelRun]] = {
     "bench": Bench,
@@ -132,6 +133,6 @@ def console_of(config: pytest.Config) -> Console:
 
     def screen() -> Screen | None:
         found: Screen | None = config.pluginmanager.get_plugin("terminalreporter")
-        return found
+        return None if found is None else BesideCapture(found, config)
 
     return Console(screen, is_quiet=config.get_verbosity() < 0)

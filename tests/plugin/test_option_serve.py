@@ -56,13 +56,13 @@ def test_an_evolution_asks_by_way_of_a_folder_and_goes_on_where_it_was_killed(pr
     served.stdout.fnmatch_lines(["avo: answered 1 request, 2 evaluations; ended: nothing is left; 0 left"])
     result = project.evolve("--generations", "2", *SPOOL, "--avo-resume", "--avo-submit", SUBMIT)
     assert result.ret == 0
-    result.stdout.fnmatch_lines([f"--avo-submit: started {SUBMIT}", "generation 2: promoted *"])
+    result.stdout.fnmatch_lines(["--avo-submit: started *", "generation 2: promoted *"])
     assert "REPEAT = 1\n" in read_kernel(project.path / "kernels" / "slow.py").source
     run = latest_run(project.path / ".avo" / FILE, "kernels/slow.py")
     assert run is not None
     with View(project.path / ".avo" / FILE, run.id) as view:
-        workers = {x.evaluation.device for a in view.attempts() for x in view.evaluations(a.id, "screen")}
-    assert workers == {"cpu"}
+        evaluated = [(a.id, x.evaluation.shape) for a in view.attempts() for x in view.evaluations(a.id, "screen")]
+    assert len(evaluated) == len(set(evaluated)) == 6
     assert list(requests.iterdir()) == []
 
 
@@ -87,7 +87,8 @@ def test_a_command_that_serves_nothing_ends_the_wait(project: Project) -> None:
 def test_serving_imports_no_model_and_no_optimiser(project: Project) -> None:
     (project.path / "conftest.py").write_text(
         "import json, sys\n"
-        "def pytest_unconfigure(): print(json.dumps(sorted({'openai', 'optuna', 'torch', 'triton'} & sys.modules.keys())))"
+        "HEAVY = {'openai', 'optuna', 'torch', 'triton'}\n"
+        "def pytest_unconfigure(): print(json.dumps(sorted(HEAVY & sys.modules.keys())))"
     )
     result = project.run("--avo-serve", "spool", "-s")
     assert json.loads(result.outlines[-1]) == []

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_avo.core.evaluation import BASELINE, Evaluation
+from pytest_avo.core.evaluation import BASELINE, Evaluation, EvaluationRequest
 from pytest_avo.core.noise import Noise, noise_of, store_noise
 from pytest_avo.core.ranking import paired
 from pytest_avo.core.stats import Launches
@@ -18,9 +18,10 @@ from pytest_avo.report.terminal.noise import NoiseRow, table
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
+from pytest_avo.session.asking import AskingRules
 from pytest_avo.session.carried import Carried
 from pytest_avo.session.header import header
-from pytest_avo.session.items import ItemRules, KernelFile, KernelItem
+from pytest_avo.session.items import KernelFile, KernelItem
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
@@ -30,7 +31,7 @@ ROW = Carried("avo_noise_row", NoiseRow)
 """The log-ratios of a kernel to itself on a shape."""
 
 
-class NoiseRules(ItemRules):
+class NoiseRules(AskingRules):
     """Every kernel is timed beside itself and nothing else."""
 
     def why_not_measured(self, item: KernelItem) -> str:
@@ -40,13 +41,10 @@ class NoiseRules(ItemRules):
             return ""
         return f"runs on {its.target}, the noise that is measured is that of {own.target}"
 
-    def evaluation(self, item: KernelItem) -> Evaluation:
-        if item.kernel.fault:
-            return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
+    def question(self, item: KernelItem) -> EvaluationRequest:
         plan = msgspec.structs.replace(self.assessor.settings.plan, launches=LAUNCHES)
         request = self.assessor.request(item.kernel, (item.shape,), plan=plan)
-        beside_itself = msgspec.structs.replace(request, baseline=request.subject, peers=(), fresh=True)
-        return self.assessor.answers(beside_itself)[item.shape.id]
+        return msgspec.structs.replace(request, baseline=request.subject, peers=(), fresh=True)
 
     def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
         """Right or not: a kernel is neither faster nor slower than itself."""
