@@ -26,14 +26,8 @@ def test_a_spool_that_nobody_served_is_refused_before_anything_starts(project: P
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--avo-evolve", "--tx", "spool="], "*--tx spool=: expected spool=DIR*"),
-        (["--avo-evolve", "--tx", "spool=a//gpu=1"], "*--tx spool=a//gpu=1: expected spool=DIR*"),
-        (["--avo-evolve", *SPOOL, "--tx", "popen"], "*expected no other --tx or -n beside a spool*"),
         (["--avo-selftest", *SPOOL], "*--tx spool=*: does not go with --avo-selftest"),
-        (["--avo-evolve", "--avo-submit", "sbatch"], "*--avo-submit: expected --tx spool=DIR too"),
-        (["--avo-serve", "pytest.ini"], "*pytest.ini: cannot be a spool: *"),
-        (["--avo-serve", "spool", "--avo-serve-for", "soon"], "*--avo-serve-for: expected a duration*"),
-        (["--avo-serve", "spool", "--avo-bench"], "*--avo-bench and --avo-serve: expected one of them"),
+        (["--avo-serve", "kernels/slow.py"], "*slow.py: cannot be a spool: *"),
     ],
 )
 def test_mistakes_get_one_sentence(project: Project, arguments: list[str], expected: str) -> None:
