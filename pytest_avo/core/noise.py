@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import platformdirs
 
 from pytest_avo.core import stats
+from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.places import cache_folder, cached
 from pytest_avo.core.ranking import DEVIATION, floor_of
 from pytest_avo.core.stats import Launches
 
@@ -39,7 +40,7 @@ def noise_of(comparisons: Sequence[Launches], fingerprint: Fingerprint) -> Noise
 
 def noise_path(fingerprint: Fingerprint) -> Path:
     """Where the floor of a machine and its versions is kept; one file for each, in the user's cache."""
-    return platformdirs.user_cache_path("pytest-avo", ensure_exists=True) / f"noise-{fingerprint.digest}.json"
+    return cache_folder() / _name(fingerprint)
 
 
 def store_noise(noise: Noise) -> Path:
@@ -52,7 +53,11 @@ def store_noise(noise: Noise) -> Path:
 def stored_noise(fingerprint: Fingerprint) -> Noise | None:
     """The floor measured on a machine with this fingerprint, or None: not measured, or not readable any more."""
     try:
-        noise = msgspec.json.decode(noise_path(fingerprint).read_bytes(), type=Noise)
-    except (OSError, msgspec.DecodeError):
+        noise = msgspec.json.decode(cached(_name(fingerprint)).read_bytes(), type=Noise)
+    except (OSError, InvalidInput, msgspec.DecodeError):
         return None
     return noise if noise.fingerprint == fingerprint and 0 < noise.floor < math.inf else None
+
+
+def _name(fingerprint: Fingerprint) -> str:
+    return f"noise-{fingerprint.digest}.json"

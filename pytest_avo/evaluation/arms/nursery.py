@@ -7,13 +7,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import source_digest
@@ -21,7 +19,7 @@ from pytest_avo.core.text_form import TextForm
 from pytest_avo.evaluation.arms.arm import Arm, Log
 from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
-from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux import processes, python
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
 from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.linux.sandbox import PID_NAMESPACE
@@ -61,11 +59,10 @@ class Nursery:
         self._control.settimeout(START_LIMIT_S)
         kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         # The zygote must find this package however the worker did; its children lose the variable again.
-        path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
-        private = {"LC_ALL": "C.UTF-8", "HOME": str(self._box), "PYTHONPATH": path}
+        private = {"LC_ALL": "C.UTF-8", "HOME": str(self._box), "PYTHONPATH": python.search_path(), **python.NOBODY}
         environment = {**kept, **private, **self._environment}
         mode = "layers" if layers else "plain"
-        command = [sys.executable, "-P", "-B", "-m", "pytest_avo.evaluation.kernel_process.zygote"]
+        command = python.command("pytest_avo.evaluation.kernel_process.zygote")
         command += [str(theirs.fileno()), mode, self._place]
         with (self._box / "zygote.log").open("ab") as log:
             self._process = subprocess.Popen(

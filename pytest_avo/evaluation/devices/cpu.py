@@ -1,12 +1,12 @@
-"""The CPU as a device: all cores that this process may use, the same number of threads for every kernel."""
+"""The CPU as a device: all cores that this process may keep busy, the same number of threads for every kernel."""
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 from pytest_avo.core.fingerprint import Fingerprint, fingerprint
+from pytest_avo.evaluation.linux import cgroup
 
 MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES = 32 << 20, 1 << 30
 ALLOCATOR = {
@@ -27,7 +27,7 @@ class CpuDevice:
 
     @property
     def threads(self) -> int:
-        return len(os.sched_getaffinity(0))
+        return cgroup.cores()
 
     def fingerprint(self) -> Fingerprint:
         return fingerprint(target="cpu", device=_model_name(), units=self.threads)

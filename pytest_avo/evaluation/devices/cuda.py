@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from pytest_avo.core.evaluation import Reading
 from pytest_avo.core.fingerprint import Fingerprint, fingerprint, installed_version
 from pytest_avo.evaluation.devices.gpus import Gpu
+from pytest_avo.evaluation.linux import cgroup
 
 THROTTLES = {
     0x0004: "power cap",
@@ -43,7 +42,7 @@ class CudaDevice:
 
     @property
     def threads(self) -> int:
-        return len(os.sched_getaffinity(0))
+        return cgroup.cores()
 
     def fingerprint(self) -> Fingerprint:
         gpu = self._gpu

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +13,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from pytest_avo import PACKAGE
 from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.places import scratch_folder
 from pytest_avo.core.text_form import TextForm
-from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux import processes, python
 
 LAST_BYTES = 4096
 """Of what the process printed, in which its last line is looked for."""
@@ -39,7 +38,7 @@ class Child:
 
         environment: variables beside the few that the process is given.
         """
-        self._folder = tempfile.TemporaryDirectory(prefix=f"pytest-avo-{module}-")
+        self._folder = tempfile.TemporaryDirectory(prefix=f"pytest-avo-{module}-", dir=scratch_folder())
         self.scratch = Path(self._folder.name)
         copy = self.scratch / "kernel.py"
         copy.write_bytes(TextForm().encoded(kernel.source))
@@ -48,16 +47,17 @@ class Child:
         self._in_time = True
         scratch = str(self.scratch)
         private = {"HOME": scratch, "TMPDIR": scratch, "TRITON_CACHE_DIR": scratch, "LC_ALL": "C.UTF-8"}
-        modules = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+        private |= {"PYTHONPATH": python.search_path(), **python.NOBODY}
         self._process = subprocess.Popen(
             [
-                *(sys.executable, "-m", f"{__package__}.{module}", str(copy), *arguments),
+                *python.command(f"{__package__}.{module}", str(copy), *arguments),
                 *(["--scratch", scratch] if confined else []),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._said,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": modules, **private, **(environment or {})},
+            env={"PATH": os.environ.get("PATH", ""), **private, **(environment or {})},
+            cwd=scratch,
             start_new_session=True,
         )
         assert self._process.stdin is not None

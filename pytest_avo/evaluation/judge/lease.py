@@ -8,13 +8,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import platformdirs
+from pytest_avo.core.places import cache_folder
 
 
 def lease_path(device_id: str) -> Path:
     """The lock file of a device; one per user, so that all of a user's runs see it."""
-    folder = platformdirs.user_cache_path("pytest-avo", ensure_exists=True)
-    return folder / f"{device_id}.lock"
+    return cache_folder() / f"{device_id}.lock"
 
 
 @contextlib.contextmanager

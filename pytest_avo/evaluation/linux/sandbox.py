@@ -7,6 +7,7 @@ tool.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pwd
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pytest_avo.evaluation.linux import landlock, mounts, seccomp
+from pytest_avo.evaluation.linux import landlock, mounts, python, seccomp
 from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
 
 PID_NAMESPACE = "pid namespace"
@@ -219,8 +220,10 @@ def _compiler_folders() -> list[str]:
     named = [os.environ[name].split()[0] for name in ("CC", "CXX") if os.environ.get(name, "").strip()]
     found = [Path(os.path.realpath(path)).parents[1] for name in (*_COMPILERS, *named) if (path := shutil.which(name))]
     found += [Path(os.environ["CUDA_HOME"])] if os.environ.get("CUDA_HOME") else []
-    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
-    return sorted({str(folder) for folder in found if not home.is_relative_to(folder)})
+    homes = [Path("/")]
+    with contextlib.suppress(KeyError):  # a container's user may have no entry
+        homes.append(Path(pwd.getpwuid(os.getuid()).pw_dir))
+    return sorted({str(folder) for folder in found if not any(home.is_relative_to(folder) for home in homes)})
 
 
 def _drop_capabilities() -> None:
@@ -250,7 +253,8 @@ def _linux() -> tuple[int, int]:
 
 def offered_layers() -> tuple[str, ...]:
     """The layers that this machine offers, found by entering them in a process of their own."""
-    found = subprocess.run([sys.executable, "-m", __name__], capture_output=True, text=True, timeout=60)
+    environment = {**os.environ, "PYTHONPATH": python.search_path()}
+    found = subprocess.run(python.command(__name__), capture_output=True, text=True, timeout=60, env=environment)
     return tuple(found.stdout.splitlines()) if found.returncode == 0 else ()
 
 

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.places import home
 from pytest_avo.evaluation.linux import processes
 
 VARIABLE = "AVO_SELFTEST_API_KEY"
@@ -96,7 +97,7 @@ class Traps:
     def _loot(self) -> list[str]:
         """Files that were left in folders which anybody may write to or which are the user's; removed on the way."""
         found = []
-        for folder in {tempfile.gettempdir(), "/var/tmp", "/dev/shm", str(Path.home()), os.getcwd()}:
+        for folder in {tempfile.gettempdir(), "/var/tmp", "/dev/shm", str(home() or "/"), os.getcwd()}:
             with contextlib.suppress(OSError):
                 for entry in os.scandir(folder):
                     if entry.name.startswith(LOOT) and entry.stat(follow_symlinks=False).st_mtime >= self._since:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import threading
 import traceback
 from typing import Any
 
 import msgspec
 
-from pytest_avo import PACKAGE, __version__
+from pytest_avo import __version__
 from pytest_avo.core.evaluation import Hello, Message, WorkerConfig
+from pytest_avo.evaluation.linux import python
 
 CONNECT_LIMIT_S = 120.0
 SILENCE_LIMIT_S = 60.0
@@ -18,8 +21,7 @@ SSH = "-o BatchMode=yes -o ConnectTimeout=20 -o ServerAliveInterval=10 -o Server
 """Nobody is there to type a password. ssh takes the first of two values, so the user's own options hold."""
 BOOTSTRAP = """
 import sys
-if {path!r}:
-    sys.path.insert(0, {path!r})
+sys.path[:] = [*{folders!r}, *(each for each in sys.path if each and each not in {folders!r})]
 try:
     from pytest_avo import __version__ as found
 except ImportError:
@@ -58,7 +60,7 @@ class Gateway:
         from execnet.gateway_bootstrap import HostNotFound
 
         group = execnet.Group()
-        spec = f"{with_batch_mode(self.spec)}//execmodel=main_thread_only//id={self.config.worker}"
+        spec = f"{with_own_modules(with_batch_mode(self.spec))}//execmodel=main_thread_only//id={self.config.worker}"
         try:
             gateway = group.makegateway(spec)
         except HostNotFound as error:
@@ -74,14 +76,14 @@ class Gateway:
             self.cut()
             raise ConnectionError("the run is ending")  # cut() came too early to see the gateway
         # A worker of this machine takes the package from where it is here; another host must have it installed.
-        path = "" if place(self.spec) else str(PACKAGE.parent)
+        folders = [] if place(self.spec) else python.folders()
         try:
-            self._channel = gateway.remote_exec(BOOTSTRAP.format(path=path, version=__version__))
-            found, python = self._channel.receive(timeout=CONNECT_LIMIT_S)
+            self._channel = gateway.remote_exec(BOOTSTRAP.format(folders=folders, version=__version__))
+            found, interpreter = self._channel.receive(timeout=CONNECT_LIMIT_S)
         except (EOFError, OSError) as error:
             raise ConnectionError(_how_it_ended(gateway) or str(error)) from None
         if found != __version__:
-            raise Refused(f"expected pytest-avo {__version__} in {python}, found {found}: install it there")
+            raise Refused(f"expected pytest-avo {__version__} in {interpreter}, found {found}: install it there")
         self.send(self.config)
         hello = self.receive(within_s=CONNECT_LIMIT_S)
         if not isinstance(hello, Hello):
@@ -118,6 +120,15 @@ def place(spec: str) -> str:
 def with_batch_mode(spec: str) -> str:
     """The spec with options that keep ssh from waiting for somebody or something for ever."""
     return "//".join(f"{part} {SSH}" if part.startswith("ssh=") else part for part in spec.split("//"))
+
+
+def with_own_modules(spec: str) -> str:
+    """The spec of a worker of this machine, whose Python heeds neither the current folder nor variables for Python."""
+    parts = spec.split("//")
+    if "popen" not in parts or any(part.startswith("via=") for part in parts):
+        return spec
+    named = next((part for part in parts if part.startswith("python=")), f"python={shlex.quote(sys.executable)}")
+    return "//".join([*(part for part in parts if not part.startswith("python=")), f"{named} -E -P"])
 
 
 def _close_left_open(error: Exception) -> None:

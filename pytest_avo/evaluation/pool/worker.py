@@ -32,17 +32,19 @@ from pytest_avo.core.evaluation import (
     Progress,
     WorkerConfig,
 )
+from pytest_avo.core.places import scratch_folder
 from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.lease import lease, lease_path
+from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
 
 SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
-"""A kernel's process may allocate this share of the host's memory."""
+"""A kernel's process may allocate this share of the memory that this process may use."""
 JUDGE_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
 """mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h: too late for variables in this process."""
@@ -101,7 +103,7 @@ def serve(channel: Any) -> None:
             nursery,
             threads=device.threads,
             sharing=config.workers,
-            memory_bytes=_memory_bytes(),
+            memory_bytes=int(MEMORY_SHARE * cgroup.memory_bytes()),
             room=_room(device.place),
         )
         examiner = Examiner(
@@ -188,18 +190,15 @@ def _room(place: str) -> Room:
     return gpu_room(torch.cuda.mem_get_info()[0])
 
 
-def _memory_bytes() -> int:
-    return int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
 @contextlib.contextmanager
 def _box() -> Iterator[Path]:
     """A private folder for all kernels of this worker; those of workers that were killed are removed on the way."""
-    for stale in Path(tempfile.gettempdir()).glob("pytest-avo-*-*"):
+    base = scratch_folder()
+    for stale in base.glob("pytest-avo-*-*"):
         with contextlib.suppress(ValueError, OSError):
             if not Path(f"/proc/{int(stale.name.split('-')[2])}").exists():
                 remove_tree(stale)
-    box = Path(tempfile.mkdtemp(prefix=f"pytest-avo-{os.getpid()}-"))
+    box = Path(tempfile.mkdtemp(prefix=f"pytest-avo-{os.getpid()}-", dir=base))
     try:
         yield box
     finally:
