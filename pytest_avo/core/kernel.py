@@ -53,6 +53,11 @@ def source_digest(source: str) -> str:
     return hashlib.sha256(without_provenance(source).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
+def text_digest(source: str) -> str:
+    """Identity of a text to the last character: two kernels with one program may still read their own files."""
+    return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def without_provenance(source: str) -> str:
     """The source less the comment lines that a promotion wrote at its head."""
     lines = source.splitlines(keepends=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pytest_avo.core.evaluation import Limits, Subject
-from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
 from pytest_avo.evaluation.arms.nursery import Nursery
@@ -19,7 +19,8 @@ class _Kept:
     arm: Arm
     threads: int
     build_s: float
-    built: set[str]
+    built: set[str] = field(default_factory=set)
+    checked: set[str] = field(default_factory=set)
 
 
 class Arms:
@@ -45,7 +46,7 @@ class Arms:
         if not self._nursery.is_alive:
             self._bury()
         given_bytes, result_bytes = self.room.for_shapes(shapes)
-        digest = source_digest(subject.source)
+        digest = text_digest(subject.source)
         threads = self._threads if timed else self._shared_threads
         kept = self._kept.get(name)
         if (
@@ -64,7 +65,7 @@ class Arms:
             threads=threads,
             memory_bytes=self._memory_bytes,
         )
-        kept = self._kept[name] = _Kept(digest, arm, threads, 0.0, set())
+        kept = self._kept[name] = _Kept(digest, arm, threads, 0.0)
         try:
             kept.build_s = arm.load(limits.build)
         except (KernelFault, KernelEnded) as error:
@@ -81,6 +82,15 @@ class Arms:
         new = shape.id not in built
         built.add(shape.id)
         return new
+
+    def note_check(self, name: str, shape: Shape) -> None:
+        """Remember that the present process was asked all of a check."""
+        self._kept[name].checked.add(shape.id)
+
+    def is_checked(self, name: str, subject: Subject, shape: Shape) -> bool:
+        """Whether a subject's present process was asked all of a check."""
+        kept = self._kept.get(name)
+        return kept is not None and kept.digest == text_digest(subject.source) and shape.id in kept.checked
 
     def log(self, name: str) -> str:
         """What the arm's process printed last before it was ended for a fault."""

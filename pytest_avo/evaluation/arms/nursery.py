@@ -14,7 +14,7 @@ from typing import Any
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
-from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.text_form import TextForm
 from pytest_avo.evaluation.arms.arm import Arm, Log
 from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
@@ -181,7 +181,7 @@ class Nursery:
 
     def _scratch(self, subject: Subject) -> Path:
         """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
-        folder = self._box / "kernels" / source_digest(subject.source)
+        folder = self._box / "kernels" / text_digest(subject.source)
         folder.mkdir(parents=True, exist_ok=True)
         # The folder is the kernel's to write: whatever it left in the place of its file must not be opened here, and it
         # may have taken its own permissions.

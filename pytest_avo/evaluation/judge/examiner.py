@@ -90,26 +90,52 @@ class Examiner:
         evaluation = Evaluation(shape.id, "ok", seed=seed, worker=self._worker, device=self._device)
         if misfit := self._arms.room.misfit(shape):
             return msgspec.structs.replace(evaluation, outcome="unsupported", reason=misfit, unfit=True)
-        random, source = Random(seed), generator(seed, self._place)
-        spent_s, build_s = 0.0, 0.0
         try:
-            for case in battery(shape, random):
-                self._say(f"{what}: {case.name}")
-                timed = request.plan is not None
-                arm = self._arms.get(KERNEL, request.subject, request.shapes, request.limits, timed=timed)
-                first = self._arms.is_first_call(KERNEL, case.shape)
-                limit_s = request.limits.build if first else max(0.001, request.limits.check - spent_s)
-                start = time.perf_counter()
-                inputs = self._check_case(arm, case, source, limit_s=limit_s, first=first)
-                if case.distribution == "needle" and inputs is not None:
-                    self._check_nudges(arm, case, inputs, random, limit_s=limit_s)
-                seconds = time.perf_counter() - start
-                build_s += seconds if first and case.required else 0.0
-                spent_s += 0.0 if first else seconds
+            build_s, check_s = self._battery(KERNEL, request.subject, request, shape, seed=seed, what=what)
         except (KernelFault, KernelEnded) as error:
             return self._failed(evaluation, error)
-        build_s += self._arms.build_s(KERNEL)
-        return msgspec.structs.replace(evaluation, build_s=build_s, check_s=spent_s)
+        return msgspec.structs.replace(evaluation, build_s=build_s, check_s=check_s)
+
+    def _battery(
+        self, name: str, subject: Subject, request: EvaluationRequest, shape: Shape, *, seed: int, what: str
+    ) -> tuple[float, float]:
+        """All that an arm is asked before it is timed on a shape; the seconds of building and of checking.
+
+        What a first call takes counts as building, for which there is one limit over all lengths.
+        """
+        random, source, limits = Random(seed), generator(seed, self._place), request.limits
+        spent_s, build_s, first_s = 0.0, 0.0, 0.0
+        for case in battery(shape, random):
+            self._say(f"{what}: {case.name}")
+            arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
+            first = self._arms.is_first_call(name, case.shape)
+            left_s = limits.build - first_s if first else limits.check - spent_s
+            start = time.perf_counter()
+            inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
+            first_s += time.perf_counter() - start if first else 0.0
+            if case.distribution == "needle" and inputs is not None:
+                self._check_nudges(arm, case, inputs, random, limit_s=max(0.001, left_s))
+            seconds = time.perf_counter() - start
+            build_s += seconds if first and case.required else 0.0
+            spent_s += 0.0 if first else seconds
+        self._arms.note_check(name, shape)
+        return build_s + self._arms.build_s(name), spent_s
+
+    def _check_baseline(self, request: EvaluationRequest) -> None:
+        """Ask the baseline all that the kernel was asked, so that it cannot tell which of the two it is.
+
+        Where processes are started anew for every launch, none of them was asked anything. ArmFault where it fails.
+        """
+        if request.baseline is None or request.plan is None or request.plan.launches > 1 or request.fresh:
+            return
+        for shape in request.shapes:
+            if not self._arms.is_checked(BASELINE, request.baseline, shape):
+                what = f"checking {request.baseline.label} on {shape.id}"
+                seed = secrets.randbits(SEED_BITS)
+                try:
+                    self._battery(BASELINE, request.baseline, request, shape, seed=seed, what=what)
+                except (KernelFault, KernelEnded) as error:
+                    raise ArmFault(BASELINE, shape.id, error) from None
 
     def _check_case(
         self, arm: Arm, case: Case, generator: torch.Generator, *, limit_s: float, first: bool
@@ -179,6 +205,8 @@ class Examiner:
             )
             launch = _Launch(self._arms, subjects, request)
             try:
+                if BASELINE in subjects:
+                    self._check_baseline(request)
                 timings = race.run(launch, lambda text: self._say(f"timing {request.subject.label}, {text}"))
                 break
             except ArmFault as error:

@@ -69,4 +69,5 @@ def _error(error: Exception) -> dict[str, Any]:
     where = f" (line {line})" if line else ""
     traceback.print_exc()
     what = f"{type(error).__name__}: {error}".splitlines()[0] if str(error) else type(error).__name__
+    what = what.encode(errors="replace").decode()  # what is no text (bytes of a file's name, say) cannot be told
     return {"said": "error", "refused": isinstance(error, NotImplementedError), "what": what[:400] + where}
