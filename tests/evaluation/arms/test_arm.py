@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 import time
 
 import pytest
@@ -38,6 +39,34 @@ def test_a_crash_is_told_from_how_the_process_ended(laboratory: Laboratory, name
     assert ending.outcome == "crashed"
     assert words in ending.reason
     assert laboratory.run(kernel()).outcome == "ok"
+
+
+def test_what_is_no_text_is_told_as_far_as_it_is(confined: Laboratory) -> None:
+    ending = confined.run(kernel("raise RuntimeError(os.fsdecode(bytes([0x63, 0xff])))"))
+    assert ending.outcome == "crashed"
+    assert "raised RuntimeError: c?" in ending.reason
+
+
+def test_requests_that_are_answered_unread_are_rejected(confined: Laboratory) -> None:
+    top = """
+    def attention(q, k, v, *, causal, scale):
+        frame = sys._getframe(1)
+        while "link" not in frame.f_locals: frame = frame.f_back
+        link = frame.f_locals["link"]
+        out = honest(q, k, v, causal=causal, scale=scale)
+        link.setsockopt(socket.SOL_SOCKET, 42, 0)  # SO_PEEK_OFF
+        caller, load = frame.f_locals["caller"], sys._getframe(0)
+        caller.answer(lambda *x, **y: out, frame.f_locals["request"])
+        link.send(DONE)
+        while message := link.recv(1 << 17, socket.MSG_PEEK):
+            caller.answer(honest, json.loads(message))
+            link.send(DONE)
+    """
+    source = (
+        kernel().replace("def attention(", "def unused(") + f"\n\nDONE = {DONE.encode()!r}\n" + textwrap.dedent(top)
+    )
+    ending = confined.run(source, calls=2)
+    assert (ending.outcome, ending.reason) == ("rejected", "did not take the request that it was to answer")
 
 
 HANGS = {

@@ -284,6 +284,18 @@ def test_the_peer_on_the_cpu_is_a_right_kernel(desk: Desk) -> None:
     assert {x.outcome for x in found.values()} == {"ok"}
 
 
+def test_a_baseline_is_checked_as_the_kernel_is(desk: Desk) -> None:
+    """One that never saw what only a check asks for knew that it was the incumbent, and took its time."""
+    source = kernel(
+        "checked = checked or not q.transpose(1, 2).is_contiguous()\nif not checked: time.sleep(0.01)",
+        top="checked = False",
+    ).replace("global calls", "global calls, checked")
+    found = desk.examine(source, plan=PLAN, baseline=source.replace("calls = 0", "calls = 0  # the other one"))[ONE.id]
+    assert found.timing is not None
+    slow = {arm: min(seconds[0]) > 0.005 for arm, seconds in found.timing.seconds.items()}
+    assert slow == {KERNEL: False, BASELINE: False}
+
+
 def test_onnxs_attention_operator_is_a_right_kernel(desk: Desk) -> None:
     chunk = shape(heads=(4, 2), lengths=(33, 80), causal=True)
     found = desk.examine(peers.PEERS["onnxruntime"], shapes=[ONE, chunk])
