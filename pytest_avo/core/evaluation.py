@@ -105,6 +105,8 @@ class Timing(msgspec.Struct, frozen=True):
     """One per round, where the device tells."""
     too_few: str = ""
     """Why there are too few rounds for any verdict, or "": a single one has an interval without width."""
+    least_s: float = 0.0
+    """Seconds per call that the work takes at the device's own rates; 0 where they are not known."""
 
     @property
     def conditions(self) -> Conditions | None:

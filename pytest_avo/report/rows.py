@@ -30,8 +30,6 @@ class ResultRow(msgspec.Struct, frozen=True):
     """Of the kernel's source."""
     failed: bool = False
     """The item failed: what is wrong with the kernel, or the gate, stands in the verdict."""
-    roofline_fraction: float | None = None
-    """Throughput as a share of what the device could reach at best; None where its limits are not known."""
 
     @property
     def samples_s(self) -> tuple[float, ...]:
@@ -42,6 +40,13 @@ class ResultRow(msgspec.Struct, frozen=True):
     def median_s(self) -> float:
         """Median of the samples; there is at least one."""
         return median(self.samples_s)
+
+    @property
+    def roofline_fraction(self) -> float | None:
+        """Throughput as a share of what the device was measured to reach at best; None where that is not known."""
+        if self.timing is None or not self.timing.least_s or not self.verdict.is_good:
+            return None
+        return self.timing.least_s / self.median_s
 
     @property
     def calls(self) -> int:

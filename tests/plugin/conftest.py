@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -191,10 +193,27 @@ class Project:
         return content
 
 
+@pytest.fixture(scope="session")
+def rates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the rates of this machine are kept from one test to the next: to measure them takes a second."""
+    return tmp_path_factory.mktemp("rates")
+
+
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    # A cache of its own, so that runs of other tests never hold the lease that a test waits for.
+def own_cache(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, rates: Path) -> Iterator[None]:
+    """A cache of its own, so that runs of other tests never hold the lease that a test waits for."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(pytester.path / "cache"))
+    cache = pytester.path / "cache" / "pytest-avo"
+    cache.mkdir(parents=True)
+    for known in rates.glob("rates-*.json"):
+        shutil.copy(known, cache)
+    yield
+    for known in cache.glob("rates-*.json"):
+        shutil.copy(known, rates)
+
+
+@pytest.fixture
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> Project:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), os.environ.get("PYTHONPATH", "")]))
     (pytester.path / "shapes").mkdir()
     (pytester.path / "shapes" / "tiny.toml").write_text(SUITE)

@@ -12,7 +12,16 @@ import msgspec
 import torch
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading, Subject, TimingPlan
+from pytest_avo.core.evaluation import (
+    BASELINE,
+    KERNEL,
+    Evaluation,
+    EvaluationRequest,
+    Reading,
+    Subject,
+    Timing,
+    TimingPlan,
+)
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.arms import Arms
@@ -21,6 +30,7 @@ from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
+from pytest_avo.evaluation.judge.roofline import Roofline
 from pytest_avo.evaluation.judge.timing import ArmFault, Race
 
 LOADING = ""
@@ -48,7 +58,9 @@ class Examiner:
         device: str,
         place: str = "cpu",
         reading: Callable[[], Reading | None] = lambda: None,
+        roofline: Roofline | None = None,
     ) -> None:
+        """roofline: the device's, below which no time is believed."""
         self._arms = arms
         self._lease = lease
         self._say = say
@@ -56,6 +68,7 @@ class Examiner:
         self._device = device
         self._place = place
         self._reading = reading
+        self._roofline = roofline
         self._absent: dict[Subject, str] = {}
         """Peers and baselines that did not load, and why: they will not the next time."""
 
@@ -208,6 +221,7 @@ class Examiner:
                 if BASELINE in subjects:
                     self._check_baseline(request)
                 timings = race.run(launch, lambda text: self._say(f"timing {request.subject.label}, {text}"))
+                timings = {shape.id: self._believed(shape, timings[shape.id]) for shape in request.shapes}
                 break
             except ArmFault as error:
                 if error.arm == KERNEL:
@@ -228,6 +242,15 @@ class Examiner:
         seconds = (time.perf_counter() - start) / len(right)
         for shape, evaluation in right.items():
             yield msgspec.structs.replace(evaluation, timing=timings[shape], time_s=seconds, notes=tuple(notes))
+
+    def _believed(self, shape: Shape, timing: Timing) -> Timing:
+        """The timing beside what the device can do; ArmFault where it is beyond that."""
+        if self._roofline is None:
+            return timing
+        bounded = self._roofline.bounded(shape, timing)
+        if found := self._roofline.fault(shape, bounded):
+            raise ArmFault(KERNEL, shape.id, KernelFault("rejected", found))
+        return bounded
 
     def _failed(self, evaluation: Evaluation, error: KernelFault | KernelEnded) -> Evaluation:
         found = self._arms.fault(KERNEL, error)

@@ -17,7 +17,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -37,10 +37,14 @@ from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
+from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
+
+if TYPE_CHECKING:
+    from pytest_avo.evaluation.judge.roofline import Roofline
 
 SIGN_OF_LIFE_S = 10.0
 MEMORY_SHARE = 0.5
@@ -114,6 +118,7 @@ def serve(channel: Any) -> None:
             device=device.fingerprint().device,
             place=device.place,
             reading=device.reading,
+            roofline=_roofline(device),
         )
         send(
             Hello(
@@ -138,6 +143,17 @@ def serve(channel: Any) -> None:
                 send(Failure(number, str(error)))
             except JUDGE_FAULTS as error:  # a fault of this program: another worker would have it too
                 send(Failure(number, f"the judge failed: {_where(error)}"))
+
+
+def _roofline(device: Device) -> Roofline:
+    """The bounds of the device, which is measured in this process."""
+    from pytest_avo.evaluation.judge.rates import measured_rates
+    from pytest_avo.evaluation.judge.roofline import Roofline
+
+    known = device.fingerprint()
+    return Roofline(
+        known, place=device.place, measure=lambda: measured_rates(known, place=device.place, threads=device.threads)
+    )
 
 
 def _where(error: BaseException) -> str:

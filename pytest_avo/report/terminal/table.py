@@ -21,6 +21,7 @@ class Layout:
 
     peers: tuple[str, ...]
     intervals: bool = True
+    roofline: bool = True
     whole_shapes: bool = True
     """False: parts of the shape's id that all rows share stand in the caption instead."""
     details: bool = False
@@ -61,7 +62,9 @@ def table(rows: Sequence[ResultRow], layout: Layout) -> Table:
     names, shared = _shape_names([row.shape.id for row in rows], whole=layout.whole_shapes)
     columns = [Column("shape", names, "left")]
     if any(row.verdict.median_us is not None for row in rows):
-        columns += [_median(rows), _throughput(rows), *(_peer(rows, peer, layout) for peer in layout.peers)]
+        columns += [_median(rows), _throughput(rows)]
+        columns += _roofline(rows) if layout.roofline else []
+        columns += [_peer(rows, peer, layout) for peer in layout.peers]
     columns.append(Column("verdict", tuple(row.verdict.kind for row in rows), "left"))
     if layout.details:
         columns.append(Column("rounds", tuple(str(len(row.samples_s) or text.ABSENT) for row in rows)))
@@ -70,13 +73,17 @@ def table(rows: Sequence[ResultRow], layout: Layout) -> Table:
 
 
 def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[Layout]:
-    """Layouts from the fullest to the narrowest: intervals go first, then shared parts of shapes, then peers."""
+    """Layouts from the fullest to the narrowest.
+
+    Intervals go first, then the share of the roofline, then shared parts of shapes, then peers.
+    """
     peers = arms(rows)
     return [
         Layout(peers, details=details),
         Layout(peers, intervals=False, details=details),
+        Layout(peers, intervals=False, roofline=False, details=details),
         *(
-            Layout(peers[:count], intervals=False, whole_shapes=False, details=details)
+            Layout(peers[:count], intervals=False, roofline=False, whole_shapes=False, details=details)
             for count in range(len(peers), -1, -1)
         ),
     ]
@@ -111,6 +118,14 @@ def _throughput(rows: Sequence[ResultRow]) -> Column:
         return Column(units[0], tuple(figures))
     mixed = zip(figures, units, strict=True)
     return Column("throughput", tuple(x if x == text.ABSENT else f"{x} {unit}" for x, unit in mixed))
+
+
+def _roofline(rows: Sequence[ResultRow]) -> list[Column]:
+    """How much of what the device can do at best is reached; no column where that is not known."""
+    shares = [row.roofline_fraction for row in rows]
+    if all(share is None for share in shares):
+        return []
+    return [Column("roofline", tuple(text.ABSENT if share is None else f"{share:.0%}" for share in shares))]
 
 
 def _unit(shape: Shape) -> str:

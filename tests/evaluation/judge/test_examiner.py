@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -15,8 +16,11 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness.correctness import battery
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.noise import generator
+from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.judge import peers
 from pytest_avo.evaluation.judge.examiner import Examiner
+from pytest_avo.evaluation.judge.rates import Rates
+from pytest_avo.evaluation.judge.roofline import Roofline
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
 ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
@@ -27,12 +31,17 @@ WRONG_ON_TWO = kernel("if q.shape[2] == 1 and k.shape[2] == 90: return torch.zer
 class Desk:
     """An examiner with what it said and which leases it held, in order."""
 
-    def __init__(self, laboratory: Laboratory) -> None:
+    def __init__(self, laboratory: Laboratory, *, roofline: Roofline | None = None) -> None:
         self.said: list[str] = []
         self.leases: list[str] = []
         self.laboratory = laboratory
         self.examiner = Examiner(
-            laboratory.arms, lease=self._lease, say=self.said.append, worker="gw0", device="Some CPU"
+            laboratory.arms,
+            lease=self._lease,
+            say=self.said.append,
+            worker="gw0",
+            device="Some CPU",
+            roofline=roofline,
         )
 
     @contextmanager
@@ -300,3 +309,21 @@ def test_onnxs_attention_operator_is_a_right_kernel(desk: Desk) -> None:
     chunk = shape(heads=(4, 2), lengths=(33, 80), causal=True)
     found = desk.examine(peers.PEERS["onnxruntime"], shapes=[ONE, chunk])
     assert {x.outcome: x.reason for x in found.values()} == {"ok": ""}
+
+
+def test_a_time_beyond_what_the_device_can_do_is_rejected(
+    bare: Laboratory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "slow"))
+    here = CpuDevice().fingerprint()
+    slow = Rates(here, {"f32": 1.0, "bf16": 1.0, "f16": 1.0}, 1.0)
+    fast = Rates(here, {"f32": 1e12, "bf16": 1e12, "f16": 1e12}, 1e12)
+    plan = TimingPlan(min_rounds=2, max_rounds=2)
+    rejected = Desk(bare, roofline=Roofline(here, place="cpu", measure=lambda: slow)).examine(kernel(), plan=plan)
+    assert rejected[ONE.id].outcome == "rejected"
+    assert "it multiplies 1e-12 TFLOP/s" in rejected[ONE.id].reason
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fast"))
+    right = Desk(bare, roofline=Roofline(here, place="cpu", measure=lambda: fast)).examine(kernel(), plan=plan)
+    timing = right[ONE.id].timing
+    assert timing is not None
+    assert 0 < timing.least_s < min(timing.seconds[KERNEL][0])
