@@ -52,7 +52,7 @@ def test_one_of_several_kinds_is_named(device: str) -> None:
 def test_several_kinds_are_not_chosen_among() -> None:
     both = [introduced(KIND), introduced(OTHER)]
     with pytest.raises(
-        InvalidInput, match="several kinds of device have served it .*NVIDIA H100 there, NVIDIA H200 here"
+        InvalidInput, match=r"several kinds of device have served it .*NVIDIA H100 there, NVIDIA H200 here"
     ):
         choose(both, Place(Path("a")))
     with pytest.raises(InvalidInput, match="it was served by sm90: NVIDIA H200; sm90: NVIDIA H100"):
