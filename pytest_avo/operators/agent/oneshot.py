@@ -26,6 +26,10 @@ class OneshotOperator(AskingOperator):
         """One answer, read as a candidate; an answer that holds none is a failed step."""
         answer = _ask(context, direction, answers)
         before, source, after = split_at_code(answer.text)
+        if source is None:
+            # Some servers hand all of an answer out as the model's reasoning.
+            thoughts = "\n".join(each for each in answer.extra.values() if isinstance(each, str))
+            before, source, after = split_at_code(thoughts)
         # Not in the code: a literal there is no prediction.
         said = last_object(after) or last_object(before) or {}
         failed = "" if source is not None else f"no Python block in the answer ({answer.finish})"

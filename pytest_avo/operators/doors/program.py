@@ -81,7 +81,12 @@ class Program:
 def environment(folder: Path, *, commands: Path, step_variable: str) -> dict[str, str]:
     """What an agent's environment is: the user's, with `avo` first on its PATH, without what is pytest's own."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    return own | {step_variable: str(folder), "PATH": f"{commands}{os.pathsep}{own.get('PATH', os.defpath)}"}
+    # PWD: some agents take it for where they are, whatever folder they were started in.
+    return own | {
+        step_variable: str(folder),
+        "PWD": str(folder),
+        "PATH": f"{commands}{os.pathsep}{own.get('PATH', os.defpath)}",
+    }
 
 
 def install_command(commands: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -83,7 +84,7 @@ def carry_out(specs: Mapping[str, ToolSpec[Any]], name: str, arguments: str) -> 
 
     One of MISTAKES where the call is wrong; Unavailable, and whatever ends a step, as the tool raises them.
     """
-    spec = specs.get(name)
+    spec = specs.get(name) or specs.get(name.rpartition(".")[2])  # some models say `functions.submit`
     if spec is None:
         near = difflib.get_close_matches(name, specs, n=1, cutoff=0.5)
         guess = f"did you mean {near[0]}? " if near else ""
@@ -92,8 +93,25 @@ def carry_out(specs: Mapping[str, ToolSpec[Any]], name: str, arguments: str) -> 
 
 
 def _arguments(spec: ToolSpec[A], text: str) -> A:
+    data = _decoded(spec, text or "{}")
+    if isinstance(data, dict):
+        data = _unpacked(spec, data)
     try:
-        data = json.loads(text or "{}")
+        return msgspec.convert(data, spec.arguments)
+    except msgspec.ValidationError as error:
+        fields = msgspec.structs.fields(spec.arguments)
+        wanted = ", ".join(field.name + ("" if field.required else "?") for field in fields)
+        raise Mistake(
+            f"the arguments of {spec.name} are wrong: {str(error).replace('`', '')}; expected {{{wanted}}}"
+        ) from None
+
+
+def _decoded(spec: ToolSpec[A], text: str) -> Any:
+    """The arguments as JSON has them. Some models encode them twice, or end them with the fence that they were in."""
+    try:
+        data = json.loads(text.rstrip().rstrip("`"))
+        if isinstance(data, str):
+            data = json.loads(data)
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Mistake(f"the arguments of {spec.name} hold half of a surrogate pair, which no text may") from None
@@ -105,14 +123,20 @@ def _arguments(spec: ToolSpec[A], text: str) -> A:
             f"the arguments of {spec.name} are not valid JSON: {error.msg} at character {error.pos} of {len(text)}, "
             f"near {near!r}; nothing was done, call again"
         ) from None
-    try:
-        return msgspec.convert(data, spec.arguments)
-    except msgspec.ValidationError as error:
-        fields = msgspec.structs.fields(spec.arguments)
-        wanted = ", ".join(field.name + ("" if field.required else "?") for field in fields)
-        raise Mistake(
-            f"the arguments of {spec.name} are wrong: {str(error).replace('`', '')}; expected {{{wanted}}}"
-        ) from None
+    return data
+
+
+def _unpacked(spec: ToolSpec[A], data: dict[str, Any]) -> dict[str, Any]:
+    """The same without null for what may be left out, and without lists and objects that are written as texts."""
+    found = dict(data)
+    for field in msgspec.structs.fields(spec.arguments):
+        value = found.get(field.name)
+        if value is None and not field.required:
+            found.pop(field.name, None)
+        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+            with suppress(ValueError, RecursionError, msgspec.ValidationError):
+                found[field.name] = msgspec.to_builtins(msgspec.convert(json.loads(value), field.type))
+    return found
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

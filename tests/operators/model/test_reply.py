@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from textwrap import indent
+
 import pytest
 
 from pytest_avo.operators.model.reply import last_object, split_at_code
@@ -39,6 +42,40 @@ def test_last_object(text: str, found: object) -> None:
 )
 def test_the_last_block_of_code(text: str, found: str | None) -> None:
     assert split_at_code(text)[1] == found
+
+
+KERNEL = "import torch\n\ndef attention(q, k, v, *, causal, scale):\n    return q\n"
+FENCED = f"```python\n{KERNEL}```\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```python kernels/x.py\n{KERNEL}```",
+        f'```python title="x.py"\n{KERNEL}```',
+        f"```python:kernels/x.py\n{KERNEL}```",
+        f"````python\n{KERNEL}````",
+        f"~~~python\n{KERNEL}~~~",
+        f"```{{.python}}\n{KERNEL}```",
+        f"1. so:\n\n   ```python\n{indent(KERNEL, '   ')}   ```",
+        FENCED.replace("\n", "\r\n"),
+        f"<think>\nperhaps\n{FENCED.replace('return q', 'return k')}no\n</think>\n{FENCED}",
+        f"{FENCED}<think>\nor\n{FENCED.replace('return q', 'return k')}</think>",
+        f"<think>\n{FENCED}</think>\nThat is it.",
+        f"{FENCED}Call it:\n```python\nout = attention(q, k, v, causal=True, scale=1.0)\n```",
+        f"{FENCED}Run:\n```\npytest --avo-bench x.py\n```\n```diff\n-a\n+b\n```",
+        f"It is this:\n```python\n{KERNEL}",
+        KERNEL,
+        json.dumps({"hypothesis": "x", "code": KERNEL}),
+    ],
+)
+def test_the_block_that_defines_attention_is_the_kernel(text: str) -> None:
+    assert split_at_code(text)[1] == KERNEL
+
+
+def test_a_fence_within_a_docstring_ends_no_block() -> None:
+    source = f'"""Use it so:\n\n```python\nattention(q, k, v, causal=True, scale=1.0)\n```\n"""\n{KERNEL}'
+    assert split_at_code(f"First.\n```python\n{source}```\n{{}}") == ("First.\n", source, "{}")
 
 
 def test_what_stands_around_the_code() -> None:

@@ -53,6 +53,27 @@ def test_no_arguments_at_all_are_those_of_a_call_without_any(toolbox: Toolbox) -
     assert "seed" in toolbox.handle(ToolCall(id="1", name="list_versions", arguments=""))
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("read_draft", json.dumps(json.dumps({"first_line": 5}))),
+        ("read_draft", '{"first_line": 5}\n```'),
+        ("functions.read_draft", '{"first_line": 5}'),
+        ("read_draft", '{"first_line": 5, "last_line": null}'),
+        ("edit_draft", json.dumps({"replacements": json.dumps([{"search": "= 100", "replacement": "= 120"}])})),
+    ],
+)
+def test_arguments_that_are_packed_oddly_are_unpacked(toolbox: Toolbox, name: str, arguments: str) -> None:
+    answer = toolbox.handle(ToolCall(id="1", name=name, arguments=arguments))
+    assert "SPEED = 1" in answer
+    assert "error" not in answer
+
+
+def test_a_text_that_looks_like_a_list_stays_a_text(toolbox: Toolbox) -> None:
+    assert "changes" not in handle(toolbox, "write_draft", source="[1]")
+    assert "[1]" in handle(toolbox, "read_draft")
+
+
 def test_a_draft_is_read_in_part(toolbox: Toolbox) -> None:
     assert "lines 5 to 6 of 10:\nSPEED = 100" in handle(toolbox, "read_draft", first_line=5, last_line=6)
     assert "error: lines 50 to 60" in handle(toolbox, "read_draft", first_line=50, last_line=60)
