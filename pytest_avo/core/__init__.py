@@ -1,1 +1,1 @@
-"""Pure values: no torch, no pytest, no process."""
+"""Pure values: no torch, no pytest, no process but git, of which `disk` knows."""

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_avo.core.disk.text_form import COOKIE, decoded
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.text_form import COOKIE, decoded
 
 Literal = bool | int | float | str
 PROVENANCE = "# avo: "

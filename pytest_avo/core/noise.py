@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 
 from pytest_avo.core import stats
+from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.disk.places import cache_folder, cached
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.core.places import cache_folder, cached
 from pytest_avo.core.ranking import DEVIATION, floor_of
 from pytest_avo.core.stats import Launches
 

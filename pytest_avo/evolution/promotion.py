@@ -11,12 +11,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.disk.repository import GitError, git, text
+from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.files import write_atomically
 from pytest_avo.core.kernel import PROVENANCE, read_kernel, with_provenance
-from pytest_avo.core.repository import GitError, git, text
 from pytest_avo.core.stats import Interval
-from pytest_avo.core.text_form import TextForm
 
 COMMIT_LIMIT_S = 600.0
 """The user's hooks run in it."""

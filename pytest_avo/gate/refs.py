@@ -13,14 +13,14 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from pytest_avo.core import repository
+from pytest_avo.core.disk import repository
+from pytest_avo.core.disk.repository import GitError, NoRepository, git
+from pytest_avo.core.disk.text_form import decoded
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, Evaluation, Subject
 from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.likeness import normalised
 from pytest_avo.core.ranking import paired
-from pytest_avo.core.repository import GitError, NoRepository, git
-from pytest_avo.core.text_form import decoded
 from pytest_avo.gate.gains import Case, Gains
 
 PREFIX = "git:"

@@ -15,13 +15,13 @@ from pathlib import Path
 import msgspec
 
 from pytest_avo import __version__
+from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.disk.folder import make_folder
+from pytest_avo.core.disk.repository import commit_info
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Timing
-from pytest_avo.core.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint, differences
-from pytest_avo.core.folder import make_folder
 from pytest_avo.core.kernel import Kernel
-from pytest_avo.core.repository import commit_info
 from pytest_avo.core.stats import log_ratios
 from pytest_avo.gate.gains import Case, Gains
 from pytest_avo.report.results import Results

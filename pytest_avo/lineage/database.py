@@ -11,8 +11,8 @@ from typing import Any, Self
 
 from filelock import FileLock
 
+from pytest_avo.core.disk.folder import make_folder
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.folder import make_folder
 
 VERSION = 2
 FILE = "lineage.sqlite3"

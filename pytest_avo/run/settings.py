@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pytest_avo.core.disk.folder import FOLDER
 from pytest_avo.core.evaluation import Limits, TimingPlan
-from pytest_avo.core.folder import FOLDER
 from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.operators.agent_settings import AgentSettings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.files import write_atomically
+from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.report.formats.annotations import commands
 from pytest_avo.report.formats.catalogue import FORMATS
 from pytest_avo.report.formats.markdown import SUMMARY_BYTES, markdown

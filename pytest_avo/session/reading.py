@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from pytest_avo import PACKAGE
+from pytest_avo.core.disk.folder import FOLDER
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits, TimingPlan
-from pytest_avo.core.folder import FOLDER
 from pytest_avo.core.kernel import TARGETS
 from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.gate.gate_settings import GateSettings

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_avo.core.disk.files import prepare
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.files import prepare
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.judge.peers import peer
 from pytest_avo.evaluation.pool.gateway import place

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
+from pytest_avo.core.disk.places import scratch_folder
+from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.kernel import Kernel
-from pytest_avo.core.places import scratch_folder
-from pytest_avo.core.text_form import TextForm
 from pytest_avo.evaluation.linux import processes, python
 
 LAST_BYTES = 4096

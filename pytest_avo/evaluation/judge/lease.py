@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from pytest_avo.core.places import cache_folder
+from pytest_avo.core.disk.places import cache_folder
 
 
 def lease_path(device_id: str) -> Path:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-import platformdirs
 import torch
 
+from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.disk.places import cache_folder, cached
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
@@ -62,7 +62,7 @@ def measured_rates(fingerprint: Fingerprint, *, place: str, threads: int) -> Rat
 
 def rates_path(fingerprint: Fingerprint) -> Path:
     """Where the rates of a machine and its versions are kept, beside its noise."""
-    return platformdirs.user_cache_path("pytest-avo", ensure_exists=True) / f"rates-{fingerprint.digest}.json"
+    return cache_folder() / _name(fingerprint)
 
 
 def store_rates(rates: Rates) -> None:
@@ -74,12 +74,16 @@ def store_rates(rates: Rates) -> None:
 def stored_rates(fingerprint: Fingerprint) -> Rates | None:
     """The rates measured on a machine with this fingerprint, or None: not measured, or not readable any more."""
     try:
-        rates = msgspec.json.decode(rates_path(fingerprint).read_bytes(), type=Rates)
-    except (OSError, msgspec.DecodeError):
+        rates = msgspec.json.decode(cached(_name(fingerprint)).read_bytes(), type=Rates)
+    except (OSError, InvalidInput, msgspec.DecodeError):
         return None
     figures = [rates.bytes_per_s, *rates.flops_per_s.values()]
     whole = rates.flops_per_s.keys() == TORCH_DTYPES.keys() and all(0 < rate < math.inf for rate in figures)
     return rates if whole and rates.fingerprint == fingerprint else None
+
+
+def _name(fingerprint: Fingerprint) -> str:
+    return f"rates-{fingerprint.digest}.json"
 
 
 def _flops_per_s(dtype: torch.dtype, place: str) -> float:

@@ -16,8 +16,8 @@ import threading
 import time
 from pathlib import Path
 
+from pytest_avo.core.disk.places import home
 from pytest_avo.core.evaluation import Evaluation
-from pytest_avo.core.places import home
 from pytest_avo.evaluation.linux import processes
 
 VARIABLE = "AVO_SELFTEST_API_KEY"

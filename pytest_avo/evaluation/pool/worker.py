@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pytest_avo.core.disk.places import scratch_folder
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
     Answer,
@@ -32,7 +33,6 @@ from pytest_avo.core.evaluation import (
     Progress,
     WorkerConfig,
 )
-from pytest_avo.core.places import scratch_folder
 from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room

@@ -8,8 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+from pytest_avo.core.disk.folder import make_folder
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.folder import make_folder
 from pytest_avo.lineage.records import GEOMEAN
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.doors.door import Door

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pytest_avo.core.files import write_atomically
+from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.doors import briefing
 from pytest_avo.operators.doors.wire import write_step_file

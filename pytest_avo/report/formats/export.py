@@ -12,8 +12,8 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_avo.core.disk.repository import commit_info
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.core.repository import commit_info
 from pytest_avo.core.verdict import Total
 from pytest_avo.report.formats.samples import sample_stats
 from pytest_avo.report.results import Results

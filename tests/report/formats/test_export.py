@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from pytest_avo.core.files import write_atomically
+from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.report.formats.export import document, export, machine_info
 from pytest_avo.report.rows import ResultRow

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_avo.core.disk.files import prepare, write_atomically
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.files import prepare, write_atomically
 
 
 def test_the_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:

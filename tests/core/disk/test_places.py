@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core import places
+from pytest_avo.core.disk import places
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.places import cache_folder, cached, home, scratch_folder
+from pytest_avo.core.disk.places import cache_folder, cached, home, scratch_folder
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +102,7 @@ def test_a_machine_without_any_temporary_folder_says_so() -> None:
 import tempfile
 def nowhere(): raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
 tempfile.gettempdir = nowhere
-from pytest_avo.core.places import scratch_folder
+from pytest_avo.core.disk.places import scratch_folder
 try: scratch_folder()
 except Exception as error: print(type(error).__name__, error)
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.text_form import TextForm, declared, decoded
+from pytest_avo.core.disk.text_form import TextForm, declared, decoded
 
 TEXT = 'x = "naïve"\n\n\ndef f():\n    return x\n'
 LATIN = "# -*- coding: latin-1 -*-\n" + TEXT

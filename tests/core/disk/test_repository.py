@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.repository import commit_info
+from pytest_avo.core.disk.repository import commit_info
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -1,0 +1,1 @@
+"""What lies on disk and how it is read and written: files, folders, git. No meaning of what they hold."""
