@@ -183,7 +183,7 @@ class Progress(msgspec.Struct, frozen=True, tag="progress"):
     text: str
 
 
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
+class ShapeDone(msgspec.Struct, frozen=True, tag="answer"):
     """One finished shape of request `number`."""
 
     number: int
@@ -203,4 +203,4 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     reason: str
 
 
-Message = Hello | Progress | Answer | Finished | Failure
+WorkerMessage = Hello | Progress | ShapeDone | Finished | Failure

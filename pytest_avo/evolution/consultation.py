@@ -20,7 +20,7 @@ from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
-from pytest_avo.operators.budget import SPENDING, BudgetExhausted, Ledger, Limits
+from pytest_avo.operators.budget import SPENDING, Budget, BudgetExhausted, Ledger
 from pytest_avo.operators.catalogue import ASKING, EMBEDDED
 from pytest_avo.operators.directions import direction_of
 from pytest_avo.operators.knowledge.comparison import COMPARISON, compared, event_data, measured_ratios
@@ -65,7 +65,7 @@ class Consultation:
     @property
     def is_budgeted(self) -> bool:
         """Whether there is something to spend: a model is asked, or the run is limited."""
-        return self._settings.operator in {*ASKING, "coding-agent"} or self._settings.budget != Limits()
+        return self._settings.operator in {*ASKING, "coding-agent"} or self._settings.budget != Budget()
 
     def propose(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
         """The candidate of each member, given its parent, as they come; None where nothing is left to try.

@@ -14,7 +14,7 @@ from pytest_avo.evolution.decision import confirmation, screening
 from pytest_avo.lineage.records import Attempt, Purpose
 from pytest_avo.run.assessor import Assessor
 
-Count = Callable[[Attempt, Collection[Evaluation]], None]
+OnEvaluated = Callable[[Attempt, Collection[Evaluation]], None]
 """Told of evaluations of an attempt that were made, and are on disk."""
 
 
@@ -43,7 +43,7 @@ class Trial:
 class Trials:
     """Puts kernels to the evaluator and records what came of it."""
 
-    def __init__(self, assessor: Assessor, campaign: Campaign, *, count: Count) -> None:
+    def __init__(self, assessor: Assessor, campaign: Campaign, *, count: OnEvaluated) -> None:
         self._assessor = assessor
         self._campaign = campaign
         self._count = count

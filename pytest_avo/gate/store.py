@@ -23,7 +23,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Ti
 from pytest_avo.core.fingerprint import Fingerprint, differences
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.stats import log_ratios
-from pytest_avo.gate.gains import Case, Gains
+from pytest_avo.gate.gains import Compared, Gains
 from pytest_avo.report.results import Results
 
 BASELINES = "baselines"
@@ -32,7 +32,7 @@ VERSION = 1
 """Of the file's schema."""
 
 
-class Entry(msgspec.Struct, frozen=True):
+class BaselineEntry(msgspec.Struct, frozen=True):
     """One kernel on one shape, as it was measured."""
 
     kernel: str
@@ -43,7 +43,7 @@ class Entry(msgspec.Struct, frozen=True):
     timing: Timing
 
 
-class Record(msgspec.Struct, frozen=True):
+class BaselineFile(msgspec.Struct, frozen=True):
     """The content of a stored baseline."""
 
     version: int
@@ -52,14 +52,14 @@ class Record(msgspec.Struct, frozen=True):
     commit: dict[str, str | bool | None]
     """As pytest-benchmark's commit_info has it."""
     fingerprint: Fingerprint
-    entries: list[Entry]
+    entries: list[BaselineEntry]
 
 
 class StoredBaseline(msgspec.Struct, frozen=True):
     """A record that kernels are compared with, under the name that the user gave it."""
 
     label: str
-    record: Record
+    record: BaselineFile
 
     @property
     def name(self) -> str:
@@ -77,7 +77,7 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         """False: the machine may have changed under an unchanged kernel."""
         return False
 
-    def gains(self, case: Case, evaluation: Evaluation) -> Gains | str:
+    def gains(self, case: Compared, evaluation: Evaluation) -> Gains | str:
         """What the kernel gained since it was stored, or why that cannot be said."""
         timing, entry = evaluation.timing, self._entry(case)
         if entry is None or timing is None:
@@ -88,13 +88,13 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         launches = [[next(old) - now for now in launch] for launch in relative(timing, peer)]
         return Gains.of_one(case.shape, launches, relative_to=peer or "")
 
-    def median_us(self, case: Case, evaluation: Evaluation) -> float:
+    def median_us(self, case: Compared, evaluation: Evaluation) -> float:
         """The stored time in microseconds per call."""
         entry = self._entry(case)
         assert entry is not None, "there are gains, so it is stored"
         return entry.median_us
 
-    def _entry(self, case: Case) -> Entry | None:
+    def _entry(self, case: Compared) -> BaselineEntry | None:
         mine = (x for x in self.record.entries if (x.kernel, x.shape) == (case.name, case.shape.id))
         return next(mine, None)
 
@@ -115,13 +115,13 @@ def common_peer(old: Timing, new: Timing) -> str | None:
 def save(found: Results, path: Path) -> int:
     """Store what was measured of right kernels; how many shapes that is. InvalidInput when it cannot be written."""
     entries = [
-        Entry(row.kernel, row.digest, row.shape.id, row.median_s * 1e6, row.timing)
+        BaselineEntry(row.kernel, row.digest, row.shape.id, row.median_s * 1e6, row.timing)
         for row in found.rows
         if row.verdict.is_good and row.timing is not None
     ]
     created = datetime.now(UTC).isoformat(timespec="seconds")
     commit = msgspec.convert(commit_info(found.rootdir), dict[str, str | bool | None])
-    record = Record(VERSION, created, __version__, commit, found.fingerprint, entries)
+    record = BaselineFile(VERSION, created, __version__, commit, found.fingerprint, entries)
     try:
         make_folder(path.parent)
     except OSError as error:
@@ -137,7 +137,7 @@ def stored(name: str, folder: Path, *, fingerprint: Fingerprint, allow_mismatch:
     """
     path = Path(name) if is_path(name) else baseline_path(name, folder)
     try:
-        record = msgspec.json.decode(path.read_bytes(), type=Record)
+        record = msgspec.json.decode(path.read_bytes(), type=BaselineFile)
     except FileNotFoundError:
         known = ", ".join(sorted(each.stem for each in folder.glob("*.json"))) or "none"
         raise InvalidInput(

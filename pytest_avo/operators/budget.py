@@ -47,7 +47,7 @@ class Prices:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Budget:
     """Hard limits of a run, `None` where there is none.
 
     Tokens in and out together, cost, seconds of wall time, and evaluations: shapes that drafts and candidates were
@@ -102,7 +102,7 @@ class Ledger:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: Budget,
         prices: Prices | None = None,
         *,
         spent: Spending | None = None,

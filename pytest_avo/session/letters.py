@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-Status = tuple[str, str, str | tuple[str, dict[str, bool]]]
+LetterStatus = tuple[str, str, str | tuple[str, dict[str, bool]]]
 
-GOOD: dict[str, Status] = {
+GOOD: dict[str, LetterStatus] = {
     "correct": ("passed", ".", ("CORRECT", {"green": True})),
     "same": ("passed", ".", ("SAME", {"green": True})),
     "faster": ("passed", "+", ("FASTER", {"green": True})),
     "slower": ("passed", "-", ("SLOWER", {"yellow": True})),
     "ambiguous": ("passed", "?", ("AMBIGUOUS", {"yellow": True})),
 }
-REJECTED: Status = ("rejected", "r", ("REJECTED", {"yellow": True}))
+REJECTED: LetterStatus = ("rejected", "r", ("REJECTED", {"yellow": True}))
 REJECTED_PROPERTY = "avo.rejected"
 
 
-def status(report: pytest.CollectReport | pytest.TestReport) -> Status | None:
+def status(report: pytest.CollectReport | pytest.TestReport) -> LetterStatus | None:
     """Category, letter and word for the report of an item of ours; None leaves it to pytest."""
     if not isinstance(report, pytest.TestReport) or report.when != "call":
         return None

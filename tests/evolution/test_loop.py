@@ -10,7 +10,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.evolution.trials import Trial
-from pytest_avo.operators.budget import Limits as Budget
+from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
 from tests.evolution.world import FIRST, SECOND, SHAPES, Operator, World, proposal, source
 

@@ -17,7 +17,7 @@ from pytest_avo.core.verdict import judge
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.budget import Ledger, Limits, Prices
+from pytest_avo.operators.budget import Budget, Ledger, Prices
 from pytest_avo.operators.operator import Accept, DraftResult, Proposal, Task, Unavailable
 
 SHAPES = (
@@ -63,7 +63,7 @@ class World:
     """A run of a kernel, its operator's tasks, and what the operator did."""
 
     store: Store
-    ledger: Ledger = field(default_factory=lambda: Ledger(Limits()))
+    ledger: Ledger = field(default_factory=lambda: Ledger(Budget()))
     said: list[str] = field(default_factory=list)
     evaluated: list[str] = field(default_factory=list)
     """Shape ids, once for each evaluation that was not answered from the lineage."""
@@ -99,7 +99,7 @@ class World:
         assert found is not None
         return found
 
-    def limit(self, limits: Limits, prices: Prices | None = None) -> None:
+    def limit(self, limits: Budget, prices: Prices | None = None) -> None:
         self.ledger = Ledger(limits, prices)
 
     def task(self) -> Task:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_avo.operators.budget import BudgetExhausted, Ledger, Limits, Prices, Spending
+from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger, Prices, Spending
 
 PRICES = Prices(input_per_million=2.0, output_per_million=8.0)
 
@@ -23,7 +23,7 @@ class Clock:
 
 
 def test_settled_calls_are_counted_with_their_cost() -> None:
-    ledger = Ledger(Limits(), PRICES)
+    ledger = Ledger(Budget(), PRICES)
     call = ledger.reserve(tokens_in=1000, tokens_out=4000)
     assert ledger.snapshot().tokens_in == 0
     ledger.settle(call, tokens_in=900, tokens_out=100)
@@ -33,20 +33,20 @@ def test_settled_calls_are_counted_with_their_cost() -> None:
 
 
 def test_without_prices_there_is_no_cost() -> None:
-    ledger = Ledger(Limits())
+    ledger = Ledger(Budget())
     ledger.settle(ledger.reserve(tokens_in=1, tokens_out=1), tokens_in=1, tokens_out=1)
     assert ledger.snapshot().cost is None
     assert "cost" not in [row[0] for row in ledger.summary_rows()]
 
 
 def test_answer_is_granted_what_the_token_limit_leaves() -> None:
-    ledger = Ledger(Limits(max_tokens=1000))
+    ledger = Ledger(Budget(max_tokens=1000))
     assert ledger.reserve(tokens_in=300, tokens_out=500, least_out=100).tokens_out == 500
     assert ledger.reserve(tokens_in=50, tokens_out=500, least_out=100).tokens_out == 150
 
 
 def test_token_limit_stops_before_spending() -> None:
-    ledger = Ledger(Limits(max_tokens=1000))
+    ledger = Ledger(Budget(max_tokens=1000))
     ledger.settle(ledger.reserve(tokens_in=500, tokens_out=300), tokens_in=500, tokens_out=250)
     with pytest.raises(
         BudgetExhausted,
@@ -58,7 +58,7 @@ def test_token_limit_stops_before_spending() -> None:
 
 
 def test_cost_limit_stops_before_spending() -> None:
-    ledger = Ledger(Limits(max_cost=0.01), PRICES)
+    ledger = Ledger(Budget(max_cost=0.01), PRICES)
     ledger.settle(ledger.reserve(tokens_in=1000, tokens_out=500), tokens_in=1000, tokens_out=500)
     assert ledger.reserve(tokens_in=1000, tokens_out=500, least_out=1).tokens_out == 250
     with pytest.raises(BudgetExhausted, match=r"\(max_cost\): 0.01 of 0.01 are spent \(calls in flight: 1\), the next"):
@@ -66,12 +66,12 @@ def test_cost_limit_stops_before_spending() -> None:
 
 
 def test_free_output_leaves_only_the_input_to_pay() -> None:
-    ledger = Ledger(Limits(max_cost=1.0), Prices(input_per_million=1.0, output_per_million=0.0))
+    ledger = Ledger(Budget(max_cost=1.0), Prices(input_per_million=1.0, output_per_million=0.0))
     assert ledger.reserve(tokens_in=1000, tokens_out=10**9).tokens_out == 10**9
 
 
 def test_reservation_is_settled_once() -> None:
-    ledger = Ledger(Limits())
+    ledger = Ledger(Budget())
     call = ledger.reserve(tokens_in=1, tokens_out=1)
     ledger.settle(call, tokens_in=0, tokens_out=0)
     with pytest.raises(ValueError, match="settled before"):
@@ -79,14 +79,14 @@ def test_reservation_is_settled_once() -> None:
 
 
 def test_failed_call_gives_its_reservation_back() -> None:
-    ledger = Ledger(Limits(max_tokens=100))
+    ledger = Ledger(Budget(max_tokens=100))
     ledger.settle(ledger.reserve(tokens_in=50, tokens_out=50), tokens_in=0, tokens_out=0)
     assert ledger.reserve(tokens_in=50, tokens_out=50).tokens_out == 50
 
 
 def test_time_limit_stops_calls_attempts_and_planned_work() -> None:
     clock = Clock()
-    ledger = Ledger(Limits(max_time_s=60.0), clock=clock)
+    ledger = Ledger(Budget(max_time_s=60.0), clock=clock)
     ledger.begin_attempt()
     clock.now_s += 50
     ledger.check_time(9.0)
@@ -104,7 +104,7 @@ def test_time_limit_stops_calls_attempts_and_planned_work() -> None:
 def test_resumed_ledger_goes_on_from_the_snapshot() -> None:
     clock = Clock()
     before = Spending(attempts=3, turns=9, tokens_in=600, tokens_out=300, cost=0.5, evaluator_s=7.0, wall_s=100.0)
-    ledger = Ledger(Limits(max_tokens=1000, max_time_s=120.0), PRICES, spent=before, clock=clock)
+    ledger = Ledger(Budget(max_tokens=1000, max_time_s=120.0), PRICES, spent=before, clock=clock)
     clock.now_s += 5
     ledger.add_evaluation(2.5)
     now = ledger.snapshot()
@@ -117,22 +117,22 @@ def test_resumed_ledger_goes_on_from_the_snapshot() -> None:
 @pytest.mark.parametrize(
     ("limits", "prices", "line"),
     [
-        (Limits(), None, "no limit on tokens, cost or time"),
-        (Limits(max_tokens=2_000_000), None, "may spend up to 2,000,000 tokens"),
+        (Budget(), None, "no limit on tokens, cost or time"),
+        (Budget(max_tokens=2_000_000), None, "may spend up to 2,000,000 tokens"),
         (
-            Limits(max_cost=5.0, max_time_s=5400.0),
+            Budget(max_cost=5.0, max_time_s=5400.0),
             PRICES,
             "may spend up to a cost of 5.00 and 1 h 30 min of wall time; a million tokens cost 2 in and 8 out",
         ),
     ],
 )
-def test_preflight_line(limits: Limits, prices: Prices | None, line: str) -> None:
+def test_preflight_line(limits: Budget, prices: Prices | None, line: str) -> None:
     assert Ledger(limits, prices).preflight() == line
 
 
 def test_summary_rows_name_counts_and_limits() -> None:
     clock = Clock()
-    ledger = Ledger(Limits(max_tokens=5000, max_cost=1.0, max_time_s=7200.0), PRICES, clock=clock)
+    ledger = Ledger(Budget(max_tokens=5000, max_cost=1.0, max_time_s=7200.0), PRICES, clock=clock)
     ledger.begin_attempt()
     ledger.settle(ledger.reserve(tokens_in=1000, tokens_out=500), tokens_in=1000, tokens_out=500)
     ledger.add_evaluation(61.0)
@@ -152,7 +152,7 @@ def test_summary_rows_name_counts_and_limits() -> None:
 
 
 def test_evaluations_of_drafts_and_candidates_share_a_limit() -> None:
-    ledger = Ledger(Limits(max_evaluations=10))
+    ledger = Ledger(Budget(max_evaluations=10))
     ledger.begin_attempt(evaluations=4)
     ledger.add_evaluation(1.0)
     assert ledger.evaluations_left() == 9
@@ -171,24 +171,24 @@ def test_evaluations_of_drafts_and_candidates_share_a_limit() -> None:
 
 
 def test_without_a_limit_evaluations_never_run_out() -> None:
-    ledger = Ledger(Limits())
+    ledger = Ledger(Budget())
     ledger.begin_attempt(evaluations=10**9)
     assert ledger.evaluations_left() is None
 
 
-@pytest.mark.parametrize("limits", [Limits(max_tokens=0), Limits(max_cost=-1.0), Limits(max_time_s=float("nan"))])
-def test_limit_must_be_positive(limits: Limits) -> None:
+@pytest.mark.parametrize("limits", [Budget(max_tokens=0), Budget(max_cost=-1.0), Budget(max_time_s=float("nan"))])
+def test_limit_must_be_positive(limits: Budget) -> None:
     with pytest.raises(ValueError, match="expected a positive number"):
         Ledger(limits, PRICES)
 
 
 def test_cost_limit_needs_prices() -> None:
     with pytest.raises(ValueError, match="prices per million tokens"):
-        Ledger(Limits(max_cost=1.0))
+        Ledger(Budget(max_cost=1.0))
 
 
 def test_calls_at_the_same_time_cannot_pass_a_limit_together() -> None:
-    ledger = Ledger(Limits(max_tokens=1000))
+    ledger = Ledger(Budget(max_tokens=1000))
     granted: list[int] = []
 
     def call() -> None:
@@ -214,7 +214,7 @@ calls = st.lists(
 def test_honest_estimates_never_pass_a_limit(
     wanted: list[tuple[int, int, int, float]], max_tokens: int, max_cost: float
 ) -> None:
-    ledger = Ledger(Limits(max_tokens=max_tokens, max_cost=max_cost), PRICES)
+    ledger = Ledger(Budget(max_tokens=max_tokens, max_cost=max_cost), PRICES)
     for tokens_in, tokens_out, least_out, used in wanted:
         try:
             call = ledger.reserve(tokens_in=tokens_in, tokens_out=tokens_out, least_out=least_out)

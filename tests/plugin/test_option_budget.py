@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.operators.budget import Limits, Prices
+from pytest_avo.operators.budget import Budget, Prices
 from pytest_avo.operators.catalogue import load_operator
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.reading import read_settings
@@ -29,7 +29,7 @@ def settings(project: Project, *arguments: str) -> Settings:
 
 def test_defaults(project: Project) -> None:
     found = settings(project)
-    assert (found.operator, found.budget, found.prices) == ("tuner", Limits(), None)
+    assert (found.operator, found.budget, found.prices) == ("tuner", Budget(), None)
     assert (found.agent.model, found.agent.base_url, found.agent.replay) == ("", None, None)
 
 
@@ -87,7 +87,7 @@ def test_limits_and_prices(project: Project) -> None:
     project.pytester.makeini("[pytest]\navo_price_input = 1.25\navo_price_output = 10\n")
     limits = ["--avo-max-tokens", "5000", "--avo-max-cost", "2.5", "--avo-max-evaluations", "40"]
     found = settings(project, "--avo-operator", "agent", *limits)
-    assert found.budget == Limits(max_tokens=5000, max_cost=2.5, max_evaluations=40)
+    assert found.budget == Budget(max_tokens=5000, max_cost=2.5, max_evaluations=40)
     assert found.prices == Prices(input_per_million=1.25, output_per_million=10.0)
 
 

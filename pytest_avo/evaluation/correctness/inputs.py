@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.noise import Noise
+from pytest_avo.evaluation.correctness.noise import Numbers
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 NEEDLE_LOGIT = 3.5
@@ -138,7 +138,7 @@ class Stream:
     def __init__(self, shape: Shape, generator: torch.Generator) -> None:
         self._shape = shape
         self._generator = generator
-        self._noise = Noise(generator)
+        self._noise = Numbers(generator)
 
     def draw(self, calls: int) -> list[Inputs]:
         """Inputs of the next calls, in the models' layout, with a few needles."""

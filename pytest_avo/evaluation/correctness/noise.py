@@ -31,7 +31,7 @@ def generator(seed: int, device: str) -> torch.Generator:
     return source
 
 
-class Noise:
+class Numbers:
     """Endless fresh numbers of mean 0 and variance 1: uniform on the CPU, where normal ones cost several times that."""
 
     def __init__(self, source: torch.Generator) -> None:

@@ -54,7 +54,7 @@ class Call(msgspec.Struct, frozen=True):
     tensors: tuple[TensorHeader, TensorHeader, TensorHeader]
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Interpreted(msgspec.Struct, frozen=True):
     """A line that the child writes; the bytes of the result follow if there is one."""
 
     result: TensorHeader | None = None
@@ -106,7 +106,7 @@ class Interpreter:
         if not head.endswith(b"\n"):
             raise EOFError
         try:
-            answer = msgspec.json.decode(head, type=Answer)
+            answer = msgspec.json.decode(head, type=Interpreted)
         except msgspec.DecodeError:
             raise KernelFailed("its process wrote something else than an answer") from None
         if answer.refused:

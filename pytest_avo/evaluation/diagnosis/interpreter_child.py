@@ -20,8 +20,8 @@ from triton.runtime import interpreter
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
 from pytest_avo.evaluation.diagnosis.dry_run import pretended_device
 from pytest_avo.evaluation.diagnosis.interpret import (
-    Answer,
     Call,
+    Interpreted,
     Refused,
     TensorHeader,
     dtype_name,
@@ -109,7 +109,7 @@ def probe() -> None:
         raise Refused(f"triton {triton.__version__}: its interpreter rounds to bfloat16 wrongly, repaired or not")
 
 
-def answer(attention: Any, call: Call, payload: bytes) -> tuple[Answer, bytes]:
+def answer(attention: Any, call: Call, payload: bytes) -> tuple[Interpreted, bytes]:
     """Run one call; the answer and the bytes of the result."""
     tensors = []
     for header in call.tensors:
@@ -118,11 +118,11 @@ def answer(attention: Any, call: Call, payload: bytes) -> tuple[Answer, bytes]:
     try:
         with pretended_device():
             result = attention(*tensors, causal=call.causal, scale=call.scale).contiguous()
-        return Answer(result=TensorHeader(tuple(result.shape), dtype_name(result))), to_bytes(result)
+        return Interpreted(result=TensorHeader(tuple(result.shape), dtype_name(result))), to_bytes(result)
     except Exception as error:
         if isinstance(error, NotImplementedError | ValueError) and _raised_by(error) == attention.__code__.co_filename:
-            return Answer(refused=f"the kernel refuses the shape: {error}"), b""
-        return Answer(failed=describe(error)), b""
+            return Interpreted(refused=f"the kernel refuses the shape: {error}"), b""
+        return Interpreted(failed=describe(error)), b""
 
 
 def _raised_by(error: Exception) -> str:
@@ -133,7 +133,7 @@ def _raised_by(error: Exception) -> str:
 
 def serve(kernel: Path, scratch: str | None, requests: IO[bytes], output: IO[bytes]) -> None:
     """Answer calls until there are no more."""
-    always: Answer | None = None
+    always: Interpreted | None = None
     attention: Any = None
     try:
         repair()
@@ -142,9 +142,9 @@ def serve(kernel: Path, scratch: str | None, requests: IO[bytes], output: IO[byt
         with pretended_device():
             attention = load_attention(kernel)
     except Refused as refusal:
-        always = Answer(refused=str(refusal))
+        always = Interpreted(refused=str(refusal))
     except Exception as error:
-        always = Answer(failed=describe(error))
+        always = Interpreted(failed=describe(error))
     while head := requests.readline():
         call = msgspec.json.decode(head, type=Call)
         payload = requests.read(sum(header.size_bytes for header in call.tensors))

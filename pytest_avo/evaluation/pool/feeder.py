@@ -10,14 +10,14 @@ import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
-    Answer,
     Failure,
     Finished,
     Progress,
+    ShapeDone,
     WorkerConfig,
 )
 from pytest_avo.evaluation.evaluator import Work
-from pytest_avo.evaluation.pool.gateway import Gateway, Refused
+from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused
 from pytest_avo.evaluation.pool.jobs import Job, Jobs
 from pytest_avo.evaluation.pool.roster import Roster
 
@@ -87,7 +87,7 @@ class Feeder(threading.Thread):
                 self._roster.admit(self.member, gateway.connect())
             except Exception as error:
                 self.drop()
-                refused = isinstance(error, Refused)
+                refused = isinstance(error, WorkerRefused)
                 if not refused and left and not self._jobs.closed:
                     continue
                 self.doing = "idle"
@@ -126,7 +126,7 @@ class Feeder(threading.Thread):
             match gateway.receive():
                 case Progress(text=text):
                     self.doing = text or self.doing
-                case Answer(number=answered, evaluation=evaluation) if answered == number:
+                case ShapeDone(number=answered, evaluation=evaluation) if answered == number:
                     self._evaluations += 1
                     job.futures[evaluation.shape].set_result(evaluation)
                 case Finished(number=answered) if answered == number:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from pytest_avo import __version__
-from pytest_avo.core.evaluation import Hello, Message, WorkerConfig
+from pytest_avo.core.evaluation import Hello, WorkerConfig, WorkerMessage
 from pytest_avo.evaluation.linux import python
 
 CONNECT_LIMIT_S = 120.0
@@ -35,10 +35,10 @@ if found == {version!r}:
 STATUS = {127: "the host has no such python, name one as in --tx ssh=HOST//python=PATH", 255: "ssh cannot reach it"}
 """What exit statuses of a command over ssh mean."""
 
-_decode = msgspec.json.Decoder(Message)
+_decode = msgspec.json.Decoder(WorkerMessage)
 
 
-class Refused(Exception):
+class WorkerRefused(Exception):
     """A worker that must not be used, however often it is tried; the message says why."""
 
 
@@ -83,7 +83,7 @@ class Gateway:
         except (EOFError, OSError) as error:
             raise ConnectionError(_how_it_ended(gateway) or str(error)) from None
         if found != __version__:
-            raise Refused(f"expected pytest-avo {__version__} in {interpreter}, found {found}: install it there")
+            raise WorkerRefused(f"expected pytest-avo {__version__} in {interpreter}, found {found}: install it there")
         self.send(self.config)
         hello = self.receive(within_s=CONNECT_LIMIT_S)
         if not isinstance(hello, Hello):
@@ -93,9 +93,9 @@ class Gateway:
     def send(self, message: msgspec.Struct) -> None:
         self._channel.send(msgspec.json.encode(message))
 
-    def receive(self, *, within_s: float | None = None) -> Message:
+    def receive(self, *, within_s: float | None = None) -> WorkerMessage:
         """The next message, within SILENCE_LIMIT_S unless another limit is given."""
-        message: Message = _decode.decode(self._channel.receive(timeout=within_s or SILENCE_LIMIT_S))
+        message: WorkerMessage = _decode.decode(self._channel.receive(timeout=within_s or SILENCE_LIMIT_S))
         return message
 
     def cut(self) -> None:

@@ -12,7 +12,7 @@ from typing import Literal
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Hello
 from pytest_avo.core.fingerprint import Fingerprint, differences_in_kind
-from pytest_avo.evaluation.pool.gateway import Refused
+from pytest_avo.evaluation.pool.gateway import WorkerRefused
 from pytest_avo.evaluation.pool.jobs import Jobs
 
 State = Literal["new", "connecting", "ready", "lost", "refused"]
@@ -61,14 +61,14 @@ class Roster:
         member.hello = hello
         missing = [layer for layer in self._required if layer not in hello.sandbox]
         if missing:
-            raise Refused(f"--avo-sandbox=require: the host does not offer {', '.join(missing)}")
+            raise WorkerRefused(f"--avo-sandbox=require: the host does not offer {', '.join(missing)}")
         with self._changed:
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._kind is not None or self._jobs.closed or self._is_first(member))
             if self._kind is None:
                 self._kind = hello.fingerprint
             if found := differences_in_kind(self._kind, hello.fingerprint):
-                raise Refused(f"its device is of another kind than the run's ({'; '.join(found)})")
+                raise WorkerRefused(f"its device is of another kind than the run's ({'; '.join(found)})")
             member.state, member.reason = "ready", ""
             self._changed.notify_all()
 

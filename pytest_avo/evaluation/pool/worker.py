@@ -24,14 +24,14 @@ import msgspec
 from pytest_avo.core.disk.places import scratch_folder
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
-    Answer,
     EvaluationRequest,
     Failure,
     Finished,
     Hello,
-    Message,
     Progress,
+    ShapeDone,
     WorkerConfig,
+    WorkerMessage,
 )
 from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
@@ -91,7 +91,7 @@ def serve(channel: Any) -> None:
         number = 0
         sending = threading.Lock()
 
-        def send(message: Message) -> None:
+        def send(message: WorkerMessage) -> None:
             with sending:
                 if not ending.is_set():  # else the kernel's end was this worker's doing
                     channel.send(msgspec.json.encode(message))
@@ -137,7 +137,7 @@ def serve(channel: Any) -> None:
             number = request.number
             try:
                 for evaluation in examiner.examine(request):
-                    send(Answer(number, evaluation))
+                    send(ShapeDone(number, evaluation))
                 send(Finished(number))
             except EvaluatorError as error:
                 send(Failure(number, str(error)))
@@ -162,7 +162,7 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
 
 
-def _live(send: Callable[[Message], None], ending: threading.Event) -> None:
+def _live(send: Callable[[WorkerMessage], None], ending: threading.Event) -> None:
     """Give a sign of life again and again, however long a kernel takes."""
     while not ending.wait(SIGN_OF_LIFE_S):
         try:

@@ -22,7 +22,7 @@ from pytest_avo.evaluation.evaluator import Work
 from pytest_avo.evaluation.spool.beats import LEASE_S, Watch
 from pytest_avo.evaluation.spool.folder import Patience, SpoolFolder
 from pytest_avo.evaluation.spool.jobs import BatchJobs
-from pytest_avo.evaluation.spool.notes import Ask, Claim, Reply, digest, ticket
+from pytest_avo.evaluation.spool.notes import Ask, RequestClaim, SpoolReply, digest, ticket
 
 QUICK_S, SLOW_S = 0.05, 2.0
 """How often answers are looked for: right after something happened, and when nothing does."""
@@ -31,7 +31,7 @@ MISSING_S = 150.0
 
 
 @dataclass(slots=True)
-class Server:
+class KnownServer:
     """What one server answered."""
 
     device: str = ""
@@ -76,7 +76,7 @@ class SpoolClient:
         self._futures: dict[str, Future[Evaluation]] = {}
         self._waiting: dict[str, Waiting] = {}
         self._known: dict[str, Ask] = {}
-        self._servers: dict[str, Server] = {}
+        self._servers: dict[str, KnownServer] = {}
         self._news: queue.Queue[str] = queue.Queue()
         self._patience = Patience(folder.path, self._news.put)
         self._watch = Watch(folder, lease_s=lease_s)
@@ -228,12 +228,12 @@ class SpoolClient:
             return False
         taken = False
         for name in self._folder.names("answers") & self._futures.keys():
-            reply = self._folder.read("answers", name, Reply)
+            reply = self._folder.read("answers", name, SpoolReply)
             if reply is None:
                 continue  # a copy that is not complete yet
             future = self._futures.pop(name)
             taken = True
-            server = self._servers.setdefault(reply.server, Server())
+            server = self._servers.setdefault(reply.server, KnownServer())
             if reply.evaluation is None:
                 self._folder.remove("answers", name)  # a resumed run asks again
                 _set(future, EvaluatorError(f"{reply.server}: {reply.failure}"))
@@ -274,7 +274,7 @@ class SpoolClient:
         """Request -> the server that is at work on it, as far as can be told."""
         held: dict[str, str] = {}
         for name, number in self._folder.last_claims().items():
-            claim = self._folder.read("claims", f"{name}.{number}", Claim) if name in self._waiting else None
+            claim = self._folder.read("claims", f"{name}.{number}", RequestClaim) if name in self._waiting else None
             if claim is not None and self._watch.fate(claim.server) in ("alive", "unknown"):
                 held[name] = claim.server
         return held

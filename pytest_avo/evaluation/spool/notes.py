@@ -40,7 +40,7 @@ class Ask(msgspec.Struct, frozen=True):
     request: EvaluationRequest
 
 
-class Reply(msgspec.Struct, frozen=True):
+class SpoolReply(msgspec.Struct, frozen=True):
     """The answer to one shape of a request: its evaluation, or why the evaluator failed."""
 
     server: str
@@ -48,7 +48,7 @@ class Reply(msgspec.Struct, frozen=True):
     failure: str = ""
 
 
-class Claim(msgspec.Struct, frozen=True):
+class RequestClaim(msgspec.Struct, frozen=True):
     """Who is at work on a request."""
 
     server: str

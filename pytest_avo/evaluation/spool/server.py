@@ -16,7 +16,7 @@ from pytest_avo.core.evaluation import Evaluation, Hello, Subject
 from pytest_avo.evaluation.evaluator import Evaluator
 from pytest_avo.evaluation.spool.beats import BEAT_S, LEASE_S, Fate, Heart, Watch
 from pytest_avo.evaluation.spool.folder import Patience, SpoolFolder
-from pytest_avo.evaluation.spool.notes import Ask, Claim, Introduction, Reply
+from pytest_avo.evaluation.spool.notes import Ask, Introduction, RequestClaim, SpoolReply
 
 LOOK_S = 1.0
 """How often the folder is looked into: every look is a few requests to a file server."""
@@ -28,7 +28,7 @@ TRIES = 8
 
 
 @dataclass(slots=True)
-class Job:
+class ClaimedRequest:
     """A request that this server has claimed."""
 
     ask: Ask
@@ -81,7 +81,7 @@ class Server:
         self._heart = Heart(folder, beat_s=beat_s)
         self._watch = Watch(folder, lease_s=lease_s)
         self._asks: dict[str, Ask] = {}
-        self._jobs: list[Job] = []
+        self._jobs: list[ClaimedRequest] = []
         self._baseline: Subject | None = None
         self._linger_s = linger_s
         self._longest_s = 0.0
@@ -179,7 +179,7 @@ class Server:
                 self._undecided |= fates[-1] == "unknown"
                 continue
             try:
-                claimed = self._folder.publish("claims", f"{ask.id}.{number}", Claim(self.name))
+                claimed = self._folder.publish("claims", f"{ask.id}.{number}", RequestClaim(self.name))
             except OSError as error:
                 self._patience.failed(error)
                 self._undecided = True
@@ -190,7 +190,7 @@ class Server:
 
     def _fate(self, ask: Ask, number: int) -> Fate:
         """What became of the holder of a claim."""
-        claim = self._folder.read("claims", f"{ask.id}.{number}", Claim)
+        claim = self._folder.read("claims", f"{ask.id}.{number}", RequestClaim)
         return self._watch.fate(claim.server if claim is not None else "nobody")
 
     def _begin(self, ask: Ask, number: int, *, lost: int) -> None:
@@ -211,7 +211,7 @@ class Server:
         else:
             futures = self._evaluator.submit(msgspec.structs.replace(ask.request, shapes=shapes))
         self._baseline = ask.request.baseline
-        self._jobs.append(Job(ask, dict(futures), time.monotonic()))
+        self._jobs.append(ClaimedRequest(ask, dict(futures), time.monotonic()))
 
     # ---- answers
 
@@ -235,12 +235,12 @@ class Server:
     def _publish(self, ticket: str, future: Future[Evaluation]) -> bool:
         error = future.exception()
         if error is None:
-            reply = Reply(self.name, evaluation=future.result())
+            reply = SpoolReply(self.name, evaluation=future.result())
         elif all(work.fate for work in self._evaluator.work()):
             self.served.ended, self.served.broken = str(error), True  # the machine's fault: another server may do it
             return False
         else:
-            reply = Reply(self.name, failure=str(error))
+            reply = SpoolReply(self.name, failure=str(error))
         try:
             self._folder.publish("answers", ticket, reply)
         except OSError as failed:

@@ -14,7 +14,7 @@ from pytest_avo.operators.agent.context import Context
 from pytest_avo.operators.agent.supervisor import DIRECTION_TAKEN, DIRECTIONS, Given, Review
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase, KnowledgeError
-from pytest_avo.operators.knowledge.memory import Memory
+from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.chat import EndpointUnavailable, ModelCallError
 from pytest_avo.operators.model.fence import Fence
 from pytest_avo.operators.model.redaction import Redactor
@@ -36,7 +36,7 @@ class AskingOperator(ABC):
         self.settings = settings
         self.source = source
         self._redactor = Redactor.of_environment(os.environ)
-        self._memory: Memory | None = None
+        self._memory: LessonMemory | None = None
         self._lock = threading.Lock()
         try:
             self.knowledge = KnowledgeBase(settings.knowledge) if settings.use_knowledge else None
@@ -77,7 +77,7 @@ class AskingOperator(ABC):
         with self._lock:
             if self.settings.use_memory and self._memory is None:
                 replay = self.source.replay
-                self._memory = Memory(task.view, replayed=replay.id if replay else None)
+                self._memory = LessonMemory(task.view, replayed=replay.id if replay else None)
             fence = Fence.of_run(task, self._redactor)
         return Context(task, fence, self.settings, self.knowledge, self._memory)
 

@@ -16,7 +16,7 @@ from pytest_avo.operators.agent.templates import render
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
-from pytest_avo.operators.knowledge.memory import Memory
+from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.chat import Message
 from pytest_avo.operators.model.fence import Fence, bounded
 from pytest_avo.operators.operator import Task
@@ -35,7 +35,7 @@ class Context:
     fence: Fence
     settings: AgentSettings
     knowledge: KnowledgeBase | None
-    memory: Memory | None
+    memory: LessonMemory | None
 
     def step(self, direction: Given | None) -> list[Message]:
         """System prompt and task."""

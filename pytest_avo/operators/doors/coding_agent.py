@@ -14,13 +14,13 @@ from pytest_avo.lineage.records import GEOMEAN
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.doors.door import Door
 from pytest_avo.operators.doors.door_settings import DoorSettings
-from pytest_avo.operators.doors.presets import PRESETS, WAIT, Usage, preset
+from pytest_avo.operators.doors.presets import PRESETS, WAIT, AgentUsage, preset
 from pytest_avo.operators.doors.program import Program, environment, install_command
 from pytest_avo.operators.doors.step import Step
 from pytest_avo.operators.doors.wire import STEP_VARIABLE
 from pytest_avo.operators.doors.work_folder import WorkFolder
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase, KnowledgeError
-from pytest_avo.operators.knowledge.memory import Memory
+from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.redaction import Redactor
 from pytest_avo.operators.model.transcript import run_folder, transcript_path
 from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, Proposal, Task
@@ -57,7 +57,7 @@ class CodingAgentOperator:
         self.doors = doors
         self.agent = preset(doors.agent)
         self._redactor = Redactor.of_environment(os.environ)
-        self._memory: Memory | None = None
+        self._memory: LessonMemory | None = None
         self._doors: dict[int, Door] = {}
         self._lock = threading.Lock()
         try:
@@ -79,7 +79,7 @@ class CodingAgentOperator:
         goes_on = folder.lay_out(task, knowledge=self.knowledge, with_memory=memory is not None, socket=door.path)
         step = Step(task, folder, memory=memory, knowledge=self.knowledge, time_s=self.doors.step_time_s)
         door.open(step)
-        usage = Usage()
+        usage = AgentUsage()
         try:
             if self.agent.start:
                 reason = self._attend(step, run, usage, goes_on=goes_on)
@@ -110,13 +110,13 @@ class CodingAgentOperator:
                 self._doors[task.member] = Door(run / f"m{task.member}.sock", task.stopping)
             return self._doors[task.member]
 
-    def _remembered(self, task: Task) -> Memory | None:
+    def _remembered(self, task: Task) -> LessonMemory | None:
         with self._lock:
             if self.settings.use_memory and self._memory is None:
-                self._memory = Memory(task.view)
+                self._memory = LessonMemory(task.view)
             return self._memory
 
-    def _attend(self, step: Step, run: Path, usage: Usage, *, goes_on: bool) -> str:
+    def _attend(self, step: Step, run: Path, usage: AgentUsage, *, goes_on: bool) -> str:
         """Run the agent until the step ends; returns why it ended without a submission, "" where there is one."""
         task, sessions = step.task, run / f"m{step.task.member}.session"
         session = sessions.read_text(encoding="utf-8").strip() if sessions.is_file() else ""
@@ -151,7 +151,7 @@ class CodingAgentOperator:
 ENDED = "the agent ended without `avo submit`"
 
 
-def _watch(step: Step, program: Program, usage: Usage) -> str:
+def _watch(step: Step, program: Program, usage: AgentUsage) -> str:
     """Wait until the agent has submitted, ended, or must be ended; returns why there is no submission."""
     submitted = 0.0
     while program.status is None:
@@ -167,7 +167,7 @@ def _watch(step: Step, program: Program, usage: Usage) -> str:
     return "" if step.submission is not None else ENDED
 
 
-def _why_end(step: Step, program: Program, usage: Usage, now: float) -> str:
+def _why_end(step: Step, program: Program, usage: AgentUsage, now: float) -> str:
     if step.left_s == 0:
         return "the time of the step is over"
     if now - max(program.active, step.used) > STALL_S and not step.tickets.running():
@@ -191,7 +191,7 @@ def _check(step: Step) -> None:
         raise OperatorStopped("the run is ending")
 
 
-def _proposal(step: Step, usage: Usage, reason: str) -> Proposal:
+def _proposal(step: Step, usage: AgentUsage, reason: str) -> Proposal:
     """The submission, else the best draft of the step, else that it failed."""
     source, hypothesis, predicted, failed = step.draft.parent_text, "", {}, reason
     if step.submission is not None:

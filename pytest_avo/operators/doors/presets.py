@@ -17,7 +17,7 @@ WAIT = "wait"
 
 
 @dataclass(slots=True)
-class Usage:
+class AgentUsage:
     """What an agent's output says it has used, added up over the runs of a step."""
 
     tokens_in: int = 0
@@ -45,7 +45,7 @@ class Preset:
     """Arguments that go on with a session, in the place of RESUME; empty where there are no sessions."""
     model: tuple[str, ...] = ()
     """Arguments that name the model, where the user chose one."""
-    read: Callable[[Usage, Mapping[str, Any]], None] = field(default=lambda usage, event: None)
+    read: Callable[[AgentUsage, Mapping[str, Any]], None] = field(default=lambda usage, event: None)
     """Takes what an event, a line of JSON, says of usage and session."""
 
     def command(self, prompt: str, *, session: str = "", model: str = "") -> list[str]:
@@ -55,7 +55,7 @@ class Preset:
         values = {PROMPT: prompt, SESSION: session, MODEL: model}
         return [_filled(word, values) for word in words]
 
-    def take(self, usage: Usage, line: str) -> None:
+    def take(self, usage: AgentUsage, line: str) -> None:
         """Read one line of output."""
         if not line.lstrip().startswith("{"):
             return
@@ -88,7 +88,7 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def _claude(usage: Usage, event: Mapping[str, Any]) -> None:
+def _claude(usage: AgentUsage, event: Mapping[str, Any]) -> None:
     if event.get("type") != "result":
         usage.session = str(event.get("session_id") or usage.session)
         return
@@ -98,21 +98,21 @@ def _claude(usage: Usage, event: Mapping[str, Any]) -> None:
     usage.session = str(event.get("session_id") or usage.session)
 
 
-def _codex(usage: Usage, event: Mapping[str, Any]) -> None:
+def _codex(usage: AgentUsage, event: Mapping[str, Any]) -> None:
     usage.session = str(event.get("thread_id") or usage.session)
     if event.get("type") == "turn.completed":
         used = _object(event, "usage")
         usage.add(used.get("input_tokens"), used.get("output_tokens"))
 
 
-def _gemini(usage: Usage, event: Mapping[str, Any]) -> None:
+def _gemini(usage: AgentUsage, event: Mapping[str, Any]) -> None:
     usage.session = str(event.get("session_id") or usage.session)
     if event.get("type") == "result":
         used = _object(event, "stats")
         usage.add(used.get("input_tokens"), used.get("output_tokens"))
 
 
-def _opencode(usage: Usage, event: Mapping[str, Any]) -> None:
+def _opencode(usage: AgentUsage, event: Mapping[str, Any]) -> None:
     usage.session = str(event.get("sessionID") or usage.session)
     if event.get("type") == "step_finish":
         part = _object(event, "part")

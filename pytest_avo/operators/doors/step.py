@@ -19,7 +19,7 @@ from pytest_avo.operators.doors.wire import CLOSED, DONE, FAILED, SPENT, USAGE, 
 from pytest_avo.operators.doors.work_folder import WorkFolder
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
-from pytest_avo.operators.knowledge.memory import Memory
+from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.operator import DraftsSpent, OperatorStopped, Task, Unavailable
 from pytest_avo.operators.tools.draft import Draft
 from pytest_avo.operators.tools.draft_tools import DraftTools, Submission
@@ -38,7 +38,7 @@ class Step:
         task: Task,
         folder: WorkFolder,
         *,
-        memory: Memory | None,
+        memory: LessonMemory | None,
         knowledge: KnowledgeBase | None,
         time_s: float | None,
     ) -> None:

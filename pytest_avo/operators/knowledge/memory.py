@@ -35,7 +35,7 @@ class Lesson:
         return f"{self.origin}{f' ({about})' if about else ''}: {self.text}"
 
 
-class Memory:
+class LessonMemory:
     """The lessons of a run and of earlier runs on the same target. Safe to use from several threads."""
 
     def __init__(self, view: View, *, replayed: int | None = None) -> None:

@@ -31,7 +31,7 @@ from pytest_avo.operators.model.chat import (
     parsed_answer,
 )
 from pytest_avo.operators.model.client import Breaker, Dialect, Endpoint, OpenAIChat
-from pytest_avo.operators.model.transcript import Kind, Recorded, Transcript, recorded, run_folder, transcript_path
+from pytest_avo.operators.model.transcript import EntryKind, Recorded, Transcript, recorded, run_folder, transcript_path
 from pytest_avo.operators.operator import OperatorStopped, Task
 
 LEAST_OUTPUT_TOKENS = 1024
@@ -89,7 +89,7 @@ class StepAnswers:
         """What the answers of this step took, those of before an interruption included."""
         folder = run_folder(source.folder, source.replay or task.view.run)
         self._path = transcript_path(folder, generation=task.generation, member=task.member)
-        self.recorded: dict[Kind, deque[Recorded]] = {
+        self.recorded: dict[EntryKind, deque[Recorded]] = {
             "step": deque(recorded(self._path, "step")),
             "supervisor": deque(recorded(self._path, "supervisor")),
         }
@@ -102,7 +102,7 @@ class StepAnswers:
         prices: Prices | None = self.task.ledger.prices
         return prices.cost(tokens_in=self.tokens_in, tokens_out=self.tokens_out) if prices else 0.0
 
-    def opening(self, kind: Kind) -> list[Message] | None:
+    def opening(self, kind: EntryKind) -> list[Message] | None:
         """How the interrupted conversation began; None where none was interrupted.
 
         The lineage has grown since then (by the lessons of the step itself, say), but what was answered was this.
@@ -112,7 +112,7 @@ class StepAnswers:
             return None
         return list(entries[0].messages)
 
-    def chat(self, kind: Kind) -> ChatModel:
+    def chat(self, kind: EntryKind) -> ChatModel:
         """The model of one conversation."""
         if self._transcript is None or self.source.endpoint is None:
             return _StepChat(self, kind, None)
@@ -125,7 +125,7 @@ class StepAnswers:
         )
         return _StepChat(self, kind, live)
 
-    def end(self, kind: Kind) -> NoReturn:
+    def end(self, kind: EntryKind) -> NoReturn:
         """Raise what the end of a recording means: a step that had failed, no review, or the end of the replay."""
         if kind == "supervisor":
             raise RecordingEnds(f"no review was recorded in generation {self.task.generation}")
@@ -143,9 +143,9 @@ class StepAnswers:
 class _StepChat:
     """A conversation that is answered from a recording while there is one; implements ChatModel."""
 
-    def __init__(self, step: StepAnswers, kind: Kind, live: ChatModel | None) -> None:
+    def __init__(self, step: StepAnswers, kind: EntryKind, live: ChatModel | None) -> None:
         self._step = step
-        self._kind: Kind = kind
+        self._kind: EntryKind = kind
         self._entries = step.recorded[kind]
         self._live = live
         self._turn = 0

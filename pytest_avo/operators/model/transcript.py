@@ -19,14 +19,14 @@ from pytest_avo.lineage.records import Run
 if TYPE_CHECKING:
     from pytest_avo.operators.model.client import Exchange
 
-Kind = Literal["step", "supervisor"]
+EntryKind = Literal["step", "supervisor"]
 Messages = Sequence[Mapping[str, Any]]
 
 
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+class TranscriptEntry(msgspec.Struct, frozen=True, omit_defaults=True):
     """One exchange as it stands in the file."""
 
-    kind: Kind
+    kind: EntryKind
     kept: int
     """Messages, from the first, that the request shares with that of the entry before it."""
     messages: list[dict[str, Any]]
@@ -70,11 +70,11 @@ class Transcript:
         self._file.seek(0)
         whole = self._file.read().rfind(b"\n") + 1
         self._file.truncate(whole)
-        self._messages: dict[Kind, Messages] = {}
-        self._tools: dict[Kind, object] = {}
+        self._messages: dict[EntryKind, Messages] = {}
+        self._tools: dict[EntryKind, object] = {}
         self._lock = threading.Lock()
 
-    def append(self, kind: Kind, exchange: Exchange) -> None:
+    def append(self, kind: EntryKind, exchange: Exchange) -> None:
         """Write one exchange through to the disk."""
         request = exchange.request
         if not isinstance(request, dict):
@@ -88,7 +88,7 @@ class Transcript:
             else:
                 self._tools[kind] = rest.get("tools")
             self._messages[kind] = messages
-            entry = Entry(
+            entry = TranscriptEntry(
                 kind=kind,
                 kept=kept,
                 messages=messages[kept:],
@@ -107,7 +107,7 @@ class Transcript:
         self._file.close()
 
 
-def recorded(path: Path, kind: Kind) -> list[Recorded]:
+def recorded(path: Path, kind: EntryKind) -> list[Recorded]:
     """The answered exchanges of one kind in a transcript, empty where there is no file; failed calls are left out.
 
     A last line that a kill cut short is no exchange. InvalidInput for a file that is no transcript.
@@ -119,7 +119,7 @@ def recorded(path: Path, kind: Kind) -> list[Recorded]:
     messages: list[dict[str, Any]] = []
     for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), start=1):
         try:
-            entry = msgspec.json.decode(line, type=Entry)
+            entry = msgspec.json.decode(line, type=TranscriptEntry)
         except msgspec.DecodeError as error:
             raise InvalidInput(f"{path}, line {number}: expected an exchange of a transcript: {error}") from None
         if entry.kind != kind:

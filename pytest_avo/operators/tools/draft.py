@@ -19,7 +19,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import judge
 from pytest_avo.lineage.records import Attempt
-from pytest_avo.operators.knowledge.memory import Memory
+from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.operator import DraftResult, Task
 from pytest_avo.operators.tools.edits import Edit
 from pytest_avo.operators.tools.tools import Mistake
@@ -50,7 +50,7 @@ class Tried:
 class Draft:
     """A step's draft, at first the parent's source."""
 
-    def __init__(self, task: Task, memory: Memory | None) -> None:
+    def __init__(self, task: Task, memory: LessonMemory | None) -> None:
         self.task = task
         self._memory = memory
         self.parent_text = task.view.source(task.parent.digest)

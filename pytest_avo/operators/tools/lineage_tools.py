@@ -11,7 +11,7 @@ from pytest_avo.lineage.records import Attempt, Json
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.comparison import COMPARISON
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
-from pytest_avo.operators.knowledge.memory import LESSON, Memory
+from pytest_avo.operators.knowledge.memory import LESSON, LessonMemory
 from pytest_avo.operators.operator import Task
 from pytest_avo.operators.tools.edits import unified_diff
 from pytest_avo.operators.tools.tools import LONGEST_SOURCE, Arguments, Mistake, ToolSpec
@@ -78,7 +78,7 @@ class SearchLessons(Arguments, frozen=True):
 class LineageTools:
     """Reads the run's attempts, and reads and writes its lessons."""
 
-    def __init__(self, task: Task, memory: Memory | None) -> None:
+    def __init__(self, task: Task, memory: LessonMemory | None) -> None:
         self.task = task
         self.memory = memory
         self.lessons: list[str] = []
@@ -144,7 +144,7 @@ class LineageTools:
         return versions.find_version(self.task.view, name, promoted_only=self.memory is None)
 
 
-def found_lessons(memory: Memory, arguments: SearchLessons) -> str:
+def found_lessons(memory: LessonMemory, arguments: SearchLessons) -> str:
     """What was learnt, the most fitting first."""
     lessons = memory.search(arguments.query, limit=arguments.limit)
     return "\n".join(f"- {' '.join(str(lesson).split())}" for lesson in lessons) or "nothing was learnt about that yet"

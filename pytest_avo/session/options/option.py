@@ -9,7 +9,7 @@ import pytest
 
 from pytest_avo.run.mode import MODES, Mode
 
-Kind = Literal["switch", "text", "texts", "whole", "decimal"]
+ValueKind = Literal["switch", "text", "texts", "whole", "decimal"]
 """A flag without a value, a text, texts (the option can be given several times), a whole number, any number."""
 Section = Literal["mode", "measuring", "gate", "results", "spool", "evolution", "budget", "model"]
 
@@ -22,7 +22,7 @@ class Option:
     help: str
     """Capital letter, no full stop for a single phrase; `{default}` and `{least}` stand for themselves."""
     section: Section
-    kind: Kind = "text"
+    kind: ValueKind = "text"
     alias: str = ""
     metavar: str = ""
     choices: tuple[str, ...] = ()

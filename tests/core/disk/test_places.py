@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.disk import places
-from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.disk.places import cache_folder, cached, home, scratch_folder
+from pytest_avo.core.errors import InvalidInput
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pytest_avo.evaluation.correctness.inputs import Stream
-from pytest_avo.evaluation.correctness.noise import Noise, generator
+from pytest_avo.evaluation.correctness.noise import Numbers, generator
 from tests.evaluation.laboratory import shape
 
 
@@ -29,7 +29,7 @@ def test_the_state_is_the_twister_of_the_seed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_noise_has_mean_0_and_variance_1(dtype: torch.dtype) -> None:
-    drawn = Noise(generator(1, "cpu")).draw(400, 500, dtype=dtype)
+    drawn = Numbers(generator(1, "cpu")).draw(400, 500, dtype=dtype)
     assert drawn.dtype == dtype
     assert abs(float(drawn.double().mean())) < 0.01
     assert abs(float(drawn.double().std()) - 1) < 0.01

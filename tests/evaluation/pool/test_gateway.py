@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo import __version__
 from pytest_avo.core.evaluation import WorkerConfig
-from pytest_avo.evaluation.pool.gateway import Gateway, Refused, place, with_batch_mode
+from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused, place, with_batch_mode
 from tests import sshd
 
 CONFIG = WorkerConfig(worker="gw0", layers=True)
@@ -72,7 +72,7 @@ def test_a_host_without_this_version_is_refused(
         (tmp_path / "pytest_avo" / "__init__.py").write_text(f'__version__ = "{found}"\n')
     python = f"env PYTHONPATH={tmp_path} {sys.executable} -S"
     gateway = Gateway(hosts.spec("alpha", python=python), CONFIG)
-    with pytest.raises(Refused, match=rf"expected pytest-avo {__version__} in \S+, {text}: install it there"):
+    with pytest.raises(WorkerRefused, match=rf"expected pytest-avo {__version__} in \S+, {text}: install it there"):
         gateway.connect()
     gateway.cut()
 

@@ -9,7 +9,7 @@ from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import EvaluationRequest, Hello, Subject
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.evaluation.devices.cpu import CpuDevice
-from pytest_avo.evaluation.pool.gateway import Refused
+from pytest_avo.evaluation.pool.gateway import WorkerRefused
 from pytest_avo.evaluation.pool.jobs import Job, Jobs
 from pytest_avo.evaluation.pool.roster import Roster
 from tests.evaluation.laboratory import shape
@@ -42,7 +42,7 @@ def test_the_first_in_order_that_can_be_used_says_of_which_kind_a_run_is() -> No
     assert later.is_alive(), "the first may still be of another kind"
     workers.out(first, "lost", "no route")
     later.join(timeout=10)
-    with pytest.raises(Refused, match=r"another kind than the run's \(device: Abacus"):
+    with pytest.raises(WorkerRefused, match=r"another kind than the run's \(device: Abacus"):
         workers.admit(third, hello(OTHER))
     workers.out(third, "refused", "of another kind")
     assert workers.first_ready().host == "second"
@@ -51,9 +51,9 @@ def test_the_first_in_order_that_can_be_used_says_of_which_kind_a_run_is() -> No
 
 def test_a_run_of_a_kind_and_a_required_layer_refuse_others() -> None:
     workers = roster(Jobs(), kind=OTHER)
-    with pytest.raises(Refused, match="Abacus here"):
+    with pytest.raises(WorkerRefused, match="Abacus here"):
         workers.admit(workers.enrol("gw0"), hello())
-    with pytest.raises(Refused, match="does not offer landlock"):
+    with pytest.raises(WorkerRefused, match="does not offer landlock"):
         workers.admit(workers.enrol("gw1"), hello(OTHER, sandbox="seccomp"))
 
 

@@ -20,7 +20,7 @@ import pytest
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.evaluation.spool.client import SpoolClient
 from pytest_avo.evaluation.spool.folder import SpoolFolder
-from pytest_avo.evaluation.spool.notes import Claim
+from pytest_avo.evaluation.spool.notes import RequestClaim
 from pytest_avo.evaluation.spool.server import Served
 from tests import ROOT
 from tests.evaluation.spool.desk import OTHER, PATIENCE_S, SHAPES, Clerk, asked, request, serve, server
@@ -147,7 +147,7 @@ def test_what_a_dead_server_of_another_machine_held_is_taken_over_when_its_beat_
     connect().submit(request())
     [name] = folder.names("requests")
     folder.publish("servers", "elsewhere", b"000000000007 serving\nanother boot pid:[4026531836] 1 1\n")
-    folder.publish("claims", f"{name}.1", Claim("elsewhere"))
+    folder.publish("claims", f"{name}.1", RequestClaim("elsewhere"))
     future = time.time() + 3600
     os.utime(folder.path / "servers" / "elsewhere", (future, future))  # by a clock an hour ahead
     begun = time.monotonic()
@@ -175,7 +175,7 @@ def test_a_request_that_kills_server_after_server_is_given_up(
     [name] = folder.names("requests")
     for number in range(1, 9):
         folder.publish("servers", f"dead{number}", b"000000000007 serving\n")
-        folder.publish("claims", f"{name}.{number}", Claim(f"dead{number}"))
+        folder.publish("claims", f"{name}.{number}", RequestClaim(f"dead{number}"))
     serve(folder, clerk)
     wait(futures.values(), timeout=PATIENCE_S)
     assert "8 servers were lost while they evaluated it" in str(futures[SHAPES[0].id].exception())

@@ -11,7 +11,7 @@ import pytest
 from werkzeug import Response
 
 from pytest_avo.operators.agent.agentic import AgenticOperator
-from pytest_avo.operators.budget import BudgetExhausted, Limits, Prices
+from pytest_avo.operators.budget import Budget, BudgetExhausted, Prices
 from pytest_avo.operators.knowledge.memory import LESSON
 from pytest_avo.operators.operator import Accept, OperatorFailed, OperatorStopped, Proposal
 from tests.operators.conftest import KEY
@@ -387,7 +387,7 @@ def test_a_server_that_wants_its_reasoning_back_gets_it(world: World, serve: Ser
 
 
 def test_a_budget_is_checked_before_each_call(world: World, serve: Serve, agent: Make) -> None:
-    world.limit(Limits(max_tokens=12_000))
+    world.limit(Budget(max_tokens=12_000))
     model = serve([calls(("read_knowledge", {"file": "contract.md"}))])
     with pytest.raises(BudgetExhausted, match="max_tokens"):
         proposed(agent(model), world)
@@ -397,7 +397,7 @@ def test_a_budget_is_checked_before_each_call(world: World, serve: Serve, agent:
 
 
 def test_a_budget_that_ends_a_step_keeps_what_was_paid_for(world: World, serve: Serve, agent: Make) -> None:
-    world.limit(Limits(max_cost=0.02), Prices(input_per_million=1.0, output_per_million=1.0))
+    world.limit(Budget(max_cost=0.02), Prices(input_per_million=1.0, output_per_million=1.0))
     model = serve(
         [calls(FASTER, ("evaluate_draft", {"timed": True})), calls(("read_knowledge", {"file": "contract.md"}))]
     )

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.shape import Shape
-from pytest_avo.operators.budget import BudgetExhausted, Limits
+from pytest_avo.operators.budget import Budget, BudgetExhausted
 from pytest_avo.operators.doors.coding_agent import CodingAgentOperator
 from pytest_avo.operators.operator import DraftResult, OperatorFailed, OperatorStopped
 from tests.operators.doors.conftest import Member
@@ -199,7 +199,7 @@ time.sleep(60)
 
 
 def test_a_limit_on_tokens_holds_between_steps(outside: Make, world: World) -> None:
-    world.limit(Limits(max_tokens=100))
+    world.limit(Budget(max_tokens=100))
     world.ledger.add_usage(tokens_in=90, tokens_out=10, cost=None)
     with pytest.raises(BudgetExhausted, match="100 of 100 tokens"):
         outside("wait").propose(world.task())

@@ -10,7 +10,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.agent.agentic import AgenticOperator
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.budget import Limits
+from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.model.source import AnswerSource
 from pytest_avo.operators.model.transcript import run_folder
 from pytest_avo.operators.operator import OperatorStopped, Proposal
@@ -50,7 +50,7 @@ def again(world: World) -> World:
 
 
 def test_a_replay_proposes_the_same_without_the_model(world: World, serve: Serve, agent: Make) -> None:
-    world.limit(Limits(max_tokens=1_000_000))  # which a replay has no need of, and is no difference
+    world.limit(Budget(max_tokens=1_000_000))  # which a replay has no need of, and is no difference
     model = serve(STEPS)
     recorded = run_twice(agent(model), world)
     other = again(world)

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
-from pytest_avo.operators.knowledge.memory import Memory
+from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.chat import ToolCall
 from pytest_avo.operators.model.fence import Fence
 from pytest_avo.operators.model.redaction import Redactor
@@ -25,7 +25,7 @@ from tests.operators.steps import SEED, World
 def toolbox(world: World) -> Toolbox:
     task = world.task()
     specs = [
-        *LineageTools(task, Memory(task.view)).specs(),
+        *LineageTools(task, LessonMemory(task.view)).specs(),
         *knowledge_specs(KnowledgeBase()),
         *DraftTools(task, Draft(task, None), with_memory=True).specs(),
     ]
