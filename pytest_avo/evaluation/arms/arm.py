@@ -161,7 +161,8 @@ class Arm:
             raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
         for form in done.forms:
             _check_form(form, batch[0], dtype, place=self.given.place)
-        if self.result.response_s() > BUSY_S:
+        # Only who is timed has the device alone: while checks share it, another's work answers just as late.
+        if phase == "time" and self.result.response_s() > BUSY_S:
             raise KernelFault("rejected", "left work running on the device after its calls")
         if not self.given.unchanged(written):
             raise KernelFault("rejected", "modified its inputs")
