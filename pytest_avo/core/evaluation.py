@@ -13,6 +13,8 @@ Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsuppor
 KERNEL = "kernel"
 BASELINE = "baseline"
 """Names of the two arms that every comparison may have; the other arms are peers, by their own names."""
+FIXED = "(fixed)"
+"""Name of the arm that comparisons at different times have in common: a peer that is not shown as one."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +62,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     plan: TimingPlan | None = None
     baseline: Subject | None = None
     peers: tuple[str, ...] = ()
+    fixed: str = ""
+    """Name of the peer that is timed as FIXED, or ""."""
     may_lack_baseline: bool = False
     """Where the baseline fails, time the kernel without it and say so in the notes; else the evaluator has failed."""
     fresh: bool = False

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from pytest_avo.core import stats
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Timing
 from pytest_avo.core.ranking import Failing, Speed, paired, ranking
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
@@ -83,7 +83,7 @@ def judge(evaluation: Evaluation, shape: Shape, *, floor: float) -> Verdict:
     if timing is None:
         return Verdict(shape.id, "correct", notes=evaluation.notes)
     seconds = median(x for launch in timing.seconds[KERNEL] for x in launch)
-    compared = {arm: compare(timing, arm) for arm in timing.seconds if arm != KERNEL}
+    compared = {arm: compare(timing, arm) for arm in timing.seconds if arm not in (KERNEL, FIXED)}
     baseline = compared.pop(BASELINE, None)
     if timing.too_few:  # of what was timed beside it, nothing can be said either
         verdict, baseline, compared = Verdict(shape.id, "ambiguous", timing.too_few), None, {}

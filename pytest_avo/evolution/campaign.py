@@ -55,6 +55,8 @@ class Plan:
     population: int = 1
     islands: int = 1
     peers: tuple[str, ...] = ()
+    fixed: str = ""
+    """The peer that comparisons have in common."""
     """What candidates are timed beside, besides their parents."""
     screened: tuple[Shape, ...] = ()
     """The shapes that candidates are screened on, where those are not all; winners are confirmed on all."""

@@ -53,6 +53,7 @@ def open_campaign(
         population=settings.population,
         islands=settings.islands,
         peers=peers,
+        fixed=next(iter((*peers, *device.peers)), ""),
         screened=matching(shapes, settings.screen),
     )
     return Campaign.resume(plan) if settings.resume else Campaign.begin(plan, kernel)

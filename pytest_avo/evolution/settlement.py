@@ -14,6 +14,7 @@ from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import promotion
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import Decision, decide
+from pytest_avo.evolution.fixed_arm import unshown
 from pytest_avo.evolution.promotion import Provenance
 from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
@@ -63,9 +64,14 @@ class Settlement:
         """
         trials = [self._trials.measure(candidate, "confirm", candidate.parent) for candidate, _ in promising]
         for (candidate, screened), trial in zip(promising, trials, strict=True):
-            confirmed = self._decide(self._trials.finish(trial))
+            evaluations = self._trials.finish(trial)
+            confirmed = self._decide(evaluations)
             if confirmed.gain is None:
                 self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
+            elif reason := self._unshown(candidate.attempt.parent, evaluations):
+                rejected = Decision("rejected", reason, screened.gain)
+                since = candidate.since
+                self.settle(candidate.attempt, "rejected", rejected, confirmed=confirmed.gain, since=since)
             elif self._is_accepted(candidate.attempt, confirmed.gain):
                 self._land(candidate, screened, confirmed.gain)
             else:
@@ -116,7 +122,7 @@ class Settlement:
             # Scores add up errors along two chains: the two kernels themselves say which is faster.
             evaluations = self._trials.finish(self._trials.measure(candidate, "land", campaign.kernel(best)))
             landing = self._decide(evaluations).gain
-            if landing is not None and self._is_accepted(attempt, landing):
+            if landing is not None and self._is_accepted(attempt, landing) and not self._unshown(best.id, evaluations):
                 self._promote(candidate, screened, confirmed, landing=(best, landing))
                 return
         where = f"{math.exp(score):.2f}x the seed, the best is {math.exp(scores[best.id]):.2f}x"
@@ -150,6 +156,14 @@ class Settlement:
         except InvalidInput as error:
             self._console.warn(str(error))
             return "not committed"
+
+    def _unshown(self, beside: int | None, evaluations: Mapping[str, Evaluation]) -> str:
+        """Why the gain over an attempt is not believed, or ""; evaluations: beside it, in fresh processes."""
+        assert beside is not None, "only the seed is beside nobody"
+        campaign = self._campaign
+        other = campaign.view.attempt(beside)
+        then = campaign.stored(other, "confirm") or campaign.stored(other, "screen")
+        return unshown(evaluations, then, campaign.plan.shapes, floor=campaign.floor)
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)

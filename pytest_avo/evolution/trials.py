@@ -122,6 +122,7 @@ class Trials:
             plan=plan,
             baseline=Subject(f"{asked.path.name} (incumbent)", baseline.source),
             peers=peers,
+            fixed="" if peers else asked.fixed,
             fresh=fresh,
             target=asked.target,
         )

@@ -72,6 +72,17 @@ def test_what_is_faster_twice_is_promoted_by_the_second_figure(world: World, cam
     assert "now in kernels/tiny.py" in world.said[-1]
 
 
+def test_a_gain_over_an_incumbent_that_takes_its_time_is_rejected(world: World, campaign: Campaign) -> None:
+    """It was a candidate once and stood better beside the fixed arm then."""
+    court = Court(world, campaign)
+    assert court.settle(candidate(campaign, source(200, note="takes its time beside others"))).status == "promoted"
+    court.told.clear()
+    outcome = court.settle(candidate(campaign, source(201), generation=2))
+    assert outcome.status == "rejected"
+    assert outcome.reason.startswith("2.01x the incumbent, but 1.00x what that was beside the same peer")
+    assert "takes its time beside others" in world.kernel.read_text()
+
+
 def test_what_looks_faster_once_is_not_promoted(world: World, campaign: Campaign) -> None:
     outcome = Court(world, campaign).settle(candidate(campaign, source(200, confirmed=100)))
     assert (outcome.status, outcome.reason) == ("ambiguous", "not confirmed in fresh processes")

@@ -72,8 +72,12 @@ def timing_of(request: EvaluationRequest) -> Timing | None:
     if request.plan is None:
         return None
     arms = {KERNEL: 1.0 / speed_of(request.subject.source, fresh=request.fresh), **dict.fromkeys(request.peers, 0.1)}
+    if request.fixed:
+        arms[FIXED] = 0.1
     if request.baseline is not None:
         arms[BASELINE] = 1.0 / speed_of(request.baseline.source, fresh=request.fresh)
+        if "takes its time beside others" in request.baseline.source:
+            arms[BASELINE] *= 2
     samples: dict[str, tuple[tuple[float, ...], ...]] = {
         arm: tuple((mean_s, mean_s * 1.001, mean_s * 0.999, mean_s) for _ in range(request.plan.launches))
         for arm, mean_s in arms.items()

@@ -14,6 +14,7 @@ import torch
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
     BASELINE,
+    FIXED,
     KERNEL,
     Evaluation,
     EvaluationRequest,
@@ -198,6 +199,8 @@ class Examiner:
     def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
         assert request.plan is not None
         others = {name: peer(name) for name in request.peers}
+        if request.fixed:
+            others[FIXED] = peer(request.fixed)
         if request.baseline is not None:
             others[BASELINE] = request.baseline
         notes = [f"{name}: {self._absent[other]}" for name, other in others.items() if other in self._absent]

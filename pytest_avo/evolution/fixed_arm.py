@@ -1,0 +1,61 @@
+"""Whether a gain over an incumbent also shows beside an arm that no candidate has a hand in.
+
+An incumbent that knows that it is one may take its time, and whatever comes after it looks faster. But it was a
+candidate once, timed beside the same fixed arm, a peer: a candidate that is faster than its incumbent stands better
+beside that than the incumbent did then.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from pytest_avo.core import stats
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Timing
+from pytest_avo.core.ranking import ONE_SIDED_99, geomean_gain, paired
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval
+
+LEAST_MISSING = math.log(1.1)
+FLOORS_MISSING = 4.0
+"""What may be missing of a gain, as a log-ratio and in noise floors: a machine is not the same an hour later."""
+
+
+def standing(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> Interval | None:
+    """How much faster a kernel is than the fixed arm, as a log-ratio over shapes; None where that was not timed."""
+    launches = {}
+    for shape in shapes:
+        found = evaluations.get(shape.id)
+        arm = _arm(found.timing) if found is not None and found.timing is not None else None
+        if found is None or found.timing is None or arm is None:
+            return None
+        launches[shape.id] = paired(found.timing, arm)
+    return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=ONE_SIDED_99)
+
+
+def unshown(
+    now: Mapping[str, Evaluation], then: Mapping[str, Evaluation], shapes: Sequence[Shape], *, floor: float
+) -> str:
+    """Why a gain is not believed, or "": `now` of a candidate beside an incumbent, `then` of that as a candidate.
+
+    Nothing is said where either was timed without the fixed arm. floor: a log-ratio.
+    """
+    present, past = standing(now, shapes), standing(then, shapes)
+    if present is None or past is None:
+        return ""
+    gain = geomean_gain(now, shapes, confidence=ONE_SIDED_99)
+    shown = present.estimate - past.estimate
+    # Of all three estimates what speaks for the kernel.
+    doubt = gain.half_width + math.hypot(present.half_width, past.half_width)
+    if gain.estimate - shown - doubt <= max(LEAST_MISSING, FLOORS_MISSING * floor):
+        return ""
+    return (
+        f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "
+        "the incumbent takes its time"
+    )
+
+
+def _arm(timing: Timing) -> str | None:
+    """The name of the fixed arm among those of a comparison: an extra one, or else the first peer."""
+    peers = [arm for arm in timing.seconds if arm not in (KERNEL, BASELINE)]
+    return FIXED if FIXED in peers else next(iter(peers), None)
