@@ -13,6 +13,7 @@ from typing import Any
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
     BASELINE,
+    FIXED,
     KERNEL,
     Evaluation,
     EvaluationRequest,
@@ -199,6 +200,7 @@ class World:
             rootdir=self.folder,
             suites=SuiteFolders(()),
             shapes=(),
+            screen=(),
             peers=None,
             limits=Limits(),
             plan=TimingPlan(max_rounds=6),
