@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.campaign import DRAFT, PURPOSES, TOTAL, Campaign
+from pytest_avo.evolution.campaign import DRAFT, PURPOSES, Campaign
+from pytest_avo.lineage.view import TOTAL
 from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 
 
@@ -56,7 +57,6 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         commits=commits,
         rejected={str(status): number for status, number in counts.items()},
         best_ratio=best,
-        best_by_steps=math.exp(view.log_score(incumbent) or 0.0),
         wall_s=wall_s,
         build_s=sum(x.build_s for x in evaluations),
         check_s=sum(x.check_s for x in evaluations),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -18,22 +17,23 @@ from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
 from pytest_avo.core.ranking import noise_floor
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
+from pytest_avo.evolution.conditions import changes
 from pytest_avo.evolution.promotion import Provenance, check_unchanged
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
 from pytest_avo.lineage.store import Store
-from pytest_avo.lineage.view import View
+from pytest_avo.lineage.view import TOTAL, View
 from pytest_avo.operators.budget import SPENDING, Spending
 from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.operator import Proposal
 
 NOISE = "noise"
-TOTAL = "total"
 PROPOSED = "proposed"
-"""Kinds of events: the A/A run's noise floor, the last comparison of the best kernel with the seed, and what a proposal
-cost its operator."""
+RESUMED = "resumed"
+"""Kinds of events: the A/A run's noise floor, what a proposal cost its operator, and what a resumed run does otherwise
+than it did before."""
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
 DRAFT: Purpose = "draft"
 
@@ -60,11 +60,14 @@ class Plan:
     """What candidates are timed beside, besides their parents."""
     screened: tuple[Shape, ...] = ()
     """The shapes that candidates are screened on, where those are not all; winners are confirmed on all."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """What else makes the run what it is."""
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the lineage keeps of a run's size."""
+        """What the lineage keeps of a run's size, and of all else that it was asked for."""
         return {
+            **self.conditions,
             "generations": str(self.generations),
             "population": str(self.population),
             "islands": str(self.islands),
@@ -129,17 +132,24 @@ class Campaign:
             raise InvalidInput(f"--avo-resume: expected a run of {plan.name} in {path}, there is none")
         if found := differences(plan.fingerprint, run.fingerprint):
             raise InvalidInput(f"--avo-resume: run {run.id} was measured elsewhere ({'; '.join(found)})")
-        if run.shapes != tuple(shape.id for shape in plan.shapes):
+        shapes = {shape.id: shape for shape in plan.shapes}
+        if set(run.shapes) != set(shapes):
             raise InvalidInput(f"--avo-resume: run {run.id} evolved on other shapes: {', '.join(run.shapes)}")
+        plan = replace(plan, shapes=tuple(shapes[shape] for shape in run.shapes))
         for option in ("population", "islands"):
             if (size := run.settings.get(option, "1")) != plan.settings[option]:
                 raise InvalidInput(f"--avo-resume: run {run.id} has --avo-{option}={size}, got {plan.settings[option]}")
-        if (screened := run.settings.get("screen", "")) != plan.settings["screen"]:
+        screened = run.settings.get("screen", "")
+        if set(screened.split(",")) != set(plan.settings["screen"].split(",")):
             raise InvalidInput(f"--avo-resume: run {run.id} was screened on {screened or 'all shapes'}")
         campaign = cls(plan, Store.open(path), run)
         # A winner may have landed in the file just before the run was killed.
         known = [campaign.incumbent, *campaign.view.unfinished()]
         check_unchanged(plan.path, {attempt.digest for attempt in known})
+        resumed = [event.data["settings"] for event in campaign.view.events(RESUMED)]
+        before = msgspec.convert(resumed[-1], dict[str, str]) if resumed else run.settings
+        data: dict[str, Json] = {"settings": dict(plan.settings), "changed": dict(changes(before, plan.settings))}
+        campaign.record(RESUMED, data)
         return campaign
 
     @property
@@ -272,13 +282,9 @@ class Campaign:
         found = {x.evaluation.shape: x.evaluation for x in stored}
         return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}
 
-    def provenance(
-        self, attempt: Attempt, *, confirmed: Interval, landing: tuple[Attempt, Interval] | None
-    ) -> Provenance:
-        """What the head of the promoted file says."""
+    def provenance(self, attempt: Attempt, *, confirmed: Interval, over_seed: float) -> Provenance:
+        """What the head of the promoted file says. over_seed: time of the seed / its time, side by side."""
         assert attempt.parent is not None
-        base, gain = (attempt.parent, confirmed) if landing is None else (landing[0].id, landing[1])
-        gained = (self.view.log_score(base) or 0.0) + gain.estimate
         return Provenance(
             digest=attempt.digest,
             parent=self.view.attempt(attempt.parent).digest,
@@ -287,15 +293,15 @@ class Campaign:
             operator=attempt.operator,
             hypothesis=attempt.hypothesis,
             over_parent=confirmed.exp(),
-            over_seed=math.exp(gained),
+            over_seed=over_seed,
             device=self.plan.fingerprint.device,
             torch=self.plan.fingerprint.torch,
         )
 
-    def add_total(self, ratio: Interval) -> None:
-        """Record how much faster the best kernel is than the seed, compared side by side at the end."""
+    def add_total(self, attempt: Attempt, ratio: Interval) -> None:
+        """Record how much faster an attempt's kernel is than the seed, compared side by side."""
         data: dict[str, Json] = {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high}
-        self.record(TOTAL, data | {"attempt": self.incumbent.id})
+        self.record(TOTAL, data | {"attempt": attempt.id})
 
     def record(self, kind: str, data: Mapping[str, Json]) -> None:
         """Add an event of an operator's to the lineage."""
@@ -322,7 +328,7 @@ class Campaign:
             island=island_of(member, self.plan.islands),
             parent=parent,
             source=source,
-            operator=self.run.operator,
+            operator=self.plan.operator,
             hypothesis=hypothesis,
             predicted=dict(predicted),
         )

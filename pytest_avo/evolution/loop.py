@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
-from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge, judge_together
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evolution.campaign import Campaign, Plan, matching
+from pytest_avo.evolution.conditions import conditions
 from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.evolution.decision import Decision, decide
 from pytest_avo.evolution.hooks import Hooks
+from pytest_avo.evolution.promotion import check_commit, check_place
 from pytest_avo.evolution.settlement import Settlement
 from pytest_avo.evolution.trials import Candidate, Trial, Trials
 from pytest_avo.lineage.records import Attempt
@@ -36,7 +37,7 @@ def open_campaign(
     shapes: Sequence[Shape],
     device: DeviceKind,
     *,
-    operator: str,
+    operator: VariationOperator,
     peers: tuple[str, ...],
 ) -> Campaign:
     """The campaign that the user asked for, begun or resumed; InvalidInput where it cannot be resumed."""
@@ -47,7 +48,7 @@ def open_campaign(
         shapes=tuple(shapes),
         target=device.target,
         fingerprint=device.fingerprint(),
-        operator=operator,
+        operator=operator.name,
         seed=settings.seed,
         generations=settings.generations,
         population=settings.population,
@@ -55,7 +56,11 @@ def open_campaign(
         peers=peers,
         fixed=next(iter((*peers, *device.peers)), ""),
         screened=matching(shapes, settings.screen),
+        conditions=conditions(settings, operator),
     )
+    check_place(kernel.path)
+    if settings.commit:
+        check_commit(kernel.path)
     return Campaign.resume(plan) if settings.resume else Campaign.begin(plan, kernel)
 
 
@@ -208,15 +213,15 @@ class Loop:
         return self.trials.finish(trial)
 
     def _compare_with_seed(self) -> None:
-        """The claimed total, measured: the best kernel beside the seed, in one interleaved comparison."""
+        """The best kernel beside the seed, shape by shape: as it was promoted, or anew if another process did that."""
         campaign, plan = self.campaign, self.campaign.plan
         seed, best = campaign.view.attempts()[0], campaign.incumbent
         if best.id == seed.id:
             return
-        self._console.say("comparing the best kernel with the seed")
-        evaluations = self.trials.compare(campaign.kernel(best), campaign.kernel(seed))
-        if decide(evaluations, plan.shapes, floor=0.0).gain is not None:
-            campaign.add_total(geomean_gain(evaluations, plan.shapes, confidence=0.95).exp())
+        evaluations = self._settlement.beside_seed.get(best.id)
+        if evaluations is None:
+            self._console.say("comparing the best kernel with the seed")
+            evaluations = self.trials.compare(campaign.kernel(best), campaign.kernel(seed))
         self.final = [
             result_row(
                 evaluations[shape.id],

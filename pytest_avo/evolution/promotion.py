@@ -60,6 +60,13 @@ def promote(path: Path, source: str, provenance: Provenance, *, lock: Path) -> N
         write_atomically(target, TextForm.of(target.read_bytes()).encoded(content))
 
 
+def check_place(path: Path) -> None:
+    """InvalidInput unless the file can be replaced: its folder is written to."""
+    folder = Path(os.path.realpath(path)).parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InvalidInput(f"{path}: winners are written to its place, and {folder} cannot be written")
+
+
 def check_unchanged(path: Path, expected: set[str]) -> None:
     """InvalidInput unless the file holds one of the sources with these digests: nobody's edit is overwritten."""
     found = read_kernel(path).digest

@@ -10,6 +10,7 @@ import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import promotion
 from pytest_avo.evolution.campaign import Campaign
@@ -46,6 +47,8 @@ class Settlement:
         self._trials = trials
         self._accepts = promote
         self._settled = settled
+        self.beside_seed: dict[int, Mapping[str, Evaluation]] = {}
+        """By attempt: the promoted kernels of this process beside the seed, and the peers."""
 
     def is_promising(self, decision: Decision) -> bool:
         """Whether a screened candidate is worth to be measured once more."""
@@ -137,13 +140,24 @@ class Settlement:
         *,
         landing: tuple[Attempt, Interval] | None = None,
     ) -> None:
-        """Write the winner into kernels/, then record that: killed in between, a resumed run does both again."""
+        """Measure the winner beside the seed, write it into kernels/, then record that.
+
+        Killed in between, a resumed run does it all again.
+        """
         campaign, path, attempt = self._campaign, self._campaign.plan.path, candidate.attempt
         promotion.check_unchanged(path, {campaign.incumbent.digest, attempt.digest})
-        provenance = campaign.provenance(attempt, confirmed=confirmed, landing=landing)
+        beside = self._trials.compare(candidate.kernel, campaign.kernel(campaign.view.attempts()[0]))
+        found = self._decide(beside)
+        if found.gain is None:  # wrong on the third inputs
+            self.settle(attempt, status_of(found), found, confirmed=confirmed, since=candidate.since)
+            return
+        total = geomean_gain(beside, campaign.plan.shapes, confidence=0.95).exp()
+        provenance = campaign.provenance(attempt, confirmed=confirmed, over_seed=total.estimate)
         source = campaign.view.source(attempt.digest)
         promotion.promote(path, source, provenance, lock=self._settings.store / "promotion.lock")
-        where = f"({provenance.over_seed:.2f}x the seed) now in {campaign.plan.name}"
+        campaign.add_total(attempt, total)
+        self.beside_seed[attempt.id] = beside
+        where = f"({total.estimate:.2f}x the seed) now in {campaign.plan.name}"
         if self._settings.commit:
             where += f", {self._commit(provenance)}"
         decision = Decision("faster", where, screened.gain)

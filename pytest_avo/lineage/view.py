@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from itertools import accumulate, islice
@@ -67,6 +68,10 @@ def latest_run(path: Path, kernel: str) -> Run | None:
     with Reader(path) as reader:
         rows = reader.rows(LATEST_RUN, kernel)
         return _run(rows[0]) if rows else None
+
+
+TOTAL = "total"
+"""Kind of the event of a comparison with the seed, side by side."""
 
 
 class View:
@@ -170,10 +175,10 @@ class View:
         return tuple(_event(row) for row in sorted(rows, key=lambda row: int(row[0])))
 
     def log_score(self, attempt: int) -> float | None:
-        """Log-ratio of an attempt to the seed: the steps along its chain of parents, its own included, added up.
+        """Log-ratio of an attempt to the seed: measured side by side where it was (always, for a promoted one).
 
-        A step is the confirmed gain where there is one (always, for a promoted parent), else the screening's.
-        None when a step was never measured; 0 for the seed.
+        Else its step on its parent's score: the confirmed gain where there is one, or the screening's. None when a step
+        was never measured; 0 for the seed.
         """
         self._score()
         with self._lock:
@@ -189,6 +194,7 @@ class View:
         """Bring the scores up to date."""
         self.outcomes()  # before the attempts: each outcome's attempt is known then
         self.attempts()
+        totals = {int(str(x.data["attempt"])): math.log(float(str(x.data["ratio"]))) for x in self.events(TOTAL)}
         with self._lock:
             for attempt in islice(self._attempts.values(), self._scored_attempts, None):
                 if attempt.parent is None:
@@ -199,7 +205,9 @@ class View:
                     break  # another thread has just read it: its attempt is here the next time
                 self._scored_outcomes += 1
                 base = outcome.over or self._attempts[outcome.attempt].parent
-                if base in self._scores and outcome.step is not None:
+                if outcome.attempt in totals:
+                    self._scores[outcome.attempt] = totals[outcome.attempt]
+                elif base in self._scores and outcome.step is not None:
                     self._scores[outcome.attempt] = self._scores[base] + outcome.step
             self._scored_attempts = len(self._attempts)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_a_winner_lands_in_the_file_and_the_rest_is_turned_down_with_a_reason(wo
     assert f"generation 1: incorrect  {FIRST}: is incorrect (2 of 2 shapes)" in told
     assert "generation 2: crashed" in told
     assert "generation 4: promoted  2.0" in told
-    assert "comparing the best kernel with the seed" in told
+    assert "(2.00x the seed) now in kernels/tiny.py" in told
 
 
 def test_the_seed_beside_itself_gives_the_noise_floor(world: World) -> None:
@@ -153,7 +154,7 @@ def test_the_finish_of_a_generation_is_told_with_verdicts_against_the_parent(wor
     ]
 
 
-def test_the_best_kernel_is_measured_beside_the_seed_at_the_end(world: World) -> None:
+def test_how_fast_the_best_kernel_is_was_measured_beside_the_seed_and_nothing_else_is_said(world: World) -> None:
     steps = {(1, 0): proposal(source(200)), (2, 0): proposal(source(400))}
     world.changes = {"generations": 2}
     with world.loop(Operator(steps)) as loop:
@@ -164,13 +165,50 @@ def test_the_best_kernel_is_measured_beside_the_seed_at_the_end(world: World) ->
         assert loop.campaign.view.log_score(loop.campaign.incumbent.id) == pytest.approx(math.log(4), rel=0.01)
 
 
+def test_a_resumed_run_says_what_it_does_otherwise_and_who_proposed_what(world: World) -> None:
+    world.evolve(proposal(source(50)), operator="one:Operator")
+    world.changes |= {"resume": True, "generations": 2, "operator": "another:Operator"}
+    other = Operator({(2, 0): proposal(source(200))}, name="another")
+    with world.loop(other) as loop:
+        loop.run()
+        view = loop.campaign.view
+        assert [attempt.operator for attempt in view.attempts()] == ["scripted", "scripted", "another"]
+        (resumed,) = view.events("resumed")
+        expected = {"generations": "2", "named-operator": "another:Operator", "operator": "another"}
+        assert resumed.data["changed"] == expected
+        assert view.run.settings["max-rounds"] == "6"
+    assert "operator=another" in world.kernel.read_text().splitlines()[0]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_measured(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InvalidInput, match="winners are written to its place, and "):
+        world.evolve(proposal(source(200)))
+    assert not (world.folder / ".avo").exists()
+
+
+def test_a_commit_that_git_will_refuse_is_said_before_anything_is_measured(world: World) -> None:
+    with pytest.raises(InvalidInput, match="--avo-commit: "):
+        world.evolve(proposal(source(200)), commit=True)
+    assert world.evaluator.requests == []
+
+
+def test_shapes_in_another_order_are_the_same_shapes(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.evolve(proposal(source(50)))
+    monkeypatch.setattr("tests.evolution.world.SHAPES", SHAPES[::-1])
+    assert world.evolve(proposal(source(50)), proposal(source(200)), resume=True) == ["seed", "slower", "promoted"]
+
+
 def test_a_population_is_screened_at_the_same_time_and_its_winners_settled_one_after_the_other(world: World) -> None:
     statuses = world.evolve([proposal(source(200)), proposal(source(300)), proposal(source(150))], population=3)
     # The second beats the seed and then what the first has put there; the third beats its parent alone.
     assert statuses == ["seed", "promoted", "promoted", "kept"]
     assert "SPEED, FRESH, RESULT = 300" in world.kernel.read_text()
     fresh = [request.fresh for request in world.evaluator.requests]
-    assert fresh == [False, False, False, False, True, True, True, True, True]
+    # Three confirmed, the first beside the seed, the second beside the first and the seed.
+    assert fresh == [False, False, False, False, True, True, True, True, True, True]
     assert "generation 1.2: kept  1.500x" in "\n".join(world.said)
 
 

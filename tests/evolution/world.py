@@ -248,18 +248,16 @@ class World:
     def assessor(self) -> Assessor:
         return Assessor(self.settings, Device(), self.console, start=lambda _: self.evaluator, confinement="off")
 
-    def open(self) -> Campaign:
-        kernel = read_kernel(self.kernel)
-        return open_campaign(
-            self.settings, kernel, SHAPES, Device(), operator="scripted", peers=self.assessor().peers_on(Device())
-        )
+    def open(self, operator: Operator | None = None) -> Campaign:
+        peers, operator = self.assessor().peers_on(Device()), operator or Operator({})
+        return open_campaign(self.settings, read_kernel(self.kernel), SHAPES, Device(), operator=operator, peers=peers)
 
     @contextmanager
     def loop(self, operator: Operator) -> Iterator[Loop]:
         """The loop of an evolution that is begun, or with `resume` among the changes resumed."""
         rule = self.promote or (lambda _, measured, floor: accepts(measured, floor, accept=self.settings.accept))
         hooks = Hooks(operator.propose, rule, lambda *told: self.finished.append(told))
-        loop = Loop(self.assessor(), self.open(), operator, self.console, hooks, present=self.present)
+        loop = Loop(self.assessor(), self.open(operator), operator, self.console, hooks, present=self.present)
         try:
             yield loop
         finally:

@@ -46,8 +46,6 @@ class Summary:
     """Attempts that were not committed, by status."""
     best_ratio: Interval | None
     """Time of the seed / time of the best kernel, side by side; None where the run did not come to compare them."""
-    best_by_steps: float
-    """The same as the product of the confirmed gains, 1.0 before the first commit."""
     wall_s: float
     build_s: float
     """What the evaluator took to start, load and first call kernels, compilation included."""
@@ -129,7 +127,7 @@ def _totals(summary: Summary, width: int) -> list[Line]:
     if best:
         gain = f"best {text.ratio(best.estimate, (best.low, best.high))} vs the seed"
     elif summary.commits:
-        gain = f"best {text.ratio(summary.best_by_steps)} vs the seed, by its steps"
+        gain = "the best was not compared with the seed"
     else:
         gain = "no gain over the seed"
     head = [text.counted(summary.attempts, "attempt"), text.counted(summary.commits, "commit"), gain]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -102,8 +103,8 @@ class Evolution(KernelRun):
             self._console.warn(f"{self.operator.name} stopped: {stop}")
             if isinstance(stop, OperatorFailed):
                 self.exit_status = pytest.ExitCode.INTERNAL_ERROR
-        except EvaluatorError as error:
-            self._console.warn(f"the run stops: {error}")
+        except (EvaluatorError, OSError, sqlite3.Error) as error:
+            self._console.warn(f"the run stops: {_why(error, self._settings.store)}")
             self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         finally:
             # A resumed run that was complete already runs no item, and yet collected those of its seed.
@@ -120,9 +121,12 @@ class Evolution(KernelRun):
         if device is None:
             raise InvalidInput(f"{file.path}: {assessor.why_not_here(file.kernel)}")
         self._device = device
-        shapes, peers = [item.shape for item in items], assessor.peers_on(device)
+        # In the order of their suites: another plugin may have put the items into one of its own.
+        present = {item.shape.id for item in items}
+        shapes = [shape for shape in self.selection.shapes(file.kernel) if shape.id in present]
+        peers = assessor.peers_on(device)
         campaign = open_campaign(
-            self._settings, file.kernel, shapes, device, operator=self.operator.name, peers=peers
+            self._settings, file.kernel, shapes, device, operator=self.operator, peers=peers
         )  # fmt: skip
         return Loop(
             assessor,
@@ -200,6 +204,13 @@ class Evolution(KernelRun):
         """Tell operators to stop and close the lineage, once all is shown."""
         if self._loop is not None:
             self._loop.close()
+
+
+def _why(error: Exception, store: Path) -> str:
+    """What ended a run that its user did not; what was recorded by then is kept."""
+    if isinstance(error, sqlite3.Error):
+        return f"{store}: the lineage cannot be written: {error}; what is in it is kept"
+    return str(error)
 
 
 def _hooks(config: pytest.Config) -> Hooks:
