@@ -219,7 +219,6 @@ class World:
             generations=1,
             population=1,
             islands=1,
-            screen=(),
             operator="somebody:Else",
             agent=AgentSettings(),
             doors=DoorSettings(),
