@@ -6,7 +6,7 @@ import math
 
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.campaign import DRAFT, PURPOSES, Campaign
-from pytest_avo.lineage.view import TOTAL
+from pytest_avo.lineage.events import SeedComparison
 from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 
 
@@ -49,8 +49,8 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         for x in view.evaluations(attempt.id, purpose)
     ]
     incumbent = campaign.incumbent.id
-    totals = [event.data for event in view.events(TOTAL) if event.data.get("attempt", incumbent) == incumbent]
-    best = Interval(*(float(str(totals[-1][key])) for key in ("ratio", "low", "high"))) if totals else None
+    totals = [event.fact for event in view.events(SeedComparison) if event.fact.attempt in (None, incumbent)]
+    best = Interval(totals[-1].ratio, totals[-1].low, totals[-1].high) if totals else None
     return Summary(
         kernel=campaign.plan.name,
         attempts=sum(counts.values()) + commits,

@@ -22,18 +22,13 @@ from pytest_avo.evolution.promotion import Provenance, check_unchanged
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Purpose, Run
+from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Resumed, SeedComparison, Spending
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
 from pytest_avo.lineage.store import Store
-from pytest_avo.lineage.view import TOTAL, View
-from pytest_avo.operators.budget import SPENDING, Spending
+from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.operator import Proposal
 
-NOISE = "noise"
-PROPOSED = "proposed"
-RESUMED = "resumed"
-"""Kinds of events: the A/A run's noise floor, what a proposal cost its operator, and what a resumed run does otherwise
-than it did before."""
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
 DRAFT: Purpose = "draft"
 
@@ -146,10 +141,9 @@ class Campaign:
         # A winner may have landed in the file just before the run was killed.
         known = [campaign.incumbent, *campaign.view.unfinished()]
         check_unchanged(plan.path, {attempt.digest for attempt in known})
-        resumed = [event.data["settings"] for event in campaign.view.events(RESUMED)]
-        before = msgspec.convert(resumed[-1], dict[str, str]) if resumed else run.settings
-        data: dict[str, Json] = {"settings": dict(plan.settings), "changed": dict(changes(before, plan.settings))}
-        campaign.record(RESUMED, data)
+        resumed = campaign.view.events(Resumed)
+        before = resumed[-1].fact.settings if resumed else run.settings
+        campaign.record(Resumed(dict(plan.settings), dict(changes(before, plan.settings))))
         return campaign
 
     @property
@@ -162,14 +156,14 @@ class Campaign:
     @property
     def has_floor(self) -> bool:
         """Whether the seed was found good and its noise measured."""
-        return bool(self.view.events(NOISE))
+        return bool(self.view.events(NoiseFloor))
 
     @property
     def floor(self) -> float:
         """The noise floor that was measured at the start of this run, a log-ratio."""
-        floors = [event.data["floor"] for event in self.view.events(NOISE)]
+        floors = self.view.events(NoiseFloor)
         assert floors, "the seed is measured first"
-        return float(str(floors[-1]))
+        return floors[-1].fact.floor
 
     def kernel(self, attempt: Attempt) -> Kernel:
         """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
@@ -227,7 +221,7 @@ class Campaign:
 
     def measure_noise(self, attempt: Attempt, evaluations: Mapping[str, Evaluation]) -> None:
         """Record the noise floor from the seed's comparison with itself."""
-        self.store.add_event(self.run.id, NOISE, {"floor": noise_floor(evaluations, self.plan.shapes)})
+        self.record(NoiseFloor(noise_floor(evaluations, self.plan.shapes)))
         self.store.add_outcome(AttemptOutcome(attempt.id, "seed"))
 
     def add(
@@ -236,10 +230,16 @@ class Campaign:
         """Record a proposal; also the earlier attempt that is the same program, whatever its comments, if there is."""
         earlier = self.view.find_by_digest(source_digest(proposal.source)) or self._programs.find(proposal.source)
         # Before the attempt: killed in between, it is proposed again and this event is not the last of its kind.
-        price: dict[str, Json] = {"tokens_in": proposal.tokens_in, "tokens_out": proposal.tokens_out}
-        price |= {"cost": proposal.cost, "lesson": proposal.lesson}
-        price |= {"generation": generation, "member": member}
-        self.record(PROPOSED, price)
+        self.record(
+            Price(
+                generation=generation,
+                member=member,
+                tokens_in=proposal.tokens_in,
+                tokens_out=proposal.tokens_out,
+                cost=proposal.cost,
+                lesson=proposal.lesson,
+            )
+        )
         attempt = self._add(
             proposal.source,
             generation=generation,
@@ -252,18 +252,23 @@ class Campaign:
 
     def settle(self, outcome: AttemptOutcome, attempt: Attempt) -> AttemptOutcome:
         """Record an outcome, the last thing that is ever written about an attempt, with what its proposal cost."""
-        prices = [event.data for event in self.view.events(PROPOSED)]
+        prices = [event.fact for event in self.view.events(Price)]
         whose = attempt.generation, attempt.member
-        price = next((x for x in reversed(prices) if (x["generation"], x.get("member", 0)) == whose), None)
+        price = next((x for x in reversed(prices) if (x.generation, x.member) == whose), None)
         if price is not None:
-            known = {key: value for key, value in price.items() if key not in ("generation", "member")}
-            outcome = msgspec.convert(msgspec.structs.asdict(outcome) | known, AttemptOutcome)
+            outcome = msgspec.structs.replace(
+                outcome,
+                lesson=price.lesson,
+                tokens_in=price.tokens_in,
+                tokens_out=price.tokens_out,
+                cost=price.cost,
+            )
         self.store.add_outcome(outcome)
         return outcome
 
     def spending(self) -> Spending | None:
         """What the run had spent when it was interrupted; None where it begins."""
-        snapshots = self.view.events(SPENDING)
+        snapshots = self.view.events(Spending)
         if not snapshots:
             return None
         # A kill may have come after an evaluation and before its snapshot. An attempt that was interrupted before it
@@ -271,8 +276,8 @@ class Campaign:
         attempts = self.view.attempts()
         drafts = [x for each in attempts for x in self.view.evaluations(each.id, DRAFT)]
         tried = [x for each in attempts for purpose in PURPOSES for x in self.view.evaluations(each.id, purpose)]
-        return replace(
-            Spending.of(snapshots[-1].data),
+        return msgspec.structs.replace(
+            snapshots[-1].fact,
             attempts=len(attempts) - 1,
             evaluations=len(drafts),
             verifications=sum(x.attempt != attempts[0].id for x in tried),
@@ -307,12 +312,11 @@ class Campaign:
 
     def add_total(self, attempt: Attempt, ratio: Interval) -> None:
         """Record how much faster an attempt's kernel is than the seed, compared side by side."""
-        data: dict[str, Json] = {"ratio": ratio.estimate, "low": ratio.low, "high": ratio.high}
-        self.record(TOTAL, data | {"attempt": attempt.id})
+        self.record(SeedComparison(ratio.estimate, ratio.low, ratio.high, attempt.id))
 
-    def record(self, kind: str, data: Mapping[str, Json]) -> None:
-        """Add an event of an operator's to the lineage."""
-        self.store.add_event(self.run.id, kind, data)
+    def record(self, fact: Fact) -> None:
+        """Add an event to the lineage."""
+        self.store.add_event(self.run.id, fact)
 
     def close(self) -> None:
         self.view.close()

@@ -20,10 +20,10 @@ from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
-from pytest_avo.operators.budget import SPENDING, Budget, BudgetExhausted, Ledger
+from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger
 from pytest_avo.operators.catalogue import ASKING, EMBEDDED
 from pytest_avo.operators.directions import direction_of
-from pytest_avo.operators.knowledge.comparison import COMPARISON, compared, event_data, measured_ratios
+from pytest_avo.operators.knowledge.comparison import compared, comparison, measured_ratios
 from pytest_avo.operators.operator import (
     DraftResult,
     DraftsSpent,
@@ -102,7 +102,7 @@ class Consultation:
                 self._console.say(answer)
                 continue
             waiting -= 1
-            self._campaign.record(SPENDING, self.ledger.snapshot().data())
+            self._campaign.record(self.ledger.snapshot())
             if isinstance(answer, BaseException):
                 errors.append(answer)
             else:
@@ -140,7 +140,7 @@ class Consultation:
         """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
         stored = self._campaign.stored(attempt, "confirm") or self._campaign.stored(attempt, "screen")
         if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
-            self._campaign.record(COMPARISON, event_data(attempt.id, found))
+            self._campaign.record(comparison(attempt.id, found))
             right = sum(each.judgement == "right" for each in found)
             self._console.say(
                 f"  {found[0]}" + (f" ({right} of {len(found)} predictions right)" if len(found) > 1 else "")
@@ -221,7 +221,7 @@ class Consultation:
                 evaluation = known[shape] = future.result()
                 self._campaign.store.add_evaluations(parent.id, DRAFT, [evaluation], source=source)
                 self.ledger.add_evaluation(evaluation.seconds)
-            self._campaign.record(SPENDING, self.ledger.snapshot().data())
+            self._campaign.record(self.ledger.snapshot())
         verdicts = judge_together(known, shapes, floor=self._campaign.floor)
         return {shape.id: DraftResult(known[shape.id], verdicts[shape.id]) for shape in shapes}
 

@@ -33,8 +33,6 @@ Status = Literal[
 GEOMEAN = "geomean"
 """Key of a prediction that speaks of all shapes together."""
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-
 
 class Run(msgspec.Struct, frozen=True):
     """One evolution of one kernel. A resumed run is the same run."""
@@ -107,13 +105,3 @@ class AttemptOutcome(msgspec.Struct, frozen=True):
         """
         measured = self.landing or self.confirmed or self.gain
         return None if measured is None else measured.estimate
-
-
-class Event(msgspec.Struct, frozen=True):
-    """Something else that a reader of the run must know: started, resumed, a supervisor's word, a stop."""
-
-    id: int
-    run: int
-    time: str
-    kind: str
-    data: dict[str, Json]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
@@ -18,7 +18,10 @@ from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.kernel import source_digest, without_provenance
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.database import open_to_write
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Event, Json, Purpose, Run
+from pytest_avo.lineage.events import Event, Fact, encoded, kind_of
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
+
+Recorded = TypeVar("Recorded", bound=Fact)
 
 
 class Store:
@@ -119,11 +122,12 @@ class Store:
             )
             _insert(cursor, "outcome", columns | {"run": run[0] if run else None})
 
-    def add_event(self, run: int, kind: str, data: Mapping[str, Json]) -> Event:
-        """Record an event of a run, stamped with the present time."""
-        event = Event(0, run, _now(), kind, dict(data))
+    def add_event(self, run: int, fact: Recorded) -> Event[Recorded]:
+        """Record a fact of a run, stamped with the present time."""
+        time = _now()
         with self._transaction() as cursor:
-            return msgspec.structs.replace(event, id=_insert(cursor, "event", _columns(event)))
+            columns = {"run": run, "time": time, "kind": kind_of(type(fact)), "data": encoded(fact)}
+            return Event(_insert(cursor, "event", columns), run, time, fact)
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
@@ -144,7 +148,7 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _columns(record: Run | Attempt | Event) -> dict[str, object]:
+def _columns(record: Run | Attempt) -> dict[str, object]:
     """A record's fields as SQLite takes them, containers as JSON; the id is the database's to give."""
     fields = msgspec.structs.asdict(record)
     del fields["id"]

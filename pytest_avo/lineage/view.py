@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import msgspec
 
@@ -17,7 +17,8 @@ from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.database import Reader, Row
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Event, Purpose, Run, Status, StoredEvaluation
+from pytest_avo.lineage.events import Event, Fact, SeedComparison, decoded, kind_of
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run, Status, StoredEvaluation
 
 ATTEMPT = (
     "SELECT a.id, a.run, generation, member, island, parent, digest, operator, hypothesis, predicted, created"
@@ -55,6 +56,8 @@ SOURCE = "SELECT text FROM source WHERE digest = ?"
 EVENTS_AFTER = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND id > ? ORDER BY id"
 EVENTS_OF_KIND = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND kind = ? AND id > ? ORDER BY id"
 
+Asked = TypeVar("Asked", bound=Fact)
+
 
 def runs(path: Path, kernel: str | None = None) -> tuple[Run, ...]:
     """The runs of the lineage at `path`, oldest first; of one kernel (path relative to the rootdir) when named."""
@@ -68,10 +71,6 @@ def latest_run(path: Path, kernel: str) -> Run | None:
     with Reader(path) as reader:
         rows = reader.rows(LATEST_RUN, kernel)
         return _run(rows[0]) if rows else None
-
-
-TOTAL = "total"
-"""Kind of the event of a comparison with the seed, side by side."""
 
 
 class View:
@@ -167,12 +166,14 @@ class View:
             raise KeyError(digest)
         return str(rows[0][0])
 
-    def events(self, *kinds: str, after: int = 0) -> tuple[Event, ...]:
-        """The events of the run with an id above `after`, oldest first; of these kinds alone when some are named."""
-        if not kinds:
-            return tuple(_event(row) for row in self._rows(EVENTS_AFTER, self.run.id, after))
-        rows = [row for kind in kinds for row in self._rows(EVENTS_OF_KIND, self.run.id, kind, after)]
+    def events(self, *kinds: type[Asked], after: int = 0) -> tuple[Event[Asked], ...]:
+        """The events of these kinds with an id above `after`, oldest first."""
+        rows = [row for kind in kinds for row in self._rows(EVENTS_OF_KIND, self.run.id, kind_of(kind), after)]
         return tuple(_event(row) for row in sorted(rows, key=lambda row: int(row[0])))
+
+    def all_events(self, *, after: int = 0) -> tuple[Event[Fact], ...]:
+        """The events of the run with an id above `after`, oldest first, whatever they are about."""
+        return tuple(_event(row) for row in self._rows(EVENTS_AFTER, self.run.id, after))
 
     def log_score(self, attempt: int) -> float | None:
         """Log-ratio of an attempt to the seed: measured side by side where it was (always, for a promoted one).
@@ -194,7 +195,7 @@ class View:
         """Bring the scores up to date."""
         self.outcomes()  # before the attempts: each outcome's attempt is known then
         self.attempts()
-        totals = {int(str(x.data["attempt"])): math.log(float(str(x.data["ratio"]))) for x in self.events(TOTAL)}
+        totals = {x.fact.attempt: math.log(x.fact.ratio) for x in self.events(SeedComparison)}
         with self._lock:
             for attempt in islice(self._attempts.values(), self._scored_attempts, None):
                 if attempt.parent is None:
@@ -275,6 +276,6 @@ def _evaluation(row: Row) -> StoredEvaluation:
     return StoredEvaluation(attempt, purpose, digest, BODY.decode(body))
 
 
-def _event(row: Row) -> Event:
+def _event(row: Row) -> Event[Any]:
     number, run, time, kind, data = row
-    return Event(number, run, time, kind, msgspec.json.decode(data))
+    return Event(number, run, time, decoded(kind, data))

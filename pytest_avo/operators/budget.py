@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from pytest_avo.lineage.events import Spending
 from pytest_avo.report.text import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from pytest_avo.lineage.records import Json
 
 _UNLIMITED = 2**62
-SPENDING = "spending"
-"""Kind of the events that carry a snapshot of the ledger."""
 
 
 class BudgetExhausted(Exception):
@@ -58,34 +56,6 @@ class Budget:
     max_cost: float | None = None
     max_time_s: float | None = None
     max_evaluations: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spending:
-    """A snapshot of the ledger. `cost` is `None` where the user gave no prices.
-
-    `evaluations` are those that the operator asked for, `verifications` those of its candidates by the run itself;
-    `evaluator_s` is what both took, and the seed.
-    """
-
-    attempts: int = 0
-    turns: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost: float | None = None
-    evaluations: int = 0
-    verifications: int = 0
-    evaluator_s: float = 0.0
-    wall_s: float = 0.0
-
-    def data(self) -> dict[str, Json]:
-        """The snapshot as an event of the lineage."""
-        return asdict(self)
-
-    @classmethod
-    def of(cls, data: Mapping[str, Json]) -> Spending:
-        """The snapshot in such an event."""
-        return msgspec.convert(data, cls)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +117,7 @@ class Ledger:
         with self._lock:
             if self._open.pop(reservation.number, None) is None:
                 raise ValueError(f"reservation {reservation.number} is not open: it was settled before")
-            self._spent = replace(
+            self._spent = msgspec.structs.replace(
                 self._spent,
                 turns=self._spent.turns + 1,
                 tokens_in=self._spent.tokens_in + tokens_in,
@@ -161,7 +131,7 @@ class Ledger:
             return
         with self._lock:
             before = self._spent.cost
-            self._spent = replace(
+            self._spent = msgspec.structs.replace(
                 self._spent,
                 turns=self._spent.turns + 1,
                 tokens_in=self._spent.tokens_in + tokens_in,
@@ -204,7 +174,7 @@ class Ledger:
                 limit = self.limits.max_evaluations
                 made = f"{self._spent.evaluations + self._spent.verifications:,} of {limit:,} evaluations are made"
                 raise BudgetExhausted("max_evaluations", f"{made}, an attempt needs up to {evaluations:,}")
-            self._spent = replace(self._spent, attempts=self._spent.attempts + 1)
+            self._spent = msgspec.structs.replace(self._spent, attempts=self._spent.attempts + 1)
 
     def check_time(self, expected_s: float = 0.0) -> None:
         """Raise `BudgetExhausted` if work expected to take so many seconds would end after the run's time."""
@@ -214,7 +184,7 @@ class Ledger:
     def add_evaluation(self, seconds: float) -> None:
         """Count one evaluation asked for by the operator and the time the evaluator spent on it."""
         with self._lock:
-            self._spent = replace(
+            self._spent = msgspec.structs.replace(
                 self._spent,
                 evaluations=self._spent.evaluations + 1,
                 evaluator_s=self._spent.evaluator_s + seconds,
@@ -223,7 +193,7 @@ class Ledger:
     def add_verifications(self, number: int, seconds: float) -> None:
         """Count evaluations of a candidate by the run itself and the time the evaluator spent on them."""
         with self._lock:
-            self._spent = replace(
+            self._spent = msgspec.structs.replace(
                 self._spent,
                 verifications=self._spent.verifications + number,
                 evaluator_s=self._spent.evaluator_s + seconds,
@@ -237,7 +207,7 @@ class Ledger:
     def snapshot(self) -> Spending:
         """What is spent by now, without what is only reserved."""
         with self._lock:
-            return replace(self._spent, wall_s=self._clock() - self._started)
+            return msgspec.structs.replace(self._spent, wall_s=self._clock() - self._started)
 
     def time_left_s(self) -> float | None:
         """Seconds until the time limit (not below zero), `None` where there is no limit."""

@@ -13,7 +13,8 @@ from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict
-from pytest_avo.lineage.records import Attempt, Json
+from pytest_avo.lineage.events import Fact
+from pytest_avo.lineage.records import Attempt
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.budget import Ledger
 
@@ -87,8 +88,8 @@ class Task:
     evaluate: EvaluateDraft
     compile_report: Diagnose
     profile: Diagnose
-    record: Callable[[str, Mapping[str, Json]], None]
-    """Add an event to the lineage: kind and data."""
+    record: Callable[[Fact], None]
+    """Add an event to the lineage; a Note for what has no kind of its own."""
     ledger: Ledger
     """Of the whole run: whoever calls a model reserves and settles there; BudgetExhausted may be let through."""
     stopping: threading.Event

@@ -11,6 +11,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.evolution.trials import Trial
+from pytest_avo.lineage.events import Resumed
 from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
 from tests.evolution.world import FIRST, SECOND, SHAPES, Operator, World, proposal, source
@@ -189,9 +190,9 @@ def test_a_resumed_run_says_what_it_does_otherwise_and_who_proposed_what(world: 
         loop.run()
         view = loop.campaign.view
         assert [attempt.operator for attempt in view.attempts()] == ["scripted", "scripted", "another"]
-        (resumed,) = view.events("resumed")
+        (resumed,) = view.events(Resumed)
         expected = {"generations": "2", "named-operator": "another:Operator", "operator": "another"}
-        assert resumed.data["changed"] == expected
+        assert resumed.fact.changed == expected
         assert view.run.settings["max-rounds"] == "6"
     assert "operator=another" in world.kernel.read_text().splitlines()[0]
 

@@ -19,6 +19,7 @@ from pytest_avo.core.evaluation import Evaluation, Timing
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.database import VERSION
+from pytest_avo.lineage.events import NoiseFloor, Note
 from pytest_avo.lineage.records import AttemptOutcome, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View, latest_run
@@ -85,7 +86,7 @@ def test_every_record_reads_back_as_written(store: Store, run: Run) -> None:
         seconds=9.5,
     )
     store.add_outcome(outcome)
-    event = store.add_event(run.id, "resumed", {"after": child.id, "why": ["a", None, 1.5]})
+    event = store.add_event(run.id, Note("resumed", {"after": child.id, "why": ["a", None, 1.5]}))
     with View(store.path, run.id) as view:
         assert view.run == run
         assert view.attempts() == (view.attempt(seed), child)
@@ -94,7 +95,7 @@ def test_every_record_reads_back_as_written(store: Store, run: Run) -> None:
             (child.digest, evaluation("two")),
         ]
         assert view.outcome(child.id) == outcome
-        assert view.events() == (event,)
+        assert view.all_events() == (event,)
 
 
 def test_a_source_is_kept_once_and_without_provenance(store: Store, run: Run) -> None:
@@ -112,7 +113,7 @@ def test_nothing_can_be_changed_or_deleted(store: Store, run: Run, table: str, s
     seed = add_seed(store, run)
     store.add_evaluations(seed, "screen", [evaluation()])
     store.add_outcome(AttemptOutcome(seed, "seed"))
-    store.add_event(run.id, "started", {})
+    store.add_event(run.id, NoiseFloor(0.01))
     if table == "source":
         statement = statement.replace("rowid", "text")
     with closing(sqlite3.connect(store.path)) as other, pytest.raises(sqlite3.IntegrityError, match="append-only"):
@@ -164,8 +165,8 @@ def test_records_of_what_does_not_exist_are_refused(store: Store, run: Run) -> N
     with pytest.raises(sqlite3.IntegrityError):
         store.add_evaluations(99, "screen", [evaluation()])
     with pytest.raises(sqlite3.IntegrityError):
-        store.add_event(99, "started", {})
-    store.add_event(run.id, "started", {})
+        store.add_event(99, NoiseFloor(0.01))
+    store.add_event(run.id, NoiseFloor(0.01))
     assert [rows(store.path, table) for table in ("outcome", "evaluation", "event")] == [0, 0, 1]
 
 
@@ -223,6 +224,7 @@ WRITER = f"""
 import sys
 from pathlib import Path
 from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.lineage.events import NoiseFloor, Note
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.lineage.store import Store
 

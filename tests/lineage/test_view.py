@@ -13,6 +13,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage import view as queries
+from pytest_avo.lineage.events import FenceMark, LessonLearnt, NoiseFloor, Spending
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Run, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View, latest_run, runs
@@ -147,10 +148,10 @@ def test_a_source_is_found_unless_it_was_never_evaluated(view: View, author: Aut
 
 
 def test_events_are_picked_by_kind_and_number(view: View, store: Store, run: Run) -> None:
-    first, second, third = (store.add_event(run.id, kind, {"n": 1}) for kind in ("lesson", "stall", "lesson"))
-    assert view.events() == (first, second, third)
-    assert view.events("lesson") == (first, third)
-    assert view.events("lesson", after=first.id) == (third,)
+    first, second, third = (store.add_event(run.id, fact) for fact in (LESSON, NoiseFloor(0.01), LESSON))
+    assert view.all_events() == (first, second, third)
+    assert view.events(LessonLearnt) == (first, third)
+    assert view.events(LessonLearnt, after=first.id) == (third,)
 
 
 def test_runs_do_not_mix(store: Store, run: Run, author: Author) -> None:
@@ -222,6 +223,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+LESSON = LessonLearnt("Tiles of 64 spill.", "tiling", "spills", generation=3)
 QUERIES = {
     name: query for name, query in vars(queries).items() if isinstance(query, str) and name.isupper() and "?" in query
 }
@@ -229,15 +231,15 @@ QUERIES = {
 
 def test_events_by_kind_and_after_an_id_in_the_order_they_happened(store: Store, run: Run) -> None:
     first, second, third, fourth = (
-        store.add_event(run.id, kind, {"n": n}) for n, kind in enumerate(["lesson", "noise", "directions", "lesson"])
+        store.add_event(run.id, fact) for fact in (LESSON, NoiseFloor(0.01), FenceMark("x"), LESSON)
     )
     with View(store.path, run.id) as view:
-        assert view.events() == (first, second, third, fourth)
-        assert view.events("lesson") == (first, fourth)
-        assert view.events("directions", "lesson") == (first, third, fourth)
-        assert view.events("lesson", after=first.id) == (fourth,)
-        assert view.events(after=second.id) == (third, fourth)
-        assert view.events("unheard of") == ()
+        assert view.all_events() == (first, second, third, fourth)
+        assert view.events(LessonLearnt) == (first, fourth)
+        assert view.events(FenceMark, LessonLearnt) == (first, third, fourth)
+        assert view.events(LessonLearnt, after=first.id) == (fourth,)
+        assert view.all_events(after=second.id) == (third, fourth)
+        assert view.events(Spending) == ()
 
 
 @pytest.mark.parametrize("name", sorted(QUERIES))

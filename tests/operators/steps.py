@@ -14,7 +14,8 @@ from pytest_avo.core.kernel import parse_kernel, source_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import judge
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json, Status
+from pytest_avo.lineage.events import Fact
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.budget import Budget, Ledger, Prices
@@ -141,8 +142,8 @@ class World:
             say=self.said.append,
         )
 
-    def record(self, kind: str, data: Mapping[str, Json]) -> None:
-        self.store.add_event(self.view.run.id, kind, data)
+    def record(self, fact: Fact) -> None:
+        self.store.add_event(self.view.run.id, fact)
 
     def settle(
         self, proposal: Proposal, status: Status | None = None, reason: str = "", gain: float | None = None

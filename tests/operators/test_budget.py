@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger, Prices, Spending
+from pytest_avo.lineage.events import Spending
+from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger, Prices
 
 PRICES = Prices(input_per_million=2.0, output_per_million=8.0)
 
@@ -224,9 +225,3 @@ def test_honest_estimates_never_pass_a_limit(
     spent = ledger.snapshot()
     assert spent.tokens_in + spent.tokens_out <= max_tokens
     assert spent.cost is None or spent.cost <= max_cost * (1 + 1e-9)
-
-
-def test_a_snapshot_survives_as_an_event() -> None:
-    before = Spending(attempts=3, turns=9, tokens_in=600, tokens_out=300, cost=0.5, evaluator_s=7.0, wall_s=100.0)
-    assert Spending.of(before.data()) == before
-    assert Spending.of(Spending().data()) == Spending()

@@ -11,9 +11,9 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from pytest_avo.lineage.database import FILE
+from pytest_avo.lineage.events import Directions, DirectionTaken
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.agent.supervisor import DIRECTION_TAKEN, DIRECTIONS
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import ATTENTION, SHAPES, SLOW, Project
 
@@ -150,8 +150,8 @@ def test_a_model_that_loops_forever_is_stopped_and_steered(
     )
     assert [outcome.status for outcome in outcomes(project)] == ["seed", *["failed"] * 4]
     with View(project.path / ".avo" / FILE, 1) as view:
-        assert view.events(DIRECTIONS)
-        assert view.events(DIRECTION_TAKEN)[0].data["generation"] == 3
+        assert view.events(Directions)
+        assert view.events(DirectionTaken)[0].fact.generation == 3
     reminders = [message["content"] for message in model.requests[5]["messages"] if message["role"] == "user"][1:]
     assert reminders == [f"{left} answers are left in this step: submit in time." for left in (5, 2, 1)]
     assert kernel(project) == SLOW

@@ -14,9 +14,8 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from pytest_avo.lineage.database import FILE
+from pytest_avo.lineage.events import Comparison, LessonLearnt
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.knowledge.comparison import COMPARISON
-from pytest_avo.operators.knowledge.memory import LESSON
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import SHAPES, SLOW, Project
 from tests.plugin.test_option_resume import counted, wait_for
@@ -99,10 +98,10 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
         promoted, failed = list(view.outcomes().values())[1:]
         assert (promoted.tokens_in, promoted.tokens_out, promoted.lesson) == (4000, 400, lesson["text"])
         assert failed.tokens_in == 3000
-        assert [event.data["text"] for event in view.events(LESSON)] == [lesson["text"]]
-        compared = view.events(COMPARISON)[0].data
-        assert f"{SHAPES[1]} predicted 1000.000, measured " in str(compared["text"])
-        assert compared["judgements"][SHAPES[1]] == "too high"  # type: ignore[index,call-overload]
+        assert [event.fact.text for event in view.events(LessonLearnt)] == [lesson["text"]]
+        compared = view.events(Comparison)[0].fact
+        assert f"{SHAPES[1]} predicted 1000.000, measured " in compared.text
+        assert compared.judgements[SHAPES[1]] == "too high"
         drafts = view.evaluations(view.attempts()[0].id, "draft")
         assert [each.evaluation.outcome for each in drafts] == ["crashed", "ok", "ok"]
     report = model.results(2)[-1]

@@ -6,12 +6,11 @@ import os
 import threading
 from abc import ABC, abstractmethod
 
-import msgspec
-
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.lineage.events import Directions, DirectionTaken
 from pytest_avo.operators.agent import supervisor
 from pytest_avo.operators.agent.context import Context
-from pytest_avo.operators.agent.supervisor import DIRECTION_TAKEN, DIRECTIONS, Given, Review
+from pytest_avo.operators.agent.supervisor import Given, Review
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase, KnowledgeError
 from pytest_avo.operators.knowledge.memory import LessonMemory
@@ -92,7 +91,7 @@ class AskingOperator(ABC):
                 self._review(symptom, task, context, answers)
                 chosen = supervisor.direction_for(view, generation=generation, member=member)
             if chosen is not None:
-                task.record(DIRECTION_TAKEN, supervisor.taken_data(chosen, generation=generation, member=member))
+                task.record(DirectionTaken(chosen.event, chosen.index, generation, member))
                 task.say(f"  direction: {chosen.direction.title}")
             return chosen
 
@@ -111,12 +110,4 @@ class AskingOperator(ABC):
             task.say(f"supervisor: {text.clip(text.plain(review.diagnosis), LONGEST_DIAGNOSIS)}")
         titles = "; ".join(direction.title for direction in review.directions)
         task.say(f"supervisor: {text.counted(len(review.directions), 'direction')}{f': {titles}' if titles else ''}")
-        task.record(
-            DIRECTIONS,
-            {
-                "generation": task.generation,
-                "symptom": symptom,
-                "diagnosis": review.diagnosis,
-                "items": [msgspec.structs.asdict(direction) for direction in review.directions],
-            },
-        )
+        task.record(Directions(task.generation, symptom, review.diagnosis, review.directions))

@@ -14,34 +14,18 @@ from itertools import pairwise
 import msgspec
 
 from pytest_avo.core.likeness import normalised
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Json
+from pytest_avo.lineage.events import Direction, Directions, DirectionTaken
+from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge.versions import version_name
 from pytest_avo.operators.model.chat import ChatModel, Message
 from pytest_avo.operators.model.reply import last_object
 
-DIRECTIONS = "directions"
-DIRECTION_TAKEN = "direction_taken"
-"""Kinds of events: a review with its symptom, diagnosis and directions; and which attempt took which of them up."""
 ALIKE = 0.8
 """Share of changed lines in common from which two edits of one parent are near-duplicates."""
 REVIEW_TOKENS = 8192
 FRUITLESS = frozenset({"incorrect", "crashed", "timeout", "rejected", "unsupported", "failed", "duplicate"})
-
-
-class Direction(msgspec.Struct, frozen=True):
-    """Where the search should go next."""
-
-    title: str
-    why: str = ""
-    first_step: str = ""
-    expected: str = ""
-    start_from: str = ""
-
-    def __str__(self) -> str:
-        named = {"why": self.why, "first step": self.first_step, "expected": self.expected, "start": self.start_from}
-        return "; ".join([self.title, *(f"{name}: {value}" for name, value in named.items() if value)])
 
 
 class Review(msgspec.Struct, frozen=True):
@@ -73,8 +57,8 @@ def symptom(view: View, settings: AgentSettings) -> str:
     finished = [pair for pair in finished if pair[0].parent is not None]
     commits = [index for index, (_, outcome) in enumerate(finished) if outcome.status == "promoted"]
     fruitless = finished[commits[-1] + 1 :] if commits else finished
-    reviews = view.events(DIRECTIONS)
-    reviewed = int(str(reviews[-1].data["generation"])) if reviews else 0
+    reviews = view.events(Directions)
+    reviewed = reviews[-1].fact.generation if reviews else 0
     since_review = [pair for pair in fruitless if pair[0].generation >= reviewed]
     if reviews and len(since_review) < settings.directions:
         return ""
@@ -91,16 +75,12 @@ def symptom(view: View, settings: AgentSettings) -> str:
 
 def given(view: View) -> list[Given]:
     """All directions of the run, oldest first."""
-    taken = {
-        (int(str(event.data["directions"])), int(str(event.data["index"]))): event.data
-        for event in view.events(DIRECTION_TAKEN)
-    }
+    takings = [event.fact for event in view.events(DirectionTaken)]
+    taken = {(fact.directions, fact.index): (fact.generation, fact.member) for fact in takings}
     found: list[Given] = []
-    for event in view.events(DIRECTIONS):
-        for index, direction in enumerate(msgspec.convert(event.data["items"], list[Direction])):
-            by = taken.get((event.id, index))
-            who = (int(str(by["generation"])), int(str(by["member"]))) if by else None
-            found.append(Given(event.id, index, direction, who))
+    for event in view.events(Directions):
+        for index, direction in enumerate(event.fact.items):
+            found.append(Given(event.id, index, direction, taken.get((event.id, index))))
     return found
 
 
@@ -114,11 +94,6 @@ def direction_for(view: View, *, generation: int, member: int) -> Given | None:
         return None
     newest = [each for each in directions if each.event == directions[-1].event]
     return next((each for each in newest if each.taken_by is None), None)
-
-
-def taken_data(chosen: Given, *, generation: int, member: int) -> dict[str, Json]:
-    """The event that says who takes a direction up."""
-    return {"directions": chosen.event, "index": chosen.index, "generation": generation, "member": member}
 
 
 def ledger_lines(view: View) -> list[str]:
@@ -158,9 +133,9 @@ def _words(title: str) -> tuple[str, ...]:
 
 def _committed_since(view: View, event: int) -> bool:
     """Whether a commit followed a review: what it was about is over then."""
-    review = next(each for each in view.events(DIRECTIONS) if each.id == event)
+    review = next(each for each in view.events(Directions) if each.id == event)
     outcomes = view.outcomes()
-    generation = int(str(review.data["generation"]))
+    generation = review.fact.generation
     return any(
         attempt.generation >= generation and attempt.id in outcomes and outcomes[attempt.id].status == "promoted"
         for attempt in view.attempts()

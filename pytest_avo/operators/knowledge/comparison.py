@@ -13,10 +13,8 @@ import msgspec
 from pytest_avo.core.evaluation import BASELINE, Evaluation
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import compare
-from pytest_avo.lineage.records import GEOMEAN, AttemptOutcome, Json
-
-COMPARISON = "comparison"
-"""Kind of the events that carry a comparison."""
+from pytest_avo.lineage.events import Comparison
+from pytest_avo.lineage.records import GEOMEAN, AttemptOutcome
 
 Judgement = Literal["right", "too high", "too low"]
 
@@ -62,10 +60,7 @@ def compared(predicted: Mapping[str, float], measured: Mapping[str, Interval]) -
     return [Compared(name, predicted[name], measured[name]) for name in both]
 
 
-def event_data(attempt: int, comparisons: list[Compared]) -> dict[str, Json]:
-    """A comparison as an event of the lineage."""
-    return {
-        "attempt": attempt,
-        "text": "; ".join(str(each) for each in comparisons),
-        "judgements": {each.of: each.judgement for each in comparisons},
-    }
+def comparison(attempt: int, comparisons: list[Compared]) -> Comparison:
+    """What the lineage keeps of it."""
+    text = "; ".join(str(each) for each in comparisons)
+    return Comparison(attempt, text, {each.of: each.judgement for each in comparisons})

@@ -8,14 +8,12 @@ import threading
 from dataclasses import dataclass
 
 from pytest_avo.lineage import view as lineage_view
-from pytest_avo.lineage.records import Event, Run
+from pytest_avo.lineage.events import Comparison, Fact, LessonLearnt
+from pytest_avo.lineage.records import Run
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.knowledge.comparison import COMPARISON
 from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.knowledge.versions import version_name
 
-LESSON = "lesson"
-"""Kind of the events that carry a lesson: text, technique, symptom, generation, member."""
 LONGEST_QUERY = 60
 RUNS_READ = 20
 _WORD = re.compile(r"[A-Za-z][A-Za-z0-9_]{2,}")
@@ -52,8 +50,8 @@ class LessonMemory:
         runs = [run for run in lineage_view.runs(view.path) if run.id < first and run.target == view.run.target]
         for run in runs[-RUNS_READ:]:
             with View(view.path, run.id) as other:
-                for event in other.events(LESSON):
-                    self._add(event, run)
+                for event in other.events(LessonLearnt):
+                    self._add(event.fact, run)
 
     def recall(self, query: str, *, limit: int) -> list[Lesson]:
         """The lessons that fit a query best, those of this kernel before others; filled up with the newest."""
@@ -77,20 +75,20 @@ class LessonMemory:
         return [int(row[0]) - 1 for row in self._index.execute(statement, (match, limit))]
 
     def _read_new(self) -> None:
-        for event in self._view.events(LESSON, COMPARISON, after=self._last):
+        for event in self._view.events(LessonLearnt, Comparison, after=self._last):
             self._last = event.id
-            self._add(event, self._view.run)
+            self._add(event.fact, self._view.run)
 
-    def _add(self, event: Event, run: Run) -> None:
-        data = event.data
-        if event.kind == COMPARISON:
-            attempt = self._view.attempt(int(str(data["attempt"])))
+    def _add(self, fact: Fact, run: Run) -> None:
+        if isinstance(fact, Comparison):
+            attempt = self._view.attempt(fact.attempt)
             origin = version_name(attempt)
-            lesson = Lesson(f"{attempt.hypothesis}: {data['text']}", "", "prediction", origin)
+            lesson = Lesson(f"{attempt.hypothesis}: {fact.text}", "", "prediction", origin)
         else:
-            where = f"g{int(str(data['generation'])):04d}"
+            assert isinstance(fact, LessonLearnt)
+            where = f"g{fact.generation:04d}"
             origin = where if run.id == self._view.run.id else f"run {run.id} of {run.kernel}, {where}"
-            lesson = Lesson(str(data["text"]), str(data["technique"]), str(data["symptom"]), origin)
+            lesson = Lesson(fact.text, fact.technique, fact.symptom, origin)
         if lesson.text in self._texts:
             return  # a replay records the lessons of its run once more
         self._texts.add(lesson.text)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import secrets
 
+from pytest_avo.lineage.events import FenceMark
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.model.redaction import Redactor
 from pytest_avo.operators.operator import Task
-
-FENCE = "fence"
-"""Kind of the event that keeps a run's mark, so that a resumed step reads as it did before."""
 
 
 class Fence:
@@ -25,7 +23,7 @@ class Fence:
         mark = _mark(task.view)
         if mark is None:
             mark = secrets.token_hex(4)
-            task.record(FENCE, {"mark": mark})
+            task.record(FenceMark(mark))
         return cls(mark, redactor)
 
     def data(self, text: str) -> str:
@@ -43,5 +41,5 @@ def bounded(text: str, most: int) -> str:
 
 
 def _mark(view: View) -> str | None:
-    events = view.events(FENCE)
-    return str(events[0].data["mark"]) if events else None
+    events = view.events(FenceMark)
+    return events[0].fact.mark if events else None

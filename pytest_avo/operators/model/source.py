@@ -19,7 +19,7 @@ from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Run
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.budget import SPENDING, Prices
+from pytest_avo.operators.budget import Prices
 from pytest_avo.operators.model.chat import (
     Answer,
     ChatModel,
@@ -171,7 +171,7 @@ class _StepChat:
             ledger.settle(call, tokens_in=0, tokens_out=0)
             raise
         ledger.settle(call, tokens_in=answer.usage.tokens_in, tokens_out=answer.usage.tokens_out)
-        step.task.record(SPENDING, ledger.snapshot().data())
+        step.task.record(ledger.snapshot())
         self._count(answer)
         return answer
 

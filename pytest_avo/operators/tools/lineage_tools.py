@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pytest_avo.lineage.records import Attempt, Json
+from pytest_avo.lineage.events import Comparison, LessonLearnt
+from pytest_avo.lineage.records import Attempt
 from pytest_avo.operators.knowledge import versions
-from pytest_avo.operators.knowledge.comparison import COMPARISON
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
-from pytest_avo.operators.knowledge.memory import LESSON, LessonMemory
+from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.operator import Task
 from pytest_avo.operators.tools.edits import unified_diff
 from pytest_avo.operators.tools.tools import LONGEST_SOURCE, Arguments, Mistake, ToolSpec
@@ -112,7 +112,7 @@ class LineageTools:
     def read_version(self, arguments: ReadVersion) -> str:
         view, attempt = self.task.view, self._find(arguments.version)
         parts = [versions.line(attempt, view.outcome(attempt.id), view.log_scores().get(attempt.id))]
-        parts += [str(event.data["text"]) for event in view.events(COMPARISON) if event.data["attempt"] == attempt.id]
+        parts += [event.fact.text for event in view.events(Comparison) if event.fact.attempt == attempt.id]
         parts += versions.scores(view, attempt, self.task.shapes, floor=self.task.floor)
         source = view.source(attempt.digest)
         return "\n".join([*parts, "", numbered(source, arguments.first_line, arguments.last_line)])
@@ -131,12 +131,13 @@ class LineageTools:
 
     def record_lesson(self, arguments: RecordLesson) -> str:
         task = self.task
-        data: dict[str, Json] = {"generation": task.generation, "member": task.member}
-        data |= {"text": arguments.text, "technique": arguments.technique, "symptom": arguments.symptom}
+        lesson = LessonLearnt(
+            arguments.text, arguments.technique, arguments.symptom, generation=task.generation, member=task.member
+        )
         self.lessons.append(arguments.text)
         # A step that is gone through again after an interruption has recorded it already.
-        if all(event.data != data for event in task.view.events(LESSON)):
-            task.record(LESSON, data)
+        if all(event.fact != lesson for event in task.view.events(LessonLearnt)):
+            task.record(lesson)
             task.say(f"  lesson: {' '.join(arguments.text.split())}")
         return "recorded"
 

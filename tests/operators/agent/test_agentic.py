@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from werkzeug import Response
 
+from pytest_avo.lineage.events import LessonLearnt
 from pytest_avo.operators.agent.agentic import AgenticOperator
 from pytest_avo.operators.budget import Budget, BudgetExhausted, Prices
-from pytest_avo.operators.knowledge.memory import LESSON
 from pytest_avo.operators.operator import Accept, OperatorFailed, OperatorStopped, Proposal
 from tests.operators.conftest import KEY
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
@@ -55,7 +55,7 @@ def test_a_step_that_reads_errs_repairs_evaluates_and_submits(world: World, serv
     assert (proposal.hypothesis, proposal.predicted) == ("the loop was the bottleneck", {"geomean": 1.9})
     assert (proposal.tokens_in, proposal.tokens_out, proposal.failed) == (6000, 600, "")
     assert proposal.lesson == "Larger tiles halve the time."
-    assert [event.data["text"] for event in world.view.events(LESSON)] == [proposal.lesson]
+    assert [event.fact.text for event in world.view.events(LessonLearnt)] == [proposal.lesson]
     listed, found = model.results(1)
     assert "seed | seed" in listed
     assert "online-softmax.md" in found
@@ -432,7 +432,7 @@ def test_a_step_cut_short_goes_on_where_it_was(world: World, serve: Serve, agent
     assert proposal.source == SEED.replace("100", "200")
     assert len(model.requests) == 4, "the three answers before the cut were not asked for again"
     assert world.evaluated == [FIRST, SECOND]
-    assert len(world.view.events(LESSON)) == 1
+    assert len(world.view.events(LessonLearnt)) == 1
     assert world.ledger.snapshot().tokens_in == paid.tokens_in + 1000
     assert proposal.tokens_in == 4000, "the attempt's own cost has all of them"
     roles = [message["role"] for message in model.requests[-1]["messages"]]

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
+from pytest_avo.lineage.events import Directions, DirectionTaken
 from pytest_avo.operators.agent.agentic import AgenticOperator
-from pytest_avo.operators.agent.supervisor import DIRECTION_TAKEN, DIRECTIONS, given, ledger_lines, symptom
+from pytest_avo.operators.agent.supervisor import given, ledger_lines, symptom
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.operator import Proposal
 from tests.operators.model_server import ModelServer, Turn, calls, edit, says
@@ -79,7 +80,7 @@ def test_near_duplicate_edits_are_a_cycle(world: World) -> None:
 def test_a_review_is_followed_by_as_many_attempts_as_it_gave_directions(world: World) -> None:
     for speed in (99, 98, 97, 96):
         fail(world, speed=speed)
-    world.record(DIRECTIONS, {"generation": 5, "symptom": "stall", "diagnosis": "", "items": []})
+    world.record(Directions(5, "stall", "", []))
     assert symptom(world.view, SETTINGS) == ""
     fail(world, speed=95)
     assert symptom(world.view, SETTINGS) == ""
@@ -104,13 +105,13 @@ def test_a_stuck_search_is_reviewed_and_its_directions_are_taken_up_in_turn(
     asked = review["messages"][0]["content"]
     assert "no commit in the last 4 attempts" in asked
     assert "g0004 | slower" in asked
-    (event,) = world.view.events(DIRECTIONS)
-    assert (event.data["symptom"], event.data["diagnosis"]) == (
+    (event,) = world.view.events(Directions)
+    assert (event.fact.symptom, event.fact.diagnosis) == (
         "no commit in the last 4 attempts",
         "The kernel waits for memory.",
     )
     assert [each.taken_by for each in given(world.view)] == [(5, 0), (6, 0)]
-    assert len(world.view.events(DIRECTION_TAKEN)) == 2
+    assert len(world.view.events(DirectionTaken)) == 2
     assert ledger_lines(world.view) == ["g0006 same: Split the keys", "g0005 same: Pack the keys"]
     assert "supervisor: no commit in the last 4 attempts; reviewing the search" in world.said
     assert "supervisor: 2 directions: Pack the keys; Split the keys" in world.said
@@ -176,4 +177,4 @@ def test_no_supervisor(world: World, serve: Serve, agent: Make) -> None:
         fail(world, speed=speed)
     model = serve([calls(edit("SPEED = 100", "SPEED = 95"), SUBMIT)])
     assert agent(model, stall=4, use_supervisor=False).propose(world.task()) is not None
-    assert world.view.events(DIRECTIONS) == ()
+    assert world.view.events(Directions) == ()

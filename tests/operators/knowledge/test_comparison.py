@@ -8,7 +8,7 @@ import pytest
 
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.records import GEOMEAN, AttemptOutcome
-from pytest_avo.operators.knowledge.comparison import compared, event_data, measured_ratios
+from pytest_avo.operators.knowledge.comparison import compared, comparison, measured_ratios
 from tests.operators.steps import FIRST, SECOND, SEED, SHAPES, evaluation
 
 
@@ -25,9 +25,8 @@ def test_only_what_was_measured_is_compared_the_geomean_first() -> None:
     measured = {FIRST: Interval(1.0, 0.9, 1.1), GEOMEAN: Interval(1.0, 0.9, 1.1)}
     found = compared({SECOND: 1.0, FIRST: 2.0, GEOMEAN: 1.0}, measured)
     assert [each.of for each in found] == [GEOMEAN, FIRST]
-    data = event_data(7, found)
-    assert data["attempt"] == 7
-    assert data["judgements"] == {GEOMEAN: "right", FIRST: "too high"}
+    kept = comparison(7, found)
+    assert (kept.attempt, kept.judgements) == (7, {GEOMEAN: "right", FIRST: "too high"})
 
 
 def test_the_confirmation_is_what_counts() -> None:

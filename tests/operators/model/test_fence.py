@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_avo.operators.model.fence import FENCE, Fence, bounded
+from pytest_avo.lineage.events import FenceMark
+from pytest_avo.operators.model.fence import Fence, bounded
 from pytest_avo.operators.model.redaction import Redactor
 from tests.operators.steps import World
 
@@ -29,7 +30,7 @@ def test_secrets_are_taken_out() -> None:
 def test_a_run_keeps_its_mark_and_another_run_has_another(world: World) -> None:
     first = Fence.of_run(world.task(), Redactor())
     assert Fence.of_run(world.task(), Redactor()).mark == first.mark
-    assert len(world.view.events(FENCE)) == 1
+    assert len(world.view.events(FenceMark)) == 1
     assert Fence.of_run(World(world.store).task(), Redactor()).mark != first.mark
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.lineage.events import LessonLearnt
 from pytest_avo.operators.agent.agentic import AgenticOperator
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Budget
@@ -65,7 +66,7 @@ def test_a_replay_proposes_the_same_without_the_model(world: World, serve: Serve
 def test_a_replay_knows_no_more_than_its_run_did(world: World, serve: Serve, agent: Make) -> None:
     lesson = ("record_lesson", {"text": "Doubling it halves the time.", "technique": "doubling"})
     earlier = again(world)
-    earlier.record("lesson", {"generation": 1, "member": 0, "text": "An old one.", "technique": "", "symptom": ""})
+    earlier.record(LessonLearnt("An old one.", "", "", generation=1))
     recorded = again(world)
     model = serve([calls(lesson, edit("SPEED = 100", "SPEED = 200")), calls(SUBMIT)])
     agent(model).propose(recorded.task())

@@ -113,7 +113,7 @@ class Evolution:
             compile_report=diagnose,
             profile=diagnose,
             ledger=Ledger(Budget()),
-            record=lambda kind, data: None,
+            record=lambda fact: None,
             stopping=threading.Event(),
             say=lambda line: None,
         )
