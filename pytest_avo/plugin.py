@@ -98,6 +98,10 @@ class RunHooks:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         named = parent.session.isinitpath(file_path)
+        if file_path in self.run.selection.mistakes:
+            from pytest_avo.session.unmeasured import MistakenFile
+
+            return MistakenFile.under(parent, path=file_path, reason=self.run.selection.mistakes[file_path])
         chosen = self.run.selection.is_kernel(file_path, named=named)
         return self.run.collector(parent, file_path) if chosen else None
 

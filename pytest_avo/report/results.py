@@ -6,9 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.verdict import Total
 from pytest_avo.report.rows import ResultRow
+
+
+class Unmeasured(msgspec.Struct, frozen=True):
+    """What could not be measured, and why."""
+
+    kernel: str
+    name: str
+    """Of the item: a shape, or what stands for the file."""
+    reason: str
+    is_machine: bool
+    """Whether the machine failed; else the user made a mistake in the file."""
+
+    @property
+    def kind(self) -> str:
+        return "not evaluated" if self.is_machine else "usage error"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,3 +36,4 @@ class Results:
     totals: Sequence[Total]
     fingerprint: Fingerprint
     rootdir: Path
+    unmeasured: Sequence[Unmeasured] = ()

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from pytest_avo.core.verdict import Total
+from pytest_avo.report.results import Unmeasured
 from pytest_avo.report.rows import ResultRow
 
 Value = TypeVar("Value")
@@ -36,3 +37,5 @@ ROW = Carried("avo_row", ResultRow)
 """The result of a kernel on a shape."""
 TOTAL = Carried("avo_total", Total)
 """The judgement of a kernel over several shapes."""
+UNMEASURED = Carried("avo_unmeasured", Unmeasured)
+"""Why an item could not be measured."""

@@ -11,7 +11,7 @@ from typing import Self
 import msgspec
 import pytest
 
-from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
@@ -21,6 +21,7 @@ from pytest_avo.report.text import quoted
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.session.carried import ROW
 from pytest_avo.session.selection import Selection
+from pytest_avo.session.unmeasured import attach_unmeasured, fail
 
 
 class ItemRules(ABC):
@@ -89,14 +90,15 @@ class KernelItem(pytest.Item):
         if reason := rules.assessor.why_not_here(self.kernel):
             self._judged(Verdict(self.shape.id, "unsupported", reason))
             pytest.skip(reason)
-        if reason := rules.why_not_measured(self):
-            self.user_properties.append(("avo.reason", reason))
-            pytest.skip(reason)
         try:
+            if reason := rules.why_not_measured(self):
+                self.user_properties.append(("avo.reason", reason))
+                pytest.skip(reason)
             self.evaluation = rules.evaluation(self)
             self._judged(rules.verdict(self, self.evaluation))
-        except EvaluatorError as error:
-            pytest.fail(f"evaluator: {error}", pytrace=False)
+        except (EvaluatorError, InvalidInput) as error:
+            fail(self, error)
+        assert self.evaluation is not None
         if self.evaluation.unfit:
             pytest.skip(self.evaluation.reason)
         if self.evaluation.log:
@@ -109,7 +111,8 @@ class KernelItem(pytest.Item):
         if verdict.passes:
             return
         if verdict.regressed:
-            pytest.fail(verdict.reason, pytrace=False)
+            hint = " (--avo-compare-lenient lets what has no baseline pass)" if verdict.unmatched else ""
+            pytest.fail(f"{verdict.reason}{hint}", pytrace=False)
         reason = f"{verdict.kind}: {verdict.reason}"
         if verdict.kind == "unsupported" and not self.parent.rules.selection.is_claimed(self.kernel, self.shape):
             pytest.skip(reason)
@@ -153,6 +156,7 @@ class KernelItem(pytest.Item):
 
 def attach_row(item: pytest.Item, report: pytest.TestReport) -> None:
     """Put an item's result on the report of the phase in which it is known."""
+    attach_unmeasured(item, report)
     if not isinstance(item, KernelItem) or report.when == "teardown":
         return
     row = item.row()

@@ -38,10 +38,10 @@ def tell_github(found: Results, environment: Mapping[str, str], say: Callable[[s
     if summary := environment.get("GITHUB_STEP_SUMMARY"):
         try:
             with open(summary, "a", encoding="utf-8") as file:
-                file.write(markdown(found.rows, found.totals, most_bytes=SUMMARY_BYTES) + "\n")
+                file.write(markdown(found.rows, found.totals, found.unmeasured, most_bytes=SUMMARY_BYTES) + "\n")
         except OSError as error:
             say(f"avo: no summary of the job: {error}")
     if environment.get("GITHUB_ACTIONS") == "true":
         workspace = Path(environment.get("GITHUB_WORKSPACE", found.rootdir))
-        if lines := commands(found.rows, found.totals, rootdir=found.rootdir, workspace=workspace):
+        if lines := commands(found.rows, found.totals, found.unmeasured, rootdir=found.rootdir, workspace=workspace):
             say("\n".join(lines))

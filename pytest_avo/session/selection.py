@@ -28,15 +28,26 @@ class Selection:
         self._kernels: dict[Path, Kernel] = {}
         self.named: set[Path] = set()
         """Kernel files that the user names one by one, not by a folder."""
+        self.mistakes: dict[Path, str] = {}
+        """Files that cannot be measured as they are, and why."""
 
     def default_paths(self) -> list[str]:
         """What is collected where the command line names no path."""
         return [str(path) for path in self._settings.kernels]
 
     def check_paths(self, arguments: list[str]) -> None:
-        """Read all kernels below the arguments, so that a mistake in one is a usage error before anything runs."""
-        for path in self._kernel_files(arguments):
-            self.shapes(self.kernel(path))
+        """Read all kernels below the arguments before anything runs.
+
+        A mistake in one is kept in `mistakes`, for that file to fail; InvalidInput where there is nothing but mistakes.
+        """
+        paths = list(dict.fromkeys(self._kernel_files(arguments)))
+        for path in paths:
+            try:
+                self.shapes(self.kernel(path))
+            except InvalidInput as error:
+                self.mistakes[path] = str(error)
+        if paths and len(self.mistakes) == len(paths):
+            raise InvalidInput(next(iter(self.mistakes.values())))
 
     def is_kernel(self, path: Path, *, named: bool) -> bool:
         """Whether a file is to be collected: one the user names, or one in a folder that declares a claim."""

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.verdict import Total
 from pytest_avo.session.bench_rules import BenchRules
 from pytest_avo.session.carried import TOTAL
 from pytest_avo.session.items import KernelFile, KernelItem
+from pytest_avo.session.unmeasured import fail
 
 
 class TotalItem(pytest.Item):
@@ -37,16 +38,16 @@ class TotalItem(pytest.Item):
     def setup(self) -> None:
         """Take what the kernel's other items measured; in a worker that did not run them all, measure them together."""
         rules, first = self.rules, self.items[0]
-        if reason := rules.assessor.why_not_here(first.kernel) or rules.why_not_measured(first):
-            self.user_properties.append(("avo.reason", reason))
-            pytest.skip(reason)
         try:
+            if reason := rules.assessor.why_not_here(first.kernel) or rules.why_not_measured(first):
+                self.user_properties.append(("avo.reason", reason))
+                pytest.skip(reason)
             evaluations = self._evaluations()
             if bad := [x for x in evaluations.values() if x.outcome != "ok"]:
                 pytest.skip(f"no score: {bad[0].shape} is {bad[0].outcome}")
             self.total = self._judged(evaluations)
-        except EvaluatorError as error:
-            pytest.fail(f"evaluator: {error}", pytrace=False)
+        except (EvaluatorError, InvalidInput) as error:
+            fail(self, error)
         if self.total is None:
             pytest.skip("the baseline has none of the shapes")
         self.user_properties += [("avo.verdict", self.total.kind), ("avo.reason", self.total.reason)]

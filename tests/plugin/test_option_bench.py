@@ -161,3 +161,19 @@ def test_a_kernel_is_never_imported_by_pytest(project: Project) -> None:
     project.kernel("good.py", f"open('imported', 'w').close()\n{SLOW}")
     project.run("--avo-bench", "kernels/good.py", "--co")
     assert not (project.path / "imported").exists()
+
+
+def test_a_mistake_in_one_file_is_reported_there_and_hides_no_other(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = project.path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    project.kernel("tpu.py", GOOD.replace('"cpu"', '"tpu"'))
+    project.kernel("broken.py", GOOD + "\ndef (\n")
+    result = project.run("--avo-bench", "kernels/tpu.py", "kernels/broken.py")
+    assert result.ret == 1
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines(["::error file=kernels/tpu.py*usage error: *AVO, key target: expected one of*"])
+    assert "usage error" in summary.read_text()
+    assert project.run("--avo-bench", "kernels/tpu.py").ret == pytest.ExitCode.USAGE_ERROR

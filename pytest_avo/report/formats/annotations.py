@@ -9,18 +9,28 @@ from pathlib import Path
 from pytest_avo.core.kernel import definition_line
 from pytest_avo.core.verdict import Total
 from pytest_avo.report import text
+from pytest_avo.report.results import Unmeasured
 from pytest_avo.report.rows import ResultRow
 
 MOST = 10
 """GitHub shows so many of each level per step and drops the rest."""
 
 
-def commands(rows: Sequence[ResultRow], totals: Sequence[Total], *, rootdir: Path, workspace: Path) -> list[str]:
-    """Lines to print: an error for what fails, a warning for what is ambiguous or, though allowed, has no baseline.
+def commands(
+    rows: Sequence[ResultRow],
+    totals: Sequence[Total],
+    unmeasured: Sequence[Unmeasured] = (),
+    *,
+    rootdir: Path,
+    workspace: Path,
+) -> list[str]:
+    """Lines to print: an error for what fails or could not be measured, a warning for what may fail.
 
+    That is what is ambiguous or, though allowed, has no baseline.
     `rootdir` is what the kernels' paths are relative to, `workspace` what GitHub takes paths relative to.
     """
     found = [*(_of_row(row) for row in rows), *(_of_total(total) for total in totals)]
+    found += [_Annotation("error", each.kernel, each.name, f"{each.kind}: {each.reason}") for each in unmeasured]
     lines: list[str] = []
     for level in ("error", "warning"):
         chosen = [each for each in found if each is not None and each.level == level]

@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from pytest_avo.core.verdict import Total, Verdict
 from pytest_avo.report import text
-from pytest_avo.report.results import Results
+from pytest_avo.report.results import Results, Unmeasured
 from pytest_avo.report.rows import ResultRow, arms, by_kernel, geomeans
 from pytest_avo.report.terminal.table import Layout, table
 from pytest_avo.report.terminal.terminal import LEGEND, geomean_texts, is_listed, notes, verdict_counts
@@ -23,21 +23,29 @@ SUMMARY_BYTES = 1_000_000
 
 def of_results(found: Results) -> str:
     """The file of a run."""
-    return markdown(found.rows, found.totals)
+    return markdown(found.rows, found.totals, found.unmeasured)
 
 
-def markdown(rows: Sequence[ResultRow], totals: Sequence[Total] = (), *, most_bytes: int | None = None) -> str:
+def markdown(
+    rows: Sequence[ResultRow],
+    totals: Sequence[Total] = (),
+    unmeasured: Sequence[Unmeasured] = (),
+    *,
+    most_bytes: int | None = None,
+) -> str:
     """The whole report; ends with a newline. Longer than `most_bytes` it has the headline and what is listed alone."""
-    whole = _report(rows, totals, details=True)
+    whole = _report(rows, totals, unmeasured, details=True)
     if most_bytes is not None and len(whole.encode()) > most_bytes:
-        return _report(rows, totals, details=False)
+        return _report(rows, totals, unmeasured, details=False)
     return whole
 
 
-def _report(rows: Sequence[ResultRow], totals: Sequence[Total], *, details: bool) -> str:
+def _report(
+    rows: Sequence[ResultRow], totals: Sequence[Total], unmeasured: Sequence[Unmeasured], *, details: bool
+) -> str:
     groups = by_kernel(rows)
     parts = [f"**{headline(rows)}**"]
-    if listed := _listed(rows, totals):
+    if listed := _listed(rows, totals, unmeasured):
         parts.append(_draw(["kernel", "shape", "verdict", "reason"], listed, ["left"] * 4))
     if rows and details:
         parts.append(f"<details><summary>All {text.counted(len(rows), 'result')}</summary>")
@@ -64,10 +72,11 @@ def escape(foreign: str) -> str:
     return MARKUP.sub(r"\\\1", text.plain(foreign)).replace("\\@", "@\u200b").replace("\\<", "&lt;")
 
 
-def _listed(rows: Sequence[ResultRow], totals: Sequence[Total]) -> list[list[str]]:
+def _listed(rows: Sequence[ResultRow], totals: Sequence[Total], unmeasured: Sequence[Unmeasured]) -> list[list[str]]:
     """What a reader must see: failures first, then what is slower or cannot be told from slower, then geomeans."""
     shown = sorted((row for row in rows if is_listed(row)), key=lambda row: row.verdict.passes)
     body = [[escape(row.kernel), row.shape.id, _word(row.verdict), escape(row.verdict.reason)] for row in shown]
+    body += [[escape(each.kernel), escape(each.name), each.kind, escape(each.reason)] for each in unmeasured]
     return body + [[escape(total.kernel), total.name, _word(total), escape(total.reason)] for total in totals]
 
 

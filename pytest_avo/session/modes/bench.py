@@ -72,8 +72,12 @@ class Bench(KernelRun):
         """Write and print what the user asked for."""
         settings = self._settings
         found = Results(
-            self._tally.rows, self._tally.totals, self.assessor.device.fingerprint(), settings.rootdir
-        )  # fmt: skip
+            self._tally.rows,
+            self._tally.totals,
+            self.assessor.device.fingerprint(),
+            settings.rootdir,
+            self._tally.unmeasured,
+        )
         write_files(found, settings.files)
         if path := settings.gate.save:
             self._console.say(f"stored {counted(store.save(found, path), 'result')} as baseline {path.stem}")

@@ -9,6 +9,7 @@ import pytest
 
 from pytest_avo.core.verdict import Total
 from pytest_avo.report.formats.annotations import commands
+from pytest_avo.report.results import Unmeasured
 from pytest_avo.report.rows import ResultRow
 from tests.report.result_rows import KERNEL, row, shape
 
@@ -81,3 +82,13 @@ def test_a_kernel_that_cannot_be_read_is_annotated_at_its_first_line(rootdir: Pa
     (rootdir / KERNEL).write_text("def attention(:\n", encoding="utf-8")
     (line,) = lines(rootdir, failed(row(shape(), "crashed", reason="syntax error")))
     assert ",line=1," in line
+
+
+def test_what_could_not_be_measured_is_an_error(rootdir: Path) -> None:
+    mistake = Unmeasured(KERNEL, "usage", "claims no shapes", is_machine=False)
+    lost = Unmeasured(KERNEL, shape().id, "no worker is left", is_machine=True)
+    found = commands([], [], [mistake, lost], rootdir=rootdir, workspace=rootdir.parent)
+    assert [line.rpartition("::")[2] for line in found] == [
+        "usage error: claims no shapes", "not evaluated: no worker is left",
+    ]  # fmt: skip
+    assert all(line.startswith("::error file=sub/") for line in found)

@@ -4,6 +4,7 @@ import msgspec
 
 from pytest_avo.core.verdict import Total
 from pytest_avo.report.formats.markdown import escape, headline, markdown
+from pytest_avo.report.results import Unmeasured
 from tests.report.result_rows import beside, row, shape
 
 PEERS = {"torch-sdpa": beside(1.214, 1.181, 1.241)}
@@ -91,3 +92,8 @@ def test_a_report_that_github_would_refuse_is_shortened() -> None:
     whole = markdown(rows)
     assert markdown(rows, most_bytes=len(whole.encode())) == whole
     assert markdown(rows, most_bytes=1000) == "**199 results of 1 kernel: 199 correct.**\n"
+
+
+def test_what_could_not_be_measured_is_listed() -> None:
+    report = markdown([], [], [Unmeasured("a.py", "usage", "claims no shapes", is_machine=False)])
+    assert "| a.py   | usage   | usage error | claims no shapes |" in report
