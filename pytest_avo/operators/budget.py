@@ -158,7 +158,7 @@ class Ledger:
             return ""
 
     def check_tokens(self) -> None:
-        """Raise ``BudgetExhausted`` where no program that asks its model itself may be started any more."""
+        """Raise `BudgetExhausted` where no program that asks its model itself may be started any more."""
         if reason := self.why_over():
             raise BudgetExhausted("max_cost" if self.limits.max_cost is not None else "max_tokens", reason)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import os
 import queue
 import signal
@@ -16,8 +17,10 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
 
@@ -44,6 +47,7 @@ from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
 
 if TYPE_CHECKING:
+    from pytest_avo.evaluation.judge.examiner import Examiner
     from pytest_avo.evaluation.judge.roofline import Roofline
 
 SIGN_OF_LIFE_S = 10.0
@@ -54,28 +58,63 @@ KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
 """mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h: too late for variables in this process."""
 
 
-def serve(channel: Any) -> None:
-    """Answer requests from an execnet channel until it closes. Runs in the gateway's main thread."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
-    _forget_secrets()
-    inbox: queue.Queue[bytes] = queue.Queue()
-    ending = threading.Event()
-    nurseries: list[Nursery] = []
-    with _box() as box:
+class _Line:
+    """The worker's end of its channel. While it ends nothing is sent: the kernel's end was this worker's doing."""
+
+    def __init__(self, channel: Any) -> None:
+        self.inbox: queue.Queue[bytes] = queue.Queue()
+        self.number = 0
+        """Of the request that is being answered."""
+        self._channel = channel
+        self._ending = threading.Event()
+        self._sending = threading.Lock()
+
+    def open(self, end: Callable[[], NoReturn]) -> None:
+        """Take what arrives; `end` is called when the channel closes, from execnet's receiving thread."""
 
         def receive(message: bytes | None) -> None:
             if message is not None:
-                inbox.put(message)
+                self.inbox.put(message)
                 return
-            # The channel closed: end at once, also in the middle of a request, from execnet's receiving thread.
-            ending.set()
+            self._ending.set()
+            end()
+
+        self._channel.setcallback(receive, endmarker=None)
+
+    def send(self, message: WorkerMessage) -> None:
+        with self._sending:
+            if not self._ending.is_set():
+                self._channel.send(msgspec.json.encode(message))
+
+    def say(self, text: str) -> None:
+        self.send(Progress(self.number, text))
+
+    def live(self) -> None:
+        """Give a sign of life again and again, however long a kernel takes: a pulled plug closes no connection."""
+        while not self._ending.wait(SIGN_OF_LIFE_S):
+            try:
+                self.send(Progress(0, ""))
+            except OSError:
+                return
+
+
+def serve(channel: Any) -> None:
+    """ShapeDone requests from an execnet channel until it closes. Runs in the gateway's main thread."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
+    _forget_secrets()
+    line = _Line(channel)
+    nurseries: list[Nursery] = []
+    with _box() as box:
+
+        def end() -> NoReturn:
+            """End at once, also in the middle of a request."""
             for nursery in nurseries:
                 nursery.kill()
             remove_tree(box)
             os._exit(0)
 
-        channel.setcallback(receive, endmarker=None)
-        config = msgspec.json.decode(inbox.get(), type=WorkerConfig)
+        line.open(end)
+        config = msgspec.json.decode(line.inbox.get(), type=WorkerConfig)
         device = deal(config.device, config.target)
         os.environ.update(device.environment())  # for the judge too: it sees the device that its kernels see
         warm = ["torch", "triton"] if device.place == "cuda" else ["torch"]
@@ -83,44 +122,11 @@ def serve(channel: Any) -> None:
         nurseries.append(nursery)
         nursery.start(layers=config.layers)
         # torch takes two seconds to import: here and in the zygote at the same time.
-        from pytest_avo.evaluation.arms.arms import Arms
-        from pytest_avo.evaluation.judge.examiner import Examiner, Lease
-
+        importlib.import_module("torch")
         _be_a_quiet_judge()
         nursery.wait()
-        number = 0
-        sending = threading.Lock()
-
-        def send(message: WorkerMessage) -> None:
-            with sending:
-                if not ending.is_set():  # else the kernel's end was this worker's doing
-                    channel.send(msgspec.json.encode(message))
-
-        def say(text: str) -> None:
-            send(Progress(number, text))
-
-        def hold(exclusive: bool) -> Any:
-            return lease(lease_path(device.id), exclusive=exclusive, waiting=lambda: say(f"waiting for {device.id}"))
-
-        holder: Lease = hold
-        arms = Arms(
-            nursery,
-            threads=device.threads,
-            sharing=config.workers,
-            memory_bytes=int(MEMORY_SHARE * cgroup.memory_bytes()),
-            room=_room(device.place),
-        )
-        examiner = Examiner(
-            arms,
-            lease=holder,
-            say=say,
-            worker=config.worker,
-            device=device.fingerprint().device,
-            place=device.place,
-            reading=device.reading,
-            roofline=_roofline(device),
-        )
-        send(
+        examiner = _examiner(device, nursery, config, line)
+        line.send(
             Hello(
                 host=socket.gethostname(),
                 pid=os.getpid(),
@@ -130,19 +136,50 @@ def serve(channel: Any) -> None:
                 sandbox=", ".join(nursery.layers),
             )
         )
-        # A host whose plug is pulled closes no connection: only silence tells.
-        threading.Thread(target=_live, args=(send, ending), daemon=True, name="avo-life").start()
+        threading.Thread(target=line.live, daemon=True, name="avo-life").start()
         while True:
-            request = msgspec.json.decode(inbox.get(), type=EvaluationRequest)
-            number = request.number
-            try:
-                for evaluation in examiner.examine(request):
-                    send(ShapeDone(number, evaluation))
-                send(Finished(number))
-            except EvaluatorError as error:
-                send(Failure(number, str(error)))
-            except JUDGE_FAULTS as error:  # a fault of this program: another worker would have it too
-                send(Failure(number, f"the judge failed: {_where(error)}"))
+            _answer(msgspec.json.decode(line.inbox.get(), type=EvaluationRequest), examiner, line)
+
+
+def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Line) -> Examiner:
+    """The judge of a device."""
+    from pytest_avo.evaluation.arms.arms import Arms
+    from pytest_avo.evaluation.judge.examiner import Examiner
+
+    def hold(exclusive: bool) -> AbstractContextManager[None]:
+        waiting = partial(line.say, f"waiting for {device.id}")
+        return lease(lease_path(device.id), exclusive=exclusive, waiting=waiting)
+
+    arms = Arms(
+        nursery,
+        threads=device.threads,
+        sharing=config.workers,
+        memory_bytes=int(MEMORY_SHARE * cgroup.memory_bytes()),
+        room=_room(device.place),
+    )
+    return Examiner(
+        arms,
+        lease=hold,
+        say=line.say,
+        worker=config.worker,
+        device=device.fingerprint().device,
+        place=device.place,
+        reading=device.reading,
+        roofline=_roofline(device),
+    )
+
+
+def _answer(request: EvaluationRequest, examiner: Examiner, line: _Line) -> None:
+    """ShapeDone a request shape by shape; a failure that is not the kernel's ends the answer."""
+    number = line.number = request.number
+    try:
+        for evaluation in examiner.examine(request):
+            line.send(ShapeDone(number, evaluation))
+        line.send(Finished(number))
+    except EvaluatorError as error:
+        line.send(Failure(number, str(error)))
+    except JUDGE_FAULTS as error:  # a fault of this program: another worker would have it too
+        line.send(Failure(number, f"the judge failed: {_where(error)}"))
 
 
 def _roofline(device: Device) -> Roofline:
@@ -160,15 +197,6 @@ def _where(error: BaseException) -> str:
     """An error of this program in one line, with the place that a report of it wants."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({Path(frame.filename).name}, line {frame.lineno})"
-
-
-def _live(send: Callable[[WorkerMessage], None], ending: threading.Event) -> None:
-    """Give a sign of life again and again, however long a kernel takes."""
-    while not ending.wait(SIGN_OF_LIFE_S):
-        try:
-            send(Progress(0, ""))
-        except OSError:
-            return
 
 
 def _forget_secrets() -> None:
