@@ -1,0 +1,79 @@
+"""What the known agents are started with, and what their output says. Lines are as the programs print them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytest_avo.operators.doors.presets import PRESETS, AgentUsage, preset
+
+
+def test_a_session_and_a_model_are_handed_on_where_there_are_any() -> None:
+    codex = PRESETS["codex"]
+    assert codex.command("do it")[-2:] == ["sandbox_workspace_write.network_access=true", "do it"]
+    assert codex.command("do it", session="t1", model="m")[-5:] == ["--model", "m", "resume", "t1", "do it"]
+    mini = PRESETS["mini-swe-agent"]
+    assert mini.command("do {session} it", session="t1")[-1] == "do {session} it"
+
+
+def test_a_command_of_the_users_own_is_a_template() -> None:
+    own = preset("sh -c 'echo \"$1\"' sh {prompt}")
+    assert own.command("a b") == ["sh", "-c", 'echo "$1"', "sh", "a b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "expected"),
+    [
+        (
+            "claude",
+            [
+                {"type": "system", "subtype": "init", "session_id": "s"},
+                {"type": "assistant", "message": {"usage": {"input_tokens": 5}}, "session_id": "s"},
+                {
+                    "type": "result",
+                    "session_id": "s",
+                    "total_cost_usd": 0.25,
+                    "usage": {"input_tokens": 10, "cache_read_input_tokens": 90, "output_tokens": 7},
+                },
+            ],
+            AgentUsage(tokens_in=100, tokens_out=7, cost=0.25, session="s"),
+        ),
+        (
+            "codex",
+            [
+                {"type": "thread.started", "thread_id": "s"},
+                {
+                    "type": "turn.completed",
+                    "usage": {"input_tokens": 90, "cached_input_tokens": 50, "output_tokens": 7},
+                },
+            ],
+            AgentUsage(tokens_in=90, tokens_out=7, session="s"),
+        ),
+        (
+            "opencode",
+            [
+                {
+                    "type": "step_finish",
+                    "sessionID": "s",
+                    "part": {"cost": 0.5, "tokens": {"input": 6, "output": 2, "reasoning": 1, "cache": {"read": 4}}},
+                }
+            ]
+            * 2,
+            AgentUsage(tokens_in=20, tokens_out=6, cost=1.0, session="s"),
+        ),
+        (
+            "gemini",
+            [
+                {"type": "init", "session_id": "s", "model": "m"},
+                {"type": "result", "status": "success", "stats": {"input_tokens": 9, "output_tokens": 3}},
+            ],
+            AgentUsage(tokens_in=9, tokens_out=3, session="s"),
+        ),
+    ],
+)
+def test_usage_is_read_from_the_output(name: str, lines: list[dict[str, object]], expected: AgentUsage) -> None:
+    usage = AgentUsage()
+    for line in ["no JSON", "{broken", "[1]", *map(json.dumps, lines)]:
+        PRESETS[name].take(usage, line)
+    assert usage == expected
