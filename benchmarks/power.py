@@ -30,7 +30,7 @@ from pytest_avo.core.verdict import judge
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.peers import TORCH_SDPA
 from pytest_avo.evaluation.pool.pool import Pool
-from pytest_avo.gate.gains import Compared
+from pytest_avo.gate.gains import Comparand
 from pytest_avo.gate.gate import Gate
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import parse_rules
@@ -122,7 +122,7 @@ def compare(pool: Pool, percent: float, limit: float, kind: str, *, fresh: bool)
     shape = random.choice(SHAPES[kind])
     gate = Gate(Itself("itself", ""), parse_rules([f"{limit:g}%"], []), lenient=False, floor=0.01)
     kernel = parse_kernel(slowed(kind, percent), path=Path("slowed.py"))
-    case = Compared(kernel, "slowed.py", shape)
+    case = Comparand(kernel, "slowed.py", shape)
 
     def evaluate(request: EvaluationRequest) -> Mapping[str, Evaluation]:
         return {shape: future.result() for shape, future in pool.submit(request).items()}

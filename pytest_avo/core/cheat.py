@@ -45,7 +45,7 @@ def read_cheat(path: Path) -> Cheat:
     try:
         source = path.read_text(encoding="utf-8")
         text = ast.get_docstring(ast.parse(source)) or ""
-    except (OSError, UnicodeDecodeError, SyntaxError, ValueError) as error:
+    except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidInput(f"{path}: cannot be read as a kernel of the self-test: {error}") from None
     fields = {name: " ".join(value.split()) for name, value in _FIELD.findall(text)}
     return Cheat(

@@ -24,7 +24,7 @@ def normalised(source: str) -> str:
                 if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
                     _drop_docstring(node)
         return ast.unparse(tree) + "\n"
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # the last two by nesting
         return "".join(f"{line.rstrip()}\n" for line in source.splitlines() if not _IGNORED_LINE.fullmatch(line))
 
 

@@ -167,6 +167,13 @@ class Campaign:
 
     def kernel(self, attempt: Attempt) -> Kernel:
         """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
+        kernel, seed = self._parsed(attempt), self._parsed(self.view.attempts()[0])
+        if kernel.fault or kernel.claim == seed.claim:
+            return kernel
+        fault = "changes what the kernel claims: AVO must stay as it is"
+        return Kernel(path=kernel.path, source=kernel.source, claim=None, tunables=(), fault=fault)
+
+    def _parsed(self, attempt: Attempt) -> Kernel:
         source, path = self.view.source(attempt.digest), self.plan.path
         try:
             return parse_kernel(source, path=path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
@@ -182,6 +183,7 @@ class Loop:
 
     def _record(self, proposal: Proposal, *, generation: int, member: int, parent: Attempt, since: float) -> None:
         """Record a proposal; one that there is nothing to evaluate of is settled at once."""
+        proposal = _storable(proposal)
         attempt, earlier = self.campaign.add(proposal, generation=generation, member=member, parent=parent)
         if proposal.failed:
             self._settlement.settle(attempt, "failed", Decision("same", proposal.failed), since=since)
@@ -238,3 +240,12 @@ class Loop:
         """Tell operators to stop and close the lineage."""
         self.consultation.close()
         self.campaign.close()
+
+
+def _storable(proposal: Proposal) -> Proposal:
+    """The proposal, failed where its text holds what no file can: halves of characters, which an operator may send."""
+    texts = {name: getattr(proposal, name) for name in ("source", "hypothesis", "lesson", "failed")}
+    clean = {name: found.encode(errors="backslashreplace").decode() for name, found in texts.items()}
+    if clean == texts:
+        return proposal
+    return replace(proposal, **{**clean, "failed": clean["failed"] or "its text holds characters that no file can"})

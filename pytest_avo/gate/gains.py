@@ -13,7 +13,7 @@ from pytest_avo.core.verdict import Comparison
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class Comparand:
     """What is compared: a kernel, its path as node ids have it, a shape, and the kernel's suites that hold it."""
 
     kernel: Kernel

@@ -20,7 +20,7 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.ranking import failing, ranking
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Kind, Total, Verdict
-from pytest_avo.gate.gains import Compared, Gains
+from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import Rules
 from pytest_avo.gate.store import StoredBaseline
@@ -70,7 +70,7 @@ class Gate:
         """Of the intervals that decide."""
         return 1 - 2 * min(WIDEST_TAIL, math.sqrt(RISK / max(1, self.comparisons)))
 
-    def limit(self, case: Compared) -> float | None:
+    def limit(self, case: Comparand) -> float | None:
         """The limit on the slowdown of one shape's median."""
         return self.rules.limit("median", kernel=case.name, suites=case.suites)
 
@@ -83,7 +83,7 @@ class Gate:
         return msgspec.structs.replace(request, baseline=subject, may_lack_baseline=True, plan=plan)
 
     def judge(
-        self, verdict: Verdict, case: Compared, evaluation: Evaluation, request: EvaluationRequest, evaluate: Evaluate
+        self, verdict: Verdict, case: Comparand, evaluation: Evaluation, request: EvaluationRequest, evaluate: Evaluate
     ) -> Verdict:
         """The verdict on a right kernel beside the baseline; what looks too slow is measured once more, which blocks.
 
@@ -105,7 +105,7 @@ class Gate:
     def judge_total(
         self,
         total: Total,
-        cases: Sequence[Compared],
+        cases: Sequence[Comparand],
         evaluations: Mapping[str, Evaluation],
         request: EvaluationRequest,
         evaluate: Evaluate,
@@ -124,7 +124,7 @@ class Gate:
 
     def _find(
         self,
-        cases: Sequence[Compared],
+        cases: Sequence[Comparand],
         evaluations: Mapping[str, Evaluation],
         request: EvaluationRequest,
         evaluate: Evaluate,
@@ -162,7 +162,7 @@ class Gate:
         check = msgspec.structs.replace(request, subject=request.baseline, baseline=None, peers=(), plan=None)
         return {shape: found.reason for shape, found in evaluate(check).items() if found.outcome != "ok"}
 
-    def _gains(self, cases: Sequence[Compared], evaluations: Mapping[str, Evaluation]) -> Gains | str:
+    def _gains(self, cases: Sequence[Comparand], evaluations: Mapping[str, Evaluation]) -> Gains | str:
         """Those of all shapes that the baseline has, or why there is none."""
         found = [self.baseline.gains(case, evaluations[case.shape.id]) for case in cases]
         gains = [each for each in found if isinstance(each, Gains)]
@@ -192,7 +192,7 @@ def thorough(plan: TimingPlan) -> TimingPlan:
     return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None)
 
 
-def on(request: EvaluationRequest, cases: Sequence[Compared]) -> EvaluationRequest:
+def on(request: EvaluationRequest, cases: Sequence[Comparand]) -> EvaluationRequest:
     """The request on the shapes of these cases alone."""
     return msgspec.structs.replace(request, shapes=tuple(case.shape for case in cases))
 

@@ -21,7 +21,7 @@ from pytest_avo.core.evaluation import BASELINE, Evaluation, Subject
 from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.likeness import normalised
 from pytest_avo.core.ranking import paired
-from pytest_avo.gate.gains import Compared, Gains
+from pytest_avo.gate.gains import Comparand, Gains
 
 PREFIX = "git:"
 MOST_LINKS = 8
@@ -71,7 +71,7 @@ class GitBaseline:
         source = self.source(kernel)
         return source is not None and not kernel.fault and normalised(source) == normalised(kernel.source)
 
-    def gains(self, case: Compared, evaluation: Evaluation) -> Gains | str:
+    def gains(self, case: Comparand, evaluation: Evaluation) -> Gains | str:
         """What the kernel gained over its source at the commit, or why that cannot be said."""
         timing = evaluation.timing
         if timing is not None and BASELINE in timing.seconds:
@@ -84,7 +84,7 @@ class GitBaseline:
             return f"{self.name} fails here: {fault}"
         return f"{self.name} has no {case.name}"
 
-    def median_us(self, case: Compared, evaluation: Evaluation) -> float:
+    def median_us(self, case: Comparand, evaluation: Evaluation) -> float:
         """The old kernel's time in microseconds per call, measured beside the new one's."""
         assert evaluation.timing is not None, "there are gains, so it was timed"
         return median(x for launch in evaluation.timing.seconds[BASELINE] for x in launch) * 1e6

@@ -23,7 +23,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Ti
 from pytest_avo.core.fingerprint import Fingerprint, differences
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.stats import log_ratios
-from pytest_avo.gate.gains import Compared, Gains
+from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.report.results import Results
 
 BASELINES = "baselines"
@@ -77,7 +77,7 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         """False: the machine may have changed under an unchanged kernel."""
         return False
 
-    def gains(self, case: Compared, evaluation: Evaluation) -> Gains | str:
+    def gains(self, case: Comparand, evaluation: Evaluation) -> Gains | str:
         """What the kernel gained since it was stored, or why that cannot be said."""
         timing, entry = evaluation.timing, self._entry(case)
         if entry is None or timing is None:
@@ -88,13 +88,13 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         launches = [[next(old) - now for now in launch] for launch in relative(timing, peer)]
         return Gains.of_one(case.shape, launches, relative_to=peer or "")
 
-    def median_us(self, case: Compared, evaluation: Evaluation) -> float:
+    def median_us(self, case: Comparand, evaluation: Evaluation) -> float:
         """The stored time in microseconds per call."""
         entry = self._entry(case)
         assert entry is not None, "there are gains, so it is stored"
         return entry.median_us
 
-    def _entry(self, case: Compared) -> BaselineEntry | None:
+    def _entry(self, case: Comparand) -> BaselineEntry | None:
         mine = (x for x in self.record.entries if (x.kernel, x.shape) == (case.name, case.shape.id))
         return next(mine, None)
 

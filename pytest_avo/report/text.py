@@ -55,6 +55,15 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else "?" for char in text)
 
 
+def quoted(text: str) -> str:
+    """Foreign lines as a quotation: nothing in them that a terminal obeys, nor a CI service that reads the output.
+
+    GitHub obeys a line that begins with `::`, whatever space is before it, and `##[` anywhere; others `##vso[`.
+    """
+    lines = text.replace("##", "# #").splitlines()
+    return "\n".join(f"| {printable(line.expandtabs())}".rstrip() for line in lines)
+
+
 def columns(text: str) -> int:
     """Columns of a terminal that `text` takes: two for a wide character, none for a combining one."""
     return sum(_columns(char) for char in text)

@@ -17,7 +17,7 @@ from pytest_avo.evaluation.spool.client import SpoolClient
 from pytest_avo.evaluation.spool.folder import SpoolFolder
 from pytest_avo.evaluation.spool.jobs import BatchJobs
 from pytest_avo.evaluation.spool.notes import Introduction
-from pytest_avo.evaluation.spool.places import Place, choose, introductions
+from pytest_avo.evaluation.spool.places import SpoolAddress, choose, introductions
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
@@ -58,12 +58,12 @@ def assess_elsewhere(settings: Settings, console: Console, *, specs: Sequence[st
     return assessor
 
 
-def assess_by_spool(settings: Settings, console: Console, *, place: Place) -> Assessor:
+def assess_by_spool(settings: Settings, console: Console, *, address: SpoolAddress) -> Assessor:
     """Have kernels evaluated by way of a spool: the kind of device that has served it is what counts then.
 
     InvalidInput where none has, and no job can be started to find out.
     """
-    folder = SpoolFolder(place.path)
+    folder = SpoolFolder(address.path)
     folder.make()
     jobs = BatchJobs(settings.submit) if settings.submit else None
     found = introductions(folder)
@@ -71,10 +71,10 @@ def assess_by_spool(settings: Settings, console: Console, *, place: Place) -> As
         found = _await_introduction(folder, jobs, console)
     if not found:
         raise InvalidInput(
-            f"--tx spool={place.path}: expected to find there what kind of device it has: run `pytest --avo-serve "
-            f"{place.path}` on the machine with the device once, with pytest-avo {__version__}"
+            f"--tx spool={address.path}: expected to find there what kind of device it has: run `pytest --avo-serve "
+            f"{address.path}` on the machine with the device once, with pytest-avo {__version__}"
         )
-    introduction, required = choose(found, place), required_layers(settings)
+    introduction, required = choose(found, address), required_layers(settings)
     if missing := [layer for layer in required if layer not in introduction.sandbox]:
         raise InvalidInput(f"--avo-sandbox=require: the spool's host does not offer {', '.join(missing)}")
     spool = SpoolClient(folder, introduction.fingerprint, required=required, jobs=jobs)

@@ -6,7 +6,7 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge
-from pytest_avo.gate.gains import Compared
+from pytest_avo.gate.gains import Comparand
 from pytest_avo.gate.gate import Gate, thorough
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.session.asking import AskingRules
@@ -43,9 +43,9 @@ class BenchRules(AskingRules):
             return verdict
         return self.gate.judge(verdict, self.case(item), evaluation, self.question(item), self.assessor.answers)
 
-    def case(self, item: KernelItem) -> Compared:
+    def case(self, item: KernelItem) -> Comparand:
         """What an item compares."""
-        return Compared(item.kernel, item.kernel_name, item.shape, self.selection.suites_of(item.kernel, item.shape))
+        return Comparand(item.kernel, item.kernel_name, item.shape, self.selection.suites_of(item.kernel, item.shape))
 
     def request(self, kernel: Kernel, shapes: tuple[Shape, ...], limit: float | None) -> EvaluationRequest:
         """What to ask about a kernel; beside the baseline, where there is one, until a limit on it is decided."""

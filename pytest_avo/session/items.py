@@ -17,6 +17,7 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict
 from pytest_avo.report.rows import ResultRow, result_row
+from pytest_avo.report.text import quoted
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.session.carried import ROW
 from pytest_avo.session.selection import Selection
@@ -101,7 +102,7 @@ class KernelItem(pytest.Item):
         if self.evaluation.unfit:
             pytest.skip(self.evaluation.reason)
         if self.evaluation.log:
-            self.add_report_section("call", "kernel", self.evaluation.log)
+            self.add_report_section("call", "kernel", quoted(self.evaluation.log))
 
     def runtest(self) -> None:
         """Fail with the verdict's reason unless the kernel is right, and as fast as the gate wants it."""

@@ -12,8 +12,8 @@ from pytest_avo.core.disk.files import prepare
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.judge.peers import peer
-from pytest_avo.evaluation.pool.gateway import place
-from pytest_avo.evaluation.spool.places import Place, spool_of
+from pytest_avo.evaluation.pool.gateway import host_of
+from pytest_avo.evaluation.spool.places import SpoolAddress, spool_of
 from pytest_avo.gate.baseline import check_baseline
 from pytest_avo.report.terminal.status import Screen
 from pytest_avo.run.assessor import Assessor
@@ -75,16 +75,16 @@ def start(config: pytest.Config) -> KernelRun:
     return run
 
 
-def begin(config: pytest.Config, settings: Settings, spool: Place | None) -> KernelRun:
+def begin(config: pytest.Config, settings: Settings, spool: SpoolAddress | None) -> KernelRun:
     """The run of the mode that the user chose; InvalidInput where it has no device to measure on."""
     if settings.mode in READ:
         return READ[settings.mode](config, settings)
     console = console_of(config)
     if spool is not None and not config.option.collectonly:
-        assessor = assess_by_spool(settings, console, place=spool)
+        assessor = assess_by_spool(settings, console, address=spool)
     elif settings.mode == "evolve" and not config.option.collectonly:
         specs = take_over_workers(config)
-        assess = assess_elsewhere if any(place(spec) for spec in specs) else assess_here
+        assess = assess_elsewhere if any(host_of(spec) for spec in specs) else assess_here
         assessor = assess(settings, console, specs=specs)
     else:
         assessor = assess_here(settings, console, ordinal=worker_index(config))
@@ -104,7 +104,7 @@ def give_back_path(config: pytest.Config) -> None:
     config.option.avo_compile = "sm90"
 
 
-def take_over_spool(config: pytest.Config, settings: Settings) -> Place | None:
+def take_over_spool(config: pytest.Config, settings: Settings) -> SpoolAddress | None:
     """Read a spool from xdist's --tx; xdist itself, which knows none, starts no session then."""
     spool = spool_of(getattr(config.option, "tx", None) or [])
     if spool is None:

@@ -71,6 +71,22 @@ def test_a_proposal_that_failed_is_recorded_and_not_evaluated(world: World) -> N
     assert len(world.evaluator.requests) == 1
 
 
+@pytest.mark.parametrize("name", ["twenty thousand signs", "half a character", "another target", "no claim"])
+def test_no_source_ends_an_evolution(world: World, name: str) -> None:
+    """Each is its attempt's failure, and the run can be resumed."""
+    good = source(150)
+    bad = {
+        "twenty thousand signs": good + "x = " + "-" * 20000 + "1\n",
+        "half a character": good + "x = '\ud800'\n",
+        "another target": good.replace('"cpu"', '"sm90"'),
+        "no claim": good.replace("AVO = ", "OTHER = "),
+    }[name]
+    statuses = world.evolve(proposal(bad), proposal(source(200)))
+    assert statuses[1] in ("failed", "crashed")
+    assert statuses[2] == "promoted"
+    assert world.evolve(resume=True)[:3] == statuses
+
+
 def test_the_run_ends_when_the_operator_has_nothing_left(world: World) -> None:
     assert world.evolve(proposal(source(50)), None, proposal(source(200))) == ["seed", "slower"]
     assert "generation 2: scripted has nothing left to try" in world.said

@@ -80,7 +80,7 @@ def test_a_gain_over_an_incumbent_that_takes_its_time_is_rejected(world: World, 
     court.told.clear()
     outcome = court.settle(candidate(campaign, source(201), generation=2, parent=campaign.incumbent))
     assert outcome.status == "rejected"
-    assert outcome.reason.startswith("2.01x the incumbent, but 1.00x what that was beside the same peer")
+    assert outcome.reason.startswith("2.01x the incumbent, but 1.01x what that was beside the same peer")
     assert "takes its time beside others" in world.kernel.read_text()
 
 

@@ -24,14 +24,14 @@ from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Total, Verdict
-from pytest_avo.gate.gains import Compared
+from pytest_avo.gate.gains import Comparand
 from pytest_avo.gate.gate import Gate, in_words, until_decided
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import parse_rules
 from tests.report.result_rows import shape
 
 SHAPE = shape()
-CASE = Compared(parse_kernel("", path=Path("/nowhere/a.py")), "a.py", SHAPE)
+CASE = Comparand(parse_kernel("", path=Path("/nowhere/a.py")), "a.py", SHAPE)
 NOISE = 0.004
 OLD = Subject("a.py (git:main)", "old")
 
@@ -178,7 +178,7 @@ def test_with_a_limit_the_kernel_is_timed_until_that_is_decided() -> None:
 
 def test_a_geomean_is_judged_by_the_same_rule() -> None:
     shapes = [shape(seqlen=512), shape(seqlen=1024, weight=3.0)]
-    cases = [Compared(CASE.kernel, "a.py", each) for each in shapes]
+    cases = [Comparand(CASE.kernel, "a.py", each) for each in shapes]
     total = Total("a.py", "geomean", "same", "")
 
     def judged_total(first: float, second: float, *wrong: str) -> Total:

@@ -9,7 +9,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
 from pytest_avo.core.kernel import PROVENANCE, parse_kernel, read_kernel
-from pytest_avo.gate.gains import Compared, Gains
+from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.gate.refs import at_ref
 from tests.gate.conftest import Repository
 from tests.report.result_rows import shape
@@ -209,7 +209,7 @@ def test_what_is_no_python_at_the_ref_is_no_baseline(repository: Repository, sou
     path = repository.write("a.py", source)
     repository.commit()
     path.write_text(NEW)
-    case = Compared(read_kernel(path), "a.py", shape())
+    case = Comparand(read_kernel(path), "a.py", shape())
     baseline = at_ref("main", repository.path)
     assert baseline.subject(case.kernel) is None
     assert not baseline.is_same(case.kernel)
@@ -225,14 +225,14 @@ def test_a_new_file_has_no_baseline(repository: Repository) -> None:
     baseline = at_ref("main", repository.path)
     assert baseline.subject(kernel) is None
     assert not baseline.is_same(kernel)
-    case = Compared(kernel, "b.py", shape())
+    case = Comparand(kernel, "b.py", shape())
     assert baseline.gains(case, Evaluation(shape().id, "ok")) == "git:main has no b.py"
 
 
 def test_a_baseline_that_fails_on_the_shape_is_said_to(repository: Repository) -> None:
     repository.write("a.py", OLD)
     repository.commit()
-    case = Compared(parse_kernel(NEW, path=repository.path / "a.py"), "a.py", shape())
+    case = Comparand(parse_kernel(NEW, path=repository.path / "a.py"), "a.py", shape())
     timing = Timing({KERNEL: ((1.0, 1.0),)}, calls=1, stopped="")
     evaluation = Evaluation(shape().id, "ok", timing=timing, notes=("fa3: absent", "baseline: ValueError: no"))
     reason = at_ref("main", repository.path).gains(case, evaluation)
@@ -242,7 +242,7 @@ def test_a_baseline_that_fails_on_the_shape_is_said_to(repository: Repository) -
 def test_gains_are_paired_log_ratios(repository: Repository) -> None:
     repository.write("a.py", OLD)
     repository.commit()
-    case = Compared(parse_kernel(NEW, path=repository.path / "a.py"), "a.py", shape())
+    case = Comparand(parse_kernel(NEW, path=repository.path / "a.py"), "a.py", shape())
     timing = Timing({KERNEL: ((1.0, 2.0),), BASELINE: ((2.0, 4.0),)}, calls=1, stopped="")
     evaluation = Evaluation(shape().id, "ok", timing=timing)
     assert at_ref("main", repository.path).median_us(case, evaluation) == pytest.approx(3e6)

@@ -14,7 +14,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import KERNEL, Evaluation, Timing
 from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.core.kernel import parse_kernel
-from pytest_avo.gate.gains import Compared, Gains
+from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.gate.store import StoredBaseline, automatic_name, baseline_path, save, stored
 from pytest_avo.report.results import Results
 from pytest_avo.report.rows import ResultRow
@@ -22,7 +22,7 @@ from tests.gate.conftest import Repository
 from tests.report.result_rows import beside, row, shape
 
 HERE = fingerprint(target="cpu", device="a processor", units=2)
-CASE = Compared(parse_kernel("", path=Path("/nowhere/prefill.py")), "kernels/cpu/prefill.py", shape())
+CASE = Comparand(parse_kernel("", path=Path("/nowhere/prefill.py")), "kernels/cpu/prefill.py", shape())
 
 
 def saved(folder: Path, *rows: ResultRow, name: str = "main") -> Path:

@@ -89,3 +89,12 @@ def test_nouns_follow_their_number() -> None:
 
 def test_printable_keeps_spaces_and_disarms_control_characters() -> None:
     assert text.printable("  two  spaces \x1b[31mred\x07\n") == "  two  spaces ?[31mred??"
+
+
+def test_quoted_lines_are_obeyed_by_nobody() -> None:
+    found = text.quoted(
+        "\n  ::error file=x::owned\n::stop-commands::y\n\x1b]0;t\x07\x1b[31mred\na ##[group]b ##vso[x]\rend"
+    )
+    assert all(line.startswith("|") for line in found.split("\n"))
+    assert "##" not in found
+    assert found.replace("\n", "").isprintable()

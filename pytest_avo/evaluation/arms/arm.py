@@ -51,6 +51,8 @@ class KernelFault(Exception):
     """What a kernel did wrong: becomes its outcome and reason."""
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
+        # A kernel's own words may be in it, which nobody is to obey: one line, nothing that a terminal or CI reads.
+        reason = "".join(char if char.isprintable() else "?" for char in " ".join(reason.split())).replace("##", "# #")
         super().__init__(reason)
         self.outcome = outcome
         self.reason = reason

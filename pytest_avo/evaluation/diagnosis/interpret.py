@@ -150,7 +150,7 @@ def refuse(source: str) -> None:
     """Refused if the source alone shows that the interpreter cannot run it; what does not parse is not refused."""
     try:
         tree = ast.parse(source)
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
     modules = set()
     for node in ast.walk(tree):

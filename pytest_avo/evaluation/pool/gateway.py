@@ -76,7 +76,7 @@ class Gateway:
             self.cut()
             raise ConnectionError("the run is ending")  # cut() came too early to see the gateway
         # A worker of this machine takes the package from where it is here; another host must have it installed.
-        folders = [] if place(self.spec) else python.folders()
+        folders = [] if host_of(self.spec) else python.folders()
         try:
             self._channel = gateway.remote_exec(BOOTSTRAP.format(folders=folders, version=__version__))
             found, interpreter = self._channel.receive(timeout=CONNECT_LIMIT_S)
@@ -109,7 +109,7 @@ class Gateway:
                     self._socket.close()  # execnet leaves it open
 
 
-def place(spec: str) -> str:
+def host_of(spec: str) -> str:
     """The host that a gateway spec names, as it names it; "" for this one."""
     keys = dict(part.partition("=")[::2] for part in spec.split("//"))
     if "ssh" in keys:
@@ -151,4 +151,4 @@ def _how_it_ended(gateway: Any) -> str:
         status = process.wait(timeout=2.0)
     except Exception:  # still there: it closed its end for reasons of its own
         return ""
-    return STATUS.get(status, "") if place(str(gateway.spec)) else f"its python ended with status {status}"
+    return STATUS.get(status, "") if host_of(str(gateway.spec)) else f"its python ended with status {status}"

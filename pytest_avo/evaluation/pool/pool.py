@@ -18,7 +18,7 @@ from pytest_avo.core.evaluation import (
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.evaluation.evaluator import Work
 from pytest_avo.evaluation.pool.feeder import Feeder
-from pytest_avo.evaluation.pool.gateway import place
+from pytest_avo.evaluation.pool.gateway import host_of
 from pytest_avo.evaluation.pool.jobs import Job, Jobs
 from pytest_avo.evaluation.pool.roster import Roster
 
@@ -42,7 +42,7 @@ class Pool:
         self._jobs = Jobs()
         self._roster = Roster(self._jobs, required=required, kind=kind)
         self._workers: list[Feeder] = []
-        hosts = [place(spec) for spec in specs]
+        hosts = [host_of(spec) for spec in specs]
         for index, spec in enumerate(specs):
             config = WorkerConfig(
                 worker=f"gw{index}",

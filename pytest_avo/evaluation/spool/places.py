@@ -17,7 +17,7 @@ EXPECTED = "expected spool=DIR, or spool=DIR//device=NAME where several kinds of
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SpoolAddress:
     """A spool as the user names it."""
 
     path: Path
@@ -25,7 +25,7 @@ class Place:
     """What its target is, or a part of its name; "" where there is one kind only."""
 
 
-def spool_of(specs: Sequence[str]) -> Place | None:
+def spool_of(specs: Sequence[str]) -> SpoolAddress | None:
     """The spool among the specs of --tx; None where there is none. InvalidInput for a wrong or a mixed one."""
     named = [spec for spec in specs if spec.startswith("spool=")]
     if not named:
@@ -36,7 +36,7 @@ def spool_of(specs: Sequence[str]) -> Place | None:
     keys = dict(option.partition("=")[::2] for option in options)
     if not path or keys.keys() - {"device"} or not all(keys.values()):
         raise InvalidInput(f"--tx {named[0]}: {EXPECTED}")
-    return Place(Path(os.path.abspath(path)), keys.get("device", ""))
+    return SpoolAddress(Path(os.path.abspath(path)), keys.get("device", ""))
 
 
 def introductions(folder: SpoolFolder) -> list[Introduction]:
@@ -45,17 +45,17 @@ def introductions(folder: SpoolFolder) -> list[Introduction]:
     return [each for each in found if each is not None and each.version == __version__]
 
 
-def choose(found: Sequence[Introduction], place: Place) -> Introduction:
+def choose(found: Sequence[Introduction], address: SpoolAddress) -> Introduction:
     """The one kind of device that is meant; InvalidInput where none is, or several are."""
-    fits = [each for each in found if _is_meant(each, place.device)]
+    fits = [each for each in found if _is_meant(each, address.device)]
     if len(fits) == 1:
         return fits[0]
     known = "; ".join(f"{each.fingerprint.target}: {each.fingerprint.device}" for each in found)
     if not fits:
-        raise InvalidInput(f"--tx spool={place.path}//device={place.device}: it was served by {known}")
+        raise InvalidInput(f"--tx spool={address.path}//device={address.device}: it was served by {known}")
     between = "; ".join(differences_in_kind(fits[0].fingerprint, fits[1].fingerprint))
     raise InvalidInput(
-        f"--tx spool={place.path}: several kinds of device have served it ({known}; {between}): {EXPECTED}"
+        f"--tx spool={address.path}: several kinds of device have served it ({known}; {between}): {EXPECTED}"
     )
 
 

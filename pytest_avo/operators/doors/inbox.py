@@ -111,6 +111,6 @@ def _note(path: Path, source: str) -> Note:
             raise ValueError(f"{path.name}: expected {{hypothesis, predicted?}}: {error}") from None
     try:
         docstring = ast.get_docstring(ast.parse(source)) or ""
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         docstring = ""
     return Note(hypothesis=docstring.partition("\n")[0])

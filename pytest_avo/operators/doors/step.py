@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.likeness import normalised
@@ -24,10 +25,28 @@ from pytest_avo.operators.operator import DraftsSpent, OperatorStopped, Task, Un
 from pytest_avo.operators.tools.draft import Draft
 from pytest_avo.operators.tools.draft_tools import DraftTools, Submission
 from pytest_avo.operators.tools.lineage_tools import LineageTools, knowledge_specs
-from pytest_avo.operators.tools.tools import MISTAKES, Mistake, ToolSpec, carry_out
+from pytest_avo.operators.tools.tools import MISTAKES, Arguments, Mistake, ToolSpec, carry_out
 from pytest_avo.report.text import counted, duration
 
 EVALUATE, SUBMIT = "evaluate_draft", "submit"
+
+
+class Status(Arguments, frozen=True):
+    """Say where the step stands: draft, direction, budget, evaluations that run."""
+
+
+class Wait(Arguments, frozen=True):
+    """Wait for an evaluation that runs; after a submission, for its verdict and the next step."""
+
+    ticket: Annotated[int | None, Meta(description="which evaluation; none for the newest that runs")] = None
+
+
+def _answered_elsewhere(_: Arguments) -> str:
+    raise AssertionError("the door answers it")
+
+
+FOLDER_TOOLS = (ToolSpec("status", Status, _answered_elsewhere), ToolSpec("wait", Wait, _answered_elsewhere))
+"""What only a member's folder has: a chat waits for every answer, and has its status in its prompt."""
 
 
 class Step:
@@ -114,6 +133,8 @@ class Step:
     def _answer(self, request: Request) -> Reply:
         if request.tool == "status":
             return self.status()
+        if request.tool == "tools":
+            return self._described()
         if self.ended.is_set():
             text = "this step has ended; `avo wait` returns when its candidate is judged and the next step begins"
             return Reply(text=text, status=CLOSED)
@@ -129,6 +150,12 @@ class Step:
         if request.tool == SUBMIT:
             self._submitted(drafting)
         return Reply(text=text, data=self._data(request))
+
+    def _described(self) -> Reply:
+        """All that can be called, for doors whose callers want to be told."""
+        tools = [spec.tool() for spec in [*self.specs(self._drafting).values(), *FOLDER_TOOLS]]
+        described = [{"name": x.name, "description": x.description, "inputSchema": x.parameters} for x in tools]
+        return Reply(text="\n".join(tool.name for tool in tools), data={"tools": described})
 
     # ---- evaluations
 

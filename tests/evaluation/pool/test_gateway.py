@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo import __version__
 from pytest_avo.core.evaluation import WorkerConfig
-from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused, place, with_batch_mode
+from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused, host_of, with_batch_mode
 from tests import sshd
 
 CONFIG = WorkerConfig(worker="gw0", layers=True)
@@ -36,7 +36,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Hosts]:
     ],
 )
 def test_a_spec_names_its_place(spec: str, host: str) -> None:
-    assert place(spec) == host
+    assert host_of(spec) == host
 
 
 def test_options_of_the_user_come_before_ours() -> None:

@@ -11,7 +11,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.evaluation.spool.folder import SpoolFolder
 from pytest_avo.evaluation.spool.notes import Introduction
-from pytest_avo.evaluation.spool.places import Place, choose, introductions, spool_of
+from pytest_avo.evaluation.spool.places import SpoolAddress, choose, introductions, spool_of
 from tests.evaluation.spool.desk import KIND, OTHER
 
 
@@ -22,8 +22,8 @@ def introduced(kind: Fingerprint, version: str = __version__) -> Introduction:
 def test_a_spool_is_found_among_the_specs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     assert spool_of(["popen", "ssh=host"]) is None
-    assert spool_of(["spool=some/dir"]) == Place(tmp_path / "some" / "dir")
-    assert spool_of(["spool=/abs//device=H200"]) == Place(Path("/abs"), "H200")
+    assert spool_of(["spool=some/dir"]) == SpoolAddress(tmp_path / "some" / "dir")
+    assert spool_of(["spool=/abs//device=H200"]) == SpoolAddress(Path("/abs"), "H200")
 
 
 @pytest.mark.parametrize("spec", ["spool=", "spool=//device=a", "spool=a//gpu=1", "spool=a//device=", "spool=a//b"])
@@ -46,7 +46,7 @@ def test_what_another_version_introduced_counts_for_nothing(folder: SpoolFolder)
 
 @pytest.mark.parametrize("device", ["h200", "NVIDIA H200", KIND.kind])
 def test_one_of_several_kinds_is_named(device: str) -> None:
-    assert choose([introduced(OTHER), introduced(KIND)], Place(Path("a"), device)).fingerprint == KIND
+    assert choose([introduced(OTHER), introduced(KIND)], SpoolAddress(Path("a"), device)).fingerprint == KIND
 
 
 def test_several_kinds_are_not_chosen_among() -> None:
@@ -54,6 +54,6 @@ def test_several_kinds_are_not_chosen_among() -> None:
     with pytest.raises(
         InvalidInput, match=r"several kinds of device have served it .*NVIDIA H100 there, NVIDIA H200 here"
     ):
-        choose(both, Place(Path("a")))
+        choose(both, SpoolAddress(Path("a")))
     with pytest.raises(InvalidInput, match="it was served by sm90: NVIDIA H200; sm90: NVIDIA H100"):
-        choose(both, Place(Path("a"), "B200"))
+        choose(both, SpoolAddress(Path("a"), "B200"))

@@ -48,6 +48,10 @@ class Member:
         return self.proposals[-1]
 
 
+Make = Callable[..., CodingAgentOperator]
+Open = Callable[..., Member]
+
+
 @pytest.fixture
 def outside(world: World, tmp_path: Path) -> Iterator[Callable[..., CodingAgentOperator]]:
     """Make the operator; its doors close when the test ends."""

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,10 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.shape import Shape
 from pytest_avo.operators.budget import Budget, BudgetExhausted
-from pytest_avo.operators.doors.coding_agent import CodingAgentOperator
 from pytest_avo.operators.operator import DraftResult, OperatorFailed, OperatorStopped
-from tests.operators.doors.conftest import Member
+from tests.operators.doors.conftest import Make, Open
 from tests.operators.steps import FIRST, SECOND, SEED, World
 
-Make = Callable[..., CodingAgentOperator]
-Open = Callable[..., Member]
 FASTER = ("SPEED = 100", "SPEED = 120")
 
 
