@@ -8,7 +8,8 @@ from collections import defaultdict
 from tests import ROOT
 
 BY_DESIGN = {
-    "EvaluateDraft",  # what an operator is given, and the tool of that name, which a model sees
+    "EvaluateDraft",  # a tool, which a model sees by this name, and what an operator is given to evaluate with
+    "Status",  # a tool too, and what became of an attempt
 }
 
 

@@ -67,7 +67,7 @@ class Spending(Fact, frozen=True, kw_only=True, tag="spending"):
     wall_s: float = 0.0
 
 
-class Comparison(Fact, frozen=True, tag="comparison"):
+class SeedComparison(Fact, frozen=True, tag="comparison"):
     """What an attempt was predicted to gain beside what it gained, in words, and shape id or "geomean" -> judgement."""
 
     attempt: int
@@ -137,7 +137,7 @@ AnyFact = (
     | Resumed
     | Price
     | Spending
-    | Comparison
+    | SeedComparison
     | LessonLearnt
     | Directions
     | DirectionTaken
@@ -147,16 +147,16 @@ AnyFact = (
 KINDS: dict[str, type[Fact]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyFact)}
 """By the tag that they are stored under."""
 
-Kind = TypeVar("Kind", bound=Fact, covariant=True)
+FactKind = TypeVar("FactKind", bound=Fact, covariant=True)
 
 
-class Event(msgspec.Struct, Generic[Kind], frozen=True):
+class Event(msgspec.Struct, Generic[FactKind], frozen=True):
     """A fact as it was recorded. `time` is ISO 8601 in UTC."""
 
     id: int
     run: int
     time: str
-    fact: Kind
+    fact: FactKind
 
 
 def kind_of(fact: type[Fact]) -> str:

@@ -12,7 +12,6 @@ import pytest
 
 from pytest_avo.lineage.events import (
     KINDS,
-    Comparison,
     Direction,
     Directions,
     DirectionTaken,
@@ -37,7 +36,7 @@ FACTS: tuple[Fact, ...] = (
     Price(3, tokens_in=900, tokens_out=90, cost=0.25, lesson="less is more", member=1),
     Spending(attempts=3, turns=9, tokens_in=600, tokens_out=300, cost=0.5, evaluator_s=7.0, wall_s=100.0),
     Spending(),
-    Comparison(7, "geomean predicted 1.2, measured 0.9: too high", {"geomean": "too high"}),
+    SeedComparison(7, "geomean predicted 1.2, measured 0.9: too high", {"geomean": "too high"}),
     LessonLearnt("Tiles of 64 spill.", "tiling", "spills", generation=3, member=1),
     Directions(5, "a stall", "It waits.", [Direction("Pack the keys", start_from="g0002")]),
     DirectionTaken(4, 0, 6, 1),
@@ -70,7 +69,7 @@ OLD: dict[str, tuple[dict[str, object], Fact]] = {
         {"generation": 1, "member": 0, "text": "t", "technique": "", "symptom": ""},
         LessonLearnt("t", "", "", generation=1),
     ),
-    "comparison": ({"attempt": 7, "text": "as predicted"}, Comparison(7, "as predicted")),
+    "comparison": ({"attempt": 7, "text": "as predicted"}, SeedComparison(7, "as predicted")),
     "directions": (
         {"generation": 5, "symptom": "s", "diagnosis": "", "items": [{"title": "Pack", "why": "", "new": 1}]},
         Directions(5, "s", "", [Direction("Pack")]),

@@ -22,7 +22,7 @@ TAKEN, END = "taken", "END"
 """Where files go that were taken, and the file that says there will be no more."""
 
 
-class Note(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class InboxNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """NAME.json beside NAME.py: why it should be faster, and by how much."""
 
     hypothesis: str
@@ -102,15 +102,15 @@ def _proposal(path: Path, task: Task) -> Proposal:
     return Proposal(source=source, hypothesis=note.hypothesis, predicted=predicted)
 
 
-def _note(path: Path, source: str) -> Note:
+def _note(path: Path, source: str) -> InboxNote:
     """The note beside a file; without one its docstring's first line says what it is."""
     if path.exists():
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Note)
+            return msgspec.json.decode(path.read_bytes(), type=InboxNote)
         except msgspec.DecodeError as error:
             raise ValueError(f"{path.name}: expected {{hypothesis, predicted?}}: {error}") from None
     try:
         docstring = ast.get_docstring(ast.parse(source)) or ""
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         docstring = ""
-    return Note(hypothesis=docstring.partition("\n")[0])
+    return InboxNote(hypothesis=docstring.partition("\n")[0])
