@@ -99,7 +99,7 @@ class RunHooks:
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         named = parent.session.isinitpath(file_path)
         if file_path in self.run.selection.mistakes:
-            from pytest_avo.session.unmeasured import MistakenFile
+            from pytest_avo.session.items.unmeasured import MistakenFile
 
             return MistakenFile.under(parent, path=file_path, reason=self.run.selection.mistakes[file_path])
         chosen = self.run.selection.is_kernel(file_path, named=named)
@@ -126,7 +126,7 @@ class RunHooks:
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
     ) -> tuple[str, str, str | tuple[str, dict[str, bool]]] | None:
-        from pytest_avo.session.letters import status
+        from pytest_avo.session.items.letters import status
 
         return status(report)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from pytest_avo.report.results import Unmeasured
-from pytest_avo.session.carried import UNMEASURED
-from pytest_avo.session.tally import Tally
+from pytest_avo.session.items.carried import UNMEASURED
+from pytest_avo.session.items.tally import Tally
 
 OK, FAILED, INTERNAL, USAGE = 0, 1, 3, 4
 

@@ -17,14 +17,14 @@ from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.report.text import counted
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
-from pytest_avo.session.bench_rules import BenchRules
 from pytest_avo.session.header import header
-from pytest_avo.session.items import KernelFile, attach_row
+from pytest_avo.session.items.bench_rules import BenchRules
+from pytest_avo.session.items.items import KernelFile, attach_row
+from pytest_avo.session.items.tally import Tally
+from pytest_avo.session.items.totals import attach_total, totals
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.outputs import print_apart, tell_github, write_files
 from pytest_avo.session.selection import Selection
-from pytest_avo.session.tally import Tally
-from pytest_avo.session.totals import attach_total, totals
 
 
 class Bench(KernelRun):

@@ -11,8 +11,8 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge, judge_alone
 from pytest_avo.evolution.trials import Trial, Trials
 from pytest_avo.run.assessor import Assessor
-from pytest_avo.session.items import ItemRules, KernelFile, KernelItem, attach_row
-from pytest_avo.session.letters import REJECTED_PROPERTY
+from pytest_avo.session.items.items import ItemRules, KernelFile, KernelItem, attach_row
+from pytest_avo.session.items.letters import REJECTED_PROPERTY
 from pytest_avo.session.selection import Selection
 
 SEED_PREFIX = "gen0000-"

@@ -18,7 +18,7 @@ from pytest_avo.report.terminal import compiled
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.meeting import confinement
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.carried import Carried
+from pytest_avo.session.items.carried import Carried
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 

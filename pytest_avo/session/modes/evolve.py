@@ -29,12 +29,12 @@ from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.header import header
-from pytest_avo.session.items import KernelFile, KernelItem
+from pytest_avo.session.items.items import KernelFile, KernelItem
+from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.modes.candidates import SEED_PREFIX, EvolutionRules, attach_candidate, candidate_items
 from pytest_avo.session.outputs import write_files
 from pytest_avo.session.selection import Selection
-from pytest_avo.session.tally import Tally
 
 
 class EvolvedKernel(Selection):

@@ -18,10 +18,10 @@ from pytest_avo.report.terminal.noise import NoiseRow, table
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
-from pytest_avo.session.asking import AskingRules
-from pytest_avo.session.carried import Carried
 from pytest_avo.session.header import header
-from pytest_avo.session.items import KernelFile, KernelItem
+from pytest_avo.session.items.asking import AskingRules
+from pytest_avo.session.items.carried import Carried
+from pytest_avo.session.items.items import KernelFile, KernelItem
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 

@@ -23,8 +23,8 @@ from pytest_avo.report.terminal.selftest import SelftestRow
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
-from pytest_avo.session.carried import Carried
 from pytest_avo.session.header import header
+from pytest_avo.session.items.carried import Carried
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 

@@ -9,8 +9,8 @@ from pytest_avo.core.verdict import Verdict, judge
 from pytest_avo.gate.gains import Comparand
 from pytest_avo.gate.gate import Gate, thorough
 from pytest_avo.run.assessor import Assessor
-from pytest_avo.session.asking import AskingRules
-from pytest_avo.session.items import KernelItem
+from pytest_avo.session.items.asking import AskingRules
+from pytest_avo.session.items.items import KernelItem
 from pytest_avo.session.selection import Selection
 
 

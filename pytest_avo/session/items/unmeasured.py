@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.report.results import Unmeasured
-from pytest_avo.session.carried import UNMEASURED
+from pytest_avo.session.items.carried import UNMEASURED
 
 KEY: pytest.StashKey[Unmeasured] = pytest.StashKey()
 

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.run.assessor import Assessor
-from pytest_avo.session.items import ItemRules, KernelItem
+from pytest_avo.session.items.items import ItemRules, KernelItem
 from pytest_avo.session.selection import Selection
 
 
