@@ -91,7 +91,7 @@ class RunHooks:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
-        from pytest_avo.session.start import usage_errors
+        from pytest_avo.session.surroundings import usage_errors
 
         with usage_errors():
             self.run.selection.check_paths(session.config.args)

@@ -40,10 +40,3 @@ class KernelRun(ABC):
 
     def close(self) -> None:  # noqa: B027
         """End what was started."""
-
-
-def worker_index(config: pytest.Config) -> int:
-    """The number of this process among xdist's workers, which deal the devices; 0 where there are none."""
-    name = str(getattr(config, "workerinput", {}).get("workerid", ""))
-    digits = name.removeprefix("gw")
-    return int(digits) if digits.isdecimal() else 0

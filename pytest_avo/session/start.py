@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,14 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.judge.peers import peer
 from pytest_avo.evaluation.pool.gateway import host_of
-from pytest_avo.evaluation.spool.places import SpoolAddress, spool_of
+from pytest_avo.evaluation.spool.places import SpoolAddress
 from pytest_avo.gate.baseline import check_baseline
-from pytest_avo.report.terminal.status import Screen
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.run.meeting import assess_by_spool, assess_elsewhere, assess_here
 from pytest_avo.run.mode import Mode
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.kernel_run import KernelRun, worker_index
+from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.modes.bench import Bench
 from pytest_avo.session.modes.compilation import Compilation
 from pytest_avo.session.modes.evolve import Evolution
@@ -29,7 +27,7 @@ from pytest_avo.session.modes.interpretation import Interpretation
 from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
 from pytest_avo.session.reading import read_settings
-from pytest_avo.session.screen import BesideCapture
+from pytest_avo.session.surroundings import console_of, take_over_spool, take_over_workers, usage_errors, worker_index
 
 MEASURED: Mapping[Mode, Callable[[pytest.Config, Console, Assessor], KernelRun]] = {
     "bench": Bench,
@@ -43,17 +41,6 @@ READ: Mapping[Mode, Callable[[pytest.Config, Settings], KernelRun]] = {
     "interpret": Interpretation,
 }
 """Modes that run none: what they find needs no device."""
-SPOOLED = ("bench", "evolve", "aa")
-"""Modes that can have kernels evaluated by way of a spool."""
-
-
-@contextlib.contextmanager
-def usage_errors() -> Iterator[None]:
-    """A user's mistake becomes pytest's usage error: one line, exit status 4."""
-    try:
-        yield
-    except InvalidInput as error:
-        raise pytest.UsageError(str(error)) from None
 
 
 def start(config: pytest.Config) -> KernelRun:
@@ -102,37 +89,3 @@ def give_back_path(config: pytest.Config) -> None:
     config.args = [value, *named]
     config.args_source = pytest.Config.ArgsSource.ARGS
     config.option.avo_compile = "sm90"
-
-
-def take_over_spool(config: pytest.Config, settings: Settings) -> SpoolAddress | None:
-    """Read a spool from xdist's --tx; xdist itself, which knows none, starts no session then."""
-    spool = spool_of(getattr(config.option, "tx", None) or [])
-    if spool is None:
-        if settings.submit:
-            raise InvalidInput("--avo-submit: expected --tx spool=DIR too")
-        return None
-    if settings.mode not in SPOOLED:
-        raise InvalidInput(f"--tx spool={spool.path}: does not go with --avo-{settings.mode}")
-    config.option.tx, config.option.dist = [], "no"
-    return spool
-
-
-def take_over_workers(config: pytest.Config) -> list[str]:
-    """Read xdist's -n and --tx as gateway specs of evaluation workers; xdist itself starts no session then."""
-    if not getattr(config.option, "tx", None):
-        return ["popen"]
-    from xdist.workermanage import parse_tx_spec_config
-
-    specs = [str(spec) for spec in parse_tx_spec_config(config)]
-    config.option.dist = "no"
-    return specs
-
-
-def console_of(config: pytest.Config) -> Console:
-    """The terminal of a session; it is there once a session begins."""
-
-    def screen() -> Screen | None:
-        found: Screen | None = config.pluginmanager.get_plugin("terminalreporter")
-        return None if found is None else BesideCapture(found, config)
-
-    return Console(screen, is_quiet=config.get_verbosity() < 0)

@@ -22,7 +22,7 @@ from pytest_avo.run.console import Console
 from pytest_avo.run.meeting import required_layers
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.reading import read_settings
-from pytest_avo.session.start import console_of, take_over_workers, usage_errors
+from pytest_avo.session.surroundings import console_of, take_over_workers, usage_errors
 
 
 class Serving:
