@@ -67,7 +67,7 @@ class Spending(Fact, frozen=True, kw_only=True, tag="spending"):
     wall_s: float = 0.0
 
 
-class SeedComparison(Fact, frozen=True, tag="comparison"):
+class PredictionChecked(Fact, frozen=True, tag="comparison"):
     """What an attempt was predicted to gain beside what it gained, in words, and shape id or "geomean" -> judgement."""
 
     attempt: int
@@ -137,7 +137,7 @@ AnyFact = (
     | Resumed
     | Price
     | Spending
-    | SeedComparison
+    | PredictionChecked
     | LessonLearnt
     | Directions
     | DirectionTaken

@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from pytest_avo.lineage.database import FILE
-from pytest_avo.lineage.events import LessonLearnt, SeedComparison
+from pytest_avo.lineage.events import LessonLearnt, PredictionChecked
 from pytest_avo.lineage.view import View
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import SHAPES, SLOW, Project
@@ -99,7 +99,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
         assert (promoted.tokens_in, promoted.tokens_out, promoted.lesson) == (4000, 400, lesson["text"])
         assert failed.tokens_in == 3000
         assert [event.fact.text for event in view.events(LessonLearnt)] == [lesson["text"]]
-        compared = view.events(SeedComparison)[0].fact
+        compared = view.events(PredictionChecked)[0].fact
         assert f"{SHAPES[1]} predicted 1000.000, measured " in compared.text
         assert compared.judgements[SHAPES[1]] == "too high"
         drafts = view.evaluations(view.attempts()[0].id, "draft")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from importlib import resources
 
-from pytest_avo.lineage.events import SeedComparison
+from pytest_avo.lineage.events import PredictionChecked
 from pytest_avo.lineage.records import GEOMEAN
 from pytest_avo.operators.doors.wire import SPENT
 from pytest_avo.operators.knowledge import versions
@@ -53,7 +53,7 @@ def history_text(task: Task, *, with_memory: bool) -> str:
     """HISTORY.md: every attempt, newest first: how it ended, what was predicted and measured, and why."""
     view = task.view
     outcomes, scores = view.outcomes(), view.log_scores()
-    said = {event.fact.attempt: event.fact.text for event in view.events(SeedComparison)}
+    said = {event.fact.attempt: event.fact.text for event in view.events(PredictionChecked)}
     lines = ["# Attempts, newest first", "", "Sources and diffs are in lineage/, `avo show NAME` has the figures.", ""]
     for attempt in reversed(versions.visible(view, promoted_only=not with_memory)):
         lines.append(f"- {versions.line(attempt, outcomes.get(attempt.id), scores.get(attempt.id))}")

@@ -13,7 +13,7 @@ import msgspec
 from pytest_avo.core.evaluation import BASELINE, Evaluation
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import compare
-from pytest_avo.lineage.events import SeedComparison
+from pytest_avo.lineage.events import PredictionChecked
 from pytest_avo.lineage.records import GEOMEAN, AttemptOutcome
 
 Judgement = Literal["right", "too high", "too low"]
@@ -60,7 +60,7 @@ def compared(predicted: Mapping[str, float], measured: Mapping[str, Interval]) -
     return [Compared(name, predicted[name], measured[name]) for name in both]
 
 
-def comparison(attempt: int, comparisons: list[Compared]) -> SeedComparison:
+def comparison(attempt: int, comparisons: list[Compared]) -> PredictionChecked:
     """What the lineage keeps of it."""
     text = "; ".join(str(each) for each in comparisons)
-    return SeedComparison(attempt, text, {each.of: each.judgement for each in comparisons})
+    return PredictionChecked(attempt, text, {each.of: each.judgement for each in comparisons})

@@ -8,7 +8,7 @@ import threading
 from dataclasses import dataclass
 
 from pytest_avo.lineage import view as lineage_view
-from pytest_avo.lineage.events import Fact, LessonLearnt, SeedComparison
+from pytest_avo.lineage.events import Fact, LessonLearnt, PredictionChecked
 from pytest_avo.lineage.records import Run
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.programs import Programs
@@ -75,12 +75,12 @@ class LessonMemory:
         return [int(row[0]) - 1 for row in self._index.execute(statement, (match, limit))]
 
     def _read_new(self) -> None:
-        for event in self._view.events(LessonLearnt, SeedComparison, after=self._last):
+        for event in self._view.events(LessonLearnt, PredictionChecked, after=self._last):
             self._last = event.id
             self._add(event.fact, self._view.run)
 
     def _add(self, fact: Fact, run: Run) -> None:
-        if isinstance(fact, SeedComparison):
+        if isinstance(fact, PredictionChecked):
             attempt = self._view.attempt(fact.attempt)
             origin = version_name(attempt)
             lesson = Lesson(f"{attempt.hypothesis}: {fact.text}", "", "prediction", origin)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pytest_avo.lineage.events import LessonLearnt, SeedComparison
+from pytest_avo.lineage.events import LessonLearnt, PredictionChecked
 from pytest_avo.lineage.records import Attempt
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
@@ -112,7 +112,7 @@ class LineageTools:
     def read_version(self, arguments: ReadVersion) -> str:
         view, attempt = self.task.view, self._find(arguments.version)
         parts = [versions.line(attempt, view.outcome(attempt.id), view.log_scores().get(attempt.id))]
-        parts += [event.fact.text for event in view.events(SeedComparison) if event.fact.attempt == attempt.id]
+        parts += [event.fact.text for event in view.events(PredictionChecked) if event.fact.attempt == attempt.id]
         parts += versions.scores(view, attempt, self.task.shapes, floor=self.task.floor)
         source = view.source(attempt.digest)
         return "\n".join([*parts, "", numbered(source, arguments.first_line, arguments.last_line)])

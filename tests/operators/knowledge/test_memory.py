@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pytest_avo.lineage.events import LessonLearnt, SeedComparison
+from pytest_avo.lineage.events import LessonLearnt, PredictionChecked
 from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.operator import Proposal
 from tests.operators.steps import SEED, World
@@ -40,7 +40,7 @@ def test_lessons_come_in_while_the_run_goes_on(world: World) -> None:
 
 def test_a_comparison_is_a_lesson_too(world: World) -> None:
     attempt = world.settle(Proposal(SEED.replace("100", "90"), "fuse the softmax"))
-    world.record(SeedComparison(attempt.id, "geomean predicted 1.2, measured 0.9: too high"))
+    world.record(PredictionChecked(attempt.id, "geomean predicted 1.2, measured 0.9: too high"))
     (lesson,) = LessonMemory(world.view).recall("softmax", limit=3)
     assert str(lesson) == "g0001 (prediction): fuse the softmax: geomean predicted 1.2, measured 0.9: too high"
 
