@@ -33,8 +33,10 @@ from pytest_avo.evaluation.linux import processes
 from pytest_avo.lineage.view import View, latest_run
 
 GENERATIONS = 4
-PAUSE_S = (0.2, 6.0)
+PAUSE_S = (0.2, 16.0)
 """Between one kill and the next: a server takes some seconds to start, a run too."""
+EARLY = 0.1
+"""Chance that a run is killed which has not asked anything yet."""
 SHARES = {"run": 1, "server": 2}
 """How often each is drawn, where both are there."""
 
@@ -137,8 +139,11 @@ class Haunted:
             self._servers.append(self.project.serve(self._started))
 
     def _strike(self) -> None:
-        there = {"run": [self._run] if self._run else [], "server": self._servers}
+        has_asked = self.project.waits or self.lot.random() < EARLY
+        there = {"run": [self._run] if self._run and has_asked else [], "server": self._servers}
         kinds = [kind for kind in SHARES if there[kind]]
+        if not kinds:
+            return
         kind = self.lot.choices(kinds, [SHARES[kind] for kind in kinds])[0]
         victim = self.lot.choice(there[kind])
         assert victim is not None

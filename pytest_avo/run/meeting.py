@@ -108,6 +108,7 @@ def _await_introduction(folder: SpoolFolder, jobs: BatchJobs, console: Console) 
             for line in jobs.look(is_served=False):
                 console.warn(line)
             time.sleep(0.2)
+        jobs.excuse()
     except EvaluatorError as error:
         raise InvalidInput(str(error)) from None
     finally:

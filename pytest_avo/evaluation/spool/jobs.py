@@ -32,6 +32,7 @@ class BatchJobs:
         self._output: IO[bytes] | None = None
         self._answered = 0
         self._fruitless = 0
+        self._is_excused = False
         self._not_before = 0.0
 
     def look(self, *, is_served: bool, answered: int = 0) -> list[str]:
@@ -44,6 +45,10 @@ class BatchJobs:
             self._start(answered)
             news.append(f"--avo-submit: started {self.command}")
         return news
+
+    def excuse(self) -> None:
+        """The job that runs has done its part: its end says nothing against the command."""
+        self._is_excused = True
 
     def close(self) -> None:
         """End the command that waits for the job; what becomes of the job itself is the command's to say."""
@@ -77,8 +82,8 @@ class BatchJobs:
         tail = self._output.read().decode(errors="replace").strip()[-TAIL:]
         self._output.close()
         self._process = self._output = None
-        if answered > self._answered:
-            self._fruitless = 0
+        if answered > self._answered or self._is_excused:
+            self._fruitless, self._is_excused = 0, False
             return []
         self._not_before = time.monotonic() + PAUSE_S * 2**self._fruitless
         self._fruitless += 1

@@ -22,7 +22,7 @@ LOOK_S = 1.0
 """How often the folder is looked into: every look is a few requests to a file server."""
 STEP_S = 0.05
 LINGER_S = 5.0
-"""After the last answer: a quick operator asks the next question right away."""
+"""Wait for so long after an answer, since a quick operator asks the next question right away."""
 TRIES = 8
 """Servers that one request may lose, killed with its claim: then it is the request."""
 
@@ -98,7 +98,8 @@ class Server:
         """Say what kind of device is here, which those who ask must know first."""
         hello = self._hello
         introduction = Introduction(__version__, hello.host, hello.fingerprint, hello.peers, hello.sandbox)
-        self._folder.publish("devices", f"{hello.fingerprint.kind}-{__version__}.json", introduction)
+        if self._folder.publish("devices", f"{hello.fingerprint.kind}-{__version__}.json", introduction):
+            self._linger_until = time.monotonic() + self._linger_s  # a run may have waited for it
 
     def serve(self, *, for_s: float = math.inf, idle: Callable[[str], None] = lambda _: None) -> Served:
         """Blocks. idle: called again and again with what is being done."""
