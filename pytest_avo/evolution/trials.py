@@ -91,10 +91,12 @@ class Trials:
         self._count(attempt, evaluations.values())
         return evaluations
 
-    def compare(self, kernel: Kernel, beside: Kernel) -> dict[str, Evaluation]:
-        """Time two kernels beside each other and the peers, in fresh processes; nothing is recorded."""
+    def compare(self, kernel: Kernel, seed: Kernel) -> dict[str, Evaluation]:
+        """Time a kernel beside the seed and the peers, in fresh processes; nothing is recorded."""
         plan, asked = confirmation(self._assessor.settings.plan), self._campaign.plan
-        futures = self._submit(kernel, beside, plan, shapes=asked.shapes, fresh=True, peers=asked.peers)
+        # Called what it is: a resumed run is answered by what it asked before, and a child of the seed was confirmed
+        # beside the same text.
+        futures = self._submit(kernel, seed, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, role="seed")
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
     def _begin(
@@ -112,6 +114,7 @@ class Trials:
         shapes: tuple[Shape, ...],
         fresh: bool,
         peers: tuple[str, ...],
+        role: str = "incumbent",
     ) -> Mapping[str, Future[Evaluation]]:
         asked = self._campaign.plan
         request = EvaluationRequest(
@@ -120,7 +123,7 @@ class Trials:
             shapes=shapes,
             limits=self._assessor.settings.limits,
             plan=plan,
-            baseline=Subject(f"{asked.path.name} (incumbent)", baseline.source),
+            baseline=Subject(f"{asked.path.name} ({role})", baseline.source),
             peers=peers,
             fixed="" if peers else asked.fixed,
             fresh=fresh,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import threading
@@ -110,8 +111,11 @@ class Gateway:
 
 
 def host_of(spec: str) -> str:
-    """The host that a gateway spec names, as it names it; "" for this one."""
+    """The host that a gateway spec names, as it names it, or the command that finds one (srun); "" for this one."""
     keys = dict(part.partition("=")[::2] for part in spec.split("//"))
+    command = keys.get("python", "").split()
+    if "popen" in keys and len(command) > 1 and command[1].startswith("-"):
+        return os.path.basename(command[0])  # a launcher with options; a path may have a space in it
     if "ssh" in keys:
         return keys["ssh"]
     return keys["socket"].rpartition(":")[0] if "socket" in keys else ""

@@ -57,8 +57,9 @@ class RequestClaim(msgspec.Struct, frozen=True):
 def ticket(request: EvaluationRequest, shape: str, *, scope: str, kind: str, turn: int) -> str:
     """The name of the answer to one shape of a request, the same in any process that asks the same.
 
-    scope: the run that asks, since a new run wants new figures; turn: 0 for the first time that it asks this, 1 for
-    the next, since asking again means measuring again.
+    scope: the run that asks, since a new run wants new figures; turn: 0 for the first time that a process of the run
+    asks this, 1 for the next, since asking again means measuring again. A resumed run begins at 0: it is answered by
+    what was measured when the run asked first.
     """
     alone = msgspec.structs.replace(request, number=0, shapes=())
     return digest([__version__, scope, kind, shape, turn, alone])

@@ -30,6 +30,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sshd.Hosts]:
     [
         ("popen", ""),
         ("popen//python=/opt/ssh=odd/python", ""),
+        ("popen//python=/opt/my pythons/python", ""),
+        ("popen//python=srun --unbuffered python3", "srun"),
         ("ssh=alpha//python=/opt/python", "alpha"),
         ("ssh=-p 2222 me@alpha", "-p 2222 me@alpha"),
         ("socket=alpha:8888", "alpha"),
