@@ -21,7 +21,7 @@ from pytest_avo.lineage.database import open_to_write
 from pytest_avo.lineage.events import Event, Fact, encoded, kind_of
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
 
-AnyFact = TypeVar("AnyFact", bound=Fact)
+StoredFact = TypeVar("StoredFact", bound=Fact)
 
 
 class Store:
@@ -122,7 +122,7 @@ class Store:
             )
             _insert(cursor, "outcome", columns | {"run": run[0] if run else None})
 
-    def add_event(self, run: int, fact: AnyFact) -> Event[AnyFact]:
+    def add_event(self, run: int, fact: StoredFact) -> Event[StoredFact]:
         """Record a fact of a run, stamped with the present time."""
         time = _now()
         with self._transaction() as cursor:
