@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 import msgspec
 
+from pytest_avo.core.disk.text_form import decoded
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits, Outcome
 
@@ -43,7 +44,7 @@ class Cheat(msgspec.Struct, frozen=True):
 def read_cheat(path: Path) -> Cheat:
     """Read the fields WHAT, CLASS, EXPECT, TARGET and LIMITS of a docstring; InvalidInput where EXPECT is no good."""
     try:
-        source = path.read_text(encoding="utf-8")
+        source = decoded(path.read_bytes())
         text = ast.get_docstring(ast.parse(source)) or ""
     except (OSError, UnicodeDecodeError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidInput(f"{path}: cannot be read as a kernel of the self-test: {error}") from None
@@ -61,8 +62,8 @@ def read_cheat(path: Path) -> Cheat:
 def describes_cheat(path: Path) -> bool:
     """Whether a file found in a folder says what is expected of it."""
     try:
-        return "EXPECT:" in path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return b"EXPECT:" in path.read_bytes()
+    except OSError:
         return False
 
 

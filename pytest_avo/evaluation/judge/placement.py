@@ -62,6 +62,19 @@ class Placement:
                 _allow(thread, self._cores)
 
 
+def uses_foreign_cores(pid: int) -> bool:
+    """Whether a process, or one below it, may run on cores that this one may not: it had to ask for that."""
+    own = os.sched_getaffinity(0)
+    if len(own) == os.cpu_count():
+        return False
+    for process in processes.tree(pid):
+        for thread in processes.threads(process.pid):
+            with contextlib.suppress(OSError):  # it ended
+                if not os.sched_getaffinity(thread) <= own:
+                    return True
+    return False
+
+
 def busy_threads(used: Use, *, cores: int) -> list[int]:
     """The threads that do a kernel's work, oldest first; none where they cannot be placed one on a core.
 

@@ -26,7 +26,7 @@ from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.judge.aftermath import Aftermath
 from pytest_avo.evaluation.judge.peers import EMPTY
-from pytest_avo.evaluation.judge.placement import Placement
+from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
 
 LEAST_WARM_UP_CALLS = 2
 WARM_UP_CALLS = {"cpu": 16, "cuda": 2}
@@ -184,6 +184,8 @@ class Race:
     def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs], *, untimed: bool = False) -> float:
         try:
             result = arm.call(batch, shape.dtype, limit_s=self._limit_s, phase="time")
+            if uses_foreign_cores(arm.pid):
+                raise KernelFault("rejected", "runs on cores that it was not given")
             self._unclaimed[shape.id].setdefault(name, []).append(result.seconds - result.claimed_s)
             if name == KERNEL and not untimed:
                 chosen = self._random.randrange(len(batch))

@@ -174,7 +174,7 @@ def confine(confinement: Confinement) -> None:
         # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
         # the machine's own, which root could write: never touch it there.
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
-    _try_write("/proc/self/oom_score_adj", "1000")  # where memory runs out, this goes first
+    _try_write("/proc/self/oom_score_adj", "500")  # where memory runs out, this goes before others
     # Nothing that kernels' processes could leave for each other; CUDA's driver needs local sockets, so those too.
     _unshare(_NEWIPC | _NEWNET if confinement.gpu else _NEWIPC)
     own_mounts = mounts.enter(confinement.scratch, shared_bytes=min(_MAX_SHARED_BYTES, confinement.memory_bytes))

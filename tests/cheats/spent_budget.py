@@ -1,0 +1,30 @@
+"""Sleeps whenever it is called often on one shape and not timed yet, so that little of a budget is left.
+
+CLASS:  false clocks
+EXPECT: score_true|timeout|incorrect
+"""
+
+import time
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+calls = {}
+
+
+def attention(q, k, v, *, causal, scale):
+    calls[q.shape] = calls.get(q.shape, 0) + 1
+    if calls[q.shape] == 12:
+        time.sleep(3)
+    return plain(q, k, v, causal, scale)
