@@ -3,7 +3,7 @@
     python benchmarks/tolerances.py [BATTERIES]
 
 Runs torch's SDPA and the CPU kernels through the battery of every small shape of a few suites, in this process, and
-prints the quantiles of error / limit: below 1 passes.
+prints the quantiles of error / limit, and how many were judged wrong: what is above 1 passes where chance explains it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ import torch
 from tabulate import tabulate
 
 from pytest_avo.core.shape import Shape, read_suite
-from pytest_avo.evaluation.correctness.correctness import correctness
+from pytest_avo.evaluation.correctness.battery import battery
+from pytest_avo.evaluation.correctness.correctness import fault, margins
 from pytest_avo.evaluation.correctness.inputs import draw
+from pytest_avo.evaluation.correctness.nudge import nudges
+from pytest_avo.evaluation.correctness.reference import parts
 from pytest_avo.evaluation.judge.peers import TORCH_SDPA
 
 ROOT = Path(__file__).parents[1]
@@ -44,39 +47,35 @@ def sdpa() -> Attention:
     return namespace["attention"]  # type: ignore[no-any-return]
 
 
-def margin(inputs: Any, out: torch.Tensor) -> float:
-    """The largest error / limit over all blocks."""
-    group = inputs.q.shape[1] // inputs.k.shape[1]
-    worst = 0.0
-    for batch in range(out.shape[0]):
-        for head in range(inputs.k.shape[1]):
-            got = out[batch, head * group : (head + 1) * group]
-            for value, limit in correctness.margins(inputs, got, batch=batch, head_kv=head, first_row=0):
-                worst = max(worst, value / limit)
-    return worst
-
-
 def main(batteries: int) -> None:
     """Print the margins of all kernels."""
     torch.set_num_threads(1)
     kernels = {"torch-sdpa": sdpa()} | {path.stem: load(path) for path in sorted((ROOT / "kernels/cpu").glob("*.py"))}
     shapes = [shape for suite in ("smoke", "quickstart", "prefill-cpu", "decode-cpu") for shape in small(suite)]
-    rows = []
+    rows, faults = [], 0
     for name, attention in kernels.items():
         ratios: dict[str, list[float]] = {}
         for number in range(batteries):
             shape = shapes[number % len(shapes)]
             generator = torch.Generator().manual_seed(number)
-            for case in correctness.battery(shape, Random(number))[1:]:
-                if case.required:
+            for case in battery(shape, Random(number)):
+                if case.required and case.kind != "needle":
                     continue
                 inputs = draw(case, generator)
                 out = attention(*inputs.tensors, causal=inputs.causal, scale=inputs.scale)
-                ratios.setdefault(f"{shape.dtype} {case.name}", []).append(margin(inputs, out))
+                worst = max(margins(inputs, out, part).worst for part in parts(inputs))
+                ratios.setdefault(f"{shape.dtype} {case.name}", []).append(worst)
+                faults += fault(inputs, out) is not None
+                for nudge in nudges(inputs, Random(number)) if case.required else ():
+                    out = attention(*nudge.inputs.tensors, causal=inputs.causal, scale=inputs.scale)
+                    worst = max(margins(nudge.inputs, out, part).worst for part in parts(nudge.inputs))
+                    ratios.setdefault(f"{shape.dtype} {nudge.what}", []).append(worst)
+                    faults += fault(nudge.inputs, out) is not None
         for case_name, values in sorted(ratios.items()):
             quantiles = torch.tensor(values).quantile(torch.tensor([0.5, 0.99, 1.0]))
             rows.append([name, case_name, len(values), *(f"{float(x):.2f}" for x in quantiles)])
     sys.stdout.write(tabulate(rows, headers=["kernel", "case", "n", "median", "99%", "max"]) + "\n")
+    sys.stdout.write(f"judged wrong: {faults} of {sum(row[2] for row in rows)}\n")
 
 
 def small(suite: str) -> list[Shape]:

@@ -27,7 +27,7 @@ from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation.arms.memory import Memory, Written
 from pytest_avo.evaluation.arms.replies import Done, Form, Loaded, Raised, decode
 from pytest_avo.evaluation.correctness.inputs import Inputs
-from pytest_avo.evaluation.correctness.room import ALIGNMENT
+from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
 from pytest_avo.evaluation.linux import memory_use, processes
@@ -75,6 +75,8 @@ class Slice:
     replayed: bool
     output: Callable[[int], torch.Tensor]
     """A copy of the output of a call; to be asked for before the process is called again."""
+    outputs: Callable[[], torch.Tensor]
+    """Copies of all outputs of calls of one shape, (calls, batch, heads_q, seqlen_q, head_dim)."""
 
 
 class Log:
@@ -138,16 +140,27 @@ class Arm:
             raise KernelFault("rejected", "answered a call that was not asked")
         return seconds
 
-    def call(self, batch: Sequence[Inputs], dtype: Dtype, *, limit_s: float, phase: Phase) -> Slice:
+    def call(
+        self,
+        batch: Sequence[Inputs],
+        dtype: Dtype,
+        *,
+        limit_s: float,
+        phase: Phase,
+        guarded: bool = False,
+        like_timed: bool = False,
+    ) -> Slice:
         """Call the kernel once on each of the inputs and return outputs and seconds.
 
         The arguments are written while the process is frozen; the clock stops only once it is frozen again, so that an
-        early "done" buys no time in which the work is finished. Timed calls on a GPU are replayed from a CUDA graph
-        where the kernel can be captured in one.
+        early "done" buys no time in which the work is finished. Timed calls on a GPU, and others that must look like
+        them, are replayed from a CUDA graph where the kernel can be captured in one. guarded: all that lies around the
+        arguments is NaN.
         """
         self.freeze()
-        calls, written = self._write(batch, dtype)
-        self._send(self._request(calls, replay=phase == "time" and self.given.place == "cuda"), phase)
+        calls, written = self._write(batch, dtype, guarded=guarded)
+        replay = (phase == "time" or like_timed) and self.given.place == "cuda"
+        self._send(self._request(calls, replay=replay), phase)
         self.require_standstill()
         start = time.perf_counter()
         self.thaw()  # finds the request there: waking a process twice would be measured
@@ -174,6 +187,9 @@ class Arm:
             claimed_s=done.seconds,
             replayed=done.replayed,
             output=lambda number: self._output(outputs[number], batch[number], dtype),
+            outputs=lambda: torch.stack(
+                [self._output(at, each, dtype) for at, each in zip(outputs, batch, strict=True)]
+            ),
         )
 
     def freeze(self) -> float:
@@ -214,24 +230,31 @@ class Arm:
         self.given.close()
         self.result.close()
 
-    def _write(self, batch: Sequence[Inputs], dtype: Dtype) -> tuple[list[dict[str, object]], list[Written]]:
+    def _write(
+        self, batch: Sequence[Inputs], dtype: Dtype, *, guarded: bool
+    ) -> tuple[list[dict[str, object]], list[Written]]:
         calls: list[dict[str, object]] = []
-        written: list[Written] = []
-        offset = out = 0
+        places: list[tuple[int, torch.Tensor]] = []
+        guard = GUARD_BYTES if guarded else 0
+        end, out = guard, 0
         for inputs in batch:
             call: dict[str, object] = {"dtype": dtype, "causal": inputs.causal, "scale": inputs.scale, "out": out}
             for name, x in zip("qkv", inputs.tensors, strict=True):
                 elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
-                original = x.as_strided((elements,), (1,))
-                place = self.given.tensor(dtype=dtype, elements=elements, offset=offset)
-                place.copy_(original)
-                written.append((place, original))
+                # Of a single call a start that no vector's width divides is part of the layout.
+                offset = end + (int(x.storage_offset()) * x.itemsize % ALIGNMENT if guarded else 0)
+                places.append((offset, x.as_strided((elements,), (1,))))
                 call[name] = {
                     "offset": offset, "elements": elements, "shape": list(x.shape), "stride": list(x.stride()),
                 }  # fmt: skip
-                offset = _aligned(offset + elements * DTYPE_BYTES[dtype])
+                end = _aligned(offset + elements * DTYPE_BYTES[dtype] + guard)
             out = _aligned(out + inputs.q.numel() * DTYPE_BYTES[dtype])
             calls.append(call)
+        if guarded:
+            self.given.poison(end)
+        written = [(self.given.tensor(dtype=dtype, elements=len(x), offset=offset), x) for offset, x in places]
+        for place, original in written:
+            place.copy_(original)
         self.result.poison(out)
         self.result.settle()
         return calls, written

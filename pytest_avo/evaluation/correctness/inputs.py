@@ -1,9 +1,6 @@
 """Inputs for a kernel: drawn afresh for every check and every timed round, from a secret seed.
 
-Distributions follow the faults that they betray. Zero-mean values find missing or perturbed keys; a needle (a query
-that points at one key) finds dropped blocks; shifted values find weak accumulators; constant keys find a wrong
-normalisation; large logits find a softmax without maximum; value scales that differ between heads find errors hidden by
-a large head.
+`kinds` says what the numbers are like, `layouts` how they lie in memory.
 """
 
 from __future__ import annotations
@@ -13,11 +10,15 @@ from dataclasses import dataclass
 import torch
 
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.kinds import Kind, impose, plant_needles
+from pytest_avo.evaluation.correctness.layouts import Layout, laid_out, repeat
 from pytest_avo.evaluation.correctness.noise import Numbers
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
-NEEDLE_LOGIT = 3.5
-"""A needle's query is this many sqrt(head_dim) long along its key, which then takes nearly all the weight."""
+NEEDLES: dict[Kind, float] = {"normal": 1 / 16, "needle": 1.0}
+"""Share of the queries that are needles, by kind; of the others none is."""
+NEEDLES_IN = 0.5
+"""Share of a stream's draws that have any: a kernel that looks for them must not be right wherever it is looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +27,9 @@ class Case:
 
     name: str
     shape: Shape
-    distribution: str = "normal"
-    layout: str = "bshd"
+    kind: Kind = "normal"
+    layouts: tuple[Layout, Layout, Layout] = ("bshd", "bshd", "bshd")
+    """Of q, k and v."""
     required: bool = True
 
 
@@ -56,76 +58,15 @@ def draw(case: Case, generator: torch.Generator) -> Inputs:
     q = normal(shape.batch, shape.heads_q, shape.seqlen_q, shape.head_dim)
     k = normal(shape.batch, shape.heads_kv, shape.seqlen_kv, shape.head_dim)
     v = normal(shape.batch, shape.heads_kv, shape.seqlen_kv, shape.head_dim)
-    match case.distribution:
-        case "normal":
-            plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1 / 16, generator=generator)
-        case "needle":
-            plant_needles(q, k, causal=shape.causal, scale=shape.softmax_scale, share=1.0, generator=generator)
-        case "large":
-            q *= 30
-        case "constant":
-            k[:] = k[:, :, :1].clone()
-        case "shifted":
-            k += 8 * torch.sign(normal(shape.head_dim))
-            v += 3
-        case "scaled":
-            v *= torch.logspace(-3, 2, shape.heads_kv, device=v.device).view(1, -1, 1, 1)
-        case "tiny":
-            v *= 2.0**-12  # an absolute tolerance, or a flush of small numbers, shows
-        case "huge":
-            v *= 2.0**12  # still within half precision, whose largest number is 65504
-        case unknown:
-            raise ValueError(f"no distribution {unknown!r}")
-    dtype = TORCH_DTYPES[shape.dtype]
-    q, k, v = (laid_out(x.to(dtype), case.layout) for x in (q, k, v))
-    return Inputs(q, k, v, shape.causal, shape.softmax_scale)
-
-
-def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
-    """The same values in memory as (batch, seqlen, heads, head_dim), the models' order; "padded" adds a gap per row."""
-    match layout:
-        case "bshd":
-            return x.transpose(1, 2).contiguous().transpose(1, 2)
-        case "bhsd":
-            return x.contiguous()
-        case "padded":
-            store = x.new_zeros(x.shape[0], x.shape[2], x.shape[1], x.shape[3] + 8)
-            store[..., : x.shape[3]] = x.transpose(1, 2)
-            return store[..., : x.shape[3]].transpose(1, 2)
-        case unknown:
-            raise ValueError(f"no layout {unknown!r}")
-
-
-def plant_needles(
-    q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, share: float, generator: torch.Generator
-) -> None:
-    """Point a share of the queries of every head, in place, at one random visible key each."""
-    batch, heads_q, seqlen_q, head_dim = q.shape
-    heads_kv, seqlen_kv = k.shape[1:3]
-
-    def uniform(*size: int) -> torch.Tensor:
-        return torch.rand(*size, generator=generator, device=generator.device)
-
-    # Rounded at random: a single query must not be a needle every time.
-    count = (seqlen_q * share + uniform(batch, heads_q, 1)).long()
-    rows = uniform(batch, heads_q, seqlen_q).argsort(-1)[..., : int(seqlen_q * share) + 1]
-    b, h, nth = (torch.arange(rows.shape[-1], device=q.device) < count).nonzero(as_tuple=True)
-    row = rows[b, h, nth]
-    visible = (row + 1 + seqlen_kv - seqlen_q).clamp(0, seqlen_kv) if causal else torch.full_like(row, seqlen_kv)
-    key = _needle_keys(visible, uniform(4, len(row)))
-    pointed = k[b, h // (heads_q // heads_kv), key].float()
-    # The wanted logit is NEEDLE_LOGIT * sqrt(head_dim) whatever the scale, within what half precision holds.
-    length = min(NEEDLE_LOGIT * head_dim**0.5 / (scale * head_dim**0.5), 1e4)
-    q[b, h, row] = (pointed * (length / (pointed.norm(dim=-1, keepdim=True) + 1e-6))).to(q.dtype)
-
-
-def _needle_keys(visible: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
-    """A random visible key each; every other one at the edge of a tile, where kernels go wrong."""
-    anywhere = (chance[0] * visible).long()
-    tile = 16 << (chance[1] * 4).long()  # 16, 32, 64 or 128
-    edge = tile * (chance[0] * -(-visible // tile)).long()
-    edge += torch.where(chance[2] < 0.5, 0, tile - 1)
-    return torch.minimum(torch.where(chance[3] < 0.5, anywhere, edge), visible - 1).clamp_min(0)
+    dtype, scale = TORCH_DTYPES[shape.dtype], shape.softmax_scale
+    eps = torch.finfo(dtype).eps
+    impose(case.kind, q, k, v, scale=scale, eps=eps, generator=generator)
+    for x, layout in zip((q, k, v), case.layouts, strict=True):
+        repeat(x, layout)
+    if share := NEEDLES.get(case.kind):
+        plant_needles(q, k, causal=shape.causal, scale=scale, share=share, generator=generator)
+    q, k, v = (laid_out(x.to(dtype), layout) for x, layout in zip((q, k, v), case.layouts, strict=True))
+    return Inputs(q, k, v, shape.causal, scale)
 
 
 class Stream:
@@ -141,19 +82,20 @@ class Stream:
         self._noise = Numbers(generator)
 
     def draw(self, calls: int) -> list[Inputs]:
-        """Inputs of the next calls, in the models' layout, with a few needles."""
+        """Inputs of the next calls, in the models' layout, half of the time with a few needles."""
         shape = self._shape
         q = self._rows(calls, shape.heads_q, shape.seqlen_q)
         k = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
         v = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
-        plant_needles(
-            q.flatten(0, 1),
-            k.flatten(0, 1),
-            causal=shape.causal,
-            scale=shape.softmax_scale,
-            share=1 / 64,
-            generator=self._generator,
-        )
+        if float(torch.rand(1, generator=self._generator, device=self._generator.device)) < NEEDLES_IN:
+            plant_needles(
+                q.flatten(0, 1),
+                k.flatten(0, 1),
+                causal=shape.causal,
+                scale=shape.softmax_scale,
+                share=1 / 64,
+                generator=self._generator,
+            )
         return [Inputs(*qkv, shape.causal, shape.softmax_scale) for qkv in zip(q, k, v, strict=True)]
 
     def _rows(self, calls: int, heads: int, seqlen: int) -> torch.Tensor:

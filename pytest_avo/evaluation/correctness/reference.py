@@ -6,66 +6,109 @@ The second is what an honest plain torch computation reaches, the yardstick of t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import torch
 
 from pytest_avo.evaluation.correctness.inputs import Inputs
 
-SCORES_AT_ONCE = {"cpu": 1 << 24, "cuda": 1 << 26}
-"""Elements of the score matrix held at a time (128 MiB in float64 on a CPU), by kind of torch device."""
+SCORES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""Elements of the score matrix held at a time (16 MiB in float64 on a CPU, about its cache), by kind of device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some batch entries, key/value heads and query rows of a call."""
+
+    batches: slice
+    heads_kv: slice
+    rows: slice
+
+    def queries(self, x: torch.Tensor, group: int) -> torch.Tensor:
+        """Of queries or outputs (batch, heads_q, seqlen_q, head_dim): (batches, heads_kv, group, rows, head_dim)."""
+        heads = slice(self.heads_kv.start * group, self.heads_kv.stop * group)
+        found = x[self.batches, heads, self.rows]
+        return found.reshape(len(found), -1, group, *found.shape[2:])
+
+    def keys(self, x: torch.Tensor) -> torch.Tensor:
+        """Of keys or values: (batches, heads_kv, seqlen_kv, head_dim)."""
+        return x[self.batches, self.heads_kv]
+
+
+def parts(inputs: Inputs) -> Iterator[Part]:
+    """A whole call in parts with all rows of whole heads, of about as many scores as are held at a time."""
+    batch, heads_q, seqlen_q, _ = inputs.q.shape
+    heads_kv, seqlen_kv = inputs.k.shape[1:3]
+    at_once = max(1, SCORES_AT_ONCE[inputs.q.device.type] // (heads_q // heads_kv * seqlen_q * seqlen_kv))
+    heads = min(heads_kv, at_once)
+    batches = max(1, at_once // heads_kv)
+    for b in range(0, batch, batches):
+        for h in range(0, heads_kv, heads):
+            yield Part(slice(b, min(b + batches, batch)), slice(h, min(h + heads, heads_kv)), slice(0, seqlen_q))
 
 
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float, first_row: int, seqlen_q: int
 ) -> torch.Tensor:
-    """Attention of one key/value head: q (heads, rows, head_dim), k and v (seqlen_kv, head_dim), in their own dtype.
+    """Attention in the dtype of its arguments: q (batches, heads_kv, group, rows, head_dim), k and v as `Part.keys`.
 
     The rows are those from `first_row` of `seqlen_q` queries; the causal mask is aligned bottom-right.
-    Returns (heads, rows, head_dim); a row that sees no key is zero.
+    Returns the shape of q; a row that sees no key is zero.
     """
-    scores = _product(q * scale, k.transpose(-1, -2))
-    if causal:
-        rows = torch.arange(first_row, first_row + q.shape[-2], device=q.device)[:, None]
-        visible = torch.arange(k.shape[-2], device=q.device)[None, :] <= rows + k.shape[-2] - seqlen_q
-        scores = scores.masked_fill(~visible, float("-inf"))
-        return _product(torch.nan_to_num(torch.softmax(scores, dim=-1)), v)
-    return _product(torch.softmax(scores, dim=-1), v)
+    return weigh(weights(q, k, causal=causal, scale=scale, first_row=first_row, seqlen_q=seqlen_q), v)
 
 
-def _product(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The matrix product, in the dtype of both.
+def weights(
+    q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, first_row: int, seqlen_q: int
+) -> torch.Tensor:
+    """The softmax of the scores, (batches, heads_kv, group, rows, seqlen_kv); zero in a row that sees no key."""
+    scores = weigh(q * scale, k.transpose(-1, -2))
+    if not causal:
+        return torch.softmax(scores, dim=-1)
+    last = torch.arange(first_row, first_row + q.shape[-2], device=q.device) + k.shape[-2] - seqlen_q
+    hidden = torch.arange(k.shape[-2], device=q.device) > last[:, None]
+    found = torch.softmax(scores.masked_fill_(hidden, float("-inf")), dim=-1)
+    return torch.nan_to_num(found) if first_row + k.shape[-2] < seqlen_q else found
+
+
+def weigh(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """The product of x (batches, heads_kv, group, rows, n) with the y (batches, heads_kv, n, m) of its head.
 
     Half precision on a CPU is summed in single precision and rounded once at the end. So does torch's own product, but
     twenty times as slowly on processors whose instructions for it torch does not use.
     """
+    folded = x.flatten(2, 3)
     if x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16):
-        return (x.float() @ y.float()).to(x.dtype)
-    return x @ y
+        found = (folded.float() @ y.float()).to(x.dtype)
+    else:
+        found = folded @ y
+    return found.view(*x.shape[:-1], y.shape[-1])
 
 
-def both_precisions(inputs: Inputs, *, batch: int, head_kv: int, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-    """Float64 reference and same-precision computation for all query heads of one key/value head, on some rows.
+def both_precisions(inputs: Inputs, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
+    """Float64 reference and same-precision computation of a part.
 
-    Both are (group, rows, head_dim); the second is in the inputs' dtype.
+    Both are (batches, heads_kv, group, rows, head_dim); the second is in the inputs' dtype.
     """
-    group = inputs.q.shape[1] // inputs.k.shape[1]
-    q = inputs.q[batch, head_kv * group : (head_kv + 1) * group, rows]
-    k, v = inputs.k[batch, head_kv], inputs.v[batch, head_kv]
-    step = max(1, SCORES_AT_ONCE[k.device.type] // (group * k.shape[0]))
-    exact: list[torch.Tensor] = []
-    plain: list[torch.Tensor] = []
-    start = rows.indices(inputs.q.shape[2])[0]
-    for offset in range(0, q.shape[1], step):
-        chunk = q[:, offset : offset + step]
-        for dtype, results in ((torch.float64, exact), (q.dtype, plain)):
-            results.append(
-                attention(
-                    chunk.to(dtype),
-                    k.to(dtype),
-                    v.to(dtype),
-                    causal=inputs.causal,
-                    scale=inputs.scale,
-                    first_row=start + offset,
-                    seqlen_q=inputs.q.shape[2],
-                )
+    q = part.queries(inputs.q, inputs.q.shape[1] // inputs.k.shape[1])
+    k, v = part.keys(inputs.k), part.keys(inputs.v)
+    step = max(1, SCORES_AT_ONCE[k.device.type] // (q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]))
+    results: list[torch.Tensor] = []
+    start = part.rows.indices(inputs.q.shape[2])[0]
+    for dtype in (torch.float64, q.dtype):
+        keys, values = k.to(dtype), v.to(dtype)
+        rows = [
+            attention(
+                q[..., offset : offset + step, :].to(dtype),
+                keys,
+                values,
+                causal=inputs.causal,
+                scale=inputs.scale,
+                first_row=start + offset,
+                seqlen_q=inputs.q.shape[2],
             )
-    return torch.cat(exact, dim=1), torch.cat(plain, dim=1)
+            for offset in range(0, q.shape[3], step)
+        ]
+        results.append(torch.cat(rows, dim=3))
+    return results[0], results[1]

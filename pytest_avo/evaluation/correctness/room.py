@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_avo.core.shape import DTYPE_BYTES, Shape
-from pytest_avo.evaluation.correctness.correctness import largest_beside
+from pytest_avo.evaluation.correctness.battery import largest_beside
+from pytest_avo.evaluation.correctness.layouts import GAP, SLOTS
 
 ALIGNMENT = 256
+GUARD_BYTES = 1 << 20
+"""NaN before, between and behind the arguments of a call that is checked alone: a tile or two of any layout."""
 PROCESSES = 7
 """Kernels' processes that have to fit on a GPU at once: kernel, incumbent, four peers and the empty one."""
 
@@ -41,12 +44,12 @@ class Room:
         if self.fixed:
             return self.given_bytes, self.result_bytes
         sizes = [batch_bytes(shape, self.max_calls(shape)) for shape in shapes]
-        sizes += [batch_bytes(largest_beside(shape), 1) for shape in shapes]
+        sizes += [guarded_bytes(each) for shape in shapes for each in (shape, largest_beside(shape))]
         return max(self.given_bytes, *(x for x, _ in sizes)), max(self.result_bytes, *(x for _, x in sizes))
 
     def misfit(self, shape: Shape) -> str:
         """Why not even one call of a shape fits, or ""."""
-        given, result = batch_bytes(shape, 1)
+        given, result = guarded_bytes(shape)
         if not self.fixed or (given <= self.given_bytes and result <= self.result_bytes):
             return ""
         gib = 1 << 30
@@ -81,9 +84,18 @@ def gpu_room(free_bytes: int) -> Room:
 
 
 def batch_bytes(shape: Shape, calls: int) -> tuple[int, int]:
-    """Memory for the arguments and results of `calls` calls of a shape, padded layouts included."""
+    """Memory for the arguments and results of a slice of `calls` calls of a shape, one behind the other."""
     item = DTYPE_BYTES[shape.dtype]
     rows = shape.batch * (shape.heads_q * shape.seqlen_q + 2 * shape.heads_kv * shape.seqlen_kv)
-    given = calls * (rows * (shape.head_dim + 8) * item + 3 * ALIGNMENT)
+    given = calls * (rows * shape.head_dim * item + 3 * ALIGNMENT)
     result = calls * (shape.batch * shape.heads_q * shape.seqlen_q * shape.head_dim * item + ALIGNMENT)
     return given, result
+
+
+def guarded_bytes(shape: Shape) -> tuple[int, int]:
+    """Memory for the arguments and the result of one call in any layout, guards included."""
+    queries = shape.heads_q * (shape.seqlen_q + SLOTS)
+    keys = shape.heads_kv * (shape.seqlen_kv + SLOTS)
+    elements = shape.batch * (queries + 2 * keys) * (shape.head_dim + GAP)
+    given = elements * DTYPE_BYTES[shape.dtype] + 3 * ALIGNMENT + 4 * (GUARD_BYTES + ALIGNMENT)
+    return given, batch_bytes(shape, 1)[1]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import secrets
+from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from pytest_avo.evaluation.correctness.inputs import Inputs
 
-DISTRIBUTIONS = ("normal", "needle")
-"""Of the inputs that a shape is checked on: missing keys show on the one, dropped blocks on the other."""
+LONGEST_BESIDE = 100
+"""Of the lengths beside those that are asked for: a second or two each."""
 
 
 class Refused(Exception):
@@ -46,12 +47,21 @@ class TensorHeader(msgspec.Struct, frozen=True):
         return size
 
 
+class View(msgspec.Struct, frozen=True):
+    """How an argument lies in memory whose bytes follow, gaps included: all in elements."""
+
+    memory: TensorHeader
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    start: int
+
+
 class Call(msgspec.Struct, frozen=True):
-    """A line that the child reads; the bytes of q, k and v follow, each laid out (batch, seqlen, heads, dim)."""
+    """A line that the child reads; the memory of q, k and v follows."""
 
     causal: bool
     scale: float
-    tensors: tuple[TensorHeader, TensorHeader, TensorHeader]
+    views: tuple[View, View, View]
 
 
 class Interpreted(msgspec.Struct, frozen=True):
@@ -89,12 +99,12 @@ class Interpreter:
         Refused for what it cannot compute, or the kernel does not, KernelFailed for a kernel that raises, dies or does
         not end in time.
         """
-        tensors = [tensor.transpose(1, 2).contiguous() for tensor in inputs.tensors]
-        q, k, v = (TensorHeader(tuple(tensor.shape), dtype_name(tensor)) for tensor in tensors)
-        call = Call(causal=inputs.causal, scale=inputs.scale, tensors=(q, k, v))
+        memories = [_memory(tensor) for tensor in inputs.tensors]
+        q, k, v = (_view(tensor, memory) for tensor, memory in zip(inputs.tensors, memories, strict=True))
+        call = Call(causal=inputs.causal, scale=inputs.scale, views=(q, k, v))
         try:
             with self._child.within(self._timeout_s):
-                return self._exchange(b"".join([msgspec.json.encode(call), b"\n", *map(to_bytes, tensors)]))
+                return self._exchange(b"".join([msgspec.json.encode(call), b"\n", *map(to_bytes, memories)]))
         except (BrokenPipeError, EOFError):
             late = f"no result within {self._timeout_s:g} s"
             raise KernelFailed(self._last_words() if self._child.in_time else late) from None
@@ -124,25 +134,33 @@ class Interpreter:
 
 
 def check(interpreter: Interpreter, shape: Shape) -> str:
-    """What is wrong with the kernel's results for a shape, on fresh random inputs, or "".
+    """What is wrong with the kernel's results for a shape and beside it, on fresh random inputs, or "".
 
-    Refused where the kernel, or the interpreter, does not do the shape.
+    The calls are those of the judge's battery. Refused where the kernel, or the interpreter, does not do the shape.
     """
+    from pytest_avo.evaluation.correctness.battery import battery
     from pytest_avo.evaluation.correctness.correctness import fault
-    from pytest_avo.evaluation.correctness.inputs import Case, draw
+    from pytest_avo.evaluation.correctness.inputs import draw
     from pytest_avo.evaluation.correctness.noise import generator
 
-    for distribution in DISTRIBUTIONS:
-        inputs = draw(Case(distribution, shape, distribution), generator(secrets.randbits(62), "cpu"))
+    seed = secrets.randbits(48)
+    source = generator(seed, "cpu")
+    for case in battery(shape, Random(seed), longest=LONGEST_BESIDE):
+        inputs = draw(case, source)
+        where = f"{case.name}, seed {seed}" if case.required else f"{case.name}, {case.shape.id}, seed {seed}"
         try:
             out = interpreter.attention(inputs)
+        except Refused:
+            if case.required:
+                raise
+            continue
         except KernelFailed as failure:
-            return str(failure)
+            return f"{failure} ({where})"
         if (out.shape, out.dtype) != (inputs.q.shape, inputs.q.dtype):
             expected = f"{tuple(inputs.q.shape)} of {inputs.q.dtype}"
-            return f"expected a result {expected}, got {tuple(out.shape)} of {out.dtype} ({distribution})"
+            return f"expected a result {expected}, got {tuple(out.shape)} of {out.dtype} ({where})"
         if found := fault(inputs, out):
-            return f"{found} ({distribution})"
+            return f"{found} ({where})"
     return ""
 
 
@@ -170,6 +188,16 @@ def dtype_name(tensor: torch.Tensor) -> Dtype:
     if str(tensor.dtype) not in names:
         raise ValueError(f"dtype {tensor.dtype}: expected one of {', '.join(names)}")
     return names[str(tensor.dtype)]
+
+
+def _memory(tensor: torch.Tensor) -> torch.Tensor:
+    """All memory that a tensor is a view of."""
+    return tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
+
+
+def _view(tensor: torch.Tensor, memory: torch.Tensor) -> View:
+    header = TensorHeader(tuple(memory.shape), dtype_name(memory))
+    return View(header, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
 
 
 def to_bytes(tensor: torch.Tensor) -> bytes:

@@ -26,10 +26,13 @@ from pytest_avo.core.evaluation import (
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.arms import Arms
-from pytest_avo.evaluation.correctness.correctness import battery, fault, fault_near
-from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
+from pytest_avo.evaluation.correctness.battery import battery
+from pytest_avo.evaluation.correctness.correctness import fault, fault_near
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw
+from pytest_avo.evaluation.correctness.mixture import UNUSUAL, calls_of_all_kinds, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
+from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
 from pytest_avo.evaluation.judge.roofline import Roofline
 from pytest_avo.evaluation.judge.timing import ArmFault, Race
@@ -127,8 +130,9 @@ class Examiner:
             start = time.perf_counter()
             inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
             first_s += time.perf_counter() - start if first else 0.0
-            if case.distribution == "needle" and inputs is not None:
+            if case.required and case.kind == "needle" and inputs is not None:
                 self._check_nudges(arm, case, inputs, random, limit_s=max(0.001, left_s))
+                self._check_slices(arm, shape, random, source, limit_s=max(0.001, left_s))
             seconds = time.perf_counter() - start
             build_s += seconds if first and case.required else 0.0
             spent_s += 0.0 if first else seconds
@@ -157,10 +161,13 @@ class Examiner:
         """The inputs that were answered rightly; None where the kernel refused a shape that it did not claim."""
         inputs = draw(case, generator)
         try:
-            result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase="build" if first else "check")
+            result = arm.call(
+                [inputs], case.shape.dtype, limit_s=limit_s, phase="build" if first else "check", guarded=True
+            )
         except KernelRaised as error:
-            if case.required:
-                raise KernelFault(error.outcome, f"{error.reason} ({case.name})") from None
+            if case.required or error.outcome != "unsupported":
+                where = "" if case.required else f", {case.shape.id}"
+                raise _raised(error, f"{case.name}{where}", again=case.required and not first) from None
             return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
@@ -173,13 +180,35 @@ class Examiner:
         """The same call with one element changed, three times: no answer may come from memory."""
         for nudge in nudges(inputs, random):
             try:
-                out = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check").output(0)
+                result = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check", guarded=True)
             except KernelRaised as error:
-                raise KernelFault(error.outcome, f"{error.reason} ({nudge.what})") from None
+                raise _raised(error, nudge.what, again=True) from None
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({nudge.what}, {case.shape.id})") from None
+            out = result.output(0)
             if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
                 raise KernelFault("incorrect", f"{found} ({nudge.what})")
+
+    def _check_slices(self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, limit_s: float) -> None:
+        """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused."""
+        stream = Stream(shape, source)
+        kinds = random.sample(UNUSUAL, k=len(UNUSUAL))
+        left = calls_of_all_kinds(shape)
+        while left:
+            batch = stream.draw(min(left, self._arms.room.max_calls(shape)))
+            left -= len(batch)
+            groups = len(batch) * shape.batch * shape.heads_kv
+            here, kinds = kinds[:groups], kinds[groups:]
+            changed = mix_all(batch, here, random, source)
+            what = f"a slice with {', '.join(here)} inputs" if here else "a slice"
+            try:
+                out = arm.call(batch, shape.dtype, limit_s=limit_s, phase="check", like_timed=True).outputs()
+            except KernelRaised as error:
+                raise _raised(error, what, again=True) from None
+            except KernelEnded as error:
+                raise KernelEnded(f"{error} ({what}, {shape.id})") from None
+            if found := slice_fault(batch, out, plain_outputs(batch), groups=changed):
+                raise KernelFault("incorrect", f"{found} ({what})")
 
     def _background_work(self, request: EvaluationRequest) -> KernelFault | None:
         """The fault of a kernel that works on when it has answered: what it does there is in nobody's time.
@@ -228,7 +257,10 @@ class Examiner:
                 break
             except ArmFault as error:
                 if error.arm == KERNEL:
-                    yield self._failed(right.pop(error.shape), error.error)
+                    fault = error.error
+                    if isinstance(fault, KernelRaised):
+                        fault = _raised(fault, "a timed call", again=True)
+                    yield self._failed(right.pop(error.shape), fault)
                     yield from right.values()
                     return
                 found = self._arms.fault(error.arm, error.error)
@@ -264,6 +296,13 @@ class Examiner:
 def _undecided(plan: TimingPlan) -> TimingPlan:
     """The plan where there is no baseline: a margin is one to it, and without it no question is left open."""
     return plan if plan.margin is None else msgspec.structs.replace(plan, margin=None, max_rounds=plan.min_rounds)
+
+
+def _raised(error: KernelRaised, what: str, *, again: bool) -> KernelFault:
+    """The fault of a kernel that raised. again: on a claimed shape of which it had answered other inputs."""
+    if again and error.outcome == "unsupported":
+        return KernelFault("incorrect", f"refuses some inputs of a shape that it answers: {error.reason} ({what})")
+    return KernelFault(error.outcome, f"{error.reason} ({what})")
 
 
 class _Launch:

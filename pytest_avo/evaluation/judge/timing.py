@@ -16,14 +16,18 @@ from collections.abc import Callable, Mapping
 from random import Random
 from statistics import median
 
+import torch
+
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
+from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, Slice
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
+from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
+from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
 from pytest_avo.evaluation.judge.aftermath import Aftermath
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
@@ -77,8 +81,8 @@ class Race:
         self._room = room
         self._reading = reading
         self._random = Random(seed)
-        source = generator(seed, place)
-        self._streams = {shape.id: Stream(shape, source) for shape in shapes}
+        self._source = generator(seed, place)
+        self._streams = {shape.id: Stream(shape, self._source) for shape in shapes}
         self._calls: dict[str, int] = {}
         self._slices: dict[str, dict[str, list[list[float]]]] = {shape.id: {} for shape in shapes}
         self._unclaimed: dict[str, dict[str, list[float]]] = {shape.id: {} for shape in shapes}
@@ -148,14 +152,14 @@ class Race:
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """Untimed calls; the first launch also fixes how many calls make a slice of this shape."""
         seconds: dict[str, float] = {}
-        one = self._streams[shape.id].draw(1)
         for name, arm in arms.items():
             self._slices[shape.id].setdefault(name, []).append([])
             spent_s = 0.0
             for number in range(WARM_UP_CALLS[self._place]):
                 if number >= LEAST_WARM_UP_CALLS and spent_s > WARM_UP_S:
                     break
-                seconds[name] = self._slice(shape, name, arm, one, untimed=True)
+                # Arguments of their own, as timed calls have: a kernel must not know when it counts.
+                seconds[name] = self._slice(shape, name, arm, self._streams[shape.id].draw(1)).seconds
                 spent_s += seconds[name]
         overhead = seconds.pop(EMPTY, 0.0)
         wanted = math.ceil(self._room.slice_s / max(min(seconds.values()) - overhead, 1e-6))
@@ -164,7 +168,7 @@ class Race:
         # kernel that has just been checked would else be ahead of the others for its first rounds.
         batch = self._streams[shape.id].draw(calls)
         for name, arm in arms.items():
-            self._slice(shape, name, arm, batch, untimed=True)
+            self._slice(shape, name, arm, batch)
 
     def _draw_order(self, arms: Mapping[str, Arm]) -> None:
         """The order of the next round: what ran just before leaves its mark on clocks and caches."""
@@ -175,27 +179,41 @@ class Race:
 
     def _round(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         batch = self._streams[shape.id].draw(self._calls[shape.id])
+        mix_timed(batch, self._random, self._source)
+        out = torch.empty(0)
+        results: dict[str, Slice] = {}
         for name in self._order:
-            seconds = self._slice(shape, name, arms[name], batch)
-            self._slices[shape.id][name][-1].append(seconds)
+            result = results[name] = self._slice(shape, name, arms[name], batch)
+            if name == KERNEL:
+                out = result.outputs()  # as they are now, whatever becomes of them while others run
+            self._slices[shape.id][name][-1].append(result.seconds)
             if name != EMPTY:
-                self._aftermath.note(shape.id, name, seconds)
+                self._aftermath.note(shape.id, name, result.seconds)
+        self._look_at(shape, batch, out, results)
 
-    def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs], *, untimed: bool = False) -> float:
+    def _look_at(self, shape: Shape, batch: list[Inputs], out: torch.Tensor, results: Mapping[str, Slice]) -> None:
+        """Check a round's outputs: all of them beside those of a rival, and some rows that chance picks.
+
+        A peer is asked before the incumbent, which may have the kernel's own faults.
+        """
+        rivals = sorted(results.keys() - {KERNEL, EMPTY}, key=lambda name: name == BASELINE)
+        other = results[rivals[0]].outputs() if rivals else plain_outputs(batch)
+        chosen = self._random.randrange(len(batch))
+        found = slice_fault(batch, out, other) or sampled_fault(batch[chosen], out[chosen], self._random)
+        if found:
+            raise ArmFault(KERNEL, shape.id, KernelFault("incorrect", f"{found} (a timed call)"))
+
+    def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs]) -> Slice:
         try:
             result = arm.call(batch, shape.dtype, limit_s=self._limit_s, phase="time")
             if uses_foreign_cores(arm.pid):
                 raise KernelFault("rejected", "runs on cores that it was not given")
             self._unclaimed[shape.id].setdefault(name, []).append(result.seconds - result.claimed_s)
-            if name == KERNEL and not untimed:
-                chosen = self._random.randrange(len(batch))
-                if found := sampled_fault(batch[chosen], result.output(chosen), self._random):
-                    raise KernelFault("incorrect", f"{found} (a timed call)")
         except (KernelFault, KernelEnded) as error:
             raise ArmFault(name, shape.id, error) from None
         if self._place == "cuda" and name != EMPTY and not result.replayed:
             self._launched.add(name)
-        return result.seconds
+        return result
 
     def _seconds(self, shape: str, arm: str) -> list[list[float]]:
         """Seconds per call, by launch and round: the slices less what an empty one takes."""

@@ -12,6 +12,7 @@ import torch
 from pytest_avo.evaluation.arms.arm import KernelRaised
 from pytest_avo.evaluation.correctness.correctness import fault
 from pytest_avo.evaluation.correctness.inputs import Case, draw
+from pytest_avo.evaluation.correctness.layouts import Layout
 from pytest_avo.evaluation.linux import processes
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
@@ -184,8 +185,9 @@ def test_a_kernel_that_raised_can_be_asked_again(confined: Laboratory) -> None:
 
 def test_calls_of_a_slice_have_arguments_and_results_of_their_own(confined: Laboratory) -> None:
     generator = torch.Generator().manual_seed(1)
+    layouts: tuple[Layout, ...] = ("bshd", "padded", "bhsd")
     batch = [
-        draw(Case("normal", shape(dtype="bf16"), layout=layout), generator) for layout in ("bshd", "padded", "bhsd")
+        draw(Case("normal", shape(dtype="bf16"), layouts=(layout, "bshd", "padded")), generator) for layout in layouts
     ]
     result = confined.arm(kernel()).call(batch, "bf16", limit_s=20, phase="time")
     assert [fault(inputs, out) for inputs, out in zip(batch, map(result.output, range(3)), strict=True)] == [None] * 3

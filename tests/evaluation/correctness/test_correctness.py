@@ -10,11 +10,11 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.correctness import battery, fault, sampled_fault
+from pytest_avo.evaluation.correctness.battery import battery
+from pytest_avo.evaluation.correctness.correctness import fault, sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
 from tests.evaluation.laboratory import shape
 
-DISTRIBUTIONS = {"normal", "needle", "large", "constant", "shifted", "scaled", "tiny", "huge"}
 Variant = Callable[[Inputs], torch.Tensor]
 NARROW = shape(heads=(4, 2), lengths=(130, 140), dtype="bf16")
 WIDE = shape(heads=(2, 2), lengths=(97, 97), dtype="f32")
@@ -89,8 +89,8 @@ HONEST: dict[str, Variant] = {
     ("name", "case"),
     [*((name, NARROW) for name in HONEST), *((name, WIDE) for name in ("float32", "torch", "split-KV"))],
 )
-def test_honest_ways_pass_twenty_batteries(name: str, case: Shape) -> None:
-    for seed in range(20):
+def test_honest_ways_pass_every_battery(name: str, case: Shape) -> None:
+    for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         for call in battery(case, Random(seed)):
             inputs = draw(call, generator)
@@ -99,7 +99,7 @@ def test_honest_ways_pass_twenty_batteries(name: str, case: Shape) -> None:
 
 def test_half_precision_floats_pass_too() -> None:
     case = shape(heads=(2, 2), lengths=(97, 97), dtype="f16")
-    for seed in range(5):
+    for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         for call in battery(case, Random(seed)):
             inputs = draw(call, generator)
@@ -244,43 +244,3 @@ def test_sampled_checks_reach_every_row_in_time() -> None:
     found = {sampled_fault(inputs, out, random) for _ in range(300)}
     assert any(x and "heads from 0" in x for x in found)
     assert any(x and "heads from 2" in x for x in found)
-
-
-CLAIMED = [
-    shape(),
-    shape(heads=(1, 1), lengths=(1, 1), causal=False),
-    shape(heads=(8, 2), lengths=(1, 300), causal=False, dtype="bf16"),
-    shape(heads=(7, 7), lengths=(256, 256), batch=3),
-]
-
-
-@pytest.mark.parametrize("case", CLAIMED, ids=lambda x: x.id)
-def test_a_battery_varies_all_that_a_kernel_might_ignore(case: Shape) -> None:
-    for seed in range(20):
-        calls = battery(case, Random(seed))
-        assert (calls[0].shape, calls[0].required, calls[0].distribution) == (case, True, "normal")
-        required = [call for call in calls if call.required]
-        assert [call.shape for call in required] == [case, case]
-        assert {call.layout for call in required} == {"bshd", "padded"}
-        assert {call.layout for call in calls} == {"bshd", "padded", "bhsd"}
-        assert {call.distribution for call in calls} == DISTRIBUTIONS
-        assert {call.shape.causal for call in calls} == {True, False}
-        assert any(call.shape.softmax_scale != case.softmax_scale for call in calls)
-        assert any(call.shape.seqlen_q < call.shape.seqlen_kv for call in calls)
-        assert any(call.shape.seqlen_q > call.shape.seqlen_kv for call in calls)
-        assert any(call.shape.seqlen_q == 1 for call in calls)
-        assert {call.shape.dtype for call in calls} == {case.dtype}
-        ratios = {call.shape.heads_q // call.shape.heads_kv for call in calls}
-        assert len(ratios) > 1 or case.heads_q == 1
-
-
-def test_lengths_beside_the_claim_differ_from_draw_to_draw() -> None:
-    found = {call.shape.seqlen_kv for seed in range(10) for call in battery(shape(), Random(seed)) if not call.required}
-    assert len(found) > 20
-    assert any(length % 16 for length in found)
-
-
-def test_the_order_of_a_battery_is_random_after_the_first() -> None:
-    orders = {tuple(call.name for call in battery(shape(), Random(seed))) for seed in range(10)}
-    assert len(orders) == 10
-    assert {order[0] for order in orders} == {"normal"}

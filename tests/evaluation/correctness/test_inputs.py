@@ -1,4 +1,4 @@
-"""Inputs: their layouts, what each distribution does to the weights, and that no two calls meet the same values."""
+"""Inputs: their layouts, what each kind does to the weights, and that no two calls meet the same values."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from pytest_avo.core.shape import Dtype
-from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw, laid_out, plant_needles
+from pytest_avo.evaluation.correctness.battery import KINDS
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw
+from pytest_avo.evaluation.correctness.kinds import Kind, plant_needles
+from pytest_avo.evaluation.correctness.layouts import Layout, laid_out
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from tests.evaluation.laboratory import shape
 
-DISTRIBUTIONS = ["normal", "needle", "large", "constant", "shifted", "scaled", "tiny", "huge"]
 
-
-def drawn(distribution: str, *, seed: int = 1, dtype: Dtype = "f32", causal: bool = True) -> Inputs:
-    case = Case("x", shape(dtype=dtype, causal=causal), distribution)
+def drawn(kind: Kind, *, seed: int = 1, dtype: Dtype = "f32", causal: bool = True) -> Inputs:
+    case = Case("x", shape(dtype=dtype, causal=causal), kind)
     return draw(case, torch.Generator().manual_seed(seed))
 
 
@@ -28,19 +29,19 @@ def weights(inputs: Inputs) -> torch.Tensor:
     return torch.softmax(scores, dim=-1)
 
 
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
-def test_inputs_have_the_shape_and_type_of_their_case(distribution: str, dtype: Dtype) -> None:
-    inputs = drawn(distribution, dtype=dtype)
+def test_inputs_have_the_shape_and_type_of_their_case(kind: Kind, dtype: Dtype) -> None:
+    inputs = drawn(kind, dtype=dtype)
     assert [tuple(x.shape) for x in inputs.tensors] == [(1, 4, 48, 64), (1, 2, 80, 64), (1, 2, 80, 64)]
     assert {x.dtype for x in inputs.tensors} == {TORCH_DTYPES[dtype]}
     assert all(bool(torch.isfinite(x).all()) for x in inputs.tensors)
     assert (inputs.causal, inputs.scale) == (True, 64**-0.5)
 
 
-@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_a_seed_draws_the_same_again_and_another_does_not(distribution: str) -> None:
-    one, again, other = (drawn(distribution, seed=seed) for seed in (1, 1, 2))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_seed_draws_the_same_again_and_another_does_not(kind: Kind) -> None:
+    one, again, other = (drawn(kind, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(x, y) for x, y in zip(one.tensors, again.tensors, strict=True))
     assert not any(torch.equal(x, y) for x, y in zip(one.tensors, other.tensors, strict=True))
 
@@ -56,10 +57,14 @@ def test_one_generator_never_draws_twice_the_same() -> None:
     [
         ("bshd", (48 * 4 * 64, 64, 4 * 64, 1), "transposed"),
         ("bhsd", (4 * 48 * 64, 48 * 64, 64, 1), "as it is"),
-        ("padded", (48 * 4 * 72, 72, 4 * 72, 1), "never"),
+        ("sbhd", (4 * 64, 64, 4 * 64, 1), "never"),
+        ("padded", (48 * 4 * 80, 80, 4 * 80, 1), "never"),
+        ("odd", (48 * 4 * 69, 69, 4 * 69, 1), "never"),
+        ("slots", (112 * 4 * 64, 64, 4 * 64, 1), "never"),
+        ("cache", (4 * 112 * 64, 112 * 64, 64, 1), "never"),
     ],
 )
-def test_a_layout_changes_strides_and_no_value(layout: str, strides: tuple[int, ...], contiguous: str) -> None:
+def test_a_layout_changes_strides_and_no_value(layout: Layout, strides: tuple[int, ...], contiguous: str) -> None:
     values = torch.randn(1, 4, 48, 64)
     x = laid_out(values, layout)
     assert torch.equal(x, values)
@@ -68,11 +73,45 @@ def test_a_layout_changes_strides_and_no_value(layout: str, strides: tuple[int, 
     assert x.transpose(1, 2).is_contiguous() == (contiguous == "transposed")
 
 
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match="no layout 'dense'"):
-        laid_out(torch.zeros(1, 1, 1, 1), "dense")
-    with pytest.raises(ValueError, match="no distribution 'uniform'"):
-        drawn("uniform")
+def test_all_that_is_no_number_of_a_tensor_is_no_number_at_all() -> None:
+    values = torch.randn(2, 4, 48, 64)
+    gapped: tuple[Layout, ...] = ("padded", "odd", "slots", "cache")
+    for layout in gapped:
+        x = laid_out(values, layout)
+        elements = x.untyped_storage().nbytes() // 4
+        whole = x.as_strided((elements,), (1,), 0)
+        assert int(torch.isfinite(whole).sum()) == values.numel() < elements
+    assert laid_out(values, "odd").data_ptr() % 16 == 4
+
+
+def test_what_is_repeated_is_so_in_values_and_strides() -> None:
+    repeated: tuple[Layout, ...] = ("one batch", "one head")
+    for index, layout in enumerate(repeated):
+        case = Case("x", shape(batch=2), "needle", ("bshd", layout, layout))
+        inputs = draw(case, torch.Generator().manual_seed(1))
+        assert inputs.k.stride(index) == inputs.v.stride(index) == 0
+        assert float(weights(inputs).amax(-1).min()) > 0.9
+
+
+def test_very_negative_scores_underflow_unless_the_maximum_is_theirs() -> None:
+    dtypes: tuple[Dtype, ...] = ("f32", "bf16", "f16")
+    for dtype in dtypes:
+        inputs = drawn("negative", dtype=dtype)
+        k = inputs.k.repeat_interleave(2, dim=1)
+        scores = inputs.q.double() @ k.double().transpose(-1, -2) * inputs.scale
+        assert float(scores.max()) < -90
+
+
+def test_rising_scores_rise() -> None:
+    inputs = drawn("rising", causal=False)
+    scores = inputs.q.double() @ inputs.k.repeat_interleave(2, dim=1).double().transpose(-1, -2) * inputs.scale
+    assert float((scores[..., -1] - scores[..., 0]).min()) > 60
+
+
+def test_products_are_beyond_half_precision_and_scaled_within() -> None:
+    inputs = drawn("products", dtype="f16")
+    products = inputs.q.double() @ inputs.k.repeat_interleave(2, dim=1).double().transpose(-1, -2)
+    assert float(products.abs().max()) > 65504 > float((products * inputs.scale).abs().max())
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
@@ -161,12 +200,14 @@ def test_a_stream_gives_every_call_fresh_values(dtype: Dtype) -> None:
 
 
 def test_a_stream_draws_ordinary_values_with_a_few_needles() -> None:
-    call = Stream(shape(lengths=(256, 256)), torch.Generator().manual_seed(3)).draw(1)[0]
+    stream = Stream(shape(lengths=(256, 256)), torch.Generator().manual_seed(3))
+    call = stream.draw(1)[0]
     assert float(call.v.mean().abs()) < 0.1
     assert float(call.v.std()) == pytest.approx(1, abs=0.1)
     needles = int((weights(call)[0, 0, 128:].amax(-1) > 0.9).sum())
     assert 0 <= needles <= 4
-    assert int((weights(call)[0].amax(-1) > 0.9).sum()) >= 4
+    found = [int((weights(x)[0].amax(-1) > 0.9).sum()) >= 4 for x in (stream.draw(1)[0] for _ in range(20))]
+    assert {True, False} == set(found)  # half of the draws have none
 
 
 def test_a_stream_reproduces_from_its_seed() -> None:

@@ -10,23 +10,23 @@ import torch
 from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
+from pytest_avo.evaluation.correctness.layouts import Layout
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
-from pytest_avo.evaluation.correctness.reference import both_precisions
+from pytest_avo.evaluation.correctness.reference import Part, both_precisions
 from tests.evaluation.laboratory import shape
 
 
 def drawn(
-    *, causal: bool = True, dtype: Dtype = "f32", layout: str = "padded", lengths: tuple[int, int] = (96, 130)
+    *, causal: bool = True, dtype: Dtype = "f32", layout: Layout = "padded", lengths: tuple[int, int] = (96, 130)
 ) -> Inputs:
-    case = Case("needle", shape(causal=causal, dtype=dtype, lengths=lengths), "needle", layout)
+    case = Case("needle", shape(causal=causal, dtype=dtype, lengths=lengths), "needle", (layout, "bshd", layout))
     return draw(case, torch.Generator().manual_seed(5))
 
 
 def honest(inputs: Inputs) -> torch.Tensor:
     """Plain torch operations in the inputs' own precision."""
-    rows = slice(0, inputs.q.shape[2])
-    heads = [both_precisions(inputs, batch=0, head_kv=head, rows=rows)[1] for head in range(inputs.k.shape[1])]
-    return torch.cat(heads)[None]
+    part = Part(slice(0, 1), slice(0, inputs.k.shape[1]), slice(0, inputs.q.shape[2]))
+    return both_precisions(inputs, part)[1].flatten(1, 2)
 
 
 def found(nudge: Nudge, out: torch.Tensor) -> str | None:

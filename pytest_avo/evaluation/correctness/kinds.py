@@ -1,0 +1,121 @@
+"""Kinds of inputs: what is done to zero-mean numbers so that a certain fault shows.
+
+Zero-mean values find missing or perturbed keys; a needle (a query that points at one key) finds dropped blocks, and
+draws without one find kernels that look for them; shifted values find weak accumulators; constant keys a wrong
+normalisation; large logits a softmax without maximum; very negative and rising ones a maximum that starts too high or
+hides keys by too little; large products what overflows before it is scaled; value scales that differ between heads
+errors that a large head hides.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+Kind = Literal[
+    "normal",
+    "plain",
+    "needle",
+    "large",
+    "constant",
+    "shifted",
+    "scaled",
+    "tiny",
+    "huge",
+    "negative",
+    "rising",
+    "products",
+]
+NEEDLE_LOGIT = 3.5
+"""A needle's query is this many sqrt(head_dim) long along its key, which then takes nearly all the weight."""
+LEAST_DEPTH, MOST_DEPTH = 120.0, 3e4
+"""How far below zero scores are, or how far they rise: beyond what exp holds in single precision, and no further than
+the dtype tells neighbours apart."""
+LARGE_PRODUCT = 1e5
+"""Standard deviation of unscaled products: half precision ends at 65504."""
+LARGEST_LOGIT = 4e4
+"""Of a query along a key of usual length; half precision must hold it, with longer keys too."""
+
+
+def impose(
+    kind: Kind,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    scale: float,
+    eps: float,
+    generator: torch.Generator,
+) -> None:
+    """Make numbers of mean 0 and deviation 1 ones of a kind, in place.
+
+    q (batch, heads_q, seqlen_q, head_dim), k and v (batch, heads_kv, seqlen_kv, head_dim). eps: spacing of the dtype
+    that a kernel will see them in. Needles are planted by `plant_needles`, last of all.
+    """
+
+    def uniform(low: float, high: float, *size: int) -> torch.Tensor:
+        return low + (high - low) * torch.rand(*size, generator=generator, device=generator.device)
+
+    match kind:
+        case "normal" | "plain" | "needle":
+            return
+        case "large":
+            q *= 30
+        case "constant":
+            k[:] = k[:, :, :1].clone()
+        case "shifted":
+            k += (8 * torch.sign(uniform(-1, 1, q.shape[-1]))).to(k.dtype)
+            v += 3
+        case "scaled":
+            v *= (10 ** uniform(-3, 2, v.shape[0], v.shape[1], 1, 1)).to(v.dtype)
+        case "tiny":
+            v *= 2.0**-12  # an absolute tolerance, or a flush of small numbers, shows
+        case "huge":
+            v *= 2.0**12  # still within half precision, whose largest number is 65504
+        case "negative" | "rising":
+            direction = torch.sign(uniform(-1, 1, q.shape[-1])) * q.shape[-1] ** -0.5
+            depth = LEAST_DEPTH * (min(MOST_DEPTH, 2 / eps) / LEAST_DEPTH) ** uniform(0, 1, 1)
+            length = (depth / scale).sqrt()
+            q += (length * direction).to(q.dtype)
+            seqlen_kv = k.shape[2]
+            rise = torch.arange(1, seqlen_kv + 1, device=k.device)[:, None] / seqlen_kv if kind == "rising" else -1.0
+            k += (length * rise * direction).to(k.dtype)
+        case "products":
+            root = q.shape[-1] ** 0.5
+            factor = (min(LARGE_PRODUCT / root, LARGEST_LOGIT / (scale * q.shape[-1]))) ** 0.5
+            # No longer than others: a needle among them would leave what half precision holds.
+            q *= factor * (root / q.norm(dim=-1, keepdim=True)).clamp_max(1)
+            k *= factor
+
+
+def plant_needles(
+    q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, share: float, generator: torch.Generator
+) -> None:
+    """Point a share of the queries of every head, in place, at one random visible key each."""
+    batch, heads_q, seqlen_q, head_dim = q.shape
+    heads_kv, seqlen_kv = k.shape[1:3]
+
+    def uniform(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator, device=generator.device)
+
+    # Rounded at random: a single query must not be a needle every time.
+    count = (seqlen_q * share + uniform(batch, heads_q, 1)).long()
+    rows = uniform(batch, heads_q, seqlen_q).argsort(-1)[..., : int(seqlen_q * share) + 1]
+    b, h, nth = (torch.arange(rows.shape[-1], device=q.device) < count).nonzero(as_tuple=True)
+    row = rows[b, h, nth]
+    visible = (row + 1 + seqlen_kv - seqlen_q).clamp(0, seqlen_kv) if causal else torch.full_like(row, seqlen_kv)
+    key = _needle_keys(visible, uniform(4, len(row)))
+    pointed = k[b, h // (heads_q // heads_kv), key].float()
+    # The wanted logit is NEEDLE_LOGIT * sqrt(head_dim) whatever the scale, within what half precision holds.
+    length = min(NEEDLE_LOGIT * head_dim**0.5 / (scale * head_dim**0.5), 1e4)
+    q[b, h, row] = (pointed * (length / (pointed.norm(dim=-1, keepdim=True) + 1e-6))).to(q.dtype)
+
+
+def _needle_keys(visible: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+    """A random visible key each; every other one at the edge of a tile, where kernels go wrong."""
+    anywhere = (chance[0] * visible).long()
+    tile = 16 << (chance[1] * 4).long()  # 16, 32, 64 or 128
+    edge = tile * (chance[0] * -(-visible // tile)).long()
+    edge += torch.where(chance[2] < 0.5, 0, tile - 1)
+    return torch.minimum(torch.where(chance[3] < 0.5, anywhere, edge), visible - 1).clamp_min(0)

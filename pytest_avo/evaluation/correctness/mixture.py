@@ -1,0 +1,59 @@
+"""Unusual kinds of inputs among usual ones: in some head groups of some calls of a slice, and of timed slices too.
+
+A kernel that is right on zero-mean values alone must be right on nothing that it can tell from them, at the shape that
+it claims and while it is timed. One group among many hardly takes time, so that the figure stays that of usual inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+import torch
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.inputs import Inputs
+from pytest_avo.evaluation.correctness.kinds import Kind, impose
+from pytest_avo.evaluation.correctness.scrutiny import Group
+
+UNUSUAL: tuple[Kind, ...] = (
+    "large", "constant", "shifted", "scaled", "tiny", "huge", "negative", "rising", "products",
+)  # fmt: skip
+TIMED_SHARE = 0.5
+"""Share of the timed slices with an unusual group."""
+
+
+def calls_of_all_kinds(shape: Shape) -> int:
+    """How many calls hold every unusual kind in a group of its own, and one call without any."""
+    return 1 + -(-len(UNUSUAL) // (shape.batch * shape.heads_kv))
+
+
+def mix_all(
+    batch: Sequence[Inputs], kinds: Sequence[Kind], random: Random, generator: torch.Generator
+) -> dict[Group, Kind]:
+    """Make groups of the calls, in place, ones of these kinds, one each; says which. Not more than there are groups."""
+    entries, heads = batch[0].k.shape[:2]
+    everywhere = [(call, b, h) for call in range(len(batch)) for b in range(entries) for h in range(heads)]
+    changed = dict(zip(random.sample(everywhere, k=len(everywhere)), kinds, strict=False))
+    for (call, entry, head_kv), kind in changed.items():
+        _change(batch[call], kind, entry, head_kv, generator)
+    return changed
+
+
+def mix_timed(batch: Sequence[Inputs], random: Random, generator: torch.Generator) -> None:
+    """Make one group of one call of a slice, in place, one of an unusual kind, in some of the slices."""
+    if random.random() < TIMED_SHARE:
+        mix_all(batch, [random.choice(UNUSUAL)], random, generator)
+
+
+def _change(inputs: Inputs, kind: Kind, entry: int, head_kv: int, generator: torch.Generator) -> None:
+    group = inputs.q.shape[1] // inputs.k.shape[1]
+    impose(
+        kind,
+        inputs.q[entry : entry + 1, head_kv * group : (head_kv + 1) * group],
+        inputs.k[entry : entry + 1, head_kv : head_kv + 1],
+        inputs.v[entry : entry + 1, head_kv : head_kv + 1],
+        scale=inputs.scale,
+        eps=torch.finfo(inputs.q.dtype).eps,
+        generator=generator,
+    )

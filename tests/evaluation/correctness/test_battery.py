@@ -1,0 +1,87 @@
+"""The battery: what it varies, that every two choices meet, and that it is drawn anew each time."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from random import Random
+
+import pytest
+
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.battery import FACTORS, KINDS, TOGETHER, battery
+from pytest_avo.evaluation.correctness.covering import covering
+from pytest_avo.evaluation.correctness.layouts import Layout
+from tests.evaluation.laboratory import shape
+
+CLAIMED = [
+    shape(),
+    shape(heads=(1, 1), lengths=(1, 1), causal=False),
+    shape(heads=(8, 2), lengths=(1, 300), causal=False, dtype="bf16"),
+    shape(heads=(3, 3), lengths=(256, 256), batch=1),
+]
+GAPPED: set[Layout] = {"padded", "slots", "cache", "odd"}
+
+
+@pytest.mark.parametrize("case", CLAIMED, ids=lambda x: x.id)
+def test_a_battery_varies_all_that_a_kernel_might_ignore(case: Shape) -> None:
+    for seed in range(20):
+        calls = battery(case, Random(seed))
+        required, beside = ([call for call in calls if call.required is wanted] for wanted in (True, False))
+        assert calls[0] in required
+        assert [call.shape for call in required] == [case, case]
+        assert len(set(required[1].layouts if required[1].kind == "needle" else required[0].layouts)) == 3
+        assert {call.kind for call in beside} == set(KINDS)
+        assert {call.shape.dtype for call in calls} == {case.dtype}
+        assert {call.shape.head_dim for call in calls} == {case.head_dim}
+        for causal in (True, False):
+            some = [call.shape for call in beside if call.shape.causal is causal]
+            assert any(each.seqlen_q < each.seqlen_kv for each in some)
+            assert any(each.seqlen_q > each.seqlen_kv for each in some)
+            assert any(each.seqlen_q == 1 for each in some)
+            assert any(each.batch > 1 for each in some)
+            assert any(each.heads_q > each.heads_kv > 1 for each in some)
+            assert any(each.softmax_scale > 1 for each in some)
+            assert any(each.softmax_scale < 0.06 for each in some)
+        assert any(call.layouts[1] != call.layouts[2] for call in beside)
+        assert any(set(call.layouts) & GAPPED for call in beside)
+        assert any("one head" in call.layouts or "one batch" in call.layouts for call in beside)
+
+
+def test_a_claim_of_equal_heads_is_tried_on_groups_of_which_a_wrong_map_shows() -> None:
+    for seed in range(20):
+        groups = {(x.shape.heads_q, x.shape.heads_kv) for x in battery(CLAIMED[3], Random(seed))}
+        assert any(heads_q > heads_kv > 1 for heads_q, heads_kv in groups)
+
+
+def test_lengths_beside_the_claim_differ_from_draw_to_draw() -> None:
+    found = {call.shape.seqlen_kv for seed in range(3) for call in battery(shape(), Random(seed)) if not call.required}
+    assert len(found) > 40
+    assert any(length % 16 for length in found)
+
+
+def test_a_seed_draws_the_same_battery_again_and_another_does_not() -> None:
+    one, again, other = (battery(shape(), Random(seed)) for seed in (1, 1, 2))
+    assert one == again
+    assert one != other
+
+
+def test_the_first_call_at_the_claimed_shape_has_needles_now_and_then() -> None:
+    firsts = [battery(shape(), Random(seed))[0] for seed in range(20)]
+    assert {call.kind for call in firsts} == {"normal", "plain"}
+    assert {call.layouts for call in firsts} == {("bshd", "bshd", "bshd")}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_two_choices_meet_in_few_rows(seed: int) -> None:
+    rows = covering(FACTORS, Random(seed), together=TOGETHER)
+    assert len(rows) < 35
+    met = {pair for row in rows for pair in combinations(row.items(), 2)} | {
+        (y, x) for row in rows for x, y in combinations(row.items(), 2)
+    }
+    for one, other in combinations(FACTORS, 2):
+        if one in TOGETHER or other in TOGETHER:
+            continue
+        assert all(((one, x), (other, y)) in met for x in FACTORS[one] for y in FACTORS[other])
+    for limited, others in TOGETHER.items():
+        for name in others:
+            assert all(((limited, x), (name, y)) in met for x in FACTORS[limited] for y in FACTORS[name])
