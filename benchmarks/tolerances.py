@@ -52,7 +52,8 @@ def main(batteries: int) -> None:
     torch.set_num_threads(1)
     kernels = {"torch-sdpa": sdpa()} | {path.stem: load(path) for path in sorted((ROOT / "kernels/cpu").glob("*.py"))}
     shapes = [shape for suite in ("smoke", "quickstart", "prefill-cpu", "decode-cpu") for shape in small(suite)]
-    rows, faults = [], 0
+    rows: list[list[Any]] = []
+    faults = 0
     for name, attention in kernels.items():
         ratios: dict[str, list[float]] = {}
         for number in range(batteries):
