@@ -2,21 +2,18 @@
 
 The first limit compares a kernel's error with that of one plain computation. Where a few rows make nearly all of a
 block's error, because two keys with large logits compete in them, both errors are two draws of one distribution, and
-one of them is five times the other now and then. What both are drawn from can be computed. A score s is rounded to
-u m, where m is |s| for products summed in single precision and |q| |k| scale for a sum that is as precise as its
-terms; a probability and the result are rounded to u times themselves. With w the weights and o the result, to first
-order the variance of an element of the result is
+one of them is five times the other now and then. What both are drawn from can be computed. Rounding to nearest errs by
+u / sqrt(3) of a number, u being half of eps. A score s is rounded so to m, which is |s| where the sum is more precise
+than its terms, and else |q| |k| scale sqrt(1 + head_dim / 3); a probability and the result are rounded once. With w the
+weights and o the result, to first order the variance of an element of the result is
 
-    u^2 [ sum_j w_j^2 (m_j^2 + 1) (v_j - o)^2 + o^2 ]
+    u^2 / 3 [ sum_j w_j^2 (m_j^2 + 1) (v_j - o)^2 + o^2 ]
 
 So a row may have its own limit, of eight deviations, and rows that are expected to exceed the root mean square of their
-block are left out of it; of the
-others so much is allowed as is to be expected of the rms of so few.
+block are left out of it; of the others so much is allowed as is to be expected of the rms of so few.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 
@@ -28,14 +25,14 @@ PEAK = 8.0
 
 RMS = 1.5
 FEW = 4.0
-"""A root mean square over n rows that matter may be 1.5 (1 + 4 / sqrt(n)) times what is expected."""
+"""A root mean square over n rows that matter may be 1.5 (1 + 4 / n) times what is expected."""
 
 
 def rms_limit(usual: torch.Tensor) -> float:
     """What the root mean square of an error may be over rows (n,) with these expected ones."""
     variance = usual.square()
     matter = float(variance.sum().square() / variance.square().sum().clamp_min(1e-300))
-    return RMS * (1 + FEW / math.sqrt(max(1.0, matter))) * float(variance.mean().sqrt())
+    return RMS * (1 + FEW / max(1.0, matter)) * float(variance.mean().sqrt())
 
 
 def deviations(inputs: Inputs, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,11 +46,13 @@ def deviations(inputs: Inputs, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
     w = weights(q, k, causal=inputs.causal, scale=inputs.scale, first_row=first_row, seqlen_q=seqlen_q)
     out = weigh(w, v)
     if inputs.q.dtype == torch.float32:
-        size = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, :, None, None, :] * inputs.scale
+        # A sum as precise as its terms is rounded with each of them.
+        terms = (1 + q.shape[-1] / 3) ** 0.5
+        size = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, :, None, None, :] * (inputs.scale * terms)
     else:
         size = weigh(q * inputs.scale, k.transpose(-1, -2))
     spread = w.square() * (size.square() + 1)
     competing = weigh(spread, v.square()) - 2 * out * weigh(spread, v) + out.square() * spread.sum(-1, keepdim=True)
     unit = torch.finfo(inputs.q.dtype).eps / 2
-    variance = unit**2 * (competing.clamp_min(0) + out.square())
+    variance = unit**2 / 3 * (competing.clamp_min(0) + out.square())
     return variance.amax(-1).sqrt(), variance.mean(-1).sqrt()

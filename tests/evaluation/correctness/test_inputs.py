@@ -60,7 +60,7 @@ def test_one_generator_never_draws_twice_the_same() -> None:
         ("sbhd", (4 * 64, 64, 4 * 64, 1), "transposed"),
         ("padded", (48 * 4 * 80, 80, 4 * 80, 1), "never"),
         ("odd", (48 * 4 * 69, 69, 4 * 69, 1), "never"),
-        ("slots", (112 * 4 * 64, 64, 4 * 64, 1), "never"),
+        ("slots", (112 * 4 * 64, 64, 4 * 64, 1), "transposed"),
         ("cache", (4 * 112 * 64, 112 * 64, 64, 1), "never"),
     ],
 )
@@ -180,8 +180,9 @@ def test_shifted_values_are_far_from_zero() -> None:
 
 
 def test_value_scales_differ_between_heads() -> None:
-    spread = drawn("scaled").v.abs().amax((0, 2, 3))
-    assert float(spread[1] / spread[0]) > 1e4
+    spread = [drawn("scaled", seed=seed).v.abs().amax((0, 2, 3)) for seed in range(9)]
+    ratios = [float((x.max() / x.min()).log10()) for x in spread]
+    assert max(ratios) > 2 > min(ratios)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])

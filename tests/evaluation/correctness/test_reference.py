@@ -100,9 +100,16 @@ def test_half_precision_errs_as_torchs_own_products_do(dtype: torch.dtype) -> No
     source = torch.Generator().manual_seed(2)
     q, k, v = (torch.randn(2, 160, 64, generator=source).to(dtype) for _ in range(3))
     exact = reference.attention(
-        q.double(), k[0].double(), v[0].double(), causal=True, scale=0.2, first_row=0, seqlen_q=160
+        q.double()[None, None],
+        k.double()[:1, None],
+        v.double()[:1, None],
+        causal=True,
+        scale=0.2,
+        first_row=0,
+        seqlen_q=160,
     )
-    ours = reference.attention(q, k[0], v[0], causal=True, scale=0.2, first_row=0, seqlen_q=160)
+    heads = q[None, None], k[:1, None], v[:1, None]
+    ours = reference.attention(*heads, causal=True, scale=0.2, first_row=0, seqlen_q=160)
     visible = torch.ones(160, 160, dtype=torch.bool).tril()
     scores = ((q * 0.2) @ k[0].T).masked_fill(~visible, float("-inf"))
     torchs = torch.softmax(scores, -1) @ v[0]
