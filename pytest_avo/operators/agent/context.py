@@ -44,7 +44,7 @@ class Context:
 
     def oneshot(self, direction: Given | None) -> list[Message]:
         """The same, and that the answer is the candidate."""
-        text = f"{self._task(direction, 'One answer.')}\n\n{render('oneshot', {})}"
+        text = f"{self._task(direction, 'One answer.', with_tools=False)}\n\n{render('oneshot', {})}"
         return [self._system(), {"role": "user", "content": text}]
 
     def review(self, symptom: str) -> list[Message]:
@@ -77,7 +77,7 @@ class Context:
         values = {"target": self._target, "device": self.task.device, "fence": self.fence.mark}
         return {"role": "system", "content": render("system", values)}
 
-    def _task(self, direction: Given | None, answers: str) -> str:
+    def _task(self, direction: Given | None, answers: str, *, with_tools: bool = True) -> str:
         hint = "" if direction is None else str(direction.direction)
         return render(
             "task",
@@ -90,7 +90,7 @@ class Context:
                 "rejected": self._rejected(),
                 "lessons": self._lessons(hint),
                 "direction": self._direction(direction),
-                "knowledge": self._knowledge(),
+                "knowledge": self._knowledge() if with_tools else "None to look up in this run.",
                 "budget": f"{answers} {self._budget()}".rstrip(),
             },
         )
@@ -156,7 +156,9 @@ class Context:
         if self.memory is None:
             return "This run keeps none, and has no tools to record or search them."
         recent = " ".join(f"{attempt.hypothesis} {outcome.reason}" for attempt, outcome in self._finished()[:3])
-        lessons = self.memory.recall(f"{hint} {recent}", limit=MAX_LESSONS)
+        recalled = self.memory.recall(f"{hint} {recent}", limit=3 * MAX_LESSONS)
+        # The attempts above say what was predicted and measured.
+        lessons = [lesson for lesson in recalled if not lesson.is_comparison][:MAX_LESSONS]
         return self._listed([" ".join(str(lesson).split()) for lesson in lessons], LESSONS) or "None yet."
 
     def _direction(self, direction: Given | None) -> str:
@@ -173,7 +175,7 @@ class Context:
         if self.knowledge is None:
             return "There is no knowledge base in this run."
         lines = []
-        for file in self.knowledge.files():
+        for file in self.knowledge.files(target=self._target):
             titles = [heading.split(" / ")[-1] for heading in self.knowledge.headings(file)]
             lines.append(f"{file}: {'; '.join(titles[:12])}")
         listed = self.fence.data(bounded("\n".join(lines), self._chars(KNOWLEDGE)))

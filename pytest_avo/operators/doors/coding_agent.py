@@ -127,6 +127,7 @@ class CodingAgentOperator:
         if transcript.is_file():  # of before an interruption: what it used then counts
             for line in transcript.read_text(encoding="utf-8").splitlines():
                 self.agent.take(usage, line)
+        self.agent.collect(usage, step.folder.path)
         make_folder(task.folder)
         program = Program(
             self.agent.command(prompt, session=session, model=self.settings.model),
@@ -140,6 +141,7 @@ class CodingAgentOperator:
             reason = _watch(step, program, usage)
         finally:
             status = program.end()
+            self.agent.collect(usage, step.folder.path)
             if usage.session:
                 sessions.write_text(usage.session + "\n", encoding="utf-8")
         if reason == ENDED and status != 0 and step.is_untouched:

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pytest_avo.core.errors import InvalidInput
@@ -47,6 +48,8 @@ class Preset:
     """Arguments that name the model, where the user chose one."""
     read: Callable[[AgentUsage, Mapping[str, Any]], None] = field(default=lambda usage, event: None)
     """Takes what an event, a line of JSON, says of usage and session."""
+    trajectory: str = ""
+    """A file that it writes in its folder instead, which says all at the end."""
 
     def command(self, prompt: str, *, session: str = "", model: str = "") -> list[str]:
         """Its arguments for a step."""
@@ -65,6 +68,19 @@ class Preset:
             return
         if isinstance(event, dict):
             self.read(usage, event)
+
+    def collect(self, usage: AgentUsage, folder: Path) -> None:
+        """Read the file that it left, and remove it: what it says counts once."""
+        if not self.trajectory:
+            return
+        path = folder / self.trajectory
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            path.unlink()
+        except (OSError, ValueError):
+            return
+        if isinstance(found, dict):
+            self.read(usage, found)
 
 
 def preset(chosen: str) -> Preset:
@@ -121,6 +137,14 @@ def _opencode(usage: AgentUsage, event: Mapping[str, Any]) -> None:
         usage.add(read, _whole(used.get("output")) + _whole(used.get("reasoning")), part.get("cost"))
 
 
+def _mini_swe_agent(usage: AgentUsage, trajectory: Mapping[str, Any]) -> None:
+    messages = trajectory.get("messages")
+    for message in messages if isinstance(messages, list) else []:
+        extra = _object(message, "extra") if isinstance(message, dict) else {}
+        used = _object(_object(extra, "response"), "usage")
+        usage.add(used.get("prompt_tokens"), used.get("completion_tokens"), extra.get("cost") or None)
+
+
 PRESETS: Mapping[str, Preset] = {
     "claude": Preset(
         "claude",
@@ -155,8 +179,10 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "mini-swe-agent": Preset(
         "mini-swe-agent",
-        start=_words("mini --yolo --exit-immediately {model} --task {prompt}"),
+        start=_words("mini --yolo --exit-immediately --output .avo-trajectory.json {model} --task {prompt}"),
         model=_words("--model {model}"),
+        read=_mini_swe_agent,
+        trajectory=".avo-trajectory.json",
     ),
     WAIT: Preset(WAIT, start=()),
 }

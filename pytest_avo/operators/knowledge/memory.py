@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import sqlite3
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.events import Fact, LessonLearnt, PredictionChecked
 from pytest_avo.lineage.records import Run
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.programs import Programs
-from pytest_avo.operators.knowledge.versions import version_name
+from pytest_avo.operators.knowledge.versions import spelled, version_name
 
 LONGEST_QUERY = 60
 RUNS_READ = 20
@@ -27,10 +27,21 @@ class Lesson:
     technique: str
     symptom: str
     origin: str
+    run: int = 0
+    step: tuple[int, int] | None = None
+    """Generation and member of the step that wrote it, before its verdict; None for a comparison, written after."""
+    ended: str = ""
+    """What became of that step's candidate, where that is known."""
+
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is a prediction beside what was measured, which the list of attempts says too."""
+        return self.step is None
 
     def __str__(self) -> str:
         about = ", ".join(part for part in (self.technique, self.symptom) if part)
-        return f"{self.origin}{f' ({about})' if about else ''}: {self.text}"
+        ended = f" [its step ended {self.ended}]" if self.ended else ""
+        return f"{self.origin}{f' ({about})' if about else ''}: {self.text}{ended}"
 
 
 class LessonMemory:
@@ -51,19 +62,26 @@ class LessonMemory:
         for run in runs[-RUNS_READ:]:
             with View(view.path, run.id) as other:
                 for event in other.events(LessonLearnt):
-                    self._add(event.fact, run)
+                    step = event.fact.generation, event.fact.member
+                    self._add(event.fact, run, _ended(other, step))
 
     def recall(self, query: str, *, limit: int) -> list[Lesson]:
         """The lessons that fit a query best, those of this kernel before others; filled up with the newest."""
         with self._lock:
             chosen = self._matching(query, limit)
             chosen += [index for index in reversed(range(len(self._lessons))) if index not in chosen]
-            return [self._lessons[index] for index in chosen[:limit]]
+            return [self._amended(self._lessons[index]) for index in chosen[:limit]]
 
     def search(self, query: str, *, limit: int) -> list[Lesson]:
         """The lessons that have words of a query, and no others, in the same order."""
         with self._lock:
-            return [self._lessons[index] for index in self._matching(query, limit)]
+            return [self._amended(self._lessons[index]) for index in self._matching(query, limit)]
+
+    def _amended(self, lesson: Lesson) -> Lesson:
+        """With the verdict, which whoever wrote it did not know yet."""
+        if lesson.run != self._view.run.id or lesson.step is None:
+            return lesson
+        return replace(lesson, ended=_ended(self._view, lesson.step))
 
     def _matching(self, query: str, limit: int) -> list[int]:
         self._read_new()
@@ -79,7 +97,7 @@ class LessonMemory:
             self._last = event.id
             self._add(event.fact, self._view.run)
 
-    def _add(self, fact: Fact, run: Run) -> None:
+    def _add(self, fact: Fact, run: Run, ended: str = "") -> None:
         if isinstance(fact, PredictionChecked):
             attempt = self._view.attempt(fact.attempt)
             origin = version_name(attempt)
@@ -88,7 +106,8 @@ class LessonMemory:
             assert isinstance(fact, LessonLearnt)
             where = f"g{fact.generation:04d}"
             origin = where if run.id == self._view.run.id else f"run {run.id} of {run.kernel}, {where}"
-            lesson = Lesson(fact.text, fact.technique, fact.symptom, origin)
+            step = fact.generation, fact.member
+            lesson = Lesson(fact.text, fact.technique, fact.symptom, origin, run.id, step, ended)
         if lesson.text in self._texts:
             return  # a replay records the lessons of its run once more
         self._texts.add(lesson.text)
@@ -98,3 +117,13 @@ class LessonMemory:
             "INSERT INTO lesson (rowid, technique, symptom, text, near) VALUES (?, ?, ?, ?, ?)",
             (len(self._lessons), lesson.technique, lesson.symptom, lesson.text, int(near)),
         )
+
+
+def _ended(view: View, step: tuple[int, int]) -> str:
+    """How the attempt of a step ended: its status, and its gain where that was measured; "" while it is open."""
+    outcomes = view.outcomes()
+    for attempt in view.attempts():
+        if (attempt.generation, attempt.member) == step and (outcome := outcomes.get(attempt.id)):
+            gain = outcome.confirmed or outcome.gain
+            return outcome.status + (f", {spelled(gain.exp())} over its parent" if gain else "")
+    return ""

@@ -100,7 +100,7 @@ def score_line(verdict: Verdict) -> str:
             f"{verdict.baseline.ratio:.3f}x [{low:.3f}, {high:.3f}] of its parent's speed "
             f"({verdict.baseline.median_us:,.1f} us)"
         )
-    parts += [f"{peer.ratio:.3f}x of {name}'s speed" for name, peer in verdict.peers.items()]
+    parts += [f"{peer.ratio:.3f}x of {name}'s speed ({peer.median_us:,.1f} us)" for name, peer in verdict.peers.items()]
     if verdict.reason and not verdict.is_good:
         parts.append(verdict.reason)
     return ", ".join(parts)

@@ -23,6 +23,7 @@ from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.operator import DraftResult, Task
 from pytest_avo.operators.tools.edits import Edit
 from pytest_avo.operators.tools.tools import Mistake
+from pytest_avo.report.text import counted
 
 SMALLEST = "smallest"
 """Stands for the shape that is cheapest to try."""
@@ -70,14 +71,20 @@ class Draft:
         return normalised(self.text) != normalised(self.parent_text)
 
     def accept(self, edit: Edit) -> str:
-        """Take an edit over; returns its diff, and what is wrong with the new text where something is."""
+        """Take an edit over; returns how large the change is, and what is wrong with the new text where something is.
+
+        Not the change itself: whoever made it has just written it.
+        """
         self.text = edit.text
         self.edits += 1
+        lines = edit.diff.splitlines()[2:]
+        added, removed = (sum(line.startswith(sign) for line in lines) for sign in "+-")
+        said = f"the draft has {counted(len(self.text.splitlines()), 'line')} now: +{added} -{removed}"
         try:
             self.check()
         except Mistake as mistake:
-            return f"{edit.diff}\nbut the draft cannot be evaluated like this: {mistake}"
-        return edit.diff
+            return f"{said}\nbut it cannot be evaluated like this: {mistake}"
+        return said
 
     def check(self) -> Kernel:
         """The draft as a kernel; Mistake where it breaks the contract, which costs no evaluation to find out."""

@@ -153,7 +153,7 @@ def test_a_call_that_was_cut_off_is_told_so(world: World, serve: Serve, agent: M
     model = serve([cut, calls(SUBMIT)])
     assert proposed(agent(model), world).source == SEED.replace("100", "200")
     *_, done, malformed, told = (message["content"] for message in model.requests[1]["messages"])
-    assert "+SPEED = 200" in done
+    assert "the draft has 10 lines now: +1 -1" in done
     assert "not valid JSON" in malformed
     assert told.startswith("The answer was cut off at its token limit")
 
@@ -195,7 +195,7 @@ def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, age
         "there is no version 'g0042'",
         "hopper-architecture.md",
         "not available here: no such tool for a CPU",
-        "+SPEED = 200",
+        "the draft has 10 lines now: +1 -1",
     ]
     for answer, part in zip(answers, expected, strict=True):
         assert part in answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,16 @@ def test_a_session_and_a_model_are_handed_on_where_there_are_any() -> None:
 def test_a_command_of_the_users_own_is_a_template() -> None:
     own = preset("sh -c 'echo \"$1\"' sh {prompt}")
     assert own.command("a b") == ["sh", "-c", 'echo "$1"', "sh", "a b"]
+
+
+def test_usage_is_read_from_the_file_that_an_agent_leaves_and_counts_once(tmp_path: Path) -> None:
+    mini, usage = PRESETS["mini-swe-agent"], AgentUsage()
+    response = {"usage": {"prompt_tokens": 800, "completion_tokens": 50}}
+    messages = [{"role": "user"}, {"role": "assistant", "extra": {"cost": 0.5, "response": response}}]
+    (tmp_path / mini.trajectory).write_text(json.dumps({"info": {}, "messages": messages}))
+    for _ in range(2):
+        mini.collect(usage, tmp_path)
+    assert usage == AgentUsage(tokens_in=800, tokens_out=50, cost=0.5)
 
 
 @pytest.mark.parametrize(

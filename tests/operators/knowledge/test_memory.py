@@ -38,6 +38,18 @@ def test_lessons_come_in_while_the_run_goes_on(world: World) -> None:
     assert [str(each) for each in memory.recall("packing", limit=3)] == ["g0001 (packing): Packing the keys paid off."]
 
 
+def test_a_lesson_is_amended_with_the_verdict(world: World) -> None:
+    learn(world, "Packing the keys should pay off.", "packing")
+    memory = LessonMemory(world.view)
+    assert "ended" not in str(memory.recall("packing", limit=1)[0])
+    world.settle(Proposal(SEED.replace("100", "90"), "pack the keys"), "slower", gain=-0.1)
+    ended = "[its step ended slower, 0.905x [0.896, 0.914] over its parent]"
+    told = f"g0001 (packing): Packing the keys should pay off. {ended}"
+    assert str(memory.search("packing", limit=1)[0]) == told
+    later = LessonMemory(World(world.store).view)
+    assert str(later.recall("packing", limit=1)[0]).endswith(ended)
+
+
 def test_a_comparison_is_a_lesson_too(world: World) -> None:
     attempt = world.settle(Proposal(SEED.replace("100", "90"), "fuse the softmax"))
     world.record(PredictionChecked(attempt.id, "geomean predicted 1.2, measured 0.9: too high"))

@@ -65,8 +65,7 @@ def test_no_arguments_at_all_are_those_of_a_call_without_any(toolbox: Toolbox) -
 )
 def test_arguments_that_are_packed_oddly_are_unpacked(toolbox: Toolbox, name: str, arguments: str) -> None:
     answer = toolbox.handle(ToolCall(id="1", name=name, arguments=arguments))
-    assert "SPEED = 1" in answer
-    assert "error" not in answer
+    assert "SPEED = 100" in answer or "now: +1 -1" in answer
 
 
 def test_a_text_that_looks_like_a_list_stays_a_text(toolbox: Toolbox) -> None:
@@ -97,13 +96,14 @@ def test_versions_are_listed_read_and_compared(world: World, toolbox: Toolbox) -
 def test_a_version_is_looked_into_or_started_over_from(world: World, toolbox: Toolbox) -> None:
     world.settle(Proposal(SEED.replace("100", "90"), "slower"))
     assert "not available here: no such tool for a CPU" in handle(toolbox, "compile_report", version="g0001")
-    assert "+SPEED = 90" in handle(toolbox, "reset_draft", version="g0001")
-    assert "-SPEED = 90\n+SPEED = 100" in handle(toolbox, "reset_draft")
+    assert "the draft has 10 lines now: +1 -1" in handle(toolbox, "reset_draft", version="g0001")
+    assert "SPEED = 90" in handle(toolbox, "read_draft")
+    handle(toolbox, "reset_draft")
+    assert "SPEED = 100" in handle(toolbox, "read_draft")
 
 
 def test_an_answer_is_bounded(toolbox: Toolbox) -> None:
-    long = "\n".join(f"X{number} = {number}" for number in range(5000))
-    answer = handle(toolbox, "write_draft", source=SEED + long)
+    answer = handle(toolbox, "search_knowledge", query="attention softmax keys", limit=20)
     assert len(answer) < LONGEST_ANSWER + 200
     assert "characters left out" in answer
 
