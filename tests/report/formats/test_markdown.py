@@ -96,4 +96,5 @@ def test_a_report_that_github_would_refuse_is_shortened() -> None:
 
 def test_what_could_not_be_measured_is_listed() -> None:
     report = markdown([], [], [Unmeasured("a.py", "usage", "claims no shapes", is_machine=False)])
-    assert "| a.py   | usage   | usage error | claims no shapes |" in report
+    cells = [cell.strip() for cell in report.splitlines()[-1].strip("|").split("|")]
+    assert cells == ["a.py", "usage", "usage error", "claims no shapes"]
