@@ -140,6 +140,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     build_s: float = 0.0
     check_s: float = 0.0
     time_s: float = 0.0
+    waited_s: float = 0.0
+    """For the device, while other runs had it."""
     timing: Timing | None = None
     notes: tuple[str, ...] = ()
     """What else a reader of the numbers must know: an absent peer, say."""

@@ -61,6 +61,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         build_s=sum(x.build_s for x in evaluations),
         check_s=sum(x.check_s for x in evaluations),
         time_s=sum(x.time_s for x in evaluations),
+        waited_s=sum(x.waited_s for x in evaluations),
         evaluations=len(evaluations),
         resume_hint=resume_hint,
     )

@@ -28,6 +28,8 @@ class ResultRow(msgspec.Struct, frozen=True):
     seed: int = 0
     digest: str = ""
     """Of the kernel's source."""
+    waited_s: float = 0.0
+    """For the device, while other runs had it."""
     failed: bool = False
     """The item failed: what is wrong with the kernel, or the gate, stands in the verdict."""
 
@@ -82,6 +84,7 @@ def result_row(
         timing=evaluation.timing,
         seed=evaluation.seed,
         digest=digest,
+        waited_s=evaluation.waited_s,
     )
 
 

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_avo.report.terminal.status import Screen
+from pytest_avo.report.terminal.terminal import WIDTH
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+
+MOST_COLUMNS = 200
+LEAST_COLUMNS = 60
+
+
+def columns(config: pytest.Config) -> int:
+    """How wide tables may be: as the terminal is or the user says in COLUMNS; in a file as they are by default."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not (reporter.isatty or os.environ.get("COLUMNS", "").isdecimal()):
+        return WIDTH
+    return min(MOST_COLUMNS, max(LEAST_COLUMNS, int(config.get_terminal_writer().fullwidth)))
 
 
 class BesideCapture:
     """A screen that is written to with pytest's capturing suspended: items wait for minutes, and say so."""
 
-    def __init__(self, screen: Screen, config: pytest.Config) -> None:
+    def __init__(self, screen: TerminalReporter, config: pytest.Config) -> None:
         self._screen = screen
         self._config = config
 
     @property
     def isatty(self) -> bool:
-        return self._screen.isatty
+        return bool(self._screen.isatty)
+
+    @property
+    def columns(self) -> int:
+        return columns(self._config)
 
     def ensure_newline(self) -> None:
         with self._uncaptured():

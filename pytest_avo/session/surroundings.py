@@ -55,7 +55,7 @@ def console_of(config: pytest.Config) -> Console:
     """The terminal of a session; it is there once a session begins."""
 
     def screen() -> Screen | None:
-        found: Screen | None = config.pluginmanager.get_plugin("terminalreporter")
+        found = config.pluginmanager.get_plugin("terminalreporter")
         return None if found is None else BesideCapture(found, config)
 
     return Console(screen, is_quiet=config.get_verbosity() < 0)

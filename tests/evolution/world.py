@@ -138,6 +138,7 @@ class Screen:
 
     lines: list[str] = field(default_factory=list)
     isatty = False
+    columns = 100
 
     def ensure_newline(self) -> None: ...
 

@@ -40,7 +40,7 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
     EvaluatorError when the kernel's process ends without a profile, or not within LIMIT_S.
     """
     with (
-        lease(lease_path(CpuDevice().id), exclusive=False, waiting=lambda: None),
+        lease(lease_path(CpuDevice().id), exclusive=False, waiting=lambda _: None),
         Child("profile", kernel, confined=confined) as child,
         child.within(LIMIT_S),
     ):

@@ -39,8 +39,8 @@ from pytest_avo.evaluation.judge.timing import ArmFault, Race
 
 LOADING = ""
 """In the place of a shape: an arm failed before it saw one, and so it will on the next."""
-Lease = Callable[[bool], AbstractContextManager[None]]
-"""Hold the device's lease: alone (True) or shared (False)."""
+Lease = Callable[[bool], AbstractContextManager[float]]
+"""Hold the device's lease: alone (True) or shared (False); yields the seconds that it was waited for."""
 
 SEED_BITS = 62
 """Of a recorded seed: more than anybody tries, and a whole number wherever results are kept."""
@@ -86,8 +86,9 @@ class Examiner:
         right: dict[str, Evaluation] = {}
         for number, shape in enumerate(request.shapes, start=1):
             what = f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})"
-            with self._lease(False):
+            with self._lease(False) as waited_s:
                 evaluation = self._check(request, shape, what)
+            evaluation = msgspec.structs.replace(evaluation, waited_s=waited_s)
             if evaluation.outcome == "ok" and request.plan is not None:
                 right[shape.id] = evaluation
             else:
@@ -95,7 +96,8 @@ class Examiner:
         if len(right) < len(request.shapes):
             yield from right.values()
         else:
-            with self._lease(True):
+            with self._lease(True) as waited_s:
+                right = {shape: _later(evaluation, waited_s / len(right)) for shape, evaluation in right.items()}
                 if fault := self._background_work(request):
                     for evaluation in right.values():
                         yield msgspec.structs.replace(evaluation, outcome=fault.outcome, reason=fault.reason)
@@ -291,6 +293,10 @@ class Examiner:
         found = self._arms.fault(KERNEL, error)
         log = self._arms.log(KERNEL)
         return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
+
+
+def _later(evaluation: Evaluation, waited_s: float) -> Evaluation:
+    return msgspec.structs.replace(evaluation, waited_s=evaluation.waited_s + waited_s)
 
 
 def _undecided(plan: TimingPlan) -> TimingPlan:

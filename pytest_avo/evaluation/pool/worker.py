@@ -18,7 +18,6 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -146,8 +145,10 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Lin
     from pytest_avo.evaluation.arms.arms import Arms
     from pytest_avo.evaluation.judge.examiner import Examiner
 
-    def hold(exclusive: bool) -> AbstractContextManager[None]:
-        waiting = partial(line.say, f"waiting for {device.id}")
+    def waiting(who: str) -> None:
+        line.say(f"waiting for {device.id}, which {who or 'another run'} has")
+
+    def hold(exclusive: bool) -> AbstractContextManager[float]:
         return lease(lease_path(device.id), exclusive=exclusive, waiting=waiting)
 
     arms = Arms(

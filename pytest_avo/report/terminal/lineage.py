@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pytest_avo.core.stats import Interval
 from pytest_avo.report import text
-from pytest_avo.report.terminal.terminal import WIDTH, Line, draw
+from pytest_avo.report.terminal.terminal import LEAST_WAIT_S, WIDTH, Line, draw
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 COMMITS = frozenset({"seed", "promoted"})
@@ -52,6 +52,8 @@ class Summary:
     check_s: float
     time_s: float
     evaluations: int
+    waited_s: float = 0.0
+    """For the device, while other runs had it; beside what the evaluator took."""
     resume_hint: str = ""
     """Command line that continues the run; empty when it is complete."""
 
@@ -142,6 +144,8 @@ def _totals(summary: Summary, width: int) -> list[Line]:
     parts = {"build": summary.build_s, "check": summary.check_s, "timing": summary.time_s}
     shares = [f"{name} {text.duration(seconds)}" for name, seconds in parts.items()]
     lines += [Line(line) for line in text.fold("evaluator:", [text.duration(evaluator_s) + share, *shares], width)]
+    if summary.waited_s >= LEAST_WAIT_S:
+        lines.append(Line(f"waited: {text.duration(summary.waited_s)} for the device, which other runs had"))
     if summary.resume_hint:
         lines.append(Line(f"resume with: {text.plain(summary.resume_hint)}"))
     return lines

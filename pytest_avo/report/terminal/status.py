@@ -5,8 +5,16 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from pytest_avo.report.text import clip
+
 QUIET_S = 4.0
-"""Silence after which the line appears. It is only for terminals: a log file needs no moving line."""
+"""Silence after which the line appears on a terminal."""
+LOG_S = 60.0
+"""Silence after which a log file, where no line can be rewritten, gets one more."""
+
+
+ROOM = 14
+"""Columns beside the text of the line: the indentation, and the seconds."""
 
 
 class Screen(Protocol):
@@ -14,6 +22,9 @@ class Screen(Protocol):
 
     @property
     def isatty(self) -> bool: ...
+
+    @property
+    def columns(self) -> int: ...
 
     def ensure_newline(self) -> None: ...
 
@@ -26,8 +37,9 @@ class StatusLine:
     """One line at the bottom, rewritten in place."""
 
     def __init__(self, screen: Screen | None) -> None:
-        self._screen = screen if screen is not None and screen.isatty else None
+        self._screen = screen
         self._since = time.monotonic()
+        self._logged_s = 0.0
         self._shown = False
 
     def tick(self, text: str) -> None:
@@ -35,10 +47,17 @@ class StatusLine:
         quiet_s = time.monotonic() - self._since
         if self._screen is None or quiet_s < QUIET_S:
             return
+        if not self._screen.isatty:
+            if quiet_s - self._logged_s >= LOG_S:
+                self._logged_s = quiet_s
+                self._screen.ensure_newline()
+                self._screen.write_line(f"  {text} ({quiet_s:.0f} s)")
+            return
         if not self._shown:
             self._screen.ensure_newline()
             self._shown = True
-        self._screen.rewrite(f"  {text[:80]} ({quiet_s:.0f} s)", erase=True, light=True)
+        shown = clip(text, max(ROOM, self._screen.columns - ROOM))
+        self._screen.rewrite(f"  {shown} ({quiet_s:.0f} s)", erase=True, light=True)
 
     def clear(self) -> None:
         """Remove the line: something else is going to be printed."""
@@ -47,3 +66,4 @@ class StatusLine:
             self._screen.rewrite("")
         self._shown = False
         self._since = time.monotonic()
+        self._logged_s = 0.0

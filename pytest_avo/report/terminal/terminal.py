@@ -15,6 +15,7 @@ from pytest_avo.report.rows import Geomean, ResultRow, arms, by_kernel, comparis
 from pytest_avo.report.terminal.table import Table, layouts, table
 
 WIDTH = 100
+LEAST_WAIT_S = 1.0
 LEGEND = "ratios: time of the other / time of the kernel, above 1 the kernel is faster; [95% interval]"
 
 
@@ -47,6 +48,8 @@ def results(
         lines += [Line("")] if verbosity >= 0 else []
     if verbosity >= 0 and any(comparisons(row) for row in rows):
         lines.append(Line(LEGEND))
+    if (waited_s := sum(row.waited_s for row in rows)) >= LEAST_WAIT_S:
+        lines.append(Line(f"waited: {text.duration(waited_s)} for the device, which other runs had"))
     return lines
 
 

@@ -24,6 +24,7 @@ from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.items.totals import attach_total, totals
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.outputs import print_apart, tell_github, write_files
+from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
 
 
@@ -66,7 +67,12 @@ class Bench(KernelRun):
         self._tally.keep(report)
 
     def table(self) -> Iterable[Line]:
-        return terminal.results(self._tally.rows, self._tally.totals, verbosity=self._config.get_verbosity())
+        return terminal.results(
+            self._tally.rows,
+            self._tally.totals,
+            verbosity=self._config.get_verbosity(),
+            width=columns(self._config),
+        )
 
     def leave(self) -> None:
         """Write and print what the user asked for."""

@@ -34,6 +34,7 @@ from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.modes.candidates import SEED_PREFIX, EvolutionRules, attach_candidate, candidate_items
 from pytest_avo.session.outputs import write_files
+from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
 
 
@@ -175,14 +176,15 @@ class Evolution(KernelRun):
         campaign, consultation = self._loop.campaign, self._loop.consultation
         label = f"::{campaign.prefix(campaign.incumbent)}"
         best = self._loop.final or [row for row in self._tally.rows if label in row.node_id]
-        yield from terminal.results(best, verbosity=self._config.get_verbosity())
+        width = columns(self._config)
+        yield from terminal.results(best, verbosity=self._config.get_verbosity(), width=width)
         wall_s = time.monotonic() - self._started
         summary = balance.summary(
             campaign,
             wall_s=consultation.ledger.snapshot().wall_s,
             resume_hint="" if self._complete else self._resume_command(),
         )
-        yield from lineage.lineage(balance.attempt_rows(campaign), summary)
+        yield from lineage.lineage(balance.attempt_rows(campaign), summary, width=width)
         yield from ledger.workers(self.assessor.work(), wall_s=wall_s)
         if consultation.is_budgeted:
             yield from ledger.ledger(consultation.ledger.summary_rows())

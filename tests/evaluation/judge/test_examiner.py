@@ -45,9 +45,9 @@ class Desk:
         )
 
     @contextmanager
-    def _lease(self, exclusive: bool) -> Iterator[None]:
+    def _lease(self, exclusive: bool) -> Iterator[float]:
         self.leases.append("alone" if exclusive else "shared")
-        yield
+        yield 2.0 if exclusive else 0.5
 
     def examine(
         self,
@@ -130,6 +130,7 @@ def test_timing_has_the_device_alone_and_all_arms(desk: Desk) -> None:
         assert evaluation.timing is not None
         assert set(evaluation.timing.seconds) == {KERNEL, BASELINE, "torch-sdpa"}
         assert evaluation.time_s > 0
+        assert evaluation.waited_s == 0.5 + 2.0 / 2, "for the device: once to be checked, and half of once to be timed"
         assert evaluation.notes == ()
 
 

@@ -19,7 +19,7 @@ HOLDER = """
 import sys
 from pathlib import Path
 from pytest_avo.evaluation.judge.lease import lease
-with lease(Path(sys.argv[1]), exclusive=sys.argv[2] == "alone", waiting=lambda: print("waiting", flush=True)):
+with lease(Path(sys.argv[1]), exclusive=sys.argv[2] == "alone", waiting=lambda who: print("waiting", flush=True)):
     print("held", flush=True)
     sys.stdin.read()
 print("released", flush=True)
@@ -83,6 +83,37 @@ def test_checks_share_the_device(stack: ExitStack, path: Path) -> None:
         assert held(stack, path, "shared").says() == "held"
 
 
+def test_one_that_wants_the_device_alone_waits_for_those_before_it_and_not_for_those_after(
+    stack: ExitStack, path: Path
+) -> None:
+    first = held(stack, path, "shared")
+    assert first.says() == "held"
+    timing = held(stack, path, "alone")
+    assert timing.says() == "waiting"
+    later = held(stack, path, "shared")
+    assert later.says() == "waiting", "else checks could keep it waiting for ever"
+    first.release()
+    assert timing.says() == "held"
+    timing.release()
+    assert later.says() == "held"
+
+
+def test_whoever_waits_is_told_for_whom_and_how_long(stack: ExitStack, path: Path) -> None:
+    holder = held(stack, path, "alone")
+    assert holder.says() == "held"
+    told: list[str] = []
+
+    def waiting(who: str) -> None:
+        told.append(who)
+        holder.release()
+
+    with lease(path, exclusive=True, waiting=waiting) as waited_s:
+        assert told == [f"process {holder.process.pid} in {os.getcwd()}"]
+        assert 0 < waited_s < 60
+    with lease(path, exclusive=True, waiting=_unexpected) as waited_s:
+        assert waited_s == 0
+
+
 def test_the_lease_of_a_killed_process_is_free(stack: ExitStack, path: Path) -> None:
     one = held(stack, path, "alone")
     assert one.says() == "held"
@@ -103,7 +134,7 @@ def test_threads_of_one_process_exclude_each_other_too(path: Path) -> None:
     waited, done = threading.Event(), threading.Event()
 
     def other() -> None:
-        with lease(path, exclusive=True, waiting=waited.set):
+        with lease(path, exclusive=True, waiting=lambda _: waited.set()):
             done.set()
 
     thread = threading.Thread(target=other)
@@ -124,5 +155,5 @@ def test_every_device_has_a_file_of_its_own_that_all_runs_share(
     assert lease_path("cpu").parent.is_dir()
 
 
-def _unexpected() -> None:
+def _unexpected(_: str) -> None:
     raise AssertionError("nobody else holds the lease")
