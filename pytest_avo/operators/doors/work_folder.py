@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import contextlib
 import sys
 from pathlib import Path
 
 from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.disk.repository import GitError, git
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.doors import briefing
 from pytest_avo.operators.doors.wire import write_step_file
@@ -116,8 +116,8 @@ def _make(path: Path) -> None:
     if path.is_dir():
         return
     path.mkdir(parents=True)
-    if git := shutil.which("git"):
-        subprocess.run([git, "init", "-q", "--template=", str(path)], check=False, capture_output=True)
+    with contextlib.suppress(GitError):
+        git(path, "init", "-q", "--template=")
 
 
 def _read(path: Path) -> str | None:

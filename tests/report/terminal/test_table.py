@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+
 from pytest_avo.core.shape import Shape
 from pytest_avo.report.rows import ResultRow
 from pytest_avo.report.terminal.table import Layout, layouts, table
@@ -42,6 +44,18 @@ def test_a_mixed_table_names_the_unit_in_each_cell() -> None:
     assert column(rows, "throughput") == ["0.671 TFLOP/s", "5.25 GB/s", "-"]
 
 
+def test_how_near_the_device_s_best_a_kernel_comes_is_a_column_where_that_is_known() -> None:
+    made = row(shape(), peers=PEERS)
+    assert made.timing is not None
+    known = msgspec.structs.replace(made, timing=msgspec.structs.replace(made.timing, least_s=0.00062))
+    rows = [known, row(shape(batch=2)), row(shape(batch=3), "rejected")]
+    assert column(rows, "roofline") == ["62%", "-", "-"]
+    wide, *narrow = layouts(rows)
+    assert "roofline" in table(rows, wide).headers
+    assert "roofline" not in table(rows, narrow[1]).headers
+    assert "roofline" not in table(rows[1:], wide).headers
+
+
 def test_an_absent_peer_leaves_a_dash() -> None:
     rows = [row(shape(), peers=PEERS), row(shape(batch=2))]
     assert column(rows, "vs fa3") == ["1.21 [1.18, 1.24]", "-"]
@@ -73,9 +87,10 @@ def test_details_are_rounds_and_seed() -> None:
     assert [line[-2:] for line in made.body] == [("3", "42"), ("-", "43")]
 
 
-def test_layouts_give_up_intervals_first_then_shapes_then_peers() -> None:
+def test_layouts_give_up_intervals_first_then_the_roofline_then_shapes_then_peers() -> None:
     rows = [row(shape(), peers={**PEERS, "flex": beside(1, 0.9, 1.1)})]
     full = Layout(("fa3", "flex"))
     plain = replace(full, intervals=False)
-    short = replace(plain, whole_shapes=False)
-    assert layouts(rows) == [full, plain, short, replace(short, peers=("fa3",)), replace(short, peers=())]
+    bare = replace(plain, roofline=False)
+    short = replace(bare, whole_shapes=False)
+    assert layouts(rows) == [full, plain, bare, short, replace(short, peers=("fa3",)), replace(short, peers=())]
