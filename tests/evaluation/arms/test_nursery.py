@@ -59,7 +59,7 @@ def test_no_secret_is_in_the_environment(laboratory: Laboratory) -> None:
     assert SECRET not in found["first"]
     allowed = {"PATH", "HOME", "TMPDIR", "LC_ALL", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CUDA_HOME"}
     allowed |= {"TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH"}
-    allowed |= {"CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX"}
+    allowed |= {"CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX", "USER", "LOGNAME"}
     # Libraries that the zygote imports set flags of their own.
     extra = {
         name for name in json.loads(found["now"].replace("'", '"')) if not name.startswith(("TORCH", "KMP", "MKL"))

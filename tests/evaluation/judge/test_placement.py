@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 import torch
 
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.correctness.inputs import Case, draw
-from pytest_avo.evaluation.judge.placement import Placement, Use, busy_threads
+from pytest_avo.evaluation.judge.placement import Placement, Use, busy_threads, uses_foreign_cores
 from pytest_avo.evaluation.linux.processes import threads
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
@@ -79,3 +80,20 @@ def test_only_what_was_used_since_the_beginning_counts() -> None:
 def test_work_of_threads_that_ended_leaves_the_others_free() -> None:
     assert busy_threads(Use({10: 1.0}, 2.0), cores=2) == []
     assert busy_threads(Use({10: 1.0}, 1.01), cores=2) == [10]
+
+
+def test_a_process_on_cores_that_its_judge_may_not_use_is_noticed() -> None:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("this machine gives tests one core")
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        assert not uses_foreign_cores(child.pid)
+        os.sched_setaffinity(0, {min(cores)})
+        assert uses_foreign_cores(child.pid)
+        os.sched_setaffinity(child.pid, {min(cores)})
+        assert not uses_foreign_cores(child.pid)
+    finally:
+        os.sched_setaffinity(0, cores)
+        child.kill()
+        child.wait()
