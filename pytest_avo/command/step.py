@@ -45,6 +45,9 @@ def _add_evaluation(verbs: Verbs) -> None:
     waiting = evaluate.add_mutually_exclusive_group()
     waiting.add_argument("--no-wait", action="store_true", help="give a ticket at once; `avo wait TICKET` waits for it")
     waiting.add_argument("--for", type=_seconds, dest="wait_s", metavar="S", help="wait at most S seconds")
+    race = _verb(verbs, "race", _race, "Time the draft anew, in fresh rounds, beside a version or a peer")
+    race.add_argument("against", nargs="?", default="incumbent", help="a version or a peer (default: the parent)")
+    race.add_argument("--shape", action="append", default=[], metavar="ID", help="this shape alone; repeatable")
     wait = _verb(verbs, "wait", _wait, "Wait for an evaluation; after a submission, for the next step")
     wait.add_argument("ticket", nargs="?", type=int, help="default: the newest evaluation that runs")
     wait.add_argument("--for", type=_seconds, dest="wait_s", metavar="S", help="wait at most S seconds")
@@ -94,6 +97,10 @@ def _evaluate(given: argparse.Namespace) -> Request:
     if given.quick and not given.shape:
         arguments = {"shapes": ["smallest"], "timed": False}
     return Request(tool="evaluate_draft", arguments=arguments, wait_s=0 if given.no_wait else given.wait_s)
+
+
+def _race(given: argparse.Namespace) -> Request:
+    return Request(tool="race_draft", arguments={"against": given.against, "shapes": given.shape})
 
 
 def _wait(given: argparse.Namespace) -> Request:

@@ -22,7 +22,7 @@ from pytest_avo.evolution.promotion import Provenance, check_unchanged
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
-from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Resumed, SeedComparison, Spending
+from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Race, Resumed, SeedComparison, Spending
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
@@ -276,12 +276,13 @@ class Campaign:
         attempts = self.view.attempts()
         drafts = [x for each in attempts for x in self.view.evaluations(each.id, DRAFT)]
         tried = [x for each in attempts for purpose in PURPOSES for x in self.view.evaluations(each.id, purpose)]
+        races = [event.fact for event in self.view.events(Race)]
         return msgspec.structs.replace(
             snapshots[-1].fact,
             attempts=len(attempts) - 1,
-            evaluations=len(drafts),
+            evaluations=len(drafts) + sum(race.evaluations for race in races),
             verifications=sum(x.attempt != attempts[0].id for x in tried),
-            evaluator_s=sum(x.evaluation.seconds for x in [*drafts, *tried]),
+            evaluator_s=sum(x.evaluation.seconds for x in [*drafts, *tried]) + sum(race.seconds for race in races),
         )
 
     def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:

@@ -11,7 +11,7 @@ import msgspec
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
-from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.kernel import Kernel, source_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
@@ -19,6 +19,7 @@ from pytest_avo.evaluation.diagnosis.profile import profile
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
+from pytest_avo.lineage.events import Race
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger
 from pytest_avo.operators.catalogue import ASKING, EMBEDDED
@@ -187,6 +188,7 @@ class Consultation:
             device=f"{fingerprint.device} x{fingerprint.units}",
             folder=self._settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
+            race=partial(self._race, generation, member, kernel),
             compile_report=partial(self._compile_report, kernel),
             profile=partial(self._profile, kernel),
             record=campaign.record,
@@ -224,6 +226,46 @@ class Consultation:
             self._campaign.record(self.ledger.snapshot())
         verdicts = judge_together(known, shapes, floor=self._campaign.floor)
         return {shape.id: DraftResult(known[shape.id], verdicts[shape.id]) for shape in shapes}
+
+    def _race(
+        self,
+        generation: int,
+        member: int,
+        kernel: Kernel,
+        source: str,
+        shapes: Sequence[Shape],
+        *,
+        against: str,
+        label: str,
+        peer: str,
+    ) -> Mapping[str, DraftResult]:
+        """Time a draft beside another kernel; see RaceDraft. A kill loses the race, and counts none of it."""
+        if self._stopping.is_set():
+            raise OperatorStopped("the run is ending")
+        self.ledger.check_time()
+        self._check_evaluations(len(shapes))
+        request = EvaluationRequest(
+            number=0,
+            subject=Subject(kernel.path.name, source),
+            shapes=tuple(shapes),
+            limits=self._settings.limits,
+            plan=screening(self._settings.plan, floor=self._campaign.floor),
+            baseline=Subject(f"{kernel.path.name} ({label})", against),
+            peers=(peer,) if peer else (),
+            target=self._campaign.plan.target,
+        )
+        futures = self._assessor.evaluator_on(request.target).submit(request)
+        found = {shape: future.result() for shape, future in futures.items()}
+        verdicts = judge_together(found, shapes, floor=self._campaign.floor)
+        for evaluation in found.values():
+            self.ledger.add_evaluation(evaluation.seconds)
+        words = ", ".join(f"{verdict.shape} {verdict.kind}" for verdict in verdicts.values())
+        seconds = sum(evaluation.seconds for evaluation in found.values())
+        self._campaign.record(
+            Race(generation, member, source_digest(source), peer or label, len(found), seconds, text=words)
+        )
+        self._campaign.record(self.ledger.snapshot())
+        return {shape.id: DraftResult(found[shape.id], verdicts[shape.id]) for shape in shapes}
 
     def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
         target = self._campaign.plan.target

@@ -67,6 +67,18 @@ class Spending(Fact, frozen=True, kw_only=True, tag="spending"):
     wall_s: float = 0.0
 
 
+class Race(Fact, frozen=True, tag="race"):
+    """An operator had a draft timed beside a version or a peer, on so many shapes; in words, how it ended."""
+
+    generation: int
+    member: int
+    digest: str
+    against: str
+    evaluations: int
+    seconds: float
+    text: str
+
+
 class PredictionChecked(Fact, frozen=True, tag="comparison"):
     """What an attempt was predicted to gain beside what it gained, in words, and shape id or "geomean" -> judgement."""
 

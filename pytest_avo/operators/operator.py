@@ -58,6 +58,19 @@ class EvaluateDraft(Protocol):
         """
 
 
+class RaceDraft(Protocol):
+    """Times a draft anew beside another kernel. Blocks; thread-safe."""
+
+    def __call__(
+        self, source: str, shapes: Sequence[Shape], *, against: str, label: str, peer: str
+    ) -> Mapping[str, DraftResult]:
+        """Fresh interleaved rounds beside the source `against`, which is called `label`, and beside a peer if named.
+
+        Shape id -> result; counted in the budget, and never an answer to EvaluateDraft. Errors are those of
+        EvaluateDraft, and InvalidInput for a peer that is not known.
+        """
+
+
 class Diagnose(Protocol):
     """A tool that looks into a draft. Blocks; thread-safe."""
 
@@ -86,6 +99,7 @@ class Task:
     folder: Path
     """Where the run keeps its files: transcripts go there."""
     evaluate: EvaluateDraft
+    race: RaceDraft
     compile_report: Diagnose
     profile: Diagnose
     record: Callable[[Fact], None]

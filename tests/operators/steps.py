@@ -68,6 +68,8 @@ class World:
     said: list[str] = field(default_factory=list)
     evaluated: list[str] = field(default_factory=list)
     """Shape ids, once for each evaluation that was not answered from the lineage."""
+    raced: list[str] = field(default_factory=list)
+    """What drafts were raced against."""
     stopping: threading.Event = field(default_factory=threading.Event)
     kernel: Path = Path("/project/kernels/tiny.py")
     operator: str = "agent"
@@ -118,6 +120,13 @@ class World:
                     self.store.add_evaluations(parent.id, "draft", [known[shape.id]], source=source)
             return {x.id: DraftResult(known[x.id], judge(known[x.id], x, floor=0.01)) for x in shapes}
 
+        def race(
+            source: str, shapes: Sequence[Shape], *, against: str, label: str, peer: str
+        ) -> Mapping[str, DraftResult]:
+            self.raced.append(label)
+            found = {each.id: evaluation(source, against, each, timed=True) for each in shapes}
+            return {x.id: DraftResult(found[x.id], judge(found[x.id], x, floor=0.01)) for x in shapes}
+
         def diagnose(source: str, shape: Shape) -> str:
             raise Unavailable("no such tool for a CPU")
 
@@ -134,6 +143,7 @@ class World:
             device="Some CPU x2",
             folder=self.store.path.parent,
             evaluate=evaluate,
+            race=race,
             compile_report=diagnose,
             profile=diagnose,
             record=self.record,

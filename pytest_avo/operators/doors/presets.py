@@ -154,11 +154,12 @@ PRESETS: Mapping[str, Preset] = {
         model=_words("--model {model}"),
         read=_claude,
     ),
-    # Its sandbox keeps commands from opening sockets, `avo` among them, unless the network is allowed.
+    # Its sandbox keeps commands from opening sockets, `avo` among them, unless the network is allowed; a login shell
+    # would lose the PATH that `avo` is on.
     "codex": Preset(
         "codex",
         start=_words("codex exec --json --skip-git-repo-check --sandbox workspace-write")
-        + _words("-c sandbox_workspace_write.network_access=true {model} {resume} {prompt}"),
+        + _words("-c sandbox_workspace_write.network_access=true -c allow_login_shell=false {model} {resume} {prompt}"),
         resume=_words("resume {session}"),
         model=_words("--model {model}"),
         read=_codex,

@@ -28,7 +28,7 @@ from pytest_avo.operators.tools.lineage_tools import LineageTools, knowledge_spe
 from pytest_avo.operators.tools.tools import MISTAKES, Arguments, Mistake, ToolSpec, carry_out
 from pytest_avo.report.text import counted, duration
 
-EVALUATE, SUBMIT = "evaluate_draft", "submit"
+EVALUATE, RACE, SUBMIT = "evaluate_draft", "race_draft", "submit"
 
 
 class Status(Arguments, frozen=True):
@@ -142,7 +142,7 @@ class Step:
         drafting = self._drafting.over(before)
         specs = self.specs(drafting)
         call = partial(carry_out, specs, request.tool, json.dumps(request.arguments))
-        if request.tool == EVALUATE:
+        if request.tool in (EVALUATE, RACE):
             return self._evaluate(drafting, request, call)
         text = call()
         if drafting.draft.text != before:
@@ -162,10 +162,14 @@ class Step:
     def _evaluate(self, drafting: DraftTools, request: Request, call: Callable[[], str]) -> Reply:
         shapes = drafting.draft.shapes([str(name) for name in request.arguments.get("shapes", [])])
         drafting.draft.check()
-        timed = bool(request.arguments.get("timed", False))
-        key = normalised(drafting.draft.text), tuple(shape.id for shape in shapes), timed
-        what = f"{'timing' if timed else 'checking'} {counted(len(shapes), 'shape')}"
-        ticket = self.tickets.open(key, what, partial(self._evaluated, drafting, [x.id for x in shapes], call))
+        key = request.tool, normalised(drafting.draft.text), json.dumps(request.arguments, sort_keys=True)
+        if request.tool == RACE:
+            what, work = f"racing on {counted(len(shapes), 'shape')}", partial(_raced, call)
+        else:
+            timed = bool(request.arguments.get("timed", False))
+            what = f"{'timing' if timed else 'checking'} {counted(len(shapes), 'shape')}"
+            work = partial(self._evaluated, drafting, [shape.id for shape in shapes], call)
+        ticket = self.tickets.open(key, what, work)
         return ticket.wait(request.wait_s)
 
     def _evaluated(self, drafting: DraftTools, shapes: list[str], call: Callable[[], str]) -> Reply:
@@ -245,3 +249,7 @@ class Step:
 def unknown_ticket(number: int) -> Reply:
     """What a wait for a ticket that the step does not have is told."""
     return Reply(text=f"there is no ticket {number} in this step: `avo status` lists those that run", status=USAGE)
+
+
+def _raced(call: Callable[[], str]) -> Reply:
+    return Reply(text=call())

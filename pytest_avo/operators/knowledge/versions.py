@@ -88,8 +88,8 @@ def scores(view: View, attempt: Attempt, shapes: Sequence[Shape], *, floor: floa
     return lines
 
 
-def score_line(verdict: Verdict) -> str:
-    """A verdict in one line, reasons included."""
+def score_line(verdict: Verdict, *, baseline: str = "its parent") -> str:
+    """A verdict in one line, reasons included; `baseline` is what the kernel was timed beside."""
     parts = [f"{verdict.shape}: {verdict.kind}"]
     if verdict.median_us is not None:
         parts.append(f"{verdict.median_us:,.1f} us")
@@ -97,7 +97,7 @@ def score_line(verdict: Verdict) -> str:
     if verdict.baseline is not None:
         low, high = verdict.baseline.ci95
         parts.append(
-            f"{verdict.baseline.ratio:.3f}x [{low:.3f}, {high:.3f}] of its parent's speed "
+            f"{verdict.baseline.ratio:.3f}x [{low:.3f}, {high:.3f}] of {baseline}'s speed "
             f"({verdict.baseline.median_us:,.1f} us)"
         )
     parts += [f"{peer.ratio:.3f}x of {name}'s speed ({peer.median_us:,.1f} us)" for name, peer in verdict.peers.items()]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_avo.core.errors import InvalidInput
@@ -98,10 +98,10 @@ class Draft:
         claim, parent = kernel.claim, self.task.kernel.claim
         if claim is None:
             raise Mistake("the draft declares no AVO literal: keep the parent's")
-        if parent is not None and (claim.target != parent.target or not set(parent.shapes) <= set(claim.shapes)):
+        if parent is not None and claim != parent:
             raise Mistake(
-                f"AVO: expected target {parent.target!r} and at least the suites {', '.join(parent.shapes)}, as the "
-                f"parent claims, got {claim.target!r} and {', '.join(claim.shapes)}"
+                f"AVO: expected target {parent.target!r} and the suites {', '.join(parent.shapes)}, as the parent "
+                f"claims, got {claim.target!r} and {', '.join(claim.shapes)}"
             )
         return kernel
 
@@ -131,6 +131,11 @@ class Draft:
             # Under the text that was evaluated first: the lineage finds by text what it has.
             tried.results.update(self.task.evaluate(tried.source, missing, timed=timed))
         return tried
+
+    def race(self, shapes: Sequence[Shape], *, against: str, label: str, peer: str) -> Mapping[str, DraftResult]:
+        """Time the present text anew beside another source, or a peer; nothing that is known is looked up or kept."""
+        self.check()
+        return self.task.race(self.text, shapes, against=against, label=label, peer=peer)
 
     @property
     def present(self) -> Tried | None:

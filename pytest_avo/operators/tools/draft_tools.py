@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta, field
 
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL
 from pytest_avo.core.shape import Shape
 from pytest_avo.lineage.records import GEOMEAN
 from pytest_avo.operators.knowledge import versions
@@ -65,6 +66,15 @@ class EvaluateDraft(Arguments, frozen=True):
         default_factory=list
     )
     timed: Annotated[bool, Meta(description="also time it beside the incumbent; correctness is checked first")] = False
+
+
+class Race(Arguments, frozen=True):
+    """Time the draft anew, in fresh rounds, beside any version or a peer. Counts as an evaluation of each shape."""
+
+    against: Annotated[str, Meta(description="seed, incumbent, a name as in g0007, or a peer")] = "incumbent"
+    shapes: Annotated[list[str], Meta(description="shape ids, or smallest; none means all shapes")] = field(
+        default_factory=list
+    )
 
 
 OneShape = Annotated[str, Meta(description="a shape id; empty for the first shape")]
@@ -129,6 +139,7 @@ class DraftTools:
             ToolSpec("write_draft", WriteDraft, self.write),
             ToolSpec("reset_draft", ResetDraft, self.reset),
             ToolSpec("evaluate_draft", EvaluateDraft, self.evaluate),
+            ToolSpec("race_draft", Race, self.race),
             ToolSpec("compile_report", CompileReport, self.compile_report),
             ToolSpec("profile_draft", ProfileDraft, self.profile),
             ToolSpec("submit", Submit, self.submit),
@@ -152,6 +163,25 @@ class DraftTools:
         tried = self.draft.evaluate(shapes, timed=arguments.timed)
         self.task.say(f"  {named(tried.source)}: {_counts(tried, shapes)}{self._speed(tried)}")
         return self.report(tried, shapes)
+
+    def race(self, arguments: Race) -> str:
+        shapes = self.draft.shapes(arguments.shapes)
+        try:
+            source, label, peer = self._source(arguments.against), arguments.against, ""
+        except versions.UnknownVersion as unknown:
+            if arguments.against not in self._peers():
+                raise Mistake(f"{unknown}, or a peer of {', '.join(self._peers()) or 'none here'}") from None
+            source, label, peer = self._source("incumbent"), "incumbent", arguments.against
+        results = self.draft.race(shapes, against=source, label=label, peer=peer)
+        lines = [f"{named(self.draft.text)} beside {arguments.against}, fresh rounds"]
+        lines += [versions.score_line(results[shape.id].verdict, baseline=label) for shape in shapes]
+        return "\n".join(lines)
+
+    def _peers(self) -> list[str]:
+        """The peers that the seed was timed beside."""
+        seed = self.task.view.attempts()[0]
+        timings = [each.timing for each in versions.stored(self.task.view, seed).values() if each.timing]
+        return sorted({arm for timing in timings for arm in timing.seconds} - {KERNEL, BASELINE, FIXED})
 
     def compile_report(self, arguments: CompileReport) -> str:
         if not arguments.version:

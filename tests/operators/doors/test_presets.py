@@ -12,7 +12,7 @@ from pytest_avo.operators.doors.presets import PRESETS, AgentUsage, preset
 
 def test_a_session_and_a_model_are_handed_on_where_there_are_any() -> None:
     codex = PRESETS["codex"]
-    assert codex.command("do it")[-2:] == ["sandbox_workspace_write.network_access=true", "do it"]
+    assert codex.command("do it")[-2:] == ["allow_login_shell=false", "do it"]
     assert codex.command("do it", session="t1", model="m")[-5:] == ["--model", "m", "resume", "t1", "do it"]
     mini = PRESETS["mini-swe-agent"]
     assert mini.command("do {session} it", session="t1")[-1] == "do {session} it"

@@ -37,7 +37,7 @@ def handle(toolbox: Toolbox, name: str, **arguments: Any) -> str:
 
 
 def test_every_tool_is_described_and_its_schema_stands_alone(toolbox: Toolbox) -> None:
-    assert len(toolbox.tools) == 16
+    assert len(toolbox.tools) == 17
     for tool in toolbox.tools:
         assert len(tool.description) > 20
         assert tool.parameters["type"] == "object"
@@ -100,6 +100,16 @@ def test_a_version_is_looked_into_or_started_over_from(world: World, toolbox: To
     assert "SPEED = 90" in handle(toolbox, "read_draft")
     handle(toolbox, "reset_draft")
     assert "SPEED = 100" in handle(toolbox, "read_draft")
+
+
+def test_a_draft_is_raced_anew_against_any_version(world: World, toolbox: Toolbox) -> None:
+    world.settle(Proposal(SEED.replace("100", "90"), "slower"))
+    handle(toolbox, "write_draft", source=SEED.replace("100", "120"))
+    assert "1.333x" in handle(toolbox, "race_draft", against="g0001")
+    assert "1.200x" in handle(toolbox, "race_draft", shapes=["smallest"])
+    assert world.raced == ["g0001", "incumbent"]
+    assert not world.evaluated, "a race answers no evaluation, and is answered by none"
+    assert "or a peer of none here" in handle(toolbox, "race_draft", against="cudnn")
 
 
 def test_an_answer_is_bounded(toolbox: Toolbox) -> None:

@@ -94,6 +94,11 @@ class Evolution:
         def evaluate(source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
             raise AssertionError("the tuner has no use for drafts")
 
+        def race(
+            source: str, shapes: Sequence[Shape], *, against: str, label: str, peer: str
+        ) -> Mapping[str, DraftResult]:
+            raise AssertionError("the tuner has no use for drafts")
+
         def diagnose(source: str, shape: Shape) -> str:
             raise AssertionError("the tuner has no use for drafts")
 
@@ -110,6 +115,7 @@ class Evolution:
             device="Some CPU",
             folder=self.store.path.parent,
             evaluate=evaluate,
+            race=race,
             compile_report=diagnose,
             profile=diagnose,
             ledger=Ledger(Budget()),
