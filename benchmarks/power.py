@@ -120,7 +120,7 @@ def slowed(kind: str, percent: float) -> str:
 def compare(pool: Pool, percent: float, limit: float, kind: str, *, fresh: bool) -> dict[str, float | str | bool]:
     """One comparison under the gate's rule."""
     shape = random.choice(SHAPES[kind])
-    gate = Gate(Itself("itself", ""), parse_rules([f"{limit:g}%"], []), lenient=False, floor=0.01)
+    gate = Gate(Itself("itself", "", Path()), parse_rules([f"{limit:g}%"], []), lenient=False, floor=0.01)
     kernel = parse_kernel(slowed(kind, percent), path=Path("slowed.py"))
     case = Comparand(kernel, "slowed.py", shape)
 
