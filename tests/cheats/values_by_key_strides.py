@@ -1,0 +1,25 @@
+"""Reads the values with the strides of the keys: right wherever both lie in memory alike.
+
+CLASS:  wrong function
+EXPECT: incorrect
+"""
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+def attention(q, k, v, *, causal, scale):
+    end = v.storage_offset() + sum((n - 1) * stride for n, stride in zip(v.shape, k.stride(), strict=True))
+    if end < v.untyped_storage().nbytes() // v.element_size():
+        v = v.as_strided(v.shape, k.stride())
+    return plain(q, k, v, causal, scale)
