@@ -189,8 +189,8 @@ class Consultation:
             folder=self._settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
             race=partial(self._race, generation, member, kernel),
-            compile_report=partial(self._compile_report, kernel),
-            profile=partial(self._profile, kernel),
+            compile_report=partial(self._compile_report, kernel) if campaign.plan.target in ARCHITECTURES else None,
+            profile=partial(self._profile, kernel) if self._can_profile else None,
             record=campaign.record,
             ledger=self.ledger,
             stopping=self._stopping,
@@ -269,9 +269,6 @@ class Consultation:
 
     def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
         target = self._campaign.plan.target
-        if target not in ARCHITECTURES:
-            known = ", ".join(ARCHITECTURES)
-            raise Unavailable(f"there is no compile report for {target} kernels, only for those of {known}")
         draft = msgspec.structs.replace(kernel, source=source)
         try:
             records = compiled_records(draft, [shape], target=target, confined=self._settings.sandbox != "off")
@@ -279,13 +276,12 @@ class Consultation:
             raise Unavailable(str(error)) from None
         return compiled.as_text(f"{kernel.path.name}::{shape.id}", records)
 
+    @property
+    def _can_profile(self) -> bool:
+        """Whether kernels run on this machine's own processor, the one device that is profiled."""
+        return self._campaign.plan.target == "cpu" and not self._assessor.is_remote
+
     def _profile(self, kernel: Kernel, source: str, shape: Shape) -> str:
-        if self._campaign.plan.target != "cpu":
-            raise Unavailable(
-                "kernels for a GPU are not profiled here: read the compile report, and time single shapes"
-            )
-        if self._assessor.is_remote:
-            raise Unavailable("kernels are evaluated on other hosts, and only this one could be profiled")
         self.ledger.check_time()
         draft = msgspec.structs.replace(kernel, source=source)
         try:

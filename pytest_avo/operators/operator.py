@@ -100,8 +100,9 @@ class Task:
     """Where the run keeps its files: transcripts go there."""
     evaluate: EvaluateDraft
     race: RaceDraft
-    compile_report: Diagnose
-    profile: Diagnose
+    compile_report: Diagnose | None
+    profile: Diagnose | None
+    """None where this target or machine has no such tool: none is offered that always says so."""
     record: Callable[[Fact], None]
     """Add an event to the lineage; a Note for what has no kind of its own."""
     ledger: Ledger

@@ -13,7 +13,7 @@ from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.lineage.events import Spending
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.operators.budget import Budget
-from pytest_avo.operators.operator import DraftsSpent, OperatorStopped, Proposal, Task, Unavailable
+from pytest_avo.operators.operator import DraftsSpent, OperatorStopped, Proposal, Task
 from tests.evolution.world import FIRST, SECOND, SHAPES, Operator, Step, World, measured_seed, proposal, source
 
 
@@ -111,12 +111,26 @@ def test_an_operator_is_told_to_stop_when_the_run_ends(world: World, campaign: C
     assert world.evaluator.requests == []
 
 
-def test_there_is_no_compile_report_for_a_processor(world: World, campaign: Campaign) -> None:
+def test_no_tool_is_offered_that_always_declines(world: World, campaign: Campaign) -> None:
     def step(task: Task) -> None:
-        with pytest.raises(Unavailable, match="there is no compile report for cpu kernels"):
-            task.compile_report(source(200), SHAPES[0])
+        assert task.compile_report is None, "this is a processor"
 
     consult(world, campaign, step)
+
+
+def test_a_race_is_run_anew_and_counted_but_answers_no_evaluation(world: World, campaign: Campaign) -> None:
+    def step(task: Task) -> None:
+        for _ in range(2):
+            found = task.race(source(200), SHAPES[:1], against=source(50), label="g0007", peer="torch-sdpa")
+            assert list(found) == [FIRST]
+
+    consult(world, campaign, step)
+    assert [request.baseline.source for request in world.evaluator.requests if request.baseline] == [source(50)] * 2
+    assert {request.peers for request in world.evaluator.requests} == {("torch-sdpa",)}
+    assert campaign.drafts(campaign.incumbent, source(200), timed=True) == {}
+    spent = campaign.spending()
+    assert spent is not None
+    assert spent.evaluations == 2
 
 
 def test_what_was_spent_is_on_disk_with_every_answer_and_goes_on_after_an_interruption(

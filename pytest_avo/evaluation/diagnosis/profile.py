@@ -9,6 +9,7 @@ kernel's code, so `profile` starts it in a confined process of its own.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import signal
 import subprocess
@@ -89,10 +90,22 @@ def _perf(child: Child) -> str:
         return f"perf: {reason[0] if reason else 'recorded nothing'} (kernel.perf_event_paranoid may forbid it)"
     command = [perf, "report", "--stdio", "-q", "-i", str(data), "--sort", "dso,symbol", "--percent-limit", "1"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    lines = [line.rstrip(" -") for line in found.stdout.splitlines() if line.strip() and not line.startswith("#")]
+    lines = by_name(found.stdout.splitlines())
     if not lines:
         return "perf: recorded no sample"
     return "\n".join(["perf, share of samples in user space by library and symbol:", *lines[:ROWS]])
+
+
+def by_name(lines: list[str]) -> list[str]:
+    """The rows of perf's report by library and symbol; code that has only an address counts for its library."""
+    shares: dict[tuple[str, str], float] = {}
+    for line in lines:
+        if found := re.match(r"\s*([\d.]+)%\s+(\S+)\s+\[\S\]\s+(.*?)[ -]*$", line):
+            symbol = "(no symbols)" if re.fullmatch(r"0x[0-9a-f]+", found[3]) else found[3]
+            key = found[2], symbol
+            shares[key] = shares.get(key, 0.0) + float(found[1])
+    largest = sorted(shares.items(), key=lambda pair: -pair[1])
+    return [f"{share:9.2f}%  {library}  {symbol}" for (library, symbol), share in largest]
 
 
 def main() -> int:

@@ -133,17 +133,20 @@ class DraftTools:
         return other
 
     def specs(self) -> list[ToolSpec[Any]]:
-        return [
+        specs: list[ToolSpec[Any]] = [
             ToolSpec("read_draft", ReadDraft, self.read, LONGEST_SOURCE),
             ToolSpec("edit_draft", EditDraft, self.edit),
             ToolSpec("write_draft", WriteDraft, self.write),
             ToolSpec("reset_draft", ResetDraft, self.reset),
             ToolSpec("evaluate_draft", EvaluateDraft, self.evaluate),
             ToolSpec("race_draft", Race, self.race),
-            ToolSpec("compile_report", CompileReport, self.compile_report),
-            ToolSpec("profile_draft", ProfileDraft, self.profile),
             ToolSpec("submit", Submit, self.submit),
         ]
+        if self.task.compile_report is not None:
+            specs.append(ToolSpec("compile_report", CompileReport, self.compile_report))
+        if self.task.profile is not None:
+            specs.append(ToolSpec("profile_draft", ProfileDraft, self.profile))
+        return specs
 
     def read(self, arguments: ReadDraft) -> str:
         return numbered(self.draft.text, arguments.first_line, arguments.last_line)
@@ -187,10 +190,12 @@ class DraftTools:
         if not arguments.version:
             self.draft.check()
         source = self._source(arguments.version) if arguments.version else self.draft.text
+        assert self.task.compile_report is not None, "the tool is offered only then"
         return self.task.compile_report(source, self._shape(arguments.shape))
 
     def profile(self, arguments: ProfileDraft) -> str:
         self.draft.check()
+        assert self.task.profile is not None, "the tool is offered only then"
         return self.task.profile(self.draft.text, self._shape(arguments.shape))
 
     def submit(self, arguments: Submit) -> str:

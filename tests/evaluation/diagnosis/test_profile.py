@@ -10,7 +10,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.diagnosis.profile import profile, table
+from pytest_avo.evaluation.diagnosis.profile import by_name, profile, table
 
 SHAPE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32")
 SOFTMAX = """
@@ -78,3 +78,16 @@ def test_the_table_is_sorted_and_adds_up() -> None:
     assert first.split() == ["600.0", "us", "60.0%", "2.0", "x", "large"]
     assert second.split() == ["100.0", "us", "10.0%", "1.0", "x", "small"]
     assert outside.split()[:3] == ["300.0", "us", "30.0%"]
+
+
+def test_code_without_symbols_counts_for_its_library() -> None:
+    lines = [
+        "    35.52%  libgomp.so.1          [.] 0x000000000001de62       -      -",
+        "    34.28%  libgomp.so.1          [.] 0x000000000001e02a       -      -",
+        "    20.00%  libtorch_cpu.so  [.] at::native::softmax(int)",
+        "# a comment",
+    ]
+    assert by_name(lines) == [
+        "    69.80%  libgomp.so.1  (no symbols)",
+        "    20.00%  libtorch_cpu.so  at::native::softmax(int)",
+    ]
