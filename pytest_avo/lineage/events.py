@@ -149,6 +149,7 @@ AnyFact = (
     | Resumed
     | Price
     | Spending
+    | Race
     | PredictionChecked
     | LessonLearnt
     | Directions
