@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.signature import flaw
 from pytest_avo.core.verdict import judge, judge_together
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evolution.campaign import Campaign, Plan, matching
@@ -24,6 +26,7 @@ from pytest_avo.evolution.promotion import check_commit, check_place
 from pytest_avo.evolution.settlement import Settlement
 from pytest_avo.evolution.trials import Candidate, Trial, Trials
 from pytest_avo.lineage.records import Attempt
+from pytest_avo.operators.catalogue import check_kernel
 from pytest_avo.operators.operator import OperatorStopped, Proposal, VariationOperator
 from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, result_row
@@ -59,7 +62,10 @@ def open_campaign(
         screened=matching(shapes, settings.screen),
         conditions=conditions(settings, operator),
     )
+    if found := kernel.fault or flaw(kernel.source):
+        raise InvalidInput(f"{kernel.path}: {found}")
     check_place(kernel.path)
+    check_kernel(settings.operator, kernel)
     if settings.commit:
         check_commit(kernel.path)
     return Campaign.resume(plan) if settings.resume else Campaign.begin(plan, kernel)

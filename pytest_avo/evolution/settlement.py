@@ -76,7 +76,7 @@ class Settlement:
                 since = candidate.since
                 self.settle(candidate.attempt, "rejected", rejected, confirmed=confirmed.gain, since=since)
             elif self._is_accepted(candidate.attempt, confirmed.gain):
-                self._land(candidate, screened, confirmed.gain)
+                self._land(candidate, screened, confirmed.gain, evaluations)
             else:
                 refused = msgspec.structs.replace(screened, reason="not confirmed in fresh processes")
                 since = candidate.since
@@ -111,22 +111,24 @@ class Settlement:
         self._console.say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
         self._settled(attempt, outcome)
 
-    def _land(self, candidate: Candidate, screened: Decision, confirmed: Interval) -> None:
+    def _land(
+        self, candidate: Candidate, screened: Decision, confirmed: Interval, evaluations: Mapping[str, Evaluation]
+    ) -> None:
         """Promote a confirmed candidate if it also beats what is in the file now, where that is not its parent."""
         campaign, attempt = self._campaign, candidate.attempt
         best = campaign.incumbent
         if attempt.parent == best.id:
-            self._promote(candidate, screened, confirmed)
+            self._promote(candidate, screened, confirmed, evaluations)
             return
         assert attempt.parent is not None
         scores = campaign.view.log_scores()
         score = scores[attempt.parent] + confirmed.estimate
         if score > scores[best.id]:
             # Scores add up errors along two chains: the two kernels themselves say which is faster.
-            evaluations = self._trials.finish(self._trials.measure(candidate, "land", campaign.kernel(best)))
-            landing = self._decide(evaluations).gain
-            if landing is not None and self._is_accepted(attempt, landing) and not self._unshown(best.id, evaluations):
-                self._promote(candidate, screened, confirmed, landing=(best, landing))
+            landed = self._trials.finish(self._trials.measure(candidate, "land", campaign.kernel(best)))
+            landing = self._decide(landed).gain
+            if landing is not None and self._is_accepted(attempt, landing) and not self._unshown(best.id, landed):
+                self._promote(candidate, screened, confirmed, evaluations, landing=(best, landing))
                 return
         where = f"{math.exp(score):.2f}x the seed, the best is {math.exp(scores[best.id]):.2f}x"
         kept = msgspec.structs.replace(screened, reason=where)
@@ -137,16 +139,20 @@ class Settlement:
         candidate: Candidate,
         screened: Decision,
         confirmed: Interval,
+        evaluations: Mapping[str, Evaluation],
         *,
         landing: tuple[Attempt, Interval] | None = None,
     ) -> None:
         """Measure the winner beside the seed, write it into kernels/, then record that.
 
-        Killed in between, a resumed run does it all again.
+        Where the seed is its parent, `evaluations`, which confirmed it, have done so: a question has one answer. Killed
+        in between, a resumed run does it all again.
         """
         campaign, path, attempt = self._campaign, self._campaign.plan.path, candidate.attempt
         promotion.check_unchanged(path, {campaign.incumbent.digest, attempt.digest})
-        beside = self._trials.compare(candidate.kernel, campaign.kernel(campaign.view.attempts()[0]))
+        seed, beside = campaign.view.attempts()[0], evaluations
+        if attempt.parent != seed.id:
+            beside = self.beside_seed[attempt.id] = self._trials.compare(candidate.kernel, campaign.kernel(seed))
         found = self._decide(beside)
         if found.gain is None:  # wrong on the third inputs
             self.settle(attempt, status_of(found), found, confirmed=confirmed, since=candidate.since)
@@ -156,7 +162,6 @@ class Settlement:
         source = campaign.view.source(attempt.digest)
         promotion.promote(path, source, provenance, lock=self._settings.store / "promotion.lock")
         campaign.add_total(attempt, total)
-        self.beside_seed[attempt.id] = beside
         where = f"({total.estimate:.2f}x the seed) now in {campaign.plan.name}"
         if self._settings.commit:
             where += f", {self._commit(provenance)}"

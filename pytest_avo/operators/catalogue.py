@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.kernel import Kernel
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.operator import VariationOperator
@@ -25,6 +26,15 @@ OUTSIDE = {
 
 
 NO_DOORS = DoorSettings()
+
+
+def check_kernel(name: str, kernel: Kernel) -> None:
+    """InvalidInput where the operator of that name can do nothing with a kernel, as its source shows."""
+    if name == "tuner" and not kernel.tunables:
+        raise InvalidInput(
+            f'{kernel.path}: TUNABLES: expected a module-level literal such as TUNABLES = {{"BLOCK_Q": [64, 128]}} '
+            "that names values for the tuner to try, found none; or a model, as in --avo-model NAME"
+        )
 
 
 def load_operator(

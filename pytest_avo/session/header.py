@@ -16,6 +16,7 @@ def header(assessor: Assessor, *, peers: Sequence[str], baseline: str = "") -> s
         assessor.settings.mode,
         f"{fingerprint.device} x{fingerprint.units}",
         f"torch {installed_version('torch')}",
+        f"triton {installed_version('triton')}",
         f"peers {', '.join(peers) or 'none'}",
         *([f"compared with {baseline}"] if baseline else []),
         f"sandbox {assessor.confinement}",

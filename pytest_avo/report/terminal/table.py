@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pytest_avo.core.shape import Shape
 from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, arms, comparisons
 
+LEAST_TFLOPS = 0.1
+"""A kernel that is slower on every shape is told in GFLOP/s."""
 DECODE_QUERIES = 16
 """Up to so many query rows a shape is bound by memory and shown in GB/s: a tile of them fills no matrix unit."""
 
@@ -109,9 +110,11 @@ def _median(rows: Sequence[ResultRow]) -> Column:
 
 
 def _throughput(rows: Sequence[ResultRow]) -> Column:
-    units = [_unit(row.shape) for row in rows]
+    fastest = max((row.verdict.tflops or 0.0 for row in rows), default=0.0)
+    flops, factor = ("TFLOP/s", 1.0) if fastest >= LEAST_TFLOPS else ("GFLOP/s", 1e3)
+    units = ["GB/s" if row.shape.seqlen_q <= DECODE_QUERIES else flops for row in rows]
     figures = [
-        text.significant(row.verdict.gbps if unit == "GB/s" else row.verdict.tflops)
+        text.significant(row.verdict.gbps if unit == "GB/s" else _times(row.verdict.tflops, factor))
         for row, unit in zip(rows, units, strict=True)
     ]
     if len(set(units)) == 1:
@@ -128,8 +131,8 @@ def _roofline(rows: Sequence[ResultRow]) -> list[Column]:
     return [Column("roofline", tuple(text.ABSENT if share is None else f"{share:.0%}" for share in shares))]
 
 
-def _unit(shape: Shape) -> str:
-    return "GB/s" if shape.seqlen_q <= DECODE_QUERIES else "TFLOP/s"
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else value * factor
 
 
 def _peer(rows: Sequence[ResultRow], name: str, layout: Layout) -> Column:

@@ -9,6 +9,7 @@ from concurrent.futures import Future
 import pytest
 
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
+from pytest_avo.core.signature import flaw
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.session.items.items import ItemRules, KernelItem
 from pytest_avo.session.selection import Selection
@@ -26,8 +27,8 @@ class AskingRules(ItemRules):
         """What is asked about an item's kernel, which can run here, on its shape."""
 
     def evaluation(self, item: KernelItem) -> Evaluation:
-        if item.kernel.fault:
-            return Evaluation(shape=item.shape.id, outcome="crashed", reason=item.kernel.fault)
+        if found := item.kernel.fault or flaw(item.kernel.source):
+            return Evaluation(shape=item.shape.id, outcome="crashed", reason=found)
         if not self.assessor.is_spooled:
             return self.assessor.answers(self.question(item))[item.shape.id]
         if item not in self._asked:
