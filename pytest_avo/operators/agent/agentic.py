@@ -7,7 +7,7 @@ import math
 from pytest_avo.lineage.records import GEOMEAN
 from pytest_avo.operators.agent.asking import AskingOperator
 from pytest_avo.operators.agent.compaction import compact
-from pytest_avo.operators.agent.context import Context
+from pytest_avo.operators.agent.context import Context, start_of
 from pytest_avo.operators.agent.supervisor import Given
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import BudgetExhausted
@@ -67,6 +67,8 @@ class _Step:
         self.answers = answers
         self.chat = answers.chat("step")
         self.draft = Draft(self.task, context.memory)
+        if direction is not None and (start := start_of(context, direction)) is not None:
+            self.draft.text = self.task.view.source(start.digest)
         with_memory = context.memory is not None
         self.lineage = LineageTools(self.task, context.memory)
         self.drafting = DraftTools(self.task, self.draft, with_memory=with_memory)

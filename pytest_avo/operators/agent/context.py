@@ -6,6 +6,7 @@ Everything that was not written by this package (sources, reasons, hypotheses, l
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -165,10 +166,12 @@ class Context:
         wanted = f"The user wants this: {self.task.direction}" if self.task.direction else ""
         if direction is None:
             return wanted or "None: choose your own."
+        start = start_of(self, direction)
         return (
             f"{wanted}\n\n".lstrip()
             + "The supervisor reviewed the search and suggests:\n\n"
             + self.fence.data(bounded(str(direction.direction), self._chars(DIRECTIONS)))
+            + (f"\n\nYour working draft starts as {versions.version_name(start)} therefore." if start else "")
         )
 
     def _knowledge(self) -> str:
@@ -196,3 +199,15 @@ class Context:
                 f"tried on; verifying the candidate of a step takes {shapes} to {2 * shapes} of them."
             )
         return " ".join(parts)
+
+
+def start_of(context: Context, direction: Given) -> Attempt | None:
+    """The version that a direction says to start from; None where it names none, or none that may be seen."""
+    named = re.search(r"\b(seed|g\d{4}(?:\.\d+)?)\b", direction.direction.start_from)
+    if named is None:
+        return None
+    try:
+        found = versions.find_version(context.task.view, named[1], promoted_only=context.memory is None)
+    except versions.UnknownVersion:
+        return None
+    return None if found.id == context.task.parent.id else found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import threading
@@ -119,8 +120,7 @@ class CodingAgentOperator:
     def _attend(self, step: Step, run: Path, usage: AgentUsage, *, goes_on: bool) -> str:
         """Run the agent until the step ends; returns why it ended without a submission, "" where there is one."""
         task, sessions = step.task, run / f"m{step.task.member}.session"
-        session = sessions.read_text(encoding="utf-8").strip() if sessions.is_file() else ""
-        prompt = BEGIN if not (session and self.agent.resume) else AGAIN if goes_on else GO_ON
+        _recall(usage, sessions)
         transcript = transcript_path(
             run_folder(task.folder, task.view.run), generation=task.generation, member=task.member
         ).with_suffix(".log")
@@ -129,6 +129,8 @@ class CodingAgentOperator:
                 self.agent.take(usage, line)
         self.agent.collect(usage, step.folder.path)
         make_folder(task.folder)
+        session = usage.session
+        prompt = BEGIN if not (session and self.agent.resume) else AGAIN if goes_on else GO_ON
         program = Program(
             self.agent.command(prompt, session=session, model=self.settings.model),
             folder=step.folder.path,
@@ -142,12 +144,26 @@ class CodingAgentOperator:
         finally:
             status = program.end()
             self.agent.collect(usage, step.folder.path)
-            if usage.session:
-                sessions.write_text(usage.session + "\n", encoding="utf-8")
+            _remember(usage, sessions)
         if reason == ENDED and status != 0 and step.is_untouched:
             said = " | ".join(line for line in program.last if line) or "nothing"
             raise OperatorFailed(f"{self.doors.agent} ended with status {status} and did nothing; it said: {said}")
         return f"{reason} (status {status})" if reason == ENDED else reason
+
+
+def _recall(usage: AgentUsage, path: Path) -> None:
+    """The session that the member's last step ended with, and what it had used by then."""
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        usage.session, usage.before = str(kept["session"]), (int(kept["tokens_in"]), int(kept["tokens_out"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # the first step, or a file that a kill cut short: the agent begins anew
+
+
+def _remember(usage: AgentUsage, path: Path) -> None:
+    used = {"tokens_in": usage.before[0] + usage.tokens_in, "tokens_out": usage.before[1] + usage.tokens_out}
+    if usage.session:
+        path.write_text(json.dumps({"session": usage.session, **used}), encoding="utf-8")
 
 
 ENDED = "the agent ended without `avo submit`"

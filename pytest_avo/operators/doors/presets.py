@@ -27,6 +27,8 @@ class AgentUsage:
     """None where the output tells none."""
     session: str = ""
     """By which the agent can go on."""
+    before: tuple[int, int] = (0, 0)
+    """Tokens in and out that the session had used when the step began, for agents that report those of all of it."""
 
     def add(self, tokens_in: Any, tokens_out: Any, cost: Any = None) -> None:
         """Add figures as the output has them; what is no number counts as none."""
@@ -34,6 +36,16 @@ class AgentUsage:
         self.tokens_out += _whole(tokens_out)
         if isinstance(cost, int | float):
             self.cost = (self.cost or 0.0) + float(cost)
+
+    def total(self, tokens_in: Any, tokens_out: Any) -> None:
+        """Take figures that are of the whole session."""
+        self.tokens_in = max(0, _whole(tokens_in) - self.before[0])
+        self.tokens_out = max(0, _whole(tokens_out) - self.before[1])
+
+    def go_on(self, session: str) -> None:
+        """Take the session's name; another one than before has used nothing yet."""
+        if session != self.session:
+            self.session, self.before = session, (0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +127,11 @@ def _claude(usage: AgentUsage, event: Mapping[str, Any]) -> None:
 
 
 def _codex(usage: AgentUsage, event: Mapping[str, Any]) -> None:
-    usage.session = str(event.get("thread_id") or usage.session)
+    if thread := event.get("thread_id"):
+        usage.go_on(str(thread))
     if event.get("type") == "turn.completed":
         used = _object(event, "usage")
-        usage.add(used.get("input_tokens"), used.get("output_tokens"))
+        usage.total(used.get("input_tokens"), used.get("output_tokens"))
 
 
 def _gemini(usage: AgentUsage, event: Mapping[str, Any]) -> None:

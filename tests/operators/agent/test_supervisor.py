@@ -119,6 +119,17 @@ def test_a_stuck_search_is_reviewed_and_its_directions_are_taken_up_in_turn(
     assert "  direction: Pack the keys" in world.said
 
 
+def test_a_draft_starts_where_the_direction_says(world: World, serve: Serve, agent: Make) -> None:
+    for speed in (99, 98, 97, 96):
+        fail(world, speed=speed)
+    review = {"directions": [{"title": "Pack the keys", "start_from": "g0002, whose loop is short"}]}
+    model = serve([says(json.dumps(review)), calls(edit("SPEED = 98", "SPEED = 200"), SUBMIT)])
+    proposal = agent(model, stall=4, directions=1).propose(world.task())
+    assert proposal is not None
+    assert proposal.source == SEED.replace("100", "200").replace("return q", "return q * 98")
+    assert "Your working draft starts as g0002 therefore." in model.requests[-1]["messages"][1]["content"]
+
+
 def test_directions_end_with_a_commit(world: World, serve: Serve, agent: Make) -> None:
     for speed in (99, 98, 97, 96):
         fail(world, speed=speed)

@@ -42,7 +42,7 @@ def test_a_step_over_mcp(outside: Make, open_step: Open) -> None:
         assert {"edit_draft", "evaluate_draft", "search_knowledge", "status", "wait", "submit"} <= set(tools)
         assert "search" in str(tools["edit_draft"].input_schema)
         change = {"search": "SPEED = 100", "replacement": "SPEED = 120"}
-        assert "+SPEED = 120" in text(await session.call_tool("edit_draft", {"replacements": [change]}))
+        assert "now: +1 -1" in text(await session.call_tool("edit_draft", {"replacements": [change]}))
         assert "SPEED = 120" in (member.folder / "draft.py").read_text()
         assert "1.200x" in text(await session.call_tool("evaluate_draft", {"timed": True}))
         wrong = await session.call_tool("evaluate_draft", {"shapes": ["nonsense"]})

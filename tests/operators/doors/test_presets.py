@@ -23,6 +23,16 @@ def test_a_command_of_the_users_own_is_a_template() -> None:
     assert own.command("a b") == ["sh", "-c", 'echo "$1"', "sh", "a b"]
 
 
+def test_usage_of_a_whole_session_counts_for_the_step_that_used_it() -> None:
+    codex, usage = PRESETS["codex"], AgentUsage(session="s", before=(90, 7))
+    codex.take(usage, '{"type": "thread.started", "thread_id": "s"}')
+    codex.take(usage, '{"type": "turn.completed", "usage": {"input_tokens": 190, "output_tokens": 10}}')
+    assert (usage.tokens_in, usage.tokens_out) == (100, 3)
+    codex.take(usage, '{"type": "thread.started", "thread_id": "another"}')
+    codex.take(usage, '{"type": "turn.completed", "usage": {"input_tokens": 50, "output_tokens": 2}}')
+    assert (usage.tokens_in, usage.tokens_out) == (50, 2)
+
+
 def test_usage_is_read_from_the_file_that_an_agent_leaves_and_counts_once(tmp_path: Path) -> None:
     mini, usage = PRESETS["mini-swe-agent"], AgentUsage()
     response = {"usage": {"prompt_tokens": 800, "completion_tokens": 50}}
