@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -37,3 +38,5 @@ class Results:
     fingerprint: Fingerprint
     rootdir: Path
     unmeasured: Sequence[Unmeasured] = ()
+    evolution: Mapping[str, Any] | None = None
+    """Of an evolution: its run, attempts and totals as plain values; the rows are those of its best kernel."""

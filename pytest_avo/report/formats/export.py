@@ -9,6 +9,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,7 +26,9 @@ SCHEMA = "5.3.1"
 
 def of_results(found: Results) -> str:
     """The file of a run."""
-    return export(found.rows, found.totals, fingerprint=found.fingerprint, rootdir=found.rootdir)
+    return export(
+        found.rows, found.totals, fingerprint=found.fingerprint, rootdir=found.rootdir, evolution=found.evolution
+    )
 
 
 def export(
@@ -34,9 +37,10 @@ def export(
     *,
     fingerprint: Fingerprint | None,
     rootdir: Path,
+    evolution: Mapping[str, Any] | None = None,
 ) -> str:
     """The text of the file; `rootdir` is where git is asked for the commit."""
-    content = document(rows, totals, fingerprint=fingerprint, rootdir=rootdir)
+    content = document(rows, totals, fingerprint=fingerprint, rootdir=rootdir, evolution=evolution)
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -46,6 +50,7 @@ def document(
     *,
     fingerprint: Fingerprint | None,
     rootdir: Path,
+    evolution: Mapping[str, Any] | None = None,
 ) -> dict[str, object]:
     """The content of the file: plain values, every number finite (what is not becomes null)."""
     content = {
@@ -59,6 +64,7 @@ def document(
             "totals": [msgspec.structs.asdict(total) for total in totals],
             "geomean": {peer: {"ratio": x.ratio, "ci95": list(x.ci95)} for peer, x in geomeans(rows).items()},
             "fingerprint": None if fingerprint is None else msgspec.structs.asdict(fingerprint),
+            **({} if evolution is None else {"evolution": evolution}),
             "notes": list(dict.fromkeys(note for row in rows for note in row.verdict.notes)),
         },
     }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tabulate import tabulate
 
@@ -23,7 +24,41 @@ SUMMARY_BYTES = 1_000_000
 
 def of_results(found: Results) -> str:
     """The file of a run."""
-    return markdown(found.rows, found.totals, found.unmeasured)
+    whole = markdown(found.rows, found.totals, found.unmeasured)
+    return whole if found.evolution is None else f"{evolution(found.evolution)}\n\n{whole}"
+
+
+def evolution(found: Mapping[str, Any]) -> str:
+    """The attempts of an evolution: a headline, and a row for each."""
+    run, totals = found["run"], found["totals"]
+    best = totals["best_over_seed"]
+    gain = f"best {text.ratio(best[0], (best[1], best[2]))} vs the seed" if best else "no gain over the seed"
+    counts = f"{text.counted(totals['attempts'], 'attempt')}, {totals['promoted']} promoted, {gain}"
+    head = f"**{escape(run['kernel'])}, run {run['id']}: {escape(counts)}**"
+    headers = ["attempt", "status", "parent", "predicted", "measured", "tokens", "cost", "hypothesis", "reason"]
+    body = [[_cell(cell) for cell in _attempt(attempt)] for attempt in found["attempts"]]
+    return f"{head}\n\n{_draw(headers, body, ['left'] * len(headers))}"
+
+
+def _attempt(attempt: Mapping[str, Any]) -> list[object]:
+    measured = attempt.get("measured") or attempt.get("screened")
+    predicted = ", ".join(f"{name} {ratio:.3f}" for name, ratio in attempt["predicted"].items())
+    tokens = attempt.get("tokens_in", 0) + attempt.get("tokens_out", 0)
+    return [
+        f"{attempt['name']} ({attempt['digest']})",
+        attempt["status"],
+        attempt["parent"],
+        predicted,
+        measured and text.ratio(measured[0], (measured[1], measured[2])),
+        tokens or "",
+        attempt.get("cost") and f"{attempt['cost']:.4f}",
+        attempt["hypothesis"],
+        attempt.get("reason", ""),
+    ]
+
+
+def _cell(value: object) -> str:
+    return escape(str(value)) if value else text.ABSENT
 
 
 def markdown(

@@ -16,6 +16,7 @@ from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.stats import Interval
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evolution import balance
+from pytest_avo.evolution.account import account
 from pytest_avo.evolution.decision import accepts
 from pytest_avo.evolution.hooks import Hooks
 from pytest_avo.evolution.loop import Loop, open_campaign
@@ -23,6 +24,7 @@ from pytest_avo.evolution.trials import Trial
 from pytest_avo.operators.catalogue import load_operator
 from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, VariationOperator
 from pytest_avo.report.results import Results
+from pytest_avo.report.rows import ResultRow
 from pytest_avo.report.terminal import ledger, lineage, terminal
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessor import Assessor
@@ -174,10 +176,8 @@ class Evolution(KernelRun):
         if self._loop is None:
             return
         campaign, consultation = self._loop.campaign, self._loop.consultation
-        label = f"::{campaign.prefix(campaign.incumbent)}"
-        best = self._loop.final or [row for row in self._tally.rows if label in row.node_id]
         width = columns(self._config)
-        yield from terminal.results(best, verbosity=self._config.get_verbosity(), width=width)
+        yield from terminal.results(self._best_rows(self._loop), verbosity=self._config.get_verbosity(), width=width)
         wall_s = time.monotonic() - self._started
         summary = balance.summary(
             campaign,
@@ -189,6 +189,11 @@ class Evolution(KernelRun):
         if consultation.is_budgeted:
             yield from ledger.ledger(consultation.ledger.summary_rows())
 
+    def _best_rows(self, loop: Loop) -> Sequence[ResultRow]:
+        """The shapes of the best kernel: beside the seed, or as it was screened where they were not compared."""
+        label = f"::{loop.campaign.prefix(loop.campaign.incumbent)}"
+        return loop.final or [row for row in self._tally.rows if label in row.node_id]
+
     def _resume_command(self) -> str:
         """What continues this run: what the user typed, since model, suites and limits are among it."""
         typed = [os.fspath(argument) for argument in self._config.invocation_params.args]
@@ -196,8 +201,16 @@ class Evolution(KernelRun):
 
     def leave(self) -> None:
         """Write what the user asked for."""
-        rows, totals = self._tally.rows, self._tally.totals
-        write_files(Results(rows, totals, self._device.fingerprint(), self._settings.rootdir), self._settings.files)
+        if self._settings.files and self._loop is not None:
+            wall_s = self._loop.consultation.ledger.snapshot().wall_s
+            found = Results(
+                self._best_rows(self._loop),
+                (),
+                self._device.fingerprint(),
+                self._settings.rootdir,
+                evolution=account(self._loop.campaign, wall_s=wall_s),
+            )
+            write_files(found, self._settings.files)
 
     def close(self) -> None:
         self.assessor.close()
