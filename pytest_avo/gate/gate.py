@@ -30,6 +30,8 @@ RISK = 0.01
 WIDEST_TAIL = 0.025
 """An interval is never narrower than the 95% one that is shown."""
 LEAST_ROUNDS = 10
+FEWEST_ROUNDS = 5
+"""Also where the user allows fewer rounds: an interval of less says nothing."""
 PATIENCE = 4
 """How many times the usual rounds a question may take that the usual ones leave open."""
 CONFIRM_LAUNCHES = 3
@@ -182,7 +184,7 @@ def _too_few(evaluations: Iterable[Evaluation]) -> str:
 
 def until_decided(plan: TimingPlan, limit: float) -> TimingPlan:
     """Measure until the kernel plainly is slower than allowed or plainly is not: most are decided in few rounds."""
-    rounds = min(max(plan.min_rounds, LEAST_ROUNDS), plan.max_rounds)
+    rounds = max(min(max(plan.min_rounds, LEAST_ROUNDS), plan.max_rounds), FEWEST_ROUNDS)
     return msgspec.structs.replace(plan, margin=-limit, min_rounds=rounds, max_rounds=PATIENCE * plan.max_rounds)
 
 

@@ -170,6 +170,11 @@ def test_a_run_of_unchanged_kernels_fails_once_in_a_hundred_at_most() -> None:
     assert failures <= 3
 
 
+def test_a_decision_takes_a_few_rounds_however_few_the_user_allows() -> None:
+    plan = until_decided(TimingPlan(min_rounds=3, max_rounds=3), 0.03)
+    assert (plan.min_rounds, plan.max_rounds) == (5, 12)
+
+
 def test_with_a_limit_the_kernel_is_timed_until_that_is_decided() -> None:
     plain = EvaluationRequest(0, Subject("a.py", "new"), (SHAPE,), plan=TimingPlan(max_rounds=8))
     by = gate("3%")

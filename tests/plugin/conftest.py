@@ -80,7 +80,10 @@ import time
 
 from pytest_avo.operators.operator import Proposal
 
-WRONG = "def attention(q, k, v, *, causal, scale): return q * 0"
+WRONG = (
+    'AVO = {"target": "cpu", "shapes": ["tiny"]}\\n\\n\\n'
+    "def attention(q, k, v, *, causal, scale): return q * 0\\n"
+)
 
 
 class Scripted:
