@@ -1,16 +1,17 @@
 """Real coding agents as the operator, with no key and no network: their model is a script behind a server.
 
-    python benchmarks/coding_agents.py opencode|codex|mini-swe-agent [FOLDER]
+    python benchmarks/coding_agents.py claude|codex|opencode|mini-swe-agent [FOLDER]
 
 Copies kernels/cpu/quickstart.py into FOLDER (default: a temporary one), starts a server on this machine that speaks
-chat completions and responses, points the agent at it, and runs `pytest --avo-evolve --avo-operator coding-agent` for
-four generations. The program must be on PATH (`npm install opencode-ai @openai/codex`, `pip install mini-swe-agent`).
-The model looks, edits, evaluates and submits through its shell, whatever the agent calls that; all else is real. It
-shows that a preset fits the program of today, not what a model is worth.
+chat completions, responses and messages, points the agent at it, and runs an evolution of four generations with it. The
+program must be on PATH (npm: @anthropic-ai/claude-code, @openai/codex, opencode-ai; PyPI: mini-swe-agent). The model
+looks, edits, evaluates and submits through its shell, whatever the agent calls that; all else is real. It shows that a
+preset fits the program of today, not what a model is worth.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -39,6 +40,7 @@ COMMANDS = (
     "avo eval --for 20; avo wait --for 5; true",
     'avo submit -m "the choice of this generation costs time: change it" --predict 1.3',
 )
+NUMBERS = itertools.count(1)
 DONE = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 """How mini-swe-agent ends; the others end with an answer that calls no tool."""
 
@@ -48,7 +50,11 @@ class Model(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if self.path.endswith("/responses"):
+        if "/messages" in self.path:
+            kind = "text/event-stream" if request.get("stream") else "application/json"
+            answer = message(request)
+            self._send(kind, message_events(answer) if request.get("stream") else json.dumps(answer))
+        elif self.path.endswith("/responses"):
             self._send("text/event-stream", events(responses(request)))
         elif request.get("stream"):
             self._send("text/event-stream", stream(completion(request)))
@@ -77,6 +83,8 @@ def turn(messages: list[dict[str, Any]]) -> int:
         if message.get("role") == "user" and TASK_ENDS in json.dumps(message.get("content")):
             count = 0
         count += message.get("role") == "tool" or message.get("type") == "function_call_output"
+        parts = message.get("content")
+        count += sum(each.get("type") == "tool_result" for each in parts) if isinstance(parts, list) else 0
     return count
 
 
@@ -84,8 +92,8 @@ def shell_call(tools: list[dict[str, Any]], command: str) -> tuple[str, dict[str
     """A call of whatever the agent's shell is called; None where it offers none (it asks for a title, say)."""
     for tool in tools:
         function = tool.get("function", tool)
-        known = function.get("parameters", {}).get("properties", {})
-        if function.get("name") in ("bash", "shell", "shell_command", "exec_command"):
+        known = function.get("parameters", function.get("input_schema", {})).get("properties", {})
+        if function.get("name") in ("Bash", "bash", "shell", "shell_command", "exec_command"):
             name = "cmd" if "cmd" in known else "command"
             value: Any = ["bash", "-c", command] if known[name].get("type") == "array" else command
             said = {"description": "work on the step"} if "description" in known else {}
@@ -144,6 +152,44 @@ def responses(request: dict[str, Any]) -> dict[str, Any]:
     return {"id": "resp-1", "object": "response", "status": "completed", "output": [item], "usage": usage}
 
 
+def message(request: dict[str, Any]) -> dict[str, Any]:
+    """The message, in Anthropic's protocol, that answers a request."""
+    call = next_call(request, request["messages"])
+    number = f"call-{next(NUMBERS)}"  # what repeats an id is taken for the same message
+    if call:
+        part: dict[str, Any] = {"type": "tool_use", "id": number, "name": call[0], "input": call[1]}
+    else:
+        part = {"type": "text", "text": "The step is done."}
+    usage = {"input_tokens": len(json.dumps(request["messages"])) // 4, "output_tokens": 50}
+    head = {
+        "id": f"msg-{number}",
+        "type": "message",
+        "role": "assistant",
+        "model": request["model"],
+        "stop_sequence": None,
+    }
+    return {**head, "content": [part], "stop_reason": "tool_use" if call else "end_turn", "usage": usage}
+
+
+def message_events(answer: dict[str, Any]) -> str:
+    """A message as the events of its stream."""
+    (part,) = answer["content"]
+    if part["type"] == "tool_use":
+        empty: dict[str, Any] = {**part, "input": {}}
+        delta = {"type": "input_json_delta", "partial_json": json.dumps(part["input"])}
+    else:
+        empty, delta = {"type": "text", "text": ""}, {"type": "text_delta", "text": part["text"]}
+    said: list[dict[str, Any]] = [
+        {"type": "message_start", "message": {**answer, "content": [], "stop_reason": None}},
+        {"type": "content_block_start", "index": 0, "content_block": empty},
+        {"type": "content_block_delta", "index": 0, "delta": delta},
+        {"type": "content_block_stop", "index": 0},
+        {"type": "message_delta", "delta": {"stop_reason": answer["stop_reason"]}, "usage": answer["usage"]},
+        {"type": "message_stop"},
+    ]
+    return "".join(f"event: {each['type']}\ndata: {json.dumps(each)}\n\n" for each in said)
+
+
 def events(response: dict[str, Any]) -> str:
     """A response as the events of its stream."""
     said: list[dict[str, Any]] = [
@@ -157,6 +203,10 @@ def events(response: dict[str, Any]) -> str:
 def environment(agent: str, url: str, home: Path) -> dict[str, str]:
     """What points an agent at the server, and keeps it away from the user's own settings."""
     own = {**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "OPENAI_API_KEY": "none-is-needed"}
+    if agent == "claude":
+        own |= {"ANTHROPIC_BASE_URL": url.removesuffix("/v1"), "ANTHROPIC_API_KEY": "none-is-needed"}
+        own |= {"CLAUDE_CONFIG_DIR": str(home), "DISABLE_AUTOUPDATER": "1", "DISABLE_TELEMETRY": "1"}
+        own["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
     if agent == "codex":
         provider = f'[model_providers.scripted]\nname = "scripted"\nbase_url = "{url}"\nwire_api = "responses"\n'
         (home / "config.toml").write_text(f'model_provider = "scripted"\n{provider}', encoding="utf-8")
@@ -171,7 +221,12 @@ def environment(agent: str, url: str, home: Path) -> dict[str, str]:
     return own
 
 
-MODELS = {"codex": "scripted", "opencode": "scripted/scripted", "mini-swe-agent": "openai/scripted"}
+MODELS = {
+    "claude": "scripted",
+    "codex": "scripted",
+    "opencode": "scripted/scripted",
+    "mini-swe-agent": "openai/scripted",
+}
 
 
 def main() -> int:
