@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,6 +47,16 @@ class Kernel(msgspec.Struct, frozen=True):
     @property
     def digest(self) -> str:
         return source_digest(self.source)
+
+    @property
+    def label(self) -> str:
+        """The file's name as text that can be sent and stored."""
+        return spelled_out(self.path.name)
+
+
+def spelled_out(name: str) -> str:
+    """A file's name with those of its bytes escaped that are no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def source_digest(source: str) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.fingerprint import Fingerprint, differences
-from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest, spelled_out
 from pytest_avo.core.ranking import noise_floor
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
@@ -78,8 +78,8 @@ class Plan:
     def name(self) -> str:
         """The kernel's path as lineage and commands have it."""
         if self.path.is_relative_to(self.rootdir):
-            return self.path.relative_to(self.rootdir).as_posix()
-        return str(self.path)
+            return spelled_out(self.path.relative_to(self.rootdir).as_posix())
+        return spelled_out(str(self.path))
 
 
 def matching(shapes: Sequence[Shape], globs: Sequence[str]) -> tuple[Shape, ...]:

@@ -211,11 +211,11 @@ class Consultation:
             settings = self._settings
             request = EvaluationRequest(
                 number=0,
-                subject=Subject(kernel.path.name, source),
+                subject=Subject(kernel.label, source),
                 shapes=missing,
                 limits=settings.limits,
                 plan=screening(settings.plan, floor=self._campaign.floor) if timed else None,
-                baseline=Subject(f"{kernel.path.name} (incumbent)", kernel.source) if timed else None,
+                baseline=Subject(f"{kernel.label} (incumbent)", kernel.source) if timed else None,
                 target=self._campaign.plan.target,
             )
             evaluator = self._assessor.evaluator_on(request.target)
@@ -246,11 +246,11 @@ class Consultation:
         self._check_evaluations(len(shapes))
         request = EvaluationRequest(
             number=0,
-            subject=Subject(kernel.path.name, source),
+            subject=Subject(kernel.label, source),
             shapes=tuple(shapes),
             limits=self._settings.limits,
             plan=screening(self._settings.plan, floor=self._campaign.floor),
-            baseline=Subject(f"{kernel.path.name} ({label})", against),
+            baseline=Subject(f"{kernel.label} ({label})", against),
             peers=(peer,) if peer else (),
             target=self._campaign.plan.target,
         )
@@ -274,7 +274,7 @@ class Consultation:
             records = compiled_records(draft, [shape], target=target, confined=self._settings.sandbox != "off")
         except EvaluatorError as error:
             raise Unavailable(str(error)) from None
-        return compiled.as_text(f"{kernel.path.name}::{shape.id}", records)
+        return compiled.as_text(f"{kernel.label}::{shape.id}", records)
 
     @property
     def _can_profile(self) -> bool:

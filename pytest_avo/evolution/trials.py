@@ -119,11 +119,11 @@ class Trials:
         asked = self._campaign.plan
         request = EvaluationRequest(
             number=0,
-            subject=Subject(asked.path.name, kernel.source),
+            subject=Subject(kernel.label, kernel.source),
             shapes=shapes,
             limits=self._assessor.settings.limits,
             plan=plan,
-            baseline=Subject(f"{asked.path.name} ({role})", baseline.source),
+            baseline=Subject(f"{baseline.label} ({role})", baseline.source),
             peers=peers,
             fixed="" if peers else asked.fixed,
             fresh=fresh,

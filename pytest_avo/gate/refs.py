@@ -64,7 +64,7 @@ class GitBaseline:
         source = self.source(kernel)
         if source is None or parse_fault(source):
             return None
-        return Subject(f"{kernel.path.name} ({self.name})", source)
+        return Subject(f"{kernel.label} ({self.name})", source)
 
     def is_same(self, kernel: Kernel) -> bool:
         """Whether the kernel is the same program as at the commit: comments, docstrings and layout do not run."""

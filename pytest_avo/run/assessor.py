@@ -95,7 +95,7 @@ class Assessor:
         assert device is not None, "why_not_here says so first"
         return EvaluationRequest(
             number=0,
-            subject=Subject(label=kernel.path.name, source=kernel.source),
+            subject=Subject(label=kernel.label, source=kernel.source),
             shapes=shapes,
             limits=self.settings.limits,
             plan=plan,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import codecs
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,14 @@ def test_a_kernel_is_read_as_python_reads_it(tmp_path: Path, form: Callable[[str
     assert kernel.fault == ""
     assert kernel.source.endswith(SOURCE)
     assert kernel.claim is not None
+
+
+def test_the_name_of_a_file_that_is_no_text_can_be_sent(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/ev\xff\xc3\xa9.py"))
+    path.write_text(SOURCE)
+    label = read_kernel(path).label
+    assert label == "ev\\xff\xe9.py"
+    assert label.encode()
 
 
 def test_provenance_stands_below_what_has_to_be_first() -> None:

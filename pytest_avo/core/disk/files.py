@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.new")
         try:
             with temporary.open("xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
+                file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
             if target.exists():
