@@ -21,7 +21,7 @@ from pytest_avo.core.disk.repository import commit_info
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Timing
 from pytest_avo.core.fingerprint import Fingerprint, differences
-from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.kernel import Kernel, spelled_out
 from pytest_avo.core.stats import log_ratios
 from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.report.results import Results
@@ -95,7 +95,7 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         return entry.median_us
 
     def _entry(self, case: Comparand) -> BaselineEntry | None:
-        mine = (x for x in self.record.entries if (x.kernel, x.shape) == (case.name, case.shape.id))
+        mine = (x for x in self.record.entries if (x.kernel, x.shape) == (spelled_out(case.name), case.shape.id))
         return next(mine, None)
 
 
@@ -115,7 +115,7 @@ def common_peer(old: Timing, new: Timing) -> str | None:
 def save(found: Results, path: Path) -> int:
     """Store what was measured of right kernels; how many shapes that is. InvalidInput when it cannot be written."""
     entries = [
-        BaselineEntry(row.kernel, row.digest, row.shape.id, row.median_s * 1e6, row.timing)
+        BaselineEntry(spelled_out(row.kernel), row.digest, row.shape.id, row.median_s * 1e6, row.timing)
         for row in found.rows
         if row.verdict.is_good and row.timing is not None
     ]

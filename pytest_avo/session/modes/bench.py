@@ -20,6 +20,7 @@ from pytest_avo.run.console import Console
 from pytest_avo.session.header import header
 from pytest_avo.session.items.bench_rules import BenchRules
 from pytest_avo.session.items.items import KernelFile, attach_row
+from pytest_avo.session.items.letters import legend
 from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.items.totals import attach_total, totals
 from pytest_avo.session.kernel_run import KernelRun
@@ -67,12 +68,13 @@ class Bench(KernelRun):
         self._tally.keep(report)
 
     def table(self) -> Iterable[Line]:
-        return terminal.results(
+        lines = terminal.results(
             self._tally.rows,
             self._tally.totals,
             verbosity=self._config.get_verbosity(),
             width=columns(self._config),
         )
+        return lines + legend(self._tally.rows, verbosity=self._config.get_verbosity())
 
     def leave(self) -> None:
         """Write and print what the user asked for."""

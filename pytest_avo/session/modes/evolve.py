@@ -32,6 +32,7 @@ from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.header import header
 from pytest_avo.session.items.items import KernelFile, KernelItem
+from pytest_avo.session.items.letters import legend
 from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.modes.candidates import SEED_PREFIX, EvolutionRules, attach_candidate, candidate_items
@@ -184,6 +185,7 @@ class Evolution(KernelRun):
             wall_s=consultation.ledger.snapshot().wall_s,
             resume_hint="" if self._complete else self._resume_command(),
         )
+        yield from legend(self._tally.rows, verbosity=self._config.get_verbosity())
         yield from lineage.lineage(balance.attempt_rows(campaign), summary, width=width)
         yield from ledger.workers(self.assessor.work(), wall_s=wall_s)
         if consultation.is_budgeted:
