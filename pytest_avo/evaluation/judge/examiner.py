@@ -124,7 +124,7 @@ class Examiner:
         """
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         spent_s, build_s, first_s = 0.0, 0.0, 0.0
-        for case in battery(shape, random):
+        for case in battery(shape, random, place=self._place):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape)

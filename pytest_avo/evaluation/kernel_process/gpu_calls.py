@@ -66,13 +66,8 @@ class GpuCalls:
         start, end = _mark(), _mark()
         _synchronize()
         _record(start)
-        results = [
-            attention(*qkv, causal=call["causal"], scale=call["scale"])
-            for call, qkv in zip(wanted.calls, wanted.arguments, strict=True)
-        ]
+        results = _call_all(attention, wanted)
         _record(end)
-        _synchronize()
-        _deliver(results, wanted)
         _synchronize()
         seconds = _elapsed_ms(start, end) / 1e3
         return {"calls": len(results), "forms": _forms(results, wanted), "seconds": seconds, "replayed": False}
@@ -89,20 +84,16 @@ class GpuCalls:
 
     def _captured(self, attention: Any, wanted: _Slice) -> _Slice:
         """The slice with its graph; without, where the kernel resists."""
-
-        def call(each: dict[str, Any], qkv: list[torch.Tensor]) -> Any:
-            return attention(*qkv, causal=each["causal"], scale=each["scale"])
-
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_CALLS):
-                    call(wanted.calls[0], wanted.arguments[0])
+                    _call(attention, wanted, 0)
             _synchronize()
             with torch.cuda.graph(graph, pool=self._pool):
-                results = [call(each, qkv) for each, qkv in zip(wanted.calls, wanted.arguments, strict=True)]
-                _deliver(results, wanted)  # in the graph, since hundreds of launches by hand take now more, now less
+                # Copied in the graph too, since hundreds of launches by hand take now more, now less.
+                results = _call_all(attention, wanted)
         except Exception as error:
             print(f"not captured in a CUDA graph: {error}", flush=True)  # noqa: T201 - the kernel's log
             _synchronize()
@@ -114,9 +105,18 @@ def _mark() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _deliver(results: list[Any], asked: _Slice) -> None:
-    for out, place in zip(results, asked.places, strict=True):
-        deliver(out, place)
+def _call(attention: Any, wanted: _Slice, number: int) -> Any:
+    call = wanted.calls[number]
+    return attention(*wanted.arguments[number], causal=call["causal"], scale=call["scale"])
+
+
+def _call_all(attention: Any, wanted: _Slice) -> list[Any]:
+    """The results of all calls, each copied out before the next call: a kernel may use its buffer again."""
+    results = []
+    for number, place in enumerate(wanted.places):
+        results.append(_call(attention, wanted, number))
+        deliver(results[-1], place)
+    return results
 
 
 def _forms(results: list[Any], asked: _Slice) -> list[dict[str, Any]]:

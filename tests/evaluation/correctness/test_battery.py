@@ -85,3 +85,11 @@ def test_every_two_choices_meet_in_few_rows(seed: int) -> None:
     for limited, others in TOGETHER.items():
         for name in others:
             assert all(((limited, x), (name, y)) in met for x in FACTORS[limited] for y in FACTORS[name])
+
+
+def test_vectors_are_aligned_on_a_gpu() -> None:
+    """There torch's own attention ends in a misaligned address otherwise."""
+    layouts = {x for seed in range(3) for call in battery(shape(), Random(seed), place="cuda") for x in call.layouts}
+    assert "odd" not in layouts
+    assert layouts >= {"padded", "cache", "one head"}
+    assert "odd" in {x for call in battery(shape(), Random(0)) for x in call.layouts}
