@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np  # noqa: F401 - pytester forgets what a test imports, and numpy cannot be imported twice
 import pytest
+
+from tests import ROOT
 
 SUITE = """
 [[shape]]
@@ -114,11 +116,22 @@ class Scripted:
 '''
 
 
+PLUGINS = ("-p", "avo", "-p", "xdist", "-p", "no:cacheprovider")
+"""A run inside a test loads nothing else: to import all that the tests need takes longer than most of them."""
+
+
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which pytest loads the plugins that it is told to."""
+    return {**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
 @dataclass
 class Project:
     """A project folder with a suite `tiny` and kernels, and ways to run pytest in it."""
 
     pytester: pytest.Pytester
+    plugins: tuple[str, ...] = PLUGINS
+    """What runs load, as arguments."""
 
     @property
     def path(self) -> Path:
@@ -137,7 +150,10 @@ class Project:
 
     def run(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own, as a user does."""
-        return self.pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=300)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in alone({}).items():
+                patch.setenv(name, value)
+            return self.pytester.runpytest_subprocess(*self.plugins, *arguments, timeout=300)
 
     def refuses(self, message: str, *arguments: str) -> None:
         """A run begins with this usage error (a pattern): of its options, its files or its paths; in this process."""
@@ -169,9 +185,14 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """The same without waiting, in a session of its own."""
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
         return subprocess.Popen(
-            command, cwd=self.path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            [sys.executable, "-m", "pytest", *self.plugins, *arguments],
+            cwd=self.path,
+            env=alone(os.environ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
         )
 
     def commit(self) -> str:
@@ -217,13 +238,20 @@ def own_cache(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, rates:
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> Project:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     (pytester.path / "shapes").mkdir()
     (pytester.path / "shapes" / "tiny.toml").write_text(SUITE)
     pytester.makeini("[pytest]\n")
     made = Project(pytester)
     made.kernel("slow.py", SLOW)
     return made
+
+
+@pytest.fixture
+def scripted(project: Project) -> Project:
+    """Evaluations in the project's runs are scripted: for tests of what becomes of them."""
+    project.plugins = (*PLUGINS, "-p", "tests.plugin.scripted_pool")
+    return project
 
 
 def kill_session(process: subprocess.Popen[str], number: signal.Signals) -> None:

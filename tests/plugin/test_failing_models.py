@@ -76,6 +76,7 @@ def kernel(project: Project) -> str:
     return (project.path / "kernels" / "slow.py").read_text()
 
 
+@pytest.mark.usefixtures("scripted")
 def test_each_failure_alone_is_survived(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer], silence: Turn
 ) -> None:
@@ -100,6 +101,7 @@ def test_each_failure_alone_is_survived(
     assert promoted.tokens_in == 5000, "five answers; what failed cost nothing"
 
 
+@pytest.mark.usefixtures("scripted")
 def test_failures_in_a_row_end_the_run_and_it_can_be_resumed(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer], silence: Turn
 ) -> None:
@@ -124,6 +126,7 @@ def test_failures_in_a_row_end_the_run_and_it_can_be_resumed(
     assert len(model.requests) == 1 + 3 + 3 + 3 + 1 + 1 + 1, "what was answered before is not asked again"
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_model_that_loops_forever_is_stopped_and_steered(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
 ) -> None:
@@ -157,6 +160,7 @@ def test_a_model_that_loops_forever_is_stopped_and_steered(
     assert kernel(project) == SLOW
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_model_that_submits_junk_changes_nothing(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
+
 from tests.plugin.conftest import GOOD, SHAPES, WRONG, Project
 
 
@@ -26,6 +28,7 @@ def test_a_kernel_beside_itself_gives_the_floor_of_later_runs(project: Project) 
     later.stdout.fnmatch_lines([f"avo: * (bench; *; noise floor {floor_of(project):.1%} of 20??-??-??)"])
 
 
+@pytest.mark.usefixtures("scripted")
 def test_workers_report_to_one_floor(project: Project) -> None:
     project.kernel("good.py", GOOD)
     result = project.run("--avo-aa", "kernels/good.py", "--avo-max-rounds", "9", "-n", "2")
@@ -34,6 +37,7 @@ def test_workers_report_to_one_floor(project: Project) -> None:
     assert floor_of(project) > 0
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_wrong_kernel_fails_and_gives_no_floor(project: Project) -> None:
     project.kernel("wrong.py", WRONG)
     result = project.run("--avo-aa", "kernels/wrong.py")

@@ -118,6 +118,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
     assert f"{SHAPES[1]} predicted 1000.000, measured " in later, "of each shape, as a lesson"
 
 
+@pytest.mark.usefixtures("scripted")
 def test_killed_in_a_step_it_pays_and_evaluates_nothing_twice(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
 ) -> None:
@@ -164,6 +165,7 @@ def test_killed_in_an_evaluation_of_a_step_it_repeats_no_finished_shape(
     assert len(model.requests) == 2, "the answer from before the kill was not asked for again"
 
 
+@pytest.mark.usefixtures("scripted")
 def test_an_endpoint_that_fails_ends_the_run_resumably(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
 ) -> None:
@@ -185,6 +187,7 @@ def test_an_endpoint_that_fails_ends_the_run_resumably(
     assert len(model.requests) == 7
 
 
+@pytest.mark.usefixtures("scripted")
 def test_silence_ends_at_the_deadline(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
@@ -197,6 +200,7 @@ def test_silence_ends_at_the_deadline(project: Project, monkeypatch: pytest.Monk
     result.stdout.fnmatch_lines(["agent stopped: *no answer from scripted within 1 s*"])
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_token_limit_stops_in_order(project: Project, serve: Callable[[Sequence[Turn]], ModelServer]) -> None:
     model = serve([*PROMOTED, calls(("read_draft", {}))])
     result = project.run(*arguments(model, "--generations", "9", "--avo-max-tokens", "20000"))
@@ -212,6 +216,7 @@ def test_a_token_limit_stops_in_order(project: Project, serve: Callable[[Sequenc
     )
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_time_limit_stops_any_operator(project: Project) -> None:
     project.script("80", "80")
     result = project.evolve("--generations", "2", "--avo-max-time", "1s")
@@ -219,6 +224,7 @@ def test_a_time_limit_stops_any_operator(project: Project) -> None:
     result.stdout.fnmatch_lines(["scripted stopped: budget exhausted (max_time): *", "ledger *", "wall time * 1.0 s"])
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_recorded_run_is_replayed_without_a_model(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer], httpserver: HTTPServer
 ) -> None:
@@ -243,6 +249,7 @@ def test_a_recorded_run_is_replayed_without_a_model(
     assert len(httpserver.log) == asked
 
 
+@pytest.mark.usefixtures("scripted")
 def test_members_of_a_population_have_conversations_and_costs_of_their_own(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
 ) -> None:

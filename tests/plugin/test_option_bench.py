@@ -47,10 +47,16 @@ def test_a_right_kernel_passes_and_a_wrong_one_fails_with_its_reason(project: Pr
     text = result.stdout.str()
     assert "Traceback" not in text
     assert "pytest_avo/" not in text, "no frame of the plugin is shown to a user"
-    cases = {case.get("name"): case for case in ElementTree.parse(project.path / "junit.xml").iter("testcase")}
-    properties = {entry.get("name"): entry.get("value") for entry in cases[SHAPES[0]].iter("property")}
-    assert properties["avo.verdict"] in ("correct", "incorrect")
-    assert {"avo.seed", "avo.worker"} <= set(properties)
+    verdicts = {}
+    for case in ElementTree.parse(project.path / "junit.xml").iter("testcase"):
+        properties = {entry.get("name"): entry.get("value") for entry in case.iter("property")}
+        assert {"avo.seed", "avo.worker"} <= set(properties)
+        verdicts[case.get("classname"), case.get("name")] = properties["avo.verdict"]
+    assert verdicts == {
+        (f"kernels.{name}", shape): verdict
+        for name, verdict in (("good", "correct"), ("wrong", "incorrect"))
+        for shape in SHAPES
+    }
 
 
 def test_every_way_to_fail_has_its_own_verdict_and_harms_nothing_else(project: Project) -> None:
@@ -70,7 +76,7 @@ def test_every_way_to_fail_has_its_own_verdict_and_harms_nothing_else(project: P
     files = [f"kernels/{name}.py" for name in (*body, "syntax", "zz_good")]
     result = project.run(
         "--avo-bench", *files, "--avo-limits", "build=2,check=2,time=5", "--avo-max-rounds", "3", "-k",
-        f"{SHAPES[0]} or no_shapes", "--avo-json", "out.json", "--avo-shapes", "tiny",
+        SHAPES[0], "--avo-json", "out.json", "--avo-shapes", "tiny",
     )  # fmt: skip
     assert result.ret == 1
     reasons = {
@@ -126,6 +132,7 @@ def test_a_folder_without_kernels_collects_nothing(project: Project) -> None:
     assert project.run("--avo-bench", "empty").ret == pytest.ExitCode.NO_TESTS_COLLECTED
 
 
+@pytest.mark.usefixtures("scripted")
 def test_exitfirst_stops_at_the_first_wrong_kernel(project: Project) -> None:
     project.kernel("a_wrong.py", WRONG)
     project.kernel("b_good.py", GOOD)
@@ -133,15 +140,18 @@ def test_exitfirst_stops_at_the_first_wrong_kernel(project: Project) -> None:
     result.assert_outcomes(failed=1)
 
 
+@pytest.mark.usefixtures("scripted")
 def test_last_failed_runs_only_what_failed(project: Project) -> None:
     project.kernel("wrong.py", WRONG)
     arguments = ["--avo-bench", "kernels/wrong.py", "kernels/slow.py", "--avo-max-rounds", "3"]
-    first = project.pytester.runpytest_subprocess(*arguments, "-q", timeout=300)
+    project.plugins = tuple(x if x != "no:cacheprovider" else "cacheprovider" for x in project.plugins)
+    first = project.run(*arguments, "-q")
     first.assert_outcomes(failed=2, passed=2)
-    again = project.pytester.runpytest_subprocess("--avo-bench", "--lf", "--co", "-q", timeout=300)
+    again = project.run("--avo-bench", "--lf", "--co", "-q")
     assert again.outlines[:2] == [f"kernels/wrong.py::{shape}" for shape in SHAPES]
 
 
+@pytest.mark.usefixtures("scripted")
 def test_the_same_under_xdist(project: Project) -> None:
     project.kernel("good.py", GOOD)
     project.kernel("wrong.py", WRONG)

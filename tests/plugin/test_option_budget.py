@@ -59,6 +59,7 @@ def test_a_server_from_the_environment_can_be_asked_too(project: Project, monkey
     assert settings(project, "--avo-model", "m").operator == "agent"
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_model_that_cannot_be_asked_is_said(project: Project) -> None:
     project.kernel("slow.py", SLOW.replace("return _once(", "return 2 * _once("))
     result = project.run("--avo-evolve", "kernels/slow.py", "--avo-model", "m", "--generations", "1")

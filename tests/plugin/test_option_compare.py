@@ -36,6 +36,7 @@ def test_says_what_is_slower_and_skips_what_is_unchanged(committed: Project) -> 
     )
 
 
+@pytest.mark.usefixtures("scripted")
 def test_an_unchanged_kernel_is_measured_when_the_user_names_it(committed: Project) -> None:
     result = committed.compare("kernels/good.py", "--avo-json", "out.json")
     result.assert_outcomes(passed=2)

@@ -30,6 +30,7 @@ def slowed(project: Project) -> Project:
 
 
 @pytest.mark.parametrize("reporting", REPORTING, ids=" ".join)
+@pytest.mark.usefixtures("scripted")
 def test_a_slowdown_is_exit_status_1_whatever_is_reported(slowed: Project, reporting: list[str]) -> None:
     result = slowed.compare(*ONE, "-k", SHAPES[0], *reporting)
     assert result.ret == 1
@@ -37,6 +38,7 @@ def test_a_slowdown_is_exit_status_1_whatever_is_reported(slowed: Project, repor
 
 
 @pytest.mark.parametrize("reporting", [["-q"], ["--no-summary"], ["-n", "2"], ["-p", "no:terminal"]], ids=" ".join)
+@pytest.mark.usefixtures("scripted")
 def test_an_unchanged_kernel_is_exit_status_0(project: Project, reporting: list[str]) -> None:
     project.commit()
     assert project.compare("kernels/slow.py", *ONE, "-k", SHAPES[0], *reporting).ret == 0
@@ -59,6 +61,7 @@ def test_the_failing_item_has_a_short_reason_and_no_frames(slowed: Project) -> N
     assert 0.03 < float(properties["avo.ratio.baseline"] or 0) < 0.3
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_geomean_has_an_item_of_its_own(slowed: Project) -> None:
     slowed.kernel("good.py", GOOD)
     slowed.git("add", "--all")
@@ -76,6 +79,7 @@ def test_a_geomean_has_an_item_of_its_own(slowed: Project) -> None:
     )
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_geomean_is_measured_by_the_worker_that_judges_it(slowed: Project) -> None:
     limits = ["--avo-compare-fail", "geomean:20%", "--avo-max-rounds", "6"]
     result = slowed.compare(*limits, "-n", "2", "--junitxml=junit.xml")
@@ -86,6 +90,7 @@ def test_a_geomean_is_measured_by_the_worker_that_judges_it(slowed: Project) -> 
     assert {e.get("name"): e.get("value") for e in cases["geomean"].iter("property")}["avo.verdict"] == "slower"
 
 
+@pytest.mark.usefixtures("scripted")
 def test_suites_and_kernels_have_limits_of_their_own(slowed: Project) -> None:
     slowed.pytester.makeini("[pytest]\navo_compare_fail =\n    30%\n    tiny: 900%\n")
     assert slowed.compare("--avo-max-rounds", "6").ret == 0

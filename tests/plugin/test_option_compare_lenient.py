@@ -6,6 +6,8 @@ import pytest
 
 from tests.plugin.conftest import GOOD, SHAPES, Project
 
+pytestmark = pytest.mark.usefixtures("scripted")
+
 LIMIT = ("--avo-compare-fail", "50%", "--avo-max-rounds", "3")
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from tests.plugin.conftest import GOOD, SHAPES, WRONG, Project
 
+pytestmark = pytest.mark.usefixtures("scripted")
+
 ROUNDS = ("--avo-max-rounds", "3")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from tests.plugin.conftest import GOOD, SHAPES, WRONG, Project
 
 
@@ -41,6 +43,7 @@ def test_a_path_that_cannot_be_written_is_a_usage_error_before_anything_runs(pro
     project.refuses("*taken*", "--avo-bench", "--avo-json", "taken/out.json")
 
 
+@pytest.mark.usefixtures("scripted")
 def test_pytest_benchmark_compares_two_runs(project: Project) -> None:
     for name in ("0001_old.json", "0002_new.json"):
         project.run("--avo-bench", "--avo-max-rounds", "3", "--avo-json", f"runs/{name}", "-k", SHAPES[0])

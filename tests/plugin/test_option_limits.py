@@ -40,6 +40,7 @@ def test_ini_gives_defaults_and_the_command_line_wins(project: Project) -> None:
     assert result.outlines[:2] == [f"other/slow.py::{shape}" for shape in SHAPES]
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_peer_is_left_out_with_none(project: Project) -> None:
     result = project.run("--avo-bench", "--avo-peers", "none", "--avo-max-rounds", "3", "--avo-json", "out.json")
     assert result.ret == 0

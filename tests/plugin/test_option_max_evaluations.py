@@ -12,6 +12,8 @@ from pytest_avo.lineage.view import View
 from tests.operators.model_server import ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import SLOW, Project
 
+pytestmark = pytest.mark.usefixtures("scripted")
+
 # Wrong candidates are never confirmed, so that the number of their evaluations does not hang on the machine's noise.
 SUBMIT = calls(("submit", {"hypothesis": "twice the scale is as good"}))
 DRAFTING = [

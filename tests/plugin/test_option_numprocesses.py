@@ -39,12 +39,14 @@ def test_results_and_their_order_are_those_of_one_process(project: Project) -> N
     two.assert_outcomes(passed=6, failed=2)
 
 
+@pytest.mark.usefixtures("scripted")
 def test_auto_is_a_worker_for_every_device(project: Project) -> None:
     result = project.run(*BENCH, "-n", "auto", "kernels/slow.py")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["created: 1/1 worker"])
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_number_that_the_environment_gives_goes_before_auto(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

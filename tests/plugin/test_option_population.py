@@ -14,6 +14,9 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.lineage.view import View
 from tests.plugin.conftest import SLOW, Project
+from tests.plugin.scripted_pool import EACH_S
+
+pytestmark = pytest.mark.usefixtures("scripted")
 
 KERNEL = SLOW.replace("REPEAT = 40", "REPEAT = 100").replace("[1, 39, 40, 80, 400]", "[1, 12, 36, 100, 200]")
 TEAM = '''
@@ -125,7 +128,10 @@ def test_islands_keep_to_themselves_and_the_best_of_all_lands(project: Project) 
     result.stdout.fnmatch_lines(["generation 3: team has nothing left to try", "generation 3.0: kept*the best is *"])
 
 
-def test_killed_at_random_moments_it_loses_and_repeats_nothing(project: Project) -> None:
+def test_killed_at_random_moments_it_loses_and_repeats_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(EACH_S, "0.1")
     asked = [*arguments(project, "36 wrong 200", "12 1 36", "200 1 12"), "--avo-islands", "2", "-n", "2"]
     path, kernel = project.path / ".avo" / FILE, project.path / "kernels" / "slow.py"
     generator = random.Random(11)

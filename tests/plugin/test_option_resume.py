@@ -96,6 +96,7 @@ def test_ctrl_c_ends_within_a_second_and_says_how_to_resume(project: Project) ->
     assert gone(project.path)
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_run_that_ended_with_a_bad_seed_ends_so_again(project: Project) -> None:
     project.script("80")
     project.kernel("slow.py", SLOW.replace("return _once(", "return 2 * _once("))
@@ -106,6 +107,7 @@ def test_a_run_that_ended_with_a_bad_seed_ends_so_again(project: Project) -> Non
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
 
 
+@pytest.mark.usefixtures("scripted")
 def test_nothing_to_resume_is_a_usage_error(project: Project) -> None:
     project.script("1")
     result = project.evolve("--avo-resume")
@@ -113,6 +115,7 @@ def test_nothing_to_resume_is_a_usage_error(project: Project) -> None:
     result.stderr.fnmatch_lines(["ERROR: --avo-resume: expected a run of kernels/slow.py in *, there is none"])
 
 
+@pytest.mark.usefixtures("scripted")
 def test_an_edited_kernel_is_not_overwritten(project: Project) -> None:
     project.script("80")
     project.evolve("--generations", "1")
@@ -123,6 +126,7 @@ def test_an_edited_kernel_is_not_overwritten(project: Project) -> None:
     assert (project.path / "kernels" / "slow.py").read_text().endswith("# mine\n")
 
 
+@pytest.mark.usefixtures("scripted")
 def test_other_shapes_are_not_mixed(project: Project) -> None:
     project.script("80")
     project.evolve("--generations", "1")

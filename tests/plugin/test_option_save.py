@@ -10,6 +10,8 @@ import pytest
 from tests.plugin.conftest import SHAPES, Project
 from tests.plugin.test_option_compare import repeated
 
+pytestmark = pytest.mark.usefixtures("scripted")
+
 ROUNDS = ("--avo-max-rounds", "3")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View
 from tests.plugin.conftest import SHAPES, SLOW, Project
+
+pytestmark = pytest.mark.usefixtures("scripted")
 
 
 def test_a_winner_that_was_screened_on_one_shape_is_confirmed_on_all(project: Project) -> None:

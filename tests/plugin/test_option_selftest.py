@@ -28,6 +28,7 @@ def test_one_of_each_class_comes_out_as_expected(project: Project) -> None:
     assert result.ret == 0
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_folder_of_further_kernels_and_exit_1_if_one_escapes(project: Project) -> None:
     folder = project.path / "mine"
     folder.mkdir()

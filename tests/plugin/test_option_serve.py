@@ -9,11 +9,11 @@ import pytest
 
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View, latest_run
-from tests.plugin.conftest import GOOD, SHAPES, Project
+from tests.plugin.conftest import GOOD, PLUGINS, SHAPES, Project
 from tests.plugin.test_option_resume import wait_for
 
 SPOOL = ("--tx", "spool=spool")
-SUBMIT = f"{sys.executable} -m pytest -p no:cacheprovider --avo-serve spool"
+SUBMIT = " ".join([sys.executable, "-m", "pytest", *PLUGINS, "--avo-serve", "spool"])
 
 
 def test_a_spool_that_nobody_served_is_refused_before_anything_starts(project: Project) -> None:

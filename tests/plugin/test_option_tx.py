@@ -52,6 +52,7 @@ def test_every_worker_stands_in_the_ledger(project: Project) -> None:
     )
 
 
+@pytest.mark.usefixtures("scripted")
 def test_one_worker_needs_no_ledger(project: Project) -> None:
     project.script("wrong")
     result = project.evolve("--generations", "1")
