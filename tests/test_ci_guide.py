@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.plugin.conftest import GOOD, SHAPES, SUITE
+from tests.plugin.conftest import GOOD, SHAPES, SUITE, quick
 from tests.plugin.test_option_compile import ONE
 
 GUIDE = (ROOT / "docs" / "how-to" / "ci.md").read_text(encoding="utf-8")
@@ -68,7 +69,12 @@ def test_a_command_of_the_guide_runs_as_written(
     program, *arguments = shlex.split(command)
     assert program.rpartition("/")[2] == "pytest"
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments], cwd=project, capture_output=True, text=True, timeout=300
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=project,
+        env=quick(os.environ),
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     named = [argument for argument in arguments if re.search(r"\.(json|md|xml)$", argument)]

@@ -1,25 +1,28 @@
-"""The script that kills an evolution's processes at random moments, with a dozen kills."""
+"""The script that kills an evolution's processes at random moments, with half a dozen kills."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from tests import ROOT
+from tests.plugin.conftest import quick
 
 SCRIPT = ROOT / "benchmarks" / "crash.py"
+QUICK = quick(os.environ)
 
 
 def test_nothing_is_lost_torn_or_left_over_whatever_is_killed() -> None:
-    command = [sys.executable, str(SCRIPT), "--kills", "12", "--seconds", "240"]
-    found = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, str(SCRIPT), "--kills", "6", "--seconds", "240"]
+    found = subprocess.run(command, capture_output=True, text=True, env=QUICK)
     assert found.returncode == 0, found.stdout + found.stderr
     kills, runs, kept = found.stdout.splitlines()
     count = re.match(r"(\d+) kills \(.* kernel, .* zygote, .* worker, .* controller\)", kills)
     assert count is not None
-    assert int(count[1]) == 12, "on a machine so slow that this fails, give it more seconds"
+    assert int(count[1]) == 6, "on a machine so slow that this fails, give it more seconds"
     assert "evolved to the end" in runs
     assert kept.endswith("; 0 faults")
     assert not kept.startswith("0 evaluations")
@@ -38,7 +41,7 @@ def test_a_fault_is_told(tmp_path: Path) -> None:
         "project.check(); project.check_complete(); print(*project.faults, sep='\\n')"
     )
     command = [sys.executable, "-c", code, str(SCRIPT.parent), str(tmp_path / "project")]
-    found = subprocess.run(command, capture_output=True, text=True)
+    found = subprocess.run(command, capture_output=True, text=True, env=QUICK)
     faults = found.stdout.splitlines()
     assert [fault.partition(":")[0] for fault in faults] == [
         "1 rows of outcome were lost or changed",

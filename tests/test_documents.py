@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from packaging.version import Version
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.core.shape import read_suite
 from tests import ROOT
+from tests.plugin.conftest import quick
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md"))
@@ -115,6 +117,7 @@ def test_the_kernel_of_the_guide_passes(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "--avo-bench", "my_kernel.py", *options],
         cwd=tmp_path,
+        env=quick(os.environ),
         capture_output=True,
         text=True,
         check=False,

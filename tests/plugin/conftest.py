@@ -82,11 +82,6 @@ import time
 
 from pytest_avo.operators.operator import Proposal
 
-WRONG = (
-    'AVO = {"target": "cpu", "shapes": ["tiny"]}\\n\\n\\n'
-    "def attention(q, k, v, *, causal, scale): return q * 0\\n"
-)
-
 
 class Scripted:
     name = "scripted"
@@ -106,7 +101,7 @@ class Scripted:
         if word == "syntax":
             return Proposal("def attention(:", "a syntax error")
         if word == "wrong":
-            return Proposal(WRONG, "zeros are fast", {"geomean": 9.0})
+            return Proposal(task.kernel.source.replace("* scale", "* scale * 0"), "zeros are fast", {"geomean": 9.0})
         if word == "drafts":
             results = task.evaluate(task.kernel.source, task.shapes[:1], timed=False)
             (task.folder / "drafts.txt").write_text(" ".join(r.verdict.kind for r in results.values()))
@@ -116,13 +111,16 @@ class Scripted:
 '''
 
 
-PLUGINS = ("-p", "avo", "-p", "xdist", "-p", "no:cacheprovider")
-"""A run inside a test loads nothing else: to import all that the tests need takes longer than most of them."""
+PLUGINS = ("-p", "no:cacheprovider")
+"""What runs inside tests load, or not, beside what `quick` says."""
 
 
-def alone(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which pytest loads the plugins that it is told to."""
-    return {**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+def quick(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which pytest loads this plugin and xdist alone.
+
+    To import all else that the tests need takes longer than most runs inside them.
+    """
+    return {**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p avo -p xdist"}
 
 
 @dataclass
@@ -151,7 +149,7 @@ class Project:
     def run(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in a process of its own, as a user does."""
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in alone({}).items():
+            for name, value in quick({}).items():
                 patch.setenv(name, value)
             return self.pytester.runpytest_subprocess(*self.plugins, *arguments, timeout=300)
 
@@ -188,7 +186,7 @@ class Project:
         return subprocess.Popen(
             [sys.executable, "-m", "pytest", *self.plugins, *arguments],
             cwd=self.path,
-            env=alone(os.environ),
+            env=quick(os.environ),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -13,7 +13,9 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
-from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, EvaluationRequest, Timing
+from msgspec.structs import replace
+
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, EvaluationRequest, Timing, TimingPlan
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.evaluator import Work
@@ -32,10 +34,8 @@ def seconds_of(source: str) -> float:
     return (int(found[1]) if found else 1) * 1e-4
 
 
-def timing_of(request: EvaluationRequest) -> Timing | None:
+def timing_of(request: EvaluationRequest, plan: TimingPlan) -> Timing:
     """Every round as it must be, but for a thousandth."""
-    if request.plan is None:
-        return None
     arms = {KERNEL: seconds_of(request.subject.source), **dict.fromkeys(request.peers, PEER_S)}
     if request.fixed:
         arms[FIXED] = PEER_S
@@ -43,8 +43,7 @@ def timing_of(request: EvaluationRequest) -> Timing | None:
         arms[BASELINE] = seconds_of(request.baseline.source)
     rounds = (1.0, 1.001, 0.999)
     samples = {
-        arm: tuple(tuple(mean_s * x for x in rounds) for _ in range(request.plan.launches))
-        for arm, mean_s in arms.items()
+        arm: tuple(tuple(mean_s * x for x in rounds) for _ in range(plan.launches)) for arm, mean_s in arms.items()
     }
     return Timing(samples, calls=1, stopped="rounds")
 
@@ -52,15 +51,13 @@ def timing_of(request: EvaluationRequest) -> Timing | None:
 def evaluation_of(request: EvaluationRequest, shape: Shape) -> Evaluation:
     """Zeros, another scale and what is raised fail as they would."""
     source = request.subject.source
+    answer = Evaluation(shape.id, "ok", seed=1, worker="gw0", device="a device", build_s=0.1, check_s=0.1)
     if broken := BREAKS.search(source):
-        return Evaluation(shape.id, "crashed", f"{broken[1]}: ", seed=1, build_s=0.1)
+        return replace(answer, outcome="crashed", reason=f"{broken[1]}: ")
     if WRONG.search(source):
         reason = "max error 0.5 > limit 0.001 (heads from 0, rows from 0) (normal)"
-        return Evaluation(shape.id, "incorrect", reason, seed=1, worker="gw0", build_s=0.1, check_s=0.1)
-    timing = timing_of(request)
-    return Evaluation(
-        shape.id, "ok", seed=1, worker="gw0", build_s=0.1, check_s=0.1, time_s=0.1 if timing else 0.0, timing=timing
-    )
+        return replace(answer, outcome="incorrect", reason=reason)
+    return answer if request.plan is None else replace(answer, time_s=0.1, timing=timing_of(request, request.plan))
 
 
 class ScriptedPool:
@@ -100,4 +97,4 @@ class ScriptedPool:
     def close(self) -> None: ...
 
 
-meeting.Pool = ScriptedPool  # type: ignore[assignment,misc]
+meeting.Pool = ScriptedPool  # type: ignore[assignment, attr-defined]

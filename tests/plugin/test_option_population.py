@@ -54,7 +54,7 @@ class Team:
         if word == "none":
             return None
         if word == "wrong":
-            return Proposal("def attention(q, k, v, *, causal, scale): return q * %d" % task.member, "wrong")
+            return Proposal(task.kernel.source.replace("* scale", f"* scale * {task.member}"), "wrong")
         return Proposal(re.sub("REPEAT = [0-9]+", f"REPEAT = {word}", task.kernel.source, count=1), f"REPEAT {word}")
 '''
 
