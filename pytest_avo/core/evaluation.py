@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.input_kinds import USUAL
 from pytest_avo.core.shape import Shape
 
 Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsupported"]
@@ -111,6 +112,18 @@ class Timing(msgspec.Struct, frozen=True):
     """Why there are too few rounds for any verdict, or "": a single one has an interval without width."""
     least_s: float = 0.0
     """Seconds per call that the work takes at the device's own rates; 0 where they are not known."""
+    kinds: tuple[tuple[str, ...], ...] = ()
+    """launches -> the kind of inputs of each round; () where all were normal."""
+
+    @property
+    def kinds_by_launch(self) -> tuple[tuple[str, ...], ...]:
+        """As `kinds`, written out where all were normal."""
+        return self.kinds or tuple(tuple(USUAL[0] for _ in launch) for launch in self.seconds[KERNEL])
+
+    @property
+    def kind_names(self) -> tuple[str, ...]:
+        """The kinds of inputs that occur, in the order in which they first do."""
+        return tuple(dict.fromkeys(kind for launch in self.kinds_by_launch for kind in launch))
 
     @property
     def conditions(self) -> Conditions | None:

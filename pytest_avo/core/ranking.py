@@ -63,20 +63,65 @@ def floor_of(comparisons: Sequence[Interval]) -> float:
 
 
 def paired(timing: Timing, arm: str) -> list[list[float]]:
-    """Log-ratios log(t_arm / t_kernel), per launch and round."""
+    """Log-ratios log(t_arm / t_kernel), per launch and round; every kind of inputs counts alike."""
+    launches = zip(_raw(timing, arm), timing.kinds_by_launch, strict=True)
+    return [stats.levelled(rounds, kinds) for rounds, kinds in launches]
+
+
+def paired_by_kind(timing: Timing, arm: str) -> dict[str, list[list[float]]]:
+    """The same on each kind of inputs alone; none where there is but one."""
+    if len(timing.kind_names) < 2:
+        return {}
+    launches = list(zip(_raw(timing, arm), timing.kinds_by_launch, strict=True))
+    return {
+        kind: [stats.levelled(rounds, kinds, at=kind) for rounds, kinds in launches if kind in kinds]
+        for kind in timing.kind_names
+    }
+
+
+def _raw(timing: Timing, arm: str) -> list[list[float]]:
     pairs = zip(timing.seconds[arm], timing.seconds[KERNEL], strict=True)
     return [stats.log_ratios(reference, kernel) for reference, kernel in pairs]
 
 
 def geomean_gain(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float) -> Interval:
     """Log-ratio to the baseline over all shapes, weighted; every evaluation must have been timed beside it."""
-    launches = {}
+    launches = {shape: paired(timing, BASELINE) for shape, timing in _timings(evaluations, shapes).items()}
+    return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=confidence)
+
+
+def gains_by_kind(
+    evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float
+) -> dict[str, Interval]:
+    """The same on each kind of inputs alone, over the shapes that were timed on it; none where there is but one.
+
+    confidence: of all intervals together (Bonferroni).
+    """
+    found: dict[str, dict[str, list[list[float]]]] = {}
+    for shape, timing in _timings(evaluations, shapes).items():
+        for kind in timing.kind_names:
+            found.setdefault(kind, {})[shape] = paired_by_kind(timing, BASELINE).get(kind) or paired(timing, BASELINE)
+    if len(found) < 2:
+        return {}
+    weights = {shape.id: shape.weight for shape in shapes}
+    each = stats.of_each(confidence, len(found))
+    return {kind: stats.geomean_interval(launches, weights, confidence=each) for kind, launches in found.items()}
+
+
+def slower_kind(gains: Mapping[str, Interval], *, limit: float) -> str:
+    """The kind of inputs on which a kernel is slowest, and slower than `limit`, a log-ratio, beyond doubt; or ""."""
+    slower = {kind: gain for kind, gain in gains.items() if gain.high < -limit}
+    return min(slower, key=lambda kind: slower[kind].estimate, default="")
+
+
+def _timings(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> dict[str, Timing]:
+    found = {}
     for shape in shapes:
         timing = evaluations[shape.id].timing
         if timing is None:
             raise ValueError(f"{shape.id} was not timed")
-        launches[shape.id] = paired(timing, BASELINE)
-    return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=confidence)
+        found[shape.id] = timing
+    return found
 
 
 def noise_floor(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> float:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.input_kinds import INPUT_KINDS, USUAL, InputKind
 
 Dtype = Literal["f32", "bf16", "f16"]
 DTYPE_BYTES: dict[Dtype, int] = {"f32": 4, "bf16": 2, "f16": 2}
@@ -18,6 +19,7 @@ DTYPE_NAMES: dict[Dtype, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "f
 """As torch and Triton call them."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+Kinds = Annotated[tuple[InputKind, ...], msgspec.Meta(min_length=1)]
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -34,10 +36,13 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     weight: Positive = 1.0
     scale: Positive | None = None
     source: str = ""
+    inputs: Kinds = USUAL
+    """Kinds of inputs that it is timed on, in turn; a suite's, where the shape names none."""
 
     def __post_init__(self) -> None:
         if self.heads_q % self.heads_kv:
             raise ValueError(f"heads_q must be a multiple of heads_kv, got {self.heads_q} and {self.heads_kv}")
+        _require_distinct(self.inputs)
 
     @property
     def id(self) -> str:
@@ -68,10 +73,14 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class Suite(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A file of shapes; `description` is shown in reports."""
+    """A file of shapes; `description` is shown in reports, `inputs` holds for shapes that name none."""
 
     shape: Annotated[list[Shape], msgspec.Meta(min_length=1)]
     description: str = ""
+    inputs: Kinds = USUAL
+
+    def __post_init__(self) -> None:
+        _require_distinct(self.inputs)
 
 
 class SuiteFolders(msgspec.Struct, frozen=True):
@@ -113,12 +122,22 @@ def read_suite(path: Path) -> tuple[Shape, ...]:
             raise InvalidInput(
                 f"{path}: [[shape]] table {number} repeats table {first} ({shape.id}): expected distinct shapes"
             )
-    return tuple(suite.shape)
+    named = ["inputs" in table for table in raw["shape"]]
+    return tuple(
+        shape if own else msgspec.structs.replace(shape, inputs=suite.inputs)
+        for shape, own in zip(suite.shape, named, strict=True)
+    )
+
+
+def _require_distinct(kinds: tuple[InputKind, ...]) -> None:
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(f"inputs must be distinct kinds, got {', '.join(kinds)}")
 
 
 def _in_words(message: str) -> str:
     """Msgspec's "Expected `int`, got `str` - at `$.shape[2].batch`" with table and key named as TOML has them."""
     what, _, where = message.replace("`", "").partition(" - at $.")
+    where = re.sub(r"(?<=inputs)\[[\d.]+\]$", "", where)
     place = re.fullmatch(r"shape\[(\d+)\](?:\.(\w+))?", where)
     table = f"[[shape]] table {int(place[1]) + 1}" if place else ""
     key = (place[2] or "") if place else where
@@ -128,7 +147,7 @@ def _in_words(message: str) -> str:
     elif missing := re.fullmatch(r"Object missing required field (\w+)", what):
         key, what = missing[1], f"missing, expected in every {'[[shape]] table' if place else 'suite'}"
     elif wrong := re.fullmatch(r"Invalid enum value (.+)", what):
-        what = f"expected one of {', '.join(DTYPE_BYTES)}, got {wrong[1]}"
+        what = f"expected one of {', '.join(INPUT_KINDS if key == 'inputs' else DTYPE_BYTES)}, got {wrong[1]}"
     else:
         what = what.replace("Expected array", "expected [[shape]] tables").replace("object", "table")
         what = what.replace("Expected", "expected")

@@ -46,6 +46,31 @@ def log_ratios(reference_s: Sequence[float], kernel_s: Sequence[float]) -> list[
     return [float(x) for x in np.log(np.asarray(reference_s) / np.asarray(kernel_s))]
 
 
+def levelled(launch: Sequence[float], kinds: Sequence[str], *, at: str = "") -> list[float]:
+    """Log-ratios of a launch whose rounds had inputs of several kinds, as if every kind had the same.
+
+    The location of the result is the mean over kinds of each kind's median, or the median of the kind `at`. Its spread
+    is that of every round around the median of the others of its kind, which is as much wider than around the median
+    of all as that owes to the round itself; for one kind, wider by how few of the rounds it has. As they are where
+    some kind has a single round, or there is but one kind.
+    """
+    if len(launch) != len(kinds):
+        raise ValueError(f"one kind a round wanted, got {len(kinds)} for {len(launch)}")
+    rounds: dict[str, list[float]] = {}
+    for value, kind in zip(launch, kinds, strict=True):
+        rounds.setdefault(kind, []).append(value)
+    if len(rounds) == 1 or min(map(len, rounds.values())) < 2:
+        return list(rounds[at] if at else launch)
+    around = np.concatenate(
+        [[x - np.median(each[:i] + each[i + 1 :]) for i, x in enumerate(each)] for each in rounds.values()]
+    )
+    around -= np.median(around)
+    if at:
+        around *= np.sqrt(len(launch) / (len(rounds[at]) - 1))
+    centre = np.median(rounds[at]) if at else np.mean([np.median(each) for each in rounds.values()])
+    return [float(x) for x in centre + around]
+
+
 def location(launches: Launches) -> float:
     """The point estimate: median over the rounds of a launch, mean over launches."""
     return float(np.mean([np.median(rounds) for rounds in launches]))
@@ -118,6 +143,11 @@ def confidence_of_looks(number: int, *, risk: float) -> float:
     The risk is split evenly (Bonferroni): who looks after every round, each time at the full risk, errs far more often.
     """
     return 1 - 2 * risk / number
+
+
+def of_each(confidence: float, number: int) -> float:
+    """Confidence of each of so many two-sided intervals, for all of them to hold with `confidence` (Bonferroni)."""
+    return 1 - (1 - confidence) / number
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

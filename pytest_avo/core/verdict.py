@@ -11,14 +11,22 @@ import msgspec
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Timing
-from pytest_avo.core.ranking import Failing, Speed, paired, ranking
+from pytest_avo.core.ranking import Failing, Speed, paired, paired_by_kind, ranking, slower_kind
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.stats import Interval
+from pytest_avo.core.stats import Interval, Launches
 
 Kind = Literal[Speed, "correct", Failing]
+CONFIDENCE = 0.95
 CHANCE = 0.05
 """How often one of several shapes may be called faster or slower where none is."""
 GOOD: frozenset[Kind] = frozenset({"faster", "same", "slower", "ambiguous", "correct"})
+
+
+class OfKind(msgspec.Struct, frozen=True):
+    """The ratio on one kind of inputs. The intervals of all kinds hold together, at 95%."""
+
+    ratio: float
+    ci95: tuple[float, float]
 
 
 class Comparison(msgspec.Struct, frozen=True):
@@ -26,7 +34,16 @@ class Comparison(msgspec.Struct, frozen=True):
 
     median_us: float
     ratio: float
+    """The geomean over kinds of inputs."""
     ci95: tuple[float, float]
+    kinds: dict[str, OfKind] = {}
+    """By kind of inputs, where there are several."""
+
+    @property
+    def kinds_differ(self) -> bool:
+        """Whether kinds of inputs are further apart than the noise: two intervals do not meet."""
+        lows, highs = ([each.ci95[end] for each in self.kinds.values()] for end in (0, 1))
+        return bool(self.kinds) and max(lows) > min(highs)
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -136,7 +153,23 @@ def compare(timing: Timing, arm: str) -> Comparison:
     """How the kernel stands against `arm` on one shape."""
     ratio = stats.interval(paired(timing, arm)).exp()
     seconds = median(x for launch in timing.seconds[arm] for x in launch)
-    return Comparison(median_us=seconds * 1e6, ratio=ratio.estimate, ci95=(ratio.low, ratio.high))
+    return Comparison(
+        median_us=seconds * 1e6,
+        ratio=ratio.estimate,
+        ci95=(ratio.low, ratio.high),
+        kinds=of_kinds(_intervals(paired_by_kind(timing, arm))),
+    )
+
+
+def of_kinds(gains: Mapping[str, Interval]) -> dict[str, OfKind]:
+    """Log-ratios by kind of inputs as a comparison carries them."""
+    ratios = {kind: gain.exp() for kind, gain in gains.items()}
+    return {kind: OfKind(ratio.estimate, (ratio.low, ratio.high)) for kind, ratio in ratios.items()}
+
+
+def _intervals(kinds: Mapping[str, Launches]) -> dict[str, Interval]:
+    confidence = stats.of_each(CONFIDENCE, len(kinds) or 1)
+    return {kind: stats.interval(launches, confidence=confidence) for kind, launches in kinds.items()}
 
 
 def _against(shape: str, baseline: Comparison, floor: float) -> Verdict:
@@ -144,4 +177,17 @@ def _against(shape: str, baseline: Comparison, floor: float) -> Verdict:
     change = f"{abs(baseline.ratio - 1):.1%} {'faster' if baseline.ratio > 1 else 'slower'} than the incumbent"
     spread = f"95% interval {baseline.ci95[0]:.3f} to {baseline.ci95[1]:.3f}"
     rank = ranking(Interval(math.log(baseline.ratio), low, high), floor=floor)
-    return Verdict(shape, rank, f"{change}, {spread}" if rank in ("faster", "slower") else spread)
+    reason = f"{change}, {spread}" if rank in ("faster", "slower") else spread
+    slower = slower_kind({kind: _log(each) for kind, each in baseline.kinds.items()}, limit=floor)
+    if slower and rank in ("faster", "same"):
+        return Verdict(shape, "ambiguous", f"{reason}; {on_kind(slower, baseline.kinds[slower])}")
+    return Verdict(shape, rank, reason)
+
+
+def on_kind(kind: str, found: OfKind) -> str:
+    """`slower on spread inputs, 0.870 [0.850, 0.890]`."""
+    return f"slower on {kind} inputs, {found.ratio:.3f} [{found.ci95[0]:.3f}, {found.ci95[1]:.3f}]"
+
+
+def _log(found: OfKind) -> Interval:
+    return Interval(math.log(found.ratio), math.log(found.ci95[0]), math.log(found.ci95[1]))

@@ -2,7 +2,8 @@
 
 The commit rule of the paper made statistical: a candidate that is not right on every shape has no score at all; one
 that is right counts as faster only if the one-sided 99% lower bound of its geomean against its parent is above the
-noise floor.
+noise floor. Every kind of timed inputs counts alike, and a candidate that is slower beyond doubt on one of them is
+rejected: its gain is made for the others.
 """
 
 from __future__ import annotations
@@ -12,7 +13,15 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pytest_avo.core.evaluation import Evaluation, TimingPlan
-from pytest_avo.core.ranking import ONE_SIDED_99, Ranking, failing, geomean_gain, ranking
+from pytest_avo.core.ranking import (
+    ONE_SIDED_99,
+    Ranking,
+    failing,
+    gains_by_kind,
+    geomean_gain,
+    ranking,
+    slower_kind,
+)
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.operators.operator import Accept
@@ -41,6 +50,11 @@ def decide(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, fl
         return Decision("ambiguous", too_few)
     gain = geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)
     rank = ranking(gain, floor=floor)
+    by_kind = gains_by_kind(evaluations, shapes, confidence=ONE_SIDED_99)
+    if gain.estimate > 0 and (slower := slower_kind(by_kind, limit=floor)):
+        ratio = by_kind[slower].exp()
+        interval = f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]"
+        return Decision("rejected", f"slower than the incumbent on {slower} inputs, {interval}", gain)
     return Decision(rank, f"cannot be told from the noise of {floor:.2%}" if rank == "ambiguous" else "", gain)
 
 

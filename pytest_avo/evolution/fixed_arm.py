@@ -38,8 +38,10 @@ def unshown(
 ) -> str:
     """Why a gain is not believed, or "": `now` of a candidate beside an incumbent, `then` of that as a candidate.
 
-    Nothing is said where either was timed without the fixed arm. floor: a log-ratio.
+    Nothing is said where either was timed without the fixed arm, or on other kinds of inputs. floor: a log-ratio.
     """
+    if _kinds(now, shapes) != _kinds(then, shapes):
+        return ""
     present, past = standing(now, shapes), standing(then, shapes)
     if present is None or past is None:
         return ""
@@ -53,6 +55,11 @@ def unshown(
         f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "
         "the incumbent takes its time"
     )
+
+
+def _kinds(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> list[frozenset[str]]:
+    timings = [found.timing for shape in shapes if (found := evaluations.get(shape.id)) is not None]
+    return [frozenset() if timing is None else frozenset(timing.kind_names) for timing in timings]
 
 
 def _arm(timing: Timing) -> str | None:

@@ -52,7 +52,7 @@ class Settlement:
 
     def is_promising(self, decision: Decision) -> bool:
         """Whether a screened candidate is worth to be measured once more."""
-        if decision.gain is None:
+        if decision.gain is None or decision.ranking == "rejected":
             return False
         return decision.gain.estimate >= 0 if self._settings.accept == "match" else decision.ranking == "faster"
 
@@ -71,7 +71,7 @@ class Settlement:
             confirmed = self._decide(evaluations)
             if confirmed.gain is None:
                 self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
-            elif reason := self._unshown(candidate.attempt.parent, evaluations):
+            elif reason := self._refusal(candidate.attempt.parent, confirmed, evaluations):
                 rejected = Decision("rejected", reason, screened.gain)
                 since = candidate.since
                 self.settle(candidate.attempt, "rejected", rejected, confirmed=confirmed.gain, since=since)
@@ -126,9 +126,10 @@ class Settlement:
         if score > scores[best.id]:
             # Scores add up errors along two chains: the two kernels themselves say which is faster.
             landed = self._trials.finish(self._trials.measure(candidate, "land", campaign.kernel(best)))
-            landing = self._decide(landed).gain
-            if landing is not None and self._is_accepted(attempt, landing) and not self._unshown(best.id, landed):
-                self._promote(candidate, screened, confirmed, evaluations, landing=(best, landing))
+            landing = self._decide(landed)
+            refused = landing.gain is None or self._refusal(best.id, landing, landed)
+            if landing.gain is not None and not refused and self._is_accepted(attempt, landing.gain):
+                self._promote(candidate, screened, confirmed, evaluations, landing=(best, landing.gain))
                 return
         where = f"{math.exp(score):.2f}x the seed, the best is {math.exp(scores[best.id]):.2f}x"
         kept = msgspec.structs.replace(screened, reason=where)
@@ -176,8 +177,13 @@ class Settlement:
             self._console.warn(str(error))
             return "not committed"
 
-    def _unshown(self, beside: int | None, evaluations: Mapping[str, Evaluation]) -> str:
-        """Why the gain over an attempt is not believed, or ""; evaluations: beside it, in fresh processes."""
+    def _refusal(self, beside: int | None, decision: Decision, evaluations: Mapping[str, Evaluation]) -> str:
+        """Why a gain over an attempt does not count, or "": for some inputs alone, or not believed.
+
+        decision, evaluations: beside it, in fresh processes.
+        """
+        if decision.ranking == "rejected":
+            return decision.reason
         assert beside is not None, "only the seed is beside nobody"
         campaign = self._campaign
         other = campaign.view.attempt(beside)

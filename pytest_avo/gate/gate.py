@@ -15,9 +15,10 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from pytest_avo.core import stats
 from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, TimingPlan
 from pytest_avo.core.kernel import Kernel
-from pytest_avo.core.ranking import failing, ranking
+from pytest_avo.core.ranking import failing, ranking, slower_kind
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Kind, Total, Verdict
 from pytest_avo.gate.gains import Comparand, Gains
@@ -140,7 +141,10 @@ class Gate:
         if isinstance(gains, str):
             return gains
         if limit is None or not self._is_beyond(gains, limit):
-            return Finding(ranking(gains.interval(), floor=self.floor, limit=limit), self._words(gains), gains)
+            rank = ranking(gains.interval(), floor=self.floor, limit=limit)
+            slower = slower_kind(gains.kinds(), limit=self.floor)
+            kind = "ambiguous" if slower and rank in ("faster", "same") and limit is None else rank
+            return Finding(kind, self._words(gains, limit=self.floor), gains)
         if wrong := self._wrong(request, evaluate):
             right = [case for case in cases if case.shape.id not in wrong]
             if not right:
@@ -152,10 +156,10 @@ class Gate:
             return Finding(failing(bad), where + bad.reason, None)
         second = _too_few(again.values()) or self._gains(cases, again)
         if isinstance(second, str):
-            return Finding("ambiguous", f"{self._words(gains)}, not confirmed: {second}", gains)
+            return Finding("ambiguous", f"{self._words(gains, limit=limit)}, not confirmed: {second}", gains)
         if self._is_beyond(second, limit):
-            return Finding("slower", f"{self._words(second)}, confirmed", second, regressed=True)
-        return Finding("ambiguous", f"{self._words(second)}, not confirmed", second)
+            return Finding("slower", f"{self._words(second, limit=limit)}, confirmed", second, regressed=True)
+        return Finding("ambiguous", f"{self._words(second, limit=limit)}, not confirmed", second)
 
     def _wrong(self, request: EvaluationRequest, evaluate: Evaluate) -> dict[str, str]:
         """Shapes on which the baseline's kernel is no good, and why: to be slower than that is no regression."""
@@ -171,10 +175,19 @@ class Gate:
         return Gains.of_all(gains) if gains else next(each for each in found if isinstance(each, str))
 
     def _is_beyond(self, gains: Gains, limit: float) -> bool:
-        return gains.interval(self.confidence).high < -limit
+        """Whether the kernel is slower than allowed beyond doubt, over all kinds of inputs or on one of them."""
+        if not gains.by_kind:
+            return gains.interval(self.confidence).high < -limit
+        confidence = stats.of_each(self.confidence, 2)
+        return gains.interval(confidence).high < -limit or bool(slower_kind(gains.kinds(confidence), limit=limit))
 
-    def _words(self, gains: Gains) -> str:
-        return in_words(gains.interval(), self.baseline.name, gains.relative_to)
+    def _words(self, gains: Gains, *, limit: float) -> str:
+        """The change, and that on the kind of inputs where the kernel is slower than `limit` allows."""
+        words = in_words(gains.interval(), self.baseline.name, gains.relative_to)
+        by_kind = gains.kinds()
+        if slower := slower_kind(by_kind, limit=limit):
+            words += f"; on {slower} inputs {in_words(by_kind[slower], self.baseline.name, gains.relative_to)}"
+        return words
 
 
 def _too_few(evaluations: Iterable[Evaluation]) -> str:

@@ -20,7 +20,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, Evaluation, Subject
 from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.likeness import normalised
-from pytest_avo.core.ranking import paired
+from pytest_avo.core.ranking import paired, paired_by_kind
 from pytest_avo.gate.gains import Comparand, Gains
 
 PREFIX = "git:"
@@ -75,7 +75,7 @@ class GitBaseline:
         """What the kernel gained over its source at the commit, or why that cannot be said."""
         timing = evaluation.timing
         if timing is not None and BASELINE in timing.seconds:
-            return Gains.of_one(case.shape, paired(timing, BASELINE))
+            return Gains.of_one(case.shape, paired(timing, BASELINE), by_kind=paired_by_kind(timing, BASELINE))
         failed = next((note for note in evaluation.notes if note.startswith(f"{BASELINE}: ")), None)
         if failed is not None:
             return f"{self.name} fails here: {failed.removeprefix(f'{BASELINE}: ')}"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from pytest_avo import __version__
+from pytest_avo.core import stats
 from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.core.disk.folder import make_folder
 from pytest_avo.core.disk.repository import commit_info
@@ -22,7 +24,6 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Subject, Timing
 from pytest_avo.core.fingerprint import Fingerprint, differences
 from pytest_avo.core.kernel import Kernel, spelled_out
-from pytest_avo.core.stats import log_ratios
 from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.report.results import Results
 
@@ -83,10 +84,17 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         if entry is None or timing is None:
             return f"{self.name} has no {case.name} on this shape"
         peer = common_peer(entry.timing, timing)
-        # The rounds of the two runs are independent, so pairing them in any order gives the spread of the difference.
-        old = itertools.cycle(itertools.chain(*relative(entry.timing, peer)))
-        launches = [[next(old) - now for now in launch] for launch in relative(timing, peer)]
-        return Gains.of_one(case.shape, launches, relative_to=peer or "")
+        common = [kind for kind in timing.kind_names if kind in entry.timing.kind_names]
+        if not common:
+            return f"{self.name} was timed on {', '.join(entry.timing.kind_names)} inputs alone"
+        launches = _differences(entry.timing, timing, peer, common)
+        by_kind = {}
+        if len(common) > 1:
+            by_kind = {
+                kind: [stats.levelled(*launch, at=kind) for launch in launches if kind in launch[1]] for kind in common
+            }
+        levelled = [stats.levelled(*launch) for launch in launches]
+        return Gains.of_one(case.shape, levelled, relative_to=peer or "", by_kind=by_kind)
 
     def median_us(self, case: Comparand, evaluation: Evaluation) -> float:
         """The stored time in microseconds per call."""
@@ -99,12 +107,32 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         return next(mine, None)
 
 
+def _differences(
+    old: Timing, new: Timing, peer: str | None, common: Sequence[str]
+) -> list[tuple[list[float], list[str]]]:
+    """Log times old less new, launch after launch, of the rounds on common kinds of inputs, and their kinds.
+
+    The rounds of the two runs are independent: pairing those of a kind in any order gives the spread of the difference.
+    """
+    then = zip(itertools.chain(*relative(old, peer)), itertools.chain(*old.kinds_by_launch), strict=True)
+    of_kind: dict[str, list[float]] = {}
+    for value, kind in then:
+        of_kind.setdefault(kind, []).append(value)
+    past = {kind: itertools.cycle(values) for kind, values in of_kind.items()}
+    found = []
+    for launch, kinds in zip(relative(new, peer), new.kinds_by_launch, strict=True):
+        kept = [(now, kind) for now, kind in zip(launch, kinds, strict=True) if kind in common]
+        if kept:
+            found.append(([next(past[kind]) - now for now, kind in kept], [kind for _, kind in kept]))
+    return found
+
+
 def relative(timing: Timing, peer: str | None) -> list[list[float]]:
     """Log times of the kernel, launch after launch, relative to a peer's where one is named."""
     kernel = timing.seconds[KERNEL]
     if peer is None:
         return [[math.log(x) for x in launch] for launch in kernel]
-    return [log_ratios(mine, others) for mine, others in zip(kernel, timing.seconds[peer], strict=True)]
+    return [stats.log_ratios(mine, others) for mine, others in zip(kernel, timing.seconds[peer], strict=True)]
 
 
 def common_peer(old: Timing, new: Timing) -> str | None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from pytest_avo.core.input_kinds import InputKind
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness.kinds import Kind, impose, plant_needles
 from pytest_avo.evaluation.correctness.layouts import Layout, laid_out, repeat
 from pytest_avo.evaluation.correctness.noise import Numbers
+from pytest_avo.evaluation.correctness.timed_kinds import impose_timed
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 NEEDLES: dict[Kind, float] = {"normal": 1 / 16, "needle": 1.0}
@@ -81,12 +83,14 @@ class Stream:
         self._generator = generator
         self._noise = Numbers(generator)
 
-    def draw(self, calls: int) -> list[Inputs]:
-        """Inputs of the next calls, in the models' layout, half of the time with a few needles."""
+    def draw(self, calls: int, kind: InputKind = "normal") -> list[Inputs]:
+        """Inputs of the next calls, of a kind, in the models' layout, half of the time with a few needles."""
         shape = self._shape
         q = self._rows(calls, shape.heads_q, shape.seqlen_q)
         k = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
         v = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
+        scale = shape.softmax_scale
+        impose_timed(kind, q.flatten(0, 1), k.flatten(0, 1), scale=scale, generator=self._generator)
         if float(torch.rand(1, generator=self._generator, device=self._generator.device)) < NEEDLES_IN:
             plant_needles(
                 q.flatten(0, 1),

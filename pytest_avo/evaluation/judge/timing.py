@@ -4,6 +4,9 @@ In a round every arm runs once on the same inputs, in an order that is drawn ane
 the next, all but the one being timed frozen. What is kept are the paired times; absolute times on a shared machine mean
 little.
 
+Rounds take the kinds of inputs of a shape in turn, the same for all arms: a race ends where every kind had its turn, be
+it that its time is spent.
+
 On a GPU one more arm runs along, a kernel of ours that does nothing. What a slice of it takes (waking the process,
 asking, copying results out) is what every other slice takes beside its kernel's work, and is subtracted from it.
 """
@@ -20,6 +23,7 @@ import torch
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Reading, Timing, TimingPlan
+from pytest_avo.core.input_kinds import InputKind
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, Slice
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
@@ -39,6 +43,8 @@ WARM_UP_S = 0.25
 dozen times by its check and is ahead of the others until they have been too."""
 LEAST_ROUNDS = 5
 """Below so many, or what was asked for where that is less, a comparison says nothing."""
+LEAST_TURNS = 3
+"""Of every kind of inputs, where there are several: the median of two is a mean, which one late round moves."""
 RISK = 0.01
 """Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
 CLOCK_TOLERANCE = 0.10
@@ -83,6 +89,8 @@ class Race:
         self._random = Random(seed)
         self._source = generator(seed, place)
         self._streams = {shape.id: Stream(shape, self._source) for shape in shapes}
+        self._turns = math.lcm(*(len(shape.inputs) for shape in shapes))
+        self._kinds: dict[str, list[list[InputKind]]] = {shape.id: [] for shape in shapes}
         self._calls: dict[str, int] = {}
         self._slices: dict[str, dict[str, list[list[float]]]] = {shape.id: {} for shape in shapes}
         self._unclaimed: dict[str, dict[str, list[float]]] = {shape.id: {} for shape in shapes}
@@ -100,7 +108,7 @@ class Race:
     def run(self, launch: Callable[[], Mapping[str, Arm]], say: Callable[[str], None]) -> dict[str, Timing]:
         """Race the arms that `launch` provides (fresh ones on every call but the first); ArmFault when one fails."""
         plan = self._plan
-        rounds = math.ceil(plan.max_rounds / plan.launches)
+        rounds = self._in_turns(math.ceil(plan.max_rounds / plan.launches))
         stopped, done = "", 0
         for number in range(plan.launches):
             arms = launch()
@@ -113,7 +121,7 @@ class Race:
                 say(f"round {number * rounds + index + 1} of at most {rounds * plan.launches}")
                 self._draw_order(arms)
                 for shape in self._shapes:
-                    self._round(shape, arms)
+                    self._round(shape, arms, shape.inputs[index % len(shape.inputs)])
                 if reading := self._reading():
                     self._readings.append(reading)
                 done += 1
@@ -137,6 +145,7 @@ class Race:
                 stopped=stopped or f"all {rounds * plan.launches} rounds done",
                 readings=tuple(self._readings),
                 too_few=self._too_few(done),
+                kinds=tuple(tuple(launch) for launch in self._kinds[shape.id]),
             )
             for shape in self._shapes
         }
@@ -152,6 +161,7 @@ class Race:
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """Untimed calls; the first launch also fixes how many calls make a slice of this shape."""
         seconds: dict[str, float] = {}
+        self._kinds[shape.id].append([])
         for name, arm in arms.items():
             self._slices[shape.id].setdefault(name, []).append([])
             spent_s = 0.0
@@ -177,8 +187,9 @@ class Race:
             self._order, self._backwards = sorted(arms), False
             self._random.shuffle(self._order)
 
-    def _round(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
-        batch = self._streams[shape.id].draw(self._calls[shape.id])
+    def _round(self, shape: Shape, arms: Mapping[str, Arm], kind: InputKind) -> None:
+        batch = self._streams[shape.id].draw(self._calls[shape.id], kind)
+        self._kinds[shape.id][-1].append(kind)
         mix_timed(batch, self._random, self._source)
         out = torch.empty(0)
         results: dict[str, Slice] = {}
@@ -227,6 +238,12 @@ class Race:
     def _too_few(self, rounds: int) -> str:
         """Why so many rounds in all are too few to say anything, or ""."""
         least = min(LEAST_ROUNDS, self._plan.max_rounds)
+        for shape in self._shapes:
+            for launch in self._kinds[shape.id]:
+                if missing := set(shape.inputs) - set(launch):
+                    least = max(least, self._turns * self._plan.launches)
+                    found = f"no round on {min(missing)} inputs"
+                    return f"{found} in the time budget of {self._plan.budget_s:g} s, a verdict takes {least}"
         if rounds >= least:
             return ""
         said = f"{rounds} round{'' if rounds == 1 else 's'}"
@@ -240,10 +257,13 @@ class Race:
         plan = self._plan
         if spent_s > plan.budget_s / plan.launches:
             return f"time budget of {plan.budget_s:g} s spent"
-        if rounds < plan.min_rounds or plan.launches > 1:
+        least = plan.min_rounds if self._turns == 1 else max(plan.min_rounds, LEAST_TURNS * self._turns)
+        last = self._in_turns(plan.max_rounds)
+        first = min(self._in_turns(least), last)
+        if rounds < first or rounds % self._turns or plan.launches > 1:
             return ""
         if plan.margin is not None:
-            looks = stats.looks(plan.min_rounds, plan.max_rounds)
+            looks = stats.looks(first, last)
             if rounds not in looks:
                 return ""
             shapes = {shape.id: self._paired(shape.id, BASELINE) for shape in self._shapes}
@@ -259,8 +279,12 @@ class Race:
         return "intervals narrow enough" if widths and max(widths) < plan.precision else ""
 
     def _paired(self, shape: str, arm: str) -> list[list[float]]:
-        pairs = zip(self._seconds(shape, arm), self._seconds(shape, KERNEL), strict=True)
-        return [stats.log_ratios(x, y) for x, y in pairs]
+        pairs = zip(self._seconds(shape, arm), self._seconds(shape, KERNEL), self._kinds[shape], strict=True)
+        return [stats.levelled(stats.log_ratios(x, y), kinds) for x, y, kinds in pairs]
+
+    def _in_turns(self, rounds: int) -> int:
+        """So many rounds of a launch, or as many more as it takes for every kind of inputs to have as many turns."""
+        return self._turns * math.ceil(rounds / self._turns)
 
     def _check_clocks(self) -> None:
         """Reject a kernel whose process accounts for less, or more, of the measured time than the other arms do."""

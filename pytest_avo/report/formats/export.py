@@ -126,7 +126,12 @@ def _result(row: ResultRow) -> dict[str, object]:
         "roofline_fraction": row.roofline_fraction,
         "conditions": None if row.timing is None else msgspec.to_builtins(row.timing.conditions),
         "peers": {
-            name: {"median_us": beside.median_us, "ratio": beside.ratio, "ci95": list(beside.ci95)}
+            name: {
+                "median_us": beside.median_us,
+                "ratio": beside.ratio,
+                "ci95": list(beside.ci95),
+                "kinds": {kind: {"ratio": x.ratio, "ci95": list(x.ci95)} for kind, x in beside.kinds.items()},
+            }
             for name, beside in comparisons(row).items()
         },
     }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from pytest_avo.core.verdict import Comparison
 from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, arms, comparisons
 
@@ -23,6 +24,8 @@ class Layout:
     peers: tuple[str, ...]
     intervals: bool = True
     roofline: bool = True
+    kinds: bool = True
+    """What was timed beside it on the kind of inputs where the kernel stands worst, where kinds differ."""
     whole_shapes: bool = True
     """False: parts of the shape's id that all rows share stand in the caption instead."""
     details: bool = False
@@ -66,6 +69,7 @@ def table(rows: Sequence[ResultRow], layout: Layout) -> Table:
         columns += [_median(rows), _throughput(rows)]
         columns += _roofline(rows) if layout.roofline else []
         columns += [_peer(rows, peer, layout) for peer in layout.peers]
+        columns += _kinds(rows, layout) if layout.kinds else []
     columns.append(Column("verdict", tuple(row.verdict.kind for row in rows), "left"))
     if layout.details:
         columns.append(Column("rounds", tuple(str(len(row.samples_s) or text.ABSENT) for row in rows)))
@@ -76,15 +80,16 @@ def table(rows: Sequence[ResultRow], layout: Layout) -> Table:
 def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[Layout]:
     """Layouts from the fullest to the narrowest.
 
-    Intervals go first, then the share of the roofline, then shared parts of shapes, then peers.
+    Intervals go first, then the share of the roofline, then shared parts of shapes, then kinds of inputs, then peers.
     """
     peers = arms(rows)
     return [
         Layout(peers, details=details),
         Layout(peers, intervals=False, details=details),
         Layout(peers, intervals=False, roofline=False, details=details),
+        Layout(peers, intervals=False, roofline=False, whole_shapes=False, details=details),
         *(
-            Layout(peers[:count], intervals=False, roofline=False, whole_shapes=False, details=details)
+            Layout(peers[:count], intervals=False, roofline=False, kinds=False, whole_shapes=False, details=details)
             for count in range(len(peers), -1, -1)
         ),
     ]
@@ -144,3 +149,17 @@ def _peer(rows: Sequence[ResultRow], name: str, layout: Layout) -> Column:
         else:
             cells.append(text.ratio(beside.ratio, beside.ci95, bounds=layout.intervals))
     return Column(f"vs {name}" if layout.intervals else name, tuple(cells))
+
+
+def _kinds(rows: Sequence[ResultRow], layout: Layout) -> list[Column]:
+    """For each of what was timed beside it where kinds of inputs differ beyond the noise, the worst of them."""
+    cells = []
+    for row in rows:
+        differing = [(name, x) for name, x in comparisons(row).items() if name in layout.peers and x.kinds_differ]
+        cells.append(", ".join(f"{name} {_worst(beside)}" for name, beside in differing))
+    return [Column("worst inputs", tuple(cell or text.ABSENT for cell in cells), "left")] if any(cells) else []
+
+
+def _worst(beside: Comparison) -> str:
+    kind, found = min(beside.kinds.items(), key=lambda each: each[1].ratio)
+    return f"{text.ratio(found.ratio, found.ci95, bounds=False)} {kind}"
