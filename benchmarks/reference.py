@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+from pytest_avo.core.input_kinds import INPUT_KINDS
 from pytest_avo.run.mode import MODES
 from pytest_avo.session.options.option import Option
 from pytest_avo.session.options.table import INI_KEYS, OPTIONS
@@ -110,13 +111,22 @@ def suites() -> str:
     rows = []
     for path in sorted((ROOT / "shapes").glob("*.toml")):
         suite = tomllib.loads(path.read_text(encoding="utf-8"))
-        rows.append([f"`{path.stem}`", str(len(suite["shape"])), suite["description"]])
+        rows.append([f"`{path.stem}`", str(len(suite["shape"])), ", ".join(suite["inputs"]), suite["description"]])
+    kinds = markdown([[f"`{kind}`", what] for kind, what in INPUT_KINDS.items()], ["kind", "what it is"])
     return f"""# Shape suites
 
 {MADE}
 A suite is a file `shapes/NAME.toml` of `[[shape]]` tables. Those of your own project come first, then these:
 
-{markdown(rows, ["suite", "shapes", "what it holds"])}
+{markdown(rows, ["suite", "shapes", "inputs", "what it holds"])}
+
+## Kinds of inputs
+
+A suite's key `inputs`, or a shape's own, is a list of the kinds of inputs that kernels are timed on: one round after
+the other, the same kind for all that is timed. All kinds count alike; without the key there is but `normal`. Numbers
+are drawn afresh for every round.
+
+{kinds}
 """
 
 

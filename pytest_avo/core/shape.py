@@ -149,7 +149,8 @@ def _in_words(message: str) -> str:
     elif wrong := re.fullmatch(r"Invalid enum value (.+)", what):
         what = f"expected one of {', '.join(INPUT_KINDS if key == 'inputs' else DTYPE_BYTES)}, got {wrong[1]}"
     else:
-        what = what.replace("Expected array", "expected [[shape]] tables").replace("object", "table")
+        array = "a list of kinds" if key == "inputs" else "[[shape]] tables"
+        what = what.replace("Expected array", f"expected {array}").replace("object", "table")
         what = what.replace("Expected", "expected")
     where = ", ".join(part for part in (table, f"key {key}" if key else "") if part)
     return f"{where}: {what}" if where else what

@@ -117,9 +117,13 @@ class Task:
     @property
     def rule(self) -> str:
         """What its geomean over all shapes against the parent must be for a candidate to be promoted, in words."""
+        kinds = dict.fromkeys(kind for shape in self.shapes for kind in shape.inputs)
+        each = f", and slower beyond doubt on none of the kinds of timed inputs ({', '.join(kinds)})"
+        if len(kinds) == 1:
+            each = ""
         if self.accept == "match":
-            return "its estimate at least 1.0000, since this run promotes what is no slower too"
-        return f"its lower 99% bound above {math.exp(self.floor):.4f}"
+            return f"its estimate at least 1.0000, since this run promotes what is no slower too{each}"
+        return f"its lower 99% bound above {math.exp(self.floor):.4f}{each}"
 
 
 @dataclass(frozen=True, slots=True)

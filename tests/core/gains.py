@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
@@ -22,6 +23,18 @@ def timed(shape: Shape, *, gain: float, noise: float = 0.0005, launches: int = 1
     kernel = tuple(tuple(1e-3 for _ in launch) for launch in rounds)
     baseline = tuple(tuple(1e-3 * math.exp(x) for x in launch) for launch in rounds)
     return Evaluation(shape.id, "ok", timing=Timing({KERNEL: kernel, BASELINE: baseline}, calls=1, stopped=""))
+
+
+def of_kinds(shape: Shape, gains: Mapping[str, float], *, rounds: int = 6, launches: int = 1) -> Evaluation:
+    """An evaluation in whose rounds kinds of inputs take turns, with a gain of their own each."""
+    random = np.random.default_rng(0)
+    kinds = tuple(list(gains) * rounds)
+    baseline = tuple(
+        tuple(1e-3 * math.exp(gains[kind] + random.normal(0, 0.0005)) for kind in kinds) for _ in range(launches)
+    )
+    kernel = ((1e-3,) * len(kinds),) * launches
+    timing = Timing({KERNEL: kernel, BASELINE: baseline}, calls=1, stopped="", kinds=(kinds,) * launches)
+    return Evaluation(shape.id, "ok", timing=timing)
 
 
 def both(one: float, two: float, *, noise: float = 0.0005) -> dict[str, Evaluation]:

@@ -272,3 +272,38 @@ def test_smoke_reaches_every_branch() -> None:
 def test_models_name_their_source() -> None:
     shapes = read_suite(ROOT / "shapes" / "models.toml")
     assert all(x.source for x in shapes)
+
+
+def test_inputs_of_a_suite_hold_for_shapes_that_name_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    own = table(batch="2", inputs='["rising"]')
+    path.write_text('inputs = ["normal", "sink"]\n' + table() + own)
+    assert [shape.inputs for shape in read_suite(path)] == [("normal", "sink"), ("rising",)]
+    path = tmp_path / "b.toml"
+    path.write_text(table())
+    assert read_suite(path)[0].inputs == ("normal",)
+
+
+@pytest.mark.parametrize(
+    ("head", "own", "reason"),
+    [
+        ('inputs = ["odd"]', None, "key inputs: expected one of normal, spread, sink"),
+        ("inputs = []", None, "key inputs: expected"),
+        ('inputs = ["sink", "sink"]', None, "inputs must be distinct kinds, got sink, sink"),
+        ("", '["odd"]', r"\[\[shape\]\] table 1, key inputs: expected one of normal, spread, sink"),
+        ("", '"sink"', r"\[\[shape\]\] table 1, key inputs: expected a list of kinds, got str"),
+    ],
+)
+def test_unknown_kinds_of_inputs_are_refused_with_those_there_are(
+    tmp_path: Path, head: str, own: str | None, reason: str
+) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(f"{head}\n" + table(inputs=own))
+    with pytest.raises(InvalidInput, match=reason):
+        read_suite(path)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_suites_are_timed_on_several_kinds_of_inputs(name: str) -> None:
+    for shape in read_suite(ROOT / "shapes" / f"{name}.toml"):
+        assert {"normal", "spread", "sink"} <= set(shape.inputs)

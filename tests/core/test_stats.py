@@ -17,6 +17,7 @@ from pytest_avo.core.stats import (
     geomean_interval,
     holm,
     interval,
+    levelled,
     location,
     log_ratios,
     looks,
@@ -242,3 +243,31 @@ def test_looking_often_errs_no_more_than_it_says() -> None:
         careful += any(above(count, confidence_of_looks(len(chosen), risk=risk)) for count in chosen)
     assert careless / runs > 2 * risk
     assert careful / runs <= risk + 4 * math.sqrt(risk * (1 - risk) / runs)
+
+
+def test_every_kind_of_inputs_counts_alike_however_many_rounds_it_has() -> None:
+    kinds = ["normal", "spread"] * 3 + ["normal"]
+    found = levelled([0.1, -0.3, 0.1, -0.3, 0.1, -0.3, 0.1], kinds)
+    assert found == pytest.approx([-0.1] * 7)
+    assert levelled([0.1, -0.3, 0.1, -0.3, 0.1, -0.3, 0.1], kinds, at="spread") == pytest.approx([-0.3] * 7)
+
+
+def test_one_kind_of_inputs_and_single_rounds_are_left_as_they_are() -> None:
+    assert levelled([0.1, 0.3], ["normal", "normal"]) == [0.1, 0.3]
+    assert levelled([0.1, 0.3], ["normal", "spread"]) == [0.1, 0.3]
+    assert levelled([0.1, 0.3], ["normal", "spread"], at="spread") == [0.3]
+    with pytest.raises(ValueError, match="one kind a round wanted"):
+        levelled([0.1], [])
+
+
+@pytest.mark.parametrize("rounds", [6, 9, 18])
+def test_the_interval_over_kinds_of_inputs_covers_the_truth_as_often_as_that_over_one(rounds: int) -> None:
+    random = np.random.default_rng(4)
+    kinds = [f"kind {number % 3}" for number in range(rounds)]
+    effects = np.array([0.1 * (number % 3) for number in range(rounds)])
+    missed = 0
+    for seed in range(300):
+        launch = levelled(list(effects + 0.02 * random.standard_normal(rounds)), kinds)
+        found = interval([launch], resamples=300, seed=seed)
+        missed += not found.low <= 0.1 <= found.high
+    assert missed <= 30

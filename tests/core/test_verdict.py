@@ -8,6 +8,7 @@ import pytest
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, compare, judge, judge_together
+from tests.core.gains import of_kinds
 
 SHAPE = Shape(
     batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32"
@@ -135,3 +136,24 @@ def test_what_is_plain_stays_so_among_many() -> None:
 def test_shapes_without_a_time_make_no_claim() -> None:
     wrong = Evaluation(SHAPE.id, "incorrect", reason="why")
     assert judge_together({SHAPE.id: wrong}, [SHAPE], floor=FLOOR) == {SHAPE.id: judged(wrong)}
+
+
+def test_faster_on_some_kinds_of_inputs_and_slower_on_another_is_not_faster() -> None:
+    gains = {"normal": 0.2, "spread": -0.1, "sink": 0.2}
+    verdict = judged(of_kinds(SHAPE, gains))
+    assert (verdict.kind, verdict.reason.partition("; ")[2][:34]) == ("ambiguous", "slower on spread inputs, 0.905 [0.")
+    assert verdict.baseline is not None
+    assert verdict.baseline.kinds_differ
+    assert {kind: round(found.ratio, 2) for kind, found in verdict.baseline.kinds.items()} == {
+        "normal": 1.22, "spread": 0.90, "sink": 1.22,
+    }  # fmt: skip
+    assert judged(of_kinds(SHAPE, {**gains, "spread": 0.1})).kind == "faster"
+
+
+def test_kinds_of_inputs_that_noise_alone_tells_apart_do_not_differ() -> None:
+    comparison = judged(of_kinds(SHAPE, {"normal": 0.1, "spread": 0.1})).baseline
+    assert comparison is not None
+    assert not comparison.kinds_differ
+    plain = judged(timed({BASELINE: 1.0})).baseline
+    assert plain is not None
+    assert (plain.kinds, plain.kinds_differ) == ({}, False)

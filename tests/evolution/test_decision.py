@@ -10,7 +10,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Ti
 from pytest_avo.core.ranking import geomean_gain, noise_floor
 from pytest_avo.core.shape import Shape
 from pytest_avo.evolution.decision import CONFIRM_LAUNCHES, confirmation, decide, screening
-from tests.core.gains import ONE, TWO, both, timed
+from tests.core.gains import ONE, TWO, both, of_kinds, timed
 
 FLOOR = 0.003
 
@@ -115,3 +115,28 @@ def test_too_few_rounds_make_no_gain() -> None:
 def test_what_was_not_timed_cannot_be_ranked() -> None:
     with pytest.raises(ValueError, match=f"{ONE.id} was not timed"):
         decide({ONE.id: Evaluation(ONE.id, "ok")}, (ONE,), floor=FLOOR)
+
+
+def test_kinds_of_inputs_count_alike_and_none_may_be_lost() -> None:
+    gained = {"normal": 0.2, "spread": 0.001, "sink": 0.1}
+    decision = decide({ONE.id: of_kinds(ONE, gained)}, [ONE], floor=FLOOR)
+    assert decision.ranking == "faster"
+    assert decision.gain is not None
+    assert decision.gain.estimate == pytest.approx(0.1, abs=0.002)
+    lost = {**gained, "spread": -0.1}
+    for evaluations in ({ONE.id: of_kinds(ONE, lost)}, {ONE.id: of_kinds(ONE, lost, launches=3, rounds=3)}):
+        decision = decide(evaluations, [ONE], floor=FLOOR)
+        assert decision.ranking == "rejected"
+        assert decision.reason.startswith("slower than the incumbent on spread inputs, 0.905x [0.")
+        assert decision.gain is not None
+
+
+def test_a_loss_on_one_kind_of_inputs_must_be_beyond_doubt_and_show_over_all_shapes() -> None:
+    lost = {"normal": 0.1, "spread": -0.02}
+    assert decide({ONE.id: of_kinds(ONE, lost)}, [ONE], floor=0.03).ranking == "faster"
+    made_up = {ONE.id: of_kinds(ONE, lost), TWO.id: of_kinds(TWO, {"normal": 0.1, "spread": 0.06})}
+    assert decide(made_up, [ONE, TWO], floor=FLOOR).ranking == "faster"
+
+
+def test_a_kernel_that_is_slower_over_all_is_called_that() -> None:
+    assert decide({ONE.id: of_kinds(ONE, {"normal": 0.1, "spread": -0.5})}, [ONE], floor=FLOOR).ranking == "slower"

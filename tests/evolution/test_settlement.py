@@ -15,7 +15,7 @@ from pytest_avo.evolution.decision import Decision, accepts, decide
 from pytest_avo.evolution.settlement import Settlement, status_of
 from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
-from tests.evolution.world import SHAPES, World, candidate, measured_seed, source
+from tests.evolution.world import FOR_NORMAL, SHAPES, World, candidate, measured_seed, source
 
 
 @pytest.fixture
@@ -82,6 +82,20 @@ def test_a_gain_over_an_incumbent_that_takes_its_time_is_rejected(world: World, 
     assert outcome.status == "rejected"
     assert outcome.reason.startswith("2.01x the incumbent, but 1.01x what that was beside the same peer")
     assert "takes its time beside others" in world.kernel.read_text()
+
+
+def test_a_kernel_that_is_made_for_normal_inputs_is_not_promoted(world: World, campaign: Campaign) -> None:
+    """Three times as fast on them, and 1.5 times over all; slower on others."""
+    court = Court(world, campaign)
+    outcome = court.settle(candidate(campaign, source(300, note=FOR_NORMAL)))
+    assert outcome.status == "rejected"
+    assert outcome.reason.startswith("slower than the incumbent on spread inputs, 0.750x")
+    assert outcome.gain is not None
+    assert outcome.gain.exp().estimate == pytest.approx(1.5, abs=0.01)
+    assert world.kernel.read_text() == source(100)
+    world.changes = {"accept": "match"}
+    assert Court(world, campaign).settle(candidate(campaign, source(301, note=FOR_NORMAL))).status == "rejected"
+    assert world.kernel.read_text() == source(100)
 
 
 def test_what_looks_faster_once_is_not_promoted(world: World, campaign: Campaign) -> None:

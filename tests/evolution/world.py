@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
     BASELINE,
@@ -48,6 +50,8 @@ SHAPES = (
     Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=True, dtype="f32"),
     Shape(batch=1, heads_q=4, heads_kv=2, seqlen_q=1, seqlen_kv=96, head_dim=64, causal=False, dtype="f32"),
 )
+FOR_NORMAL = "made for normal inputs"
+"""In the note of a kernel that is."""
 FIRST, SECOND = (shape.id for shape in SHAPES)
 
 
@@ -83,7 +87,20 @@ def timing_of(request: EvaluationRequest) -> Timing | None:
         arm: tuple((mean_s, mean_s * 1.001, mean_s * 0.999, mean_s) for _ in range(request.plan.launches))
         for arm, mean_s in arms.items()
     }
-    return Timing(samples, calls=1, stopped="rounds")
+    timing = Timing(samples, calls=1, stopped="rounds")
+    return specialised(timing) if FOR_NORMAL in request.subject.source else timing
+
+
+def specialised(timing: Timing) -> Timing:
+    """The timing of a kernel that is so fast on normal inputs, and takes four times as long where scores spread."""
+    kinds = tuple(
+        tuple("spread" if number % 2 else "normal" for number in range(len(x))) for x in timing.seconds[KERNEL]
+    )
+    slowed = tuple(
+        tuple(x * (4 if kind == "spread" else 1) for x, kind in zip(launch, names, strict=True))
+        for launch, names in zip(timing.seconds[KERNEL], kinds, strict=True)
+    )
+    return msgspec.structs.replace(timing, seconds={**timing.seconds, KERNEL: slowed}, kinds=kinds)
 
 
 @dataclass

@@ -28,6 +28,7 @@ from pytest_avo.gate.gains import Comparand
 from pytest_avo.gate.gate import Gate, in_words, until_decided
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import parse_rules
+from tests.core.gains import of_kinds
 from tests.report.result_rows import shape
 
 SHAPE = shape()
@@ -208,3 +209,17 @@ def test_a_gain_in_words() -> None:
     assert in_words(slower, "git:main") == "4.1% slower than git:main, 95% interval 3.2 to 5.0%"
     faster = Interval(math.log(1.02), math.log(0.99), math.log(1.05))
     assert in_words(faster, "git:main") == "2.0% faster than git:main, 95% interval -1.0 to 5.0%"
+
+
+def test_a_slowdown_on_one_kind_of_inputs_fails_although_others_make_up_for_it() -> None:
+    made_for_normal = of_kinds(SHAPE, {"normal": 0.2, "spread": -0.1}, rounds=15)
+    bench = Bench(of_kinds(SHAPE, {"normal": 0.2, "spread": -0.1}, rounds=12, launches=3))
+    verdict = judged(gate("median:3%"), made_for_normal, bench)
+    assert (verdict.kind, verdict.regressed) == ("slower", True)
+    assert "; on spread inputs 10.5% slower than git:main" in verdict.reason
+    assert verdict.baseline is not None
+    assert set(verdict.baseline.kinds) == {"normal", "spread"}
+    verdict = judged(gate(), made_for_normal, Bench())
+    assert (verdict.kind, verdict.regressed) == ("ambiguous", False)
+    verdict = judged(gate("median:15%"), made_for_normal, Bench())
+    assert (verdict.kind, verdict.regressed) == ("faster", False)

@@ -142,3 +142,27 @@ def test_automatic_names_tell_date_and_commit(repository: Repository) -> None:
     assert automatic_name(repository.path).endswith(f"-{commit[:8]}")
     path.write_text("x = 2\n")
     assert automatic_name(repository.path).endswith(f"-{commit[:8]}-dirty")
+
+
+def of_kinds(seconds: dict[str, float]) -> Timing:
+    kinds = tuple(list(seconds) * 6)
+    return Timing({KERNEL: (tuple(seconds[kind] for kind in kinds),)}, calls=1, stopped="", kinds=(kinds,))
+
+
+def test_rounds_on_the_same_kind_of_inputs_are_compared(tmp_path: Path) -> None:
+    old, new = of_kinds({"normal": 1.0, "sink": 2.0}), of_kinds({"sink": 3.0, "normal": 1.0, "rising": 9.0})
+    found = gains(old, new, tmp_path)
+    assert isinstance(found, Gains)
+    assert found.interval().exp().estimate == pytest.approx(1.5**-0.5)
+    assert {kind: gain.exp().estimate for kind, gain in found.kinds().items()} == pytest.approx(
+        {"sink": 1 / 1.5, "normal": 1.0}
+    )
+
+
+def test_a_baseline_from_before_there_were_kinds_is_one_on_normal_inputs(tmp_path: Path) -> None:
+    old = Timing({KERNEL: ((2.0,) * 6,)}, calls=1, stopped="")
+    found = gains(old, of_kinds({"normal": 1.0, "sink": 5.0}), tmp_path)
+    assert isinstance(found, Gains)
+    assert found.interval().exp().estimate == pytest.approx(2.0)
+    assert found.by_kind == {}
+    assert gains(old, of_kinds({"sink": 5.0}), tmp_path) == "baseline main was timed on normal inputs alone"

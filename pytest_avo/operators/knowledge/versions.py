@@ -100,6 +100,9 @@ def score_line(verdict: Verdict, *, baseline: str = "its parent") -> str:
             f"{verdict.baseline.ratio:.3f}x [{low:.3f}, {high:.3f}] of {baseline}'s speed "
             f"({verdict.baseline.median_us:,.1f} us)"
         )
+        if verdict.baseline.kinds_differ:
+            kinds = verdict.baseline.kinds.items()
+            parts.append("by kind of inputs " + ", ".join(f"{kind} {found.ratio:.3f}x" for kind, found in kinds))
     parts += [f"{peer.ratio:.3f}x of {name}'s speed ({peer.median_us:,.1f} us)" for name, peer in verdict.peers.items()]
     if verdict.reason and not verdict.is_good:
         parts.append(verdict.reason)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import msgspec
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Timing, TimingPlan
+from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.judge.timing import ArmFault, Race
@@ -26,6 +28,7 @@ def race(
     *,
     said: list[str] | None = None,
     launched: Callable[[], None] = lambda: None,
+    of: Shape = SHAPE,
 ) -> Timing:
     """Time arms beside each other on one shape, in new processes for every launch."""
 
@@ -34,7 +37,7 @@ def race(
         laboratory.end()
         return {name: laboratory.arm(source, name=name) for name, source in sources.items()}
 
-    found = Race(shapes=[SHAPE], plan=plan, limit_s=20, seed=3).run(launch, (said if said is not None else []).append)
+    found = Race(shapes=[of], plan=plan, limit_s=20, seed=3).run(launch, (said if said is not None else []).append)
     return found[SHAPE.id]
 
 
@@ -102,6 +105,27 @@ def test_the_budget_ends_a_race_and_is_shared_by_its_launches(confined: Laborato
     assert timing.stopped == "time budget of 0.5 s spent"
     assert len(rounds(timing)) == 2
     assert all(1 <= count < 2000 for count in rounds(timing))
+
+
+def test_kinds_of_inputs_take_turns_and_a_race_ends_with_whole_turns(confined: Laboratory) -> None:
+    """The kernel is as fast as the other on usual inputs, and slower where scores spread."""
+    made_for_normal = kernel("time.sleep(0.03 if float(q.std()) > 3 else 0.01)")
+    plan = TimingPlan(min_rounds=2, max_rounds=7, precision=1e-9)
+    turns = msgspec.structs.replace(SHAPE, inputs=("normal", "spread"))
+    timing = race(confined, {KERNEL: made_for_normal, PEER: ONCE}, plan, of=turns)
+    assert timing.kinds == (("normal", "spread") * 4,)
+    kinds = compare(timing, PEER).kinds
+    assert kinds["spread"].ratio < 0.8 * kinds["normal"].ratio
+    plan = TimingPlan(min_rounds=1, max_rounds=40, precision=5.0)
+    timing = race(confined, {KERNEL: ONCE, PEER: ONCE}, plan, of=turns)
+    assert rounds(timing) == [6]
+
+
+def test_a_kind_of_inputs_that_had_no_turn_leaves_no_verdict(confined: Laboratory) -> None:
+    turns = msgspec.structs.replace(SHAPE, inputs=("normal", "sink"))
+    plan = TimingPlan(min_rounds=1, max_rounds=9, budget_s=0.001)
+    timing = race(confined, {KERNEL: ONCE, PEER: ONCE}, plan, of=turns)
+    assert timing.too_few == "no round on sink inputs in the time budget of 0.001 s, a verdict takes 5"
 
 
 def test_a_single_round_says_nothing_and_warming_up_spends_no_budget(confined: Laboratory) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.verdict import OfKind
 from pytest_avo.report.formats.export import document, export, machine_info
 from pytest_avo.report.rows import ResultRow
 from tests.report.result_rows import beside, row, shape
@@ -58,8 +59,8 @@ def test_every_item_is_a_result_the_failed_ones_too() -> None:
     assert good["median_us"] == 400.0
     assert good["roofline_fraction"] is None
     assert good["peers"] == {
-        "baseline": {"median_us": 1210.0, "ratio": 1.05, "ci95": [1.0, 1.1]},
-        "torch-sdpa": {"median_us": 1210.0, "ratio": 1.2, "ci95": [1.1, 1.3]},
+        "baseline": {"median_us": 1210.0, "ratio": 1.05, "ci95": [1.0, 1.1], "kinds": {}},
+        "torch-sdpa": {"median_us": 1210.0, "ratio": 1.2, "ci95": [1.1, 1.3], "kinds": {}},
     }
     assert (bad["verdict"], bad["reason"], bad["median_us"], bad["peers"]) == (
         "incorrect",
@@ -123,3 +124,13 @@ def test_the_machine_is_described_in_plain_values() -> None:
     info = machine_info()
     assert json.loads(json.dumps(info)) == info
     assert {"node", "machine", "python_version", "system", "cpu"} <= set(info)
+
+
+def test_every_kind_of_inputs_has_its_ratio() -> None:
+    kinds = {"normal": OfKind(1.1, (1.0, 1.2)), "spread": OfKind(0.8, (0.7, 0.9))}
+    peer = msgspec.structs.replace(beside(0.94, 0.9, 1.0), kinds=kinds)
+    [found] = content([row(shape(), peers={"fa3": peer})])["avo"]["results"]
+    assert found["peers"]["fa3"]["kinds"] == {
+        "normal": {"ratio": 1.1, "ci95": [1.0, 1.2]},
+        "spread": {"ratio": 0.8, "ci95": [0.7, 0.9]},
+    }

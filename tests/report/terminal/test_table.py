@@ -5,6 +5,7 @@ from dataclasses import replace
 import msgspec
 
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import Comparison, OfKind
 from pytest_avo.report.rows import ResultRow
 from pytest_avo.report.terminal.table import Layout, layouts, table
 from tests.report.result_rows import beside, row, shape
@@ -87,10 +88,24 @@ def test_details_are_rounds_and_seed() -> None:
     assert [line[-2:] for line in made.body] == [("3", "42"), ("-", "43")]
 
 
-def test_layouts_give_up_intervals_first_then_the_roofline_then_shapes_then_peers() -> None:
+def test_layouts_give_up_intervals_first_then_the_roofline_then_shapes_then_kinds_of_inputs_then_peers() -> None:
     rows = [row(shape(), peers={**PEERS, "flex": beside(1, 0.9, 1.1)})]
     full = Layout(("fa3", "flex"))
     plain = replace(full, intervals=False)
     bare = replace(plain, roofline=False)
     short = replace(bare, whole_shapes=False)
-    assert layouts(rows) == [full, plain, bare, short, replace(short, peers=("fa3",)), replace(short, peers=())]
+    bound = replace(short, kinds=False)
+    fewer = [replace(bound, peers=peers) for peers in (("fa3",), ())]
+    assert layouts(rows) == [full, plain, bare, short, bound, *fewer]
+
+
+def test_the_worst_kind_of_inputs_is_a_column_where_kinds_differ_beyond_the_noise() -> None:
+    def peer(spread: OfKind) -> dict[str, Comparison]:
+        kinds = {"normal": OfKind(1.3, (1.2, 1.4)), "spread": spread}
+        return {"fa3": msgspec.structs.replace(PEERS["fa3"], kinds=kinds)}
+
+    differing, alike = OfKind(0.87, (0.85, 0.9)), OfKind(1.1, (0.9, 1.3))
+    rows = [row(shape(), peers=peer(differing)), row(shape(batch=2), peers=peer(alike))]
+    assert column(rows, "worst inputs") == ["fa3 0.87 spread", "-"]
+    assert "worst inputs" not in table(rows[1:], Layout(("fa3",))).headers
+    assert "worst inputs" not in table(rows, Layout(("fa3",), kinds=False)).headers
