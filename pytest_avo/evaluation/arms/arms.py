@@ -72,9 +72,13 @@ class Arms:
             raise self.fault(name, error) from None
         return arm
 
-    def build_s(self, name: str) -> float:
-        """Seconds that importing the kernel took in its present process."""
-        return self._kept[name].build_s if name in self._kept else 0.0
+    def take_build_s(self, name: str) -> float:
+        """Seconds that importing the kernel took in its present process; told once, however many shapes it has."""
+        if name not in self._kept:
+            return 0.0
+        kept = self._kept[name]
+        taken, kept.build_s = kept.build_s, 0.0
+        return taken
 
     def is_first_call(self, name: str, shape: Shape) -> bool:
         """Whether the present process never saw this shape: kernels compile then."""

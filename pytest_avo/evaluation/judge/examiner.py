@@ -139,7 +139,7 @@ class Examiner:
             build_s += seconds if first and case.required else 0.0
             spent_s += 0.0 if first else seconds
         self._arms.note_check(name, shape)
-        return build_s + self._arms.build_s(name), spent_s
+        return build_s + self._arms.take_build_s(name), spent_s
 
     def _check_baseline(self, request: EvaluationRequest) -> None:
         """Ask the baseline all that the kernel was asked, so that it cannot tell which of the two it is.

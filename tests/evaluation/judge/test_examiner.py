@@ -93,6 +93,12 @@ def test_a_right_kernel_is_right_on_every_shape(desk: Desk) -> None:
     assert desk.leases == ["shared", "shared"]
 
 
+def test_importing_a_kernel_is_counted_once_however_many_shapes_it_has(desk: Desk) -> None:
+    found = desk.examine(kernel(top="import time; time.sleep(1.5)"), shapes=[ONE, TWO])
+    assert found[ONE.id].build_s > 1.5
+    assert found[TWO.id].build_s < 1.5
+
+
 def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
     desk.examine(kernel(), shapes=[ONE, TWO])
     assert desk.said[0] == f"checking mine.py on {ONE.id} (1 of 2): normal"
