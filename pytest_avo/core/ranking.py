@@ -45,6 +45,15 @@ def ranking(gain: Interval, *, floor: float, limit: float | None = None) -> Spee
     return "same" if limit is not None or (-floor <= gain.low and gain.high <= floor) else "ambiguous"
 
 
+def leaning(gain: Interval, *, floor: float) -> str:
+    """What an ambiguous gain still says, in words: its direction, where the whole interval lies on one side of none."""
+    if gain.high < 0:
+        return f"slower-leaning: whether by more than the noise of {floor:.2%} is open"
+    if gain.low > 0:
+        return f"faster-leaning: whether by more than the noise of {floor:.2%} is open"
+    return f"cannot be told from the noise of {floor:.2%}"
+
+
 def failing(evaluation: Evaluation) -> Failing:
     """What became of a kernel that is not right; ValueError for one that is, since its timing ranks it."""
     if evaluation.outcome == "ok":

@@ -19,6 +19,7 @@ from pytest_avo.core.ranking import (
     failing,
     gains_by_kind,
     geomean_gain,
+    leaning,
     ranking,
     slower_kind,
 )
@@ -55,7 +56,7 @@ def decide(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, fl
         ratio = by_kind[slower].exp()
         interval = f"{ratio.estimate:.3f}x [{ratio.low:.3f}, {ratio.high:.3f}]"
         return Decision("rejected", f"slower than the incumbent on {slower} inputs, {interval}", gain)
-    return Decision(rank, f"cannot be told from the noise of {floor:.2%}" if rank == "ambiguous" else "", gain)
+    return Decision(rank, leaning(gain, floor=floor) if rank == "ambiguous" else "", gain)
 
 
 def accepts(measured: Interval, floor: float, *, accept: Accept) -> bool:
