@@ -7,11 +7,11 @@ import json
 import sys
 from collections.abc import Sequence
 
-from pytest_avo.command import history, step
+from pytest_avo.command import history, report, step
 from pytest_avo.command.connection import NoStep
 from pytest_avo.operators.doors.wire import Reply
 
-GROUPS = (step, history)
+GROUPS = (step, history, report)
 """Modules of verbs: each adds its own, with `run`, which takes what argparse read and returns a Reply."""
 STATUSES = (
     "exit status: 0 done, 1 the draft or the call is wrong, 2 usage, 3 the budget is spent, 4 no step is open, "

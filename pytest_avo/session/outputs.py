@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.lineage.view import View
 from pytest_avo.report.formats.annotations import commands
 from pytest_avo.report.formats.catalogue import FORMATS
 from pytest_avo.report.formats.markdown import SUMMARY_BYTES, markdown
 from pytest_avo.report.results import Results
+
+PAGE = "html"
+"""The format that an evolution writes from its lineage."""
 
 
 def write_files(found: Results, paths: Mapping[str, Path]) -> None:
@@ -20,6 +24,15 @@ def write_files(found: Results, paths: Mapping[str, Path]) -> None:
     of = {each.name: each for each in FORMATS}
     for name, path in paths.items():
         write_atomically(path, of[name].text(found))
+
+
+def write_run_page(view: View, path: Path) -> None:
+    """Write the page of a run; InvalidInput where it cannot be written."""
+    # What draws is an extra, and nobody else's business.
+    from pytest_avo.evolution.chronicle import Chronicle
+    from pytest_avo.report.page.runs import runs_page
+
+    write_atomically(path, runs_page([Chronicle(view).facts()]))
 
 
 def print_apart(config: pytest.Config, text: str) -> None:

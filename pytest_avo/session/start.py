@@ -14,6 +14,7 @@ from pytest_avo.evaluation.judge.peers import peer
 from pytest_avo.evaluation.pool.gateway import host_of
 from pytest_avo.evaluation.spool.places import SpoolAddress
 from pytest_avo.gate.baseline import check_baseline
+from pytest_avo.report.page.needs import check_libraries
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.run.meeting import assess_by_spool, assess_elsewhere, assess_here
@@ -26,6 +27,7 @@ from pytest_avo.session.modes.evolve import Evolution
 from pytest_avo.session.modes.interpretation import Interpretation
 from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
+from pytest_avo.session.outputs import PAGE
 from pytest_avo.session.reading import read_settings
 from pytest_avo.session.surroundings import console_of, take_over_spool, take_over_workers, usage_errors, worker_index
 
@@ -53,6 +55,8 @@ def start(config: pytest.Config) -> KernelRun:
         # First what can be told at once: to meet a device may take as long as a batch job waits.
         for name in settings.peers or ():
             peer(name)
+        if PAGE in settings.files:
+            check_libraries("--avo-html")
         for path in settings.files.values():
             prepare(path)
         check_baseline(settings.gate, settings.rootdir)

@@ -33,4 +33,9 @@ FORMATS = (
         "Write the results as GitHub Markdown; a job of GitHub Actions shows them as its summary in any case",
         "markdown",
     ),
+    Format(
+        "html",
+        "Write the results, or the evolution, as a page to look at: one file that loads nothing (extra `report`)",
+        "html",
+    ),
 )

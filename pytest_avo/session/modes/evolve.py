@@ -36,7 +36,7 @@ from pytest_avo.session.items.letters import legend
 from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.modes.candidates import SEED_PREFIX, EvolutionRules, attach_candidate, candidate_items
-from pytest_avo.session.outputs import write_files
+from pytest_avo.session.outputs import PAGE, write_files, write_run_page
 from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
 
@@ -212,7 +212,11 @@ class Evolution(KernelRun):
                 self._settings.rootdir,
                 evolution=account(self._loop.campaign, wall_s=wall_s),
             )
-            write_files(found, self._settings.files)
+            files = dict(self._settings.files)
+            page = files.pop(PAGE, None)
+            write_files(found, files)
+            if page is not None:
+                write_run_page(self._loop.campaign.view, page)
 
     def close(self) -> None:
         self.assessor.close()

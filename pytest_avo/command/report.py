@@ -1,0 +1,89 @@
+"""Verbs that write files about runs: `avo report`, a page to look at.
+
+What reads the lineage and draws is imported by the verbs alone, as in `history`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytest_avo.command.connection import NoStep
+from pytest_avo.command.history import LINEAGE, lineage_path
+from pytest_avo.operators.doors.wire import USAGE, WRONG, Reply
+
+if TYPE_CHECKING:
+    from pytest_avo.lineage.view import View
+
+RUN = "its number in this project's lineage, or a project's folder or lineage file, with :N for another than the last"
+
+
+def add_verbs(verbs: Any) -> None:
+    """Register them."""
+    words = "Write a page about runs, complete or not: one file of HTML, several runs laid over each other"
+    report = verbs.add_parser("report", help=words, description=f"{words}.")
+    report.add_argument(
+        "runs", nargs="*", metavar="RUN", help=f"{RUN}; or files of --avo-json (default: the last run of this project)"
+    )
+    report.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"
+    )
+    report.add_argument("--json", action="store_true", help="answer with a JSON object")
+    report.set_defaults(run=_report)
+
+
+def _report(given: argparse.Namespace) -> Reply:
+    from pytest_avo.core.disk.files import write_atomically
+    from pytest_avo.core.errors import InvalidInput
+    from pytest_avo.evolution.chronicle import Chronicle
+    from pytest_avo.report.page.needs import check_libraries
+
+    try:
+        check_libraries("avo report")
+        if files := [Path(each) for each in given.runs if each.endswith(".json")]:
+            return _compare_files(files, given)
+        from pytest_avo.report.page.runs import runs_page
+
+        with ExitStack() as open_views:
+            views = [open_views.enter_context(view_of(each)) for each in given.runs or [""]]
+            facts = [Chronicle(view).facts() for view in views]
+        write_atomically(given.output.absolute(), runs_page(facts))
+    except InvalidInput as error:
+        return Reply(text=f"error: {error}", status=WRONG)
+    return Reply(text=f"{given.output}: {', '.join(each.label for each in facts)}", data={"path": str(given.output)})
+
+
+def _compare_files(files: list[Path], given: argparse.Namespace) -> Reply:
+    """A page of results that --avo-json wrote."""
+    from pytest_avo.core.disk.files import write_atomically
+    from pytest_avo.report.page.bench import bench_page, read_bench
+
+    if len(files) != len(given.runs):
+        return Reply(text="error: expected runs, or files of --avo-json, not both", status=USAGE)
+    write_atomically(given.output.absolute(), bench_page([read_bench(each) for each in files]))
+    return Reply(text=f"{given.output}: {', '.join(map(str, files))}", data={"path": str(given.output)})
+
+
+def view_of(named: str) -> View:
+    """The run that a word of the command line names; "" for the last one of the project around the working folder."""
+    from pytest_avo.core.errors import InvalidInput
+    from pytest_avo.lineage.view import View, runs
+
+    if named.isdecimal():
+        return View(lineage_path(Path.cwd()), int(named))
+    place, colon, number = named.rpartition(":")
+    if not (colon and number.isdecimal()):
+        place, number = named, ""
+    path = Path(place) / LINEAGE if Path(place).is_dir() and place else Path(place)
+    if not place:
+        path = lineage_path(Path.cwd())
+    elif not path.is_file():
+        raise NoStep(f"{named}: expected a run: {RUN}", status=USAGE)
+    if number:
+        return View(path, int(number))
+    known = runs(path)
+    if not known:
+        raise InvalidInput(f"{path}: the lineage has no run yet")
+    return View(path, known[-1].id)

@@ -1,0 +1,185 @@
+"""What a run was, as plain values for pages and exports: read from the lineage alone, also while the run goes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
+from pytest_avo.core.ranking import paired
+from pytest_avo.core.stats import Interval
+from pytest_avo.lineage.events import NoiseFloor, PredictionChecked, SeedComparison, Spending
+from pytest_avo.lineage.records import GEOMEAN, Attempt, AttemptOutcome, Purpose
+from pytest_avo.lineage.view import View
+from pytest_avo.operators.knowledge.versions import version_name
+from pytest_avo.operators.model.transcript import recorded, run_folder, transcript_path
+from pytest_avo.report.page.facts import UNDER_WAY, AttemptFacts, RunFacts, ShapeFacts
+
+PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land", "draft")
+EXCERPT = 1500
+"""Characters of what a model said last that are shown of a transcript."""
+
+
+class Chronicle:
+    """A run's facts. What has ended never changes, so a chronicle that is asked again reads only what is new."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._begin = datetime.fromisoformat(view.run.started)
+        self._ended: dict[int, AttemptFacts] = {}
+
+    def state(self) -> tuple[int, int, int]:
+        """What changes whenever the run has something new to tell."""
+        events = self._view.all_events()
+        return len(self._view.attempts()), len(self._view.outcomes()), events[-1].id if events else 0
+
+    def facts(self) -> RunFacts:
+        """The run as it is now."""
+        view, run = self._view, self._view.run
+        outcomes = view.outcomes()  # before the attempts: each outcome's attempt is known then
+        attempts = {attempt.id: attempt for attempt in view.attempts()}
+        for number, outcome in outcomes.items():
+            if number not in self._ended:
+                self._ended[number] = self._attempt(attempts[number], outcome)
+        totals = view.events(SeedComparison)
+        floors = view.events(NoiseFloor)
+        best = totals[-1].fact if totals else None
+        under_way = [self._attempt(each, None) for each in attempts.values() if each.id not in outcomes]
+        return RunFacts(
+            number=run.id,
+            kernel=run.kernel,
+            operator=run.settings.get("operator", run.operator),
+            started=run.started,
+            shapes=run.shapes,
+            attempts=(*self._completed(), *under_way),
+            noise_floor=floors[-1].fact.floor if floors else None,
+            machine={name: str(value) for name, value in msgspec.structs.asdict(run.fingerprint).items()},
+            settings={"seed": str(run.seed), **run.settings},
+            ledger=_ledger(view),
+            over_seed=Interval(best.ratio, best.low, best.high) if best else None,
+        )
+
+    def _completed(self) -> list[AttemptFacts]:
+        """What has ended, with what the run came to by then, its speed and what became of its prediction."""
+        beside_seed = {x.fact.attempt: x.fact for x in self._view.events(SeedComparison)}
+        judgements = {x.fact.attempt: x.fact.text for x in self._view.events(PredictionChecked)}
+        scores = self._view.log_scores()
+        evaluations, cost, tokens = 0, 0.0, 0
+        found = []
+        for each in self._ended.values():
+            evaluations, cost, tokens = evaluations + each.own_evaluations, cost + each.cost, tokens + each.tokens
+            total, score = beside_seed.get(each.id), scores.get(each.id)
+            speed = None
+            if total is not None:
+                speed = Interval(total.ratio, total.low, total.high)
+            elif score is not None:
+                wide = each.gain or Interval(1.0, 1.0, 1.0)
+                ratio = math.exp(score)
+                speed = Interval(ratio, ratio * wide.low / wide.estimate, ratio * wide.high / wide.estimate)
+            judgement = judgements.get(each.id, "")
+            found.append(
+                replace(
+                    each,
+                    speed=speed,
+                    judgement=judgement,
+                    evaluations=evaluations,
+                    total_cost=cost,
+                    total_tokens=tokens,
+                )
+            )
+        return found
+
+    def _attempt(self, attempt: Attempt, outcome: AttemptOutcome | None) -> AttemptFacts:
+        stored = {purpose: self._view.evaluations(attempt.id, purpose) for purpose in PURPOSES}
+        parent = None if attempt.parent is None else self._view.attempt(attempt.parent)
+        created_s = (datetime.fromisoformat(attempt.created) - self._begin).total_seconds()
+        known = {} if outcome is None else _known(outcome)
+        return AttemptFacts(
+            id=attempt.id,
+            name=version_name(attempt),
+            generation=attempt.generation,
+            member=attempt.member,
+            island=attempt.island,
+            parent=attempt.parent,
+            operator=attempt.operator,
+            hypothesis=attempt.hypothesis,
+            created=attempt.created,
+            source=self._view.source(attempt.digest),
+            parent_source="" if parent is None else self._view.source(parent.digest),
+            predicted=attempt.predicted.get(GEOMEAN),
+            shapes=tuple(shape_facts(attempt, each.evaluation) for each in stored["screen"]),
+            transcript=self._excerpt(attempt),
+            own_evaluations=sum(map(len, stored.values())),
+            elapsed_s=created_s + (0.0 if outcome is None else outcome.seconds),
+            **{"status": UNDER_WAY, **known},
+        )
+
+    def _excerpt(self, attempt: Attempt) -> str:
+        """What the model said last in the attempt's step; "" where there is no transcript."""
+        folder = run_folder(self._view.path.parent, self._view.run)
+        path = transcript_path(folder, generation=attempt.generation, member=attempt.member)
+        try:
+            exchanges = recorded(path, "step")
+        except InvalidInput as error:
+            return str(error)
+        messages = exchanges[-1].messages if exchanges else []
+        said = [str(each["content"]) for each in messages if each.get("role") == "assistant" and each.get("content")]
+        return "\n\n".join(said)[-EXCERPT:]
+
+
+def shape_facts(attempt: Attempt, evaluation: Evaluation) -> ShapeFacts:
+    """One evaluation, beside the parent where that was timed too."""
+    timing, ratio, median_us = evaluation.timing, None, None
+    if timing is not None:
+        median_us = float(np.median(np.concatenate(timing.seconds[KERNEL]))) * 1e6
+        if BASELINE in timing.seconds and attempt.parent is not None:
+            low, middle, high = np.exp(np.quantile(np.concatenate(paired(timing, BASELINE)), (0.25, 0.5, 0.75)))
+            ratio = Interval(float(middle), float(low), float(high))
+    return ShapeFacts(
+        shape=evaluation.shape,
+        outcome=evaluation.outcome,
+        reason=evaluation.reason,
+        median_us=median_us,
+        ratio=ratio,
+        predicted=attempt.predicted.get(evaluation.shape),
+    )
+
+
+def _known(outcome: AttemptOutcome) -> dict[str, Any]:
+    """What is known of an attempt once it has ended."""
+    gain = outcome.landing or outcome.confirmed or outcome.gain
+    return {
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "lesson": outcome.lesson,
+        "gain": None if gain is None else gain.exp(),
+        "is_confirmed": outcome.confirmed is not None,
+        "seconds": outcome.seconds,
+        "cost": outcome.cost,
+        "tokens": outcome.tokens_in + outcome.tokens_out,
+    }
+
+
+def _ledger(view: View) -> dict[str, str]:
+    """The last snapshot of what the run has spent, in words."""
+    snapshots = view.events(Spending)
+    if not snapshots:
+        return {}
+    last = snapshots[-1].fact
+    return {
+        "attempts": str(last.attempts),
+        "turns of the model": str(last.turns),
+        "input tokens": f"{last.tokens_in:,}",
+        "output tokens": f"{last.tokens_out:,}",
+        "cost": "no prices given" if last.cost is None else f"{last.cost:.4g}",
+        "evaluations asked by the operator": str(last.evaluations),
+        "evaluations by the run": str(last.verifications),
+        "evaluator": f"{last.evaluator_s:,.0f} s",
+        "wall time": f"{last.wall_s:,.0f} s",
+    }

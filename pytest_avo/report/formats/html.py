@@ -1,0 +1,31 @@
+"""Results as a page to look at."""
+
+from __future__ import annotations
+
+import msgspec
+
+from pytest_avo.report.page.bench import Bench, BenchResult, Beside, bench_page
+from pytest_avo.report.results import Results
+from pytest_avo.report.rows import comparisons
+
+
+def of_results(found: Results) -> str:
+    """The page of a run."""
+    results = [
+        BenchResult(
+            kernel=row.kernel,
+            shape=row.shape.id,
+            device=row.device,
+            verdict=row.verdict.kind,
+            reason="; ".join(filter(None, (row.verdict.reason, *row.verdict.notes))),
+            median_us=row.verdict.median_us,
+            tflops=row.verdict.tflops,
+            gbps=row.verdict.gbps,
+            roofline_fraction=row.roofline_fraction,
+            peers={name: Beside(x.median_us, x.ratio, x.ci95) for name, x in comparisons(row).items()},
+        )
+        for row in found.rows
+    ]
+    results += [BenchResult(x.kernel, x.name, "", x.kind, x.reason) for x in found.unmeasured]
+    machine = {name: str(value) for name, value in msgspec.structs.asdict(found.fingerprint).items()}
+    return bench_page([Bench("this run", results, machine)])

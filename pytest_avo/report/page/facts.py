@@ -1,0 +1,97 @@
+"""What a page shows of a run, as plain values. Ratios are above 1 where the attempt is faster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pytest_avo.core.stats import Interval
+
+UNDER_WAY = "under way"
+"""Status of an attempt that has not ended."""
+KEPT = frozenset({"seed", "promoted", "kept"})
+"""Statuses of attempts that others may descend from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeFacts:
+    """One attempt on one shape, from its screening; in the seed's, which is timed beside itself, no ratio."""
+
+    shape: str
+    outcome: str
+    reason: str = ""
+    median_us: float | None = None
+    ratio: Interval | None = None
+    """Parent's time / the attempt's: the median over the rounds, and their quartiles."""
+    predicted: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFacts:
+    """One attempt: its proposal, how it ended, and what the run had spent by then."""
+
+    id: int
+    name: str
+    generation: int
+    member: int
+    island: int
+    parent: int | None
+    status: str
+    operator: str
+    hypothesis: str
+    created: str
+    source: str
+    parent_source: str
+    reason: str = ""
+    lesson: str = ""
+    gain: Interval | None = None
+    """Ratio to what it was compared with, by the landing, the confirmation or the screening, the first there is."""
+    is_confirmed: bool = False
+    speed: Interval | None = None
+    """Ratio to the seed."""
+    predicted: float | None = None
+    """Of the geomean."""
+    judgement: str = ""
+    shapes: tuple[ShapeFacts, ...] = ()
+    transcript: str = ""
+    own_evaluations: int = 0
+    seconds: float = 0.0
+    cost: float = 0.0
+    tokens: int = 0
+    evaluations: int = 0
+    """Of the run, up to this attempt's end; so are the next three."""
+    elapsed_s: float = 0.0
+    total_cost: float = 0.0
+    total_tokens: int = 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether others may descend from it."""
+        return self.status in KEPT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFacts:
+    """One run, complete or not. Attempts are in the order in which they ended; what is under way comes last."""
+
+    number: int
+    kernel: str
+    operator: str
+    started: str
+    shapes: tuple[str, ...]
+    attempts: tuple[AttemptFacts, ...]
+    noise_floor: float | None
+    """A log-ratio."""
+    machine: dict[str, str]
+    settings: dict[str, str]
+    ledger: dict[str, str]
+    over_seed: Interval | None = None
+    """The best kernel beside the seed, both timed side by side."""
+
+    @property
+    def label(self) -> str:
+        """What the run is called."""
+        return f"Run {self.number}: {self.kernel}, {self.operator}"
+
+    @property
+    def promoted(self) -> tuple[AttemptFacts, ...]:
+        return tuple(each for each in self.attempts if each.status == "promoted")
