@@ -53,4 +53,4 @@ def shade(found: ShapeFacts) -> str:
 def _said(found: ShapeFacts) -> str:
     if found.outcome != "ok":
         return found.outcome
-    return "not timed" if found.ratio is None else f"{found.ratio.estimate:.3f}x of its parent's speed"
+    return "not timed" if found.ratio is None else f"{found.ratio.estimate:.3f}x"

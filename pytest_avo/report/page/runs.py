@@ -20,7 +20,7 @@ from pytest_avo.report.page.page import page
 from pytest_avo.report.page.trajectory import trajectories
 from pytest_avo.report.page.tree import tree
 
-DIFF_LINES = 8000
+DIFF_LINES = 6500
 EXCERPTS = 250_000
 """Lines of diffs and characters of transcripts on a page, over all attempts: it stays below 3 MB."""
 FEWEST_LINES, MOST_LINES = 12, 400

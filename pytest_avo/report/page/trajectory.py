@@ -124,4 +124,5 @@ def _labels(chart: drawsvg.Drawing, promoted: Sequence[AttemptFacts], over: Acro
 
 def _said(each: AttemptFacts) -> str:
     speed = f", {each.speed.estimate:.3f}x the seed" if each.speed else ""
-    return f"{each.name}: {each.status}{speed}. {each.hypothesis[:160]}"
+    why = f". {each.hypothesis[:200]}" if each.status == "promoted" else ""
+    return f"{each.name}: {each.status}{speed}{why}"

@@ -34,7 +34,7 @@ def tree(run: RunFacts) -> str:
     _edges(chart, run, places)
     for each in run.attempts:
         x, y = places[each.id]
-        chart.append(titled(mark(each.status, x, y), f"{each.name}: {each.status}. {each.hypothesis[:120]}"))
+        chart.append(titled(mark(each.status, x, y), f"{each.name}: {each.status}. {each.hypothesis[:80]}"))
     for island in range(islands):
         label = f"island {island}" if islands > 1 else "kept"
         chart.append(words(label, 4, ROW + island * rows * ROW + 4, name="tick"))
