@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from tests import ROOT
 from tests.evaluation.diagnosis.test_nvcc import KERNEL as CUDA
 from tests.evaluation.diagnosis.test_nvcc import needs_nvcc
-from tests.plugin.conftest import GOOD, Project
+from tests.plugin.conftest import GOOD, Project, quick
 
 NAIVE = ROOT / "kernels" / "sm90" / "naive.py"
 ONE = """
@@ -56,10 +57,12 @@ def test_the_shipped_kernels_fit_the_device() -> None:
     """What the guide tells users to put into their CI, on every kernel and shape that is shipped."""
     root = NAIVE.parents[2]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--avo-compile", "kernels/sm90", "-q"]
-    finished = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    finished = subprocess.run(command, cwd=root, env=quick(os.environ), capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout
     for name in ("decode", "mha", "naive"):
         assert f"kernels/sm90/{name}.py: distinct launches" in finished.stdout
+    for name in ("attend", "attend_split", "merge_splits"):
+        assert re.search(rf"^{name} .* ok$", finished.stdout, re.MULTILINE)
     assert re.search(r"^\d+ passed in", finished.stdout, re.MULTILINE)
     assert "fails" not in finished.stdout
 

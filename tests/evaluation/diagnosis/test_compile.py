@@ -117,29 +117,10 @@ def test_too_much_shared_memory_is_a_failure_of_every_such_shape(tmp_path: Path)
 
 
 def test_the_gluon_kernel_uses_wgmma_without_spills(tmp_path: Path) -> None:
-    shapes = [shape(head_dim=64, causal=True), shape(batch=8), shape(head_dim=256, heads_q=8, heads_kv=8, causal=True)]
+    (launch,) = launches(compiled(SM90 / "mha.py", [shape(head_dim=64, causal=True)], tmp_path / "cache"))
 
-    records = launches(compiled(SM90 / "mha.py", shapes, tmp_path / "cache"))
-
-    assert [launch.shape for launch in records] == [0, 1, 2]
-    assert all(launch.wgmma_count >= 64 for launch in records)
-    assert [launch.failures for launch in records] == [(), (), ()]
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "kernels"),
-    [
-        ("naive", {"causal": True, "head_dim": 256}, ["attend"]),
-        ("decode", {"seqlen_q": 1, "heads_q": 32, "heads_kv": 8, "seqlen_kv": 8192}, ["attend_split", "merge_splits"]),
-    ],
-)
-def test_the_triton_kernels_fit_the_device(
-    name: str, changes: dict[str, Any], kernels: list[str], tmp_path: Path
-) -> None:
-    records = launches(compiled(SM90 / f"{name}.py", [shape(**changes)], tmp_path / "cache"))
-
-    assert [launch.kernel for launch in records] == kernels
-    assert all(not launch.failures for launch in records)
+    assert launch.wgmma_count >= 64
+    assert launch.failures == ()
 
 
 @pytest.mark.parametrize(
