@@ -18,6 +18,7 @@ from pytest_avo.lineage.events import LessonLearnt, PredictionChecked
 from pytest_avo.lineage.view import View
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import SHAPES, SLOW, Project
+from tests.plugin.scripted_pool import EACH_S
 from tests.plugin.test_option_resume import counted, wait_for
 
 KEY = "key-of-the-test-0123456789"
@@ -112,7 +113,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
     assert str(os.environ["HOME"]) + "/" not in seen
     profile, compiled = model.results(3)[-2:]
     assert "torch's profiler: " in profile
-    assert "not available here: there is no compile report for cpu kernels" in compiled
+    assert "error: there is no tool 'compile_report'" in compiled
     later = model.requests[4]["messages"][1]["content"]
     assert "g0001: Forty repetitions were thirty-nine too many." in later.replace(" (fewer repetitions)", "")
     assert f"{SHAPES[1]} predicted 1000.000, measured " in later, "of each shape, as a lesson"
@@ -209,7 +210,7 @@ def test_a_token_limit_stops_in_order(project: Project, serve: Callable[[Sequenc
         [
             "generation 1: promoted *",
             "agent stopped: budget exhausted (max_tokens): * of 20,000 tokens are spent, the next call needs *",
-            "kernels/slow.py: 1 attempt · 1 commit · best * vs the seed, by its steps",
+            "kernels/slow.py: 1 attempt · 1 commit · best * vs the seed",
             "resume with: pytest *--avo-max-tokens 20000 --avo-resume",
             "tokens * 20,000",
         ]
@@ -217,7 +218,8 @@ def test_a_token_limit_stops_in_order(project: Project, serve: Callable[[Sequenc
 
 
 @pytest.mark.usefixtures("scripted")
-def test_a_time_limit_stops_any_operator(project: Project) -> None:
+def test_a_time_limit_stops_any_operator(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(EACH_S, "1")
     project.script("80", "80")
     result = project.evolve("--generations", "2", "--avo-max-time", "1s")
     assert result.ret == 0
