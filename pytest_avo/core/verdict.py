@@ -15,11 +15,11 @@ from pytest_avo.core.ranking import Failing, Speed, paired, paired_by_kind, rank
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval, Launches
 
-Kind = Literal[Speed, "correct", Failing]
+VerdictKind = Literal[Speed, "correct", Failing]
 CONFIDENCE = 0.95
 CHANCE = 0.05
 """How often one of several shapes may be called faster or slower where none is."""
-GOOD: frozenset[Kind] = frozenset({"faster", "same", "slower", "ambiguous", "correct"})
+GOOD: frozenset[VerdictKind] = frozenset({"faster", "same", "slower", "ambiguous", "correct"})
 
 
 class OfKind(msgspec.Struct, frozen=True):
@@ -50,7 +50,7 @@ class Verdict(msgspec.Struct, frozen=True):
     """The judgement of one kernel on one shape."""
 
     shape: str
-    kind: Kind
+    kind: VerdictKind
     reason: str = ""
     median_us: float | None = None
     tflops: float | None = None
@@ -81,7 +81,7 @@ class Total(msgspec.Struct, frozen=True):
     """Path of the kernel file as the node id has it."""
     name: str
     """What it is over: `geomean`, or `geomean-SUITE`."""
-    kind: Kind
+    kind: VerdictKind
     reason: str
     regressed: bool = False
     """Slower than the gate allows, confirmed."""

@@ -22,7 +22,7 @@ from pytest_avo.evolution.promotion import Provenance, check_unchanged
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
-from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Race, Resumed, SeedComparison, Spending
+from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Raced, Resumed, SeedComparison, Spending
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
@@ -276,7 +276,7 @@ class Campaign:
         attempts = self.view.attempts()
         drafts = [x for each in attempts for x in self.view.evaluations(each.id, DRAFT)]
         tried = [x for each in attempts for purpose in PURPOSES for x in self.view.evaluations(each.id, purpose)]
-        races = [event.fact for event in self.view.events(Race)]
+        races = [event.fact for event in self.view.events(Raced)]
         return msgspec.structs.replace(
             snapshots[-1].fact,
             attempts=len(attempts) - 1,

@@ -19,7 +19,7 @@ from pytest_avo.evaluation.diagnosis.profile import profile
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
-from pytest_avo.lineage.events import Race
+from pytest_avo.lineage.events import Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger
 from pytest_avo.operators.catalogue import ASKING, EMBEDDED
@@ -262,7 +262,7 @@ class Consultation:
         words = ", ".join(f"{verdict.shape} {verdict.kind}" for verdict in verdicts.values())
         seconds = sum(evaluation.seconds for evaluation in found.values())
         self._campaign.record(
-            Race(generation, member, source_digest(source), peer or label, len(found), seconds, text=words)
+            Raced(generation, member, source_digest(source), peer or label, len(found), seconds, text=words)
         )
         self._campaign.record(self.ledger.snapshot())
         return {shape.id: DraftResult(found[shape.id], verdicts[shape.id]) for shape in shapes}

@@ -20,7 +20,7 @@ from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, Ti
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.ranking import failing, ranking, slower_kind
 from pytest_avo.core.stats import Interval
-from pytest_avo.core.verdict import Kind, Total, Verdict
+from pytest_avo.core.verdict import Total, Verdict, VerdictKind
 from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import Rules
@@ -45,7 +45,7 @@ Evaluate = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
 class Finding:
     """What a comparison amounts to."""
 
-    kind: Kind
+    kind: VerdictKind
     reason: str
     gains: Gains | None
     regressed: bool = False

@@ -67,7 +67,7 @@ class Spending(Fact, frozen=True, kw_only=True, tag="spending"):
     wall_s: float = 0.0
 
 
-class Race(Fact, frozen=True, tag="race"):
+class Raced(Fact, frozen=True, tag="race"):
     """An operator had a draft timed beside a version or a peer, on so many shapes; in words, how it ended."""
 
     generation: int
@@ -149,7 +149,7 @@ AnyFact = (
     | Resumed
     | Price
     | Spending
-    | Race
+    | Raced
     | PredictionChecked
     | LessonLearnt
     | Directions

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pytest_avo.core.evaluation import KERNEL as KERNEL_ARM
 from pytest_avo.core.evaluation import Timing
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.verdict import Comparison, Kind, Verdict
+from pytest_avo.core.verdict import Comparison, Verdict, VerdictKind
 from pytest_avo.report.rows import ResultRow
 
 KERNEL = "kernels/cpu/prefill.py"
-BAD: frozenset[Kind] = frozenset({"incorrect", "crashed", "timeout", "rejected", "unsupported"})
+BAD: frozenset[VerdictKind] = frozenset({"incorrect", "crashed", "timeout", "rejected", "unsupported"})
 
 
 def shape(*, batch: int = 1, seqlen: int = 512, queries: int | None = None, weight: float = 1.0) -> Shape:
@@ -34,7 +34,7 @@ def beside(ratio: float, low: float, high: float, median_us: float = 1210.0) -> 
 
 def row(
     of: Shape,
-    kind: Kind = "correct",
+    kind: VerdictKind = "correct",
     *,
     reason: str = "",
     median_us: float = 400.0,

@@ -13,7 +13,7 @@ from typing import get_args
 import msgspec
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.covering import Row, covering
+from pytest_avo.evaluation.correctness.covering import Levels, covering
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import Layout
@@ -70,7 +70,7 @@ def largest_beside(shape: Shape) -> Shape:
     return _changed(shape, {"batch": MOST_BATCHES_BESIDE, **most})
 
 
-def _beside(shape: Shape, row: Row, random: Random, longest: int) -> Case:
+def _beside(shape: Shape, row: Levels, random: Random, longest: int) -> Case:
     middle = longest // 2
     few, many = (2, middle), (middle + 1, longest)
     equal = random.randint(longest // 4, longest * 2 // 3)

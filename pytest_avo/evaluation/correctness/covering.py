@@ -11,13 +11,13 @@ from itertools import combinations
 from random import Random
 
 Level = str
-Row = dict[str, Level]
+Levels = dict[str, Level]
 _Pair = frozenset[tuple[str, Level]]
 
 
 def covering(
     factors: Mapping[str, Sequence[Level]], random: Random, *, together: Mapping[str, Sequence[str]] | None = None
-) -> list[Row]:
+) -> list[Levels]:
     """Rows that name a level of each factor, drawn anew by `random`, until all pairs have met.
 
     together: for a factor named here only its pairs with the factors that are listed need to meet; each of its levels
@@ -31,7 +31,7 @@ def covering(
         for x in factors[one]
         for y in factors[other]
     }
-    rows: list[Row] = []
+    rows: list[Levels] = []
     while missing:
         row = _row(factors, missing, random)
         for pair in combinations(row.items(), 2):
@@ -40,9 +40,9 @@ def covering(
     return rows
 
 
-def _row(factors: Mapping[str, Sequence[Level]], missing: dict[_Pair, None], random: Random) -> Row:
+def _row(factors: Mapping[str, Sequence[Level]], missing: dict[_Pair, None], random: Random) -> Levels:
     """A row around one pair that has not met, completed by the levels that bring most others together."""
-    row: Row = dict(sorted(random.choice(list(missing))))
+    row: Levels = dict(sorted(random.choice(list(missing))))
     for name in random.sample([name for name in factors if name not in row], k=len(factors) - len(row)):
         levels = random.sample(factors[name], k=len(factors[name]))
 

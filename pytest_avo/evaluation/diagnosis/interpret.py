@@ -47,7 +47,7 @@ class TensorHeader(msgspec.Struct, frozen=True):
         return size
 
 
-class View(msgspec.Struct, frozen=True):
+class Strided(msgspec.Struct, frozen=True):
     """How an argument lies in memory whose bytes follow, gaps included: all in elements."""
 
     memory: TensorHeader
@@ -61,7 +61,7 @@ class Call(msgspec.Struct, frozen=True):
 
     causal: bool
     scale: float
-    views: tuple[View, View, View]
+    views: tuple[Strided, Strided, Strided]
 
 
 class Interpreted(msgspec.Struct, frozen=True):
@@ -195,9 +195,9 @@ def _memory(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.as_strided((tensor.untyped_storage().nbytes() // tensor.itemsize,), (1,), 0)
 
 
-def _view(tensor: torch.Tensor, memory: torch.Tensor) -> View:
+def _view(tensor: torch.Tensor, memory: torch.Tensor) -> Strided:
     header = TensorHeader(tuple(memory.shape), dtype_name(memory))
-    return View(header, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
+    return Strided(header, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
 
 
 def to_bytes(tensor: torch.Tensor) -> bytes:

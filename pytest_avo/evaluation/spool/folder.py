@@ -19,8 +19,8 @@ import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 
-Part = Literal["devices", "requests", "claims", "answers", "servers"]
-PARTS: tuple[Part, ...] = ("devices", "requests", "claims", "answers", "servers")
+Drawer = Literal["devices", "requests", "claims", "answers", "servers"]
+PARTS: tuple[Drawer, ...] = ("devices", "requests", "claims", "answers", "servers")
 UNFINISHED = "unfinished"
 """Where files are written before they are linked to their places. What a kill leaves there is of no use to anybody."""
 README = "README"
@@ -50,7 +50,7 @@ class SpoolFolder:
         except OSError as error:
             raise InvalidInput(f"{self.path}: cannot be a spool: {error.strerror or error}") from None
 
-    def publish(self, part: Part, name: str, value: object) -> bool:
+    def publish(self, part: Drawer, name: str, value: object) -> bool:
         """Write a file that must appear once; False where it is there already, whoever wrote it."""
         content = value if isinstance(value, bytes) else msgspec.json.encode(value)
         try:
@@ -59,7 +59,7 @@ class SpoolFolder:
             self.make()  # a copy of a spool lacks the folders that were empty
             return self._publish(part, name, content)
 
-    def _publish(self, part: Part, name: str, content: bytes) -> bool:
+    def _publish(self, part: Drawer, name: str, content: bytes) -> bool:
         draft = self.path / UNFINISHED / f"{name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}"
         try:
             with draft.open("wb") as file:
@@ -76,20 +76,20 @@ class SpoolFolder:
             with contextlib.suppress(OSError):
                 draft.unlink()
 
-    def names(self, part: Part) -> set[str]:
+    def names(self, part: Drawer) -> set[str]:
         """What there is; nothing where the folder cannot be read just now."""
         with contextlib.suppress(OSError):
             return set(os.listdir(self.path / part))
         return set()
 
-    def read(self, part: Part, name: str, kind: type[T]) -> T | None:
+    def read(self, part: Drawer, name: str, kind: type[T]) -> T | None:
         """What a file says; None where there is none, or only a part of one yet, as while a folder is copied."""
         try:
             return msgspec.json.decode((self.path / part / name).read_bytes(), type=kind)
         except (OSError, msgspec.MsgspecError):
             return None
 
-    def remove(self, part: Part, name: str) -> None:
+    def remove(self, part: Drawer, name: str) -> None:
         """Remove a file, if it is there."""
         with contextlib.suppress(OSError):
             (self.path / part / name).unlink()

@@ -68,7 +68,7 @@ class EvaluateDraft(Arguments, frozen=True):
     timed: Annotated[bool, Meta(description="also time it beside the incumbent; correctness is checked first")] = False
 
 
-class Race(Arguments, frozen=True):
+class RaceDraft(Arguments, frozen=True):
     """Time the draft anew, in fresh rounds, beside any version or a peer. Counts as an evaluation of each shape."""
 
     against: Annotated[str, Meta(description="seed, incumbent, a name as in g0007, or a peer")] = "incumbent"
@@ -139,7 +139,7 @@ class DraftTools:
             ToolSpec("write_draft", WriteDraft, self.write),
             ToolSpec("reset_draft", ResetDraft, self.reset),
             ToolSpec("evaluate_draft", EvaluateDraft, self.evaluate),
-            ToolSpec("race_draft", Race, self.race),
+            ToolSpec("race_draft", RaceDraft, self.race),
             ToolSpec("submit", Submit, self.submit),
         ]
         if self.task.compile_report is not None:
@@ -167,7 +167,7 @@ class DraftTools:
         self.task.say(f"  {named(tried.source)}: {_counts(tried, shapes)}{self._speed(tried)}")
         return self.report(tried, shapes)
 
-    def race(self, arguments: Race) -> str:
+    def race(self, arguments: RaceDraft) -> str:
         shapes = self.draft.shapes(arguments.shapes)
         try:
             source, label, peer = self._source(arguments.against), arguments.against, ""

@@ -12,7 +12,7 @@ from pytest_avo.core.verdict import Total, Verdict
 from pytest_avo.report import text
 from pytest_avo.report.results import Results, Unmeasured
 from pytest_avo.report.rows import ResultRow, arms, by_kernel, geomeans
-from pytest_avo.report.terminal.table import Layout, table
+from pytest_avo.report.terminal.table import TableLayout, table
 from pytest_avo.report.terminal.terminal import LEGEND, geomean_texts, is_listed, notes, verdict_counts
 
 MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~@$&])")
@@ -120,7 +120,7 @@ def _word(judged: Verdict | Total) -> str:
 
 
 def _section(kernel: str, device: str, rows: Sequence[ResultRow]) -> list[str]:
-    content = table(rows, Layout(arms(rows)))
+    content = table(rows, TableLayout(arms(rows)))
     body = [[escape(cell) for cell in cells] for cells in content.body]
     place = f" on {escape(device)}" if device else ""
     summary = text.SEPARATOR.join([*geomean_texts(geomeans(rows), len(rows)), verdict_counts(rows)])

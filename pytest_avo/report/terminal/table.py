@@ -18,7 +18,7 @@ DECODE_QUERIES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class TableLayout:
     """What a table shows besides shape, median, throughput and verdict."""
 
     peers: tuple[str, ...]
@@ -61,7 +61,7 @@ class Table:
         return [column.align for column in self.columns]
 
 
-def table(rows: Sequence[ResultRow], layout: Layout) -> Table:
+def table(rows: Sequence[ResultRow], layout: TableLayout) -> Table:
     """The table of `rows` (at least one), in their order."""
     names, shared = _shape_names([row.shape.id for row in rows], whole=layout.whole_shapes)
     columns = [Column("shape", names, "left")]
@@ -77,19 +77,21 @@ def table(rows: Sequence[ResultRow], layout: Layout) -> Table:
     return Table(tuple(columns), f"every shape: {shared}" if shared else "")
 
 
-def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[Layout]:
+def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[TableLayout]:
     """Layouts from the fullest to the narrowest.
 
     Intervals go first, then the share of the roofline, then shared parts of shapes, then kinds of inputs, then peers.
     """
     peers = arms(rows)
     return [
-        Layout(peers, details=details),
-        Layout(peers, intervals=False, details=details),
-        Layout(peers, intervals=False, roofline=False, details=details),
-        Layout(peers, intervals=False, roofline=False, whole_shapes=False, details=details),
+        TableLayout(peers, details=details),
+        TableLayout(peers, intervals=False, details=details),
+        TableLayout(peers, intervals=False, roofline=False, details=details),
+        TableLayout(peers, intervals=False, roofline=False, whole_shapes=False, details=details),
         *(
-            Layout(peers[:count], intervals=False, roofline=False, kinds=False, whole_shapes=False, details=details)
+            TableLayout(
+                peers[:count], intervals=False, roofline=False, kinds=False, whole_shapes=False, details=details
+            )
             for count in range(len(peers), -1, -1)
         ),
     ]
@@ -140,7 +142,7 @@ def _times(value: float | None, factor: float) -> float | None:
     return None if value is None else value * factor
 
 
-def _peer(rows: Sequence[ResultRow], name: str, layout: Layout) -> Column:
+def _peer(rows: Sequence[ResultRow], name: str, layout: TableLayout) -> Column:
     cells = []
     for row in rows:
         beside = comparisons(row).get(name)
@@ -151,7 +153,7 @@ def _peer(rows: Sequence[ResultRow], name: str, layout: Layout) -> Column:
     return Column(f"vs {name}" if layout.intervals else name, tuple(cells))
 
 
-def _kinds(rows: Sequence[ResultRow], layout: Layout) -> list[Column]:
+def _kinds(rows: Sequence[ResultRow], layout: TableLayout) -> list[Column]:
     """For each of what was timed beside it where kinds of inputs differ beyond the noise, the worst of them."""
     cells = []
     for row in rows:

@@ -9,7 +9,7 @@ from typing import get_args
 
 from tabulate import tabulate
 
-from pytest_avo.core.verdict import Kind, Total, Verdict
+from pytest_avo.core.verdict import Total, Verdict, VerdictKind
 from pytest_avo.report import text
 from pytest_avo.report.rows import Geomean, ResultRow, arms, by_kernel, comparisons, geomeans
 from pytest_avo.report.terminal.table import Table, layouts, table
@@ -74,7 +74,7 @@ def geomean_texts(means: dict[str, Geomean], total: int) -> list[str]:
 def verdict_counts(rows: Iterable[ResultRow]) -> str:
     """`4 correct, 1 incorrect`, in the order in which the verdicts are declared."""
     counts = Counter(row.verdict.kind for row in rows)
-    return ", ".join(f"{counts[kind]} {kind}" for kind in get_args(Kind) if kind in counts)
+    return ", ".join(f"{counts[kind]} {kind}" for kind in get_args(VerdictKind) if kind in counts)
 
 
 def reason_line(row: ResultRow, *, width: int = WIDTH) -> Line:

@@ -31,10 +31,16 @@ def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
 def test_an_old_file_survives_a_failed_write(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
     path.write_text("old", encoding="utf-8")
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "half \ud800 a surrogate")
+    with pytest.raises(TypeError):
+        write_atomically(path, ["no", "text"])  # type: ignore[arg-type]
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_half_a_character_is_written_as_its_escape(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    write_atomically(path, "half \ud800 a surrogate")
+    assert path.read_text(encoding="utf-8") == "half \\ud800 a surrogate"
 
 
 def test_the_mode_of_a_file_stays_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:

@@ -7,31 +7,31 @@ import msgspec
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Comparison, OfKind
 from pytest_avo.report.rows import ResultRow
-from pytest_avo.report.terminal.table import Layout, layouts, table
+from pytest_avo.report.terminal.table import TableLayout, layouts, table
 from tests.report.result_rows import beside, row, shape
 
 PEERS = {"fa3": beside(1.214, 1.181, 1.241)}
 
 
-def column(rows: list[ResultRow], header: str, layout: Layout | None = None) -> list[str]:
-    made = table(rows, layout or Layout(("fa3",)))
+def column(rows: list[ResultRow], header: str, layout: TableLayout | None = None) -> list[str]:
+    made = table(rows, layout or TableLayout(("fa3",)))
     return [cells[made.headers.index(header)] for cells in made.body]
 
 
 def test_columns_of_a_timed_kernel() -> None:
-    made = table([row(shape(), peers=PEERS)], Layout(("fa3",)))
+    made = table([row(shape(), peers=PEERS)], TableLayout(("fa3",)))
     assert made.headers == ["shape", "median us", "TFLOP/s", "vs fa3", "verdict"]
     assert made.body == [("b1-h8-q512-k512-d64-causal-f32", "400.0", "0.671", "1.21 [1.18, 1.24]", "correct")]
     assert made.aligns == ["left", "right", "right", "right", "left"]
 
 
 def test_a_kernel_that_was_never_timed_has_no_columns_of_figures() -> None:
-    assert table([row(shape(), "crashed")], Layout(())).headers == ["shape", "verdict"]
+    assert table([row(shape(), "crashed")], TableLayout(())).headers == ["shape", "verdict"]
 
 
 def test_one_unit_of_time_suits_the_whole_table() -> None:
     rows = [row(shape(), median_us=400.0), row(shape(batch=2), median_us=90_000.0)]
-    assert column(rows, "median ms", Layout(())) == ["0.4000", "90.00"]
+    assert column(rows, "median ms", TableLayout(())) == ["0.4000", "90.00"]
 
 
 def test_decode_shapes_are_shown_by_their_bandwidth() -> None:
@@ -60,37 +60,37 @@ def test_how_near_the_device_s_best_a_kernel_comes_is_a_column_where_that_is_kno
 def test_an_absent_peer_leaves_a_dash() -> None:
     rows = [row(shape(), peers=PEERS), row(shape(batch=2))]
     assert column(rows, "vs fa3") == ["1.21 [1.18, 1.24]", "-"]
-    assert column(rows, "fa3", Layout(("fa3",), intervals=False)) == ["1.21", "-"]
+    assert column(rows, "fa3", TableLayout(("fa3",), intervals=False)) == ["1.21", "-"]
 
 
 def test_shapes_leave_what_they_share_to_the_caption() -> None:
     rows = [row(shape(batch=1)), row(shape(batch=2, seqlen=4096))]
-    made = table(rows, Layout((), whole_shapes=False))
+    made = table(rows, TableLayout((), whole_shapes=False))
     assert [line[0] for line in made.body] == ["b1-q512-k512", "b2-q4096-k4096"]
     assert made.caption == "every shape: h8-d64-causal-f32"
 
 
 def test_a_lone_shape_keeps_its_name() -> None:
-    made = table([row(shape())], Layout((), whole_shapes=False))
+    made = table([row(shape())], TableLayout((), whole_shapes=False))
     assert (made.body[0][0], made.caption) == (shape().id, "")
 
 
 def test_a_shape_that_has_nothing_of_its_own_is_still_told_apart() -> None:
     plain = shape()
     scaled = Shape(**{name: getattr(plain, name) for name in plain.__struct_fields__} | {"scale": 0.5})
-    made = table([row(plain), row(scaled)], Layout((), whole_shapes=False))
+    made = table([row(plain), row(scaled)], TableLayout((), whole_shapes=False))
     assert [line[0] for line in made.body] == ["-", "s0.5"]
 
 
 def test_details_are_rounds_and_seed() -> None:
-    made = table([row(shape(), seed=42), row(shape(batch=2), "crashed", seed=43)], Layout((), details=True))
+    made = table([row(shape(), seed=42), row(shape(batch=2), "crashed", seed=43)], TableLayout((), details=True))
     assert made.headers[-2:] == ["rounds", "seed"]
     assert [line[-2:] for line in made.body] == [("3", "42"), ("-", "43")]
 
 
 def test_layouts_give_up_intervals_first_then_the_roofline_then_shapes_then_kinds_of_inputs_then_peers() -> None:
     rows = [row(shape(), peers={**PEERS, "flex": beside(1, 0.9, 1.1)})]
-    full = Layout(("fa3", "flex"))
+    full = TableLayout(("fa3", "flex"))
     plain = replace(full, intervals=False)
     bare = replace(plain, roofline=False)
     short = replace(bare, whole_shapes=False)
@@ -107,5 +107,5 @@ def test_the_worst_kind_of_inputs_is_a_column_where_kinds_differ_beyond_the_nois
     differing, alike = OfKind(0.87, (0.85, 0.9)), OfKind(1.1, (0.9, 1.3))
     rows = [row(shape(), peers=peer(differing)), row(shape(batch=2), peers=peer(alike))]
     assert column(rows, "worst inputs") == ["fa3 0.87 spread", "-"]
-    assert "worst inputs" not in table(rows[1:], Layout(("fa3",))).headers
-    assert "worst inputs" not in table(rows, Layout(("fa3",), kinds=False)).headers
+    assert "worst inputs" not in table(rows[1:], TableLayout(("fa3",))).headers
+    assert "worst inputs" not in table(rows, TableLayout(("fa3",), kinds=False)).headers

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.verdict import Kind
+from pytest_avo.core.verdict import VerdictKind
 from pytest_avo.report.rows import ResultRow
 from pytest_avo.report.terminal.terminal import (
     LEGEND,
@@ -114,7 +114,7 @@ def test_the_headline_of_a_slower_kernel_is_a_warning() -> None:
 
 
 def test_faster_and_slower_rows_have_their_colours() -> None:
-    kinds: tuple[Kind, ...] = ("faster", "same", "slower", "ambiguous")
+    kinds: tuple[VerdictKind, ...] = ("faster", "same", "slower", "ambiguous")
     rows = [row(shape(batch=i + 1), kind) for i, kind in enumerate(kinds)]
     assert [line.markup for line in results(rows)[3:7]] == [{"green": True}, {}] + [{"yellow": True}] * 2
 
@@ -192,6 +192,6 @@ def test_notes_say_for_how_many_shapes_they_hold() -> None:
 
 
 def test_verdicts_are_counted_in_their_declared_order() -> None:
-    kinds: tuple[Kind, ...] = ("crashed", "correct", "faster", "correct")
+    kinds: tuple[VerdictKind, ...] = ("crashed", "correct", "faster", "correct")
     rows = [row(shape(), kind) for kind in kinds]
     assert verdict_counts(rows) == "1 faster, 2 correct, 1 crashed"
