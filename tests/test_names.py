@@ -9,6 +9,7 @@ from tests import ROOT
 
 BY_DESIGN = {
     "EvaluateDraft",  # a tool, which a model sees by this name, and what an operator is given to evaluate with
+    "RaceDraft",  # likewise
     "Status",  # a tool too, and what became of an attempt
 }
 

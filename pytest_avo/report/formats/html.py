@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from pytest_avo.report.page.bench import Bench, BenchResult, Beside, bench_page
+from pytest_avo.report.page.bench import BenchResult, BenchResults, Beside, bench_page
 from pytest_avo.report.results import Results
 from pytest_avo.report.rows import comparisons
 
@@ -28,4 +28,4 @@ def of_results(found: Results) -> str:
     ]
     results += [BenchResult(x.kernel, x.name, "", x.kind, x.reason) for x in found.unmeasured]
     machine = {name: str(value) for name, value in msgspec.structs.asdict(found.fingerprint).items()}
-    return bench_page([Bench("this run", results, machine)])
+    return bench_page([BenchResults("this run", results, machine)])

@@ -45,7 +45,7 @@ class BenchResult(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class BenchResults:
     """All that one run, or one file, has."""
 
     name: str
@@ -63,17 +63,17 @@ class _File(msgspec.Struct, frozen=True):
     datetime: str = ""
 
 
-def read_bench(path: Path) -> Bench:
+def read_bench(path: Path) -> BenchResults:
     """What --avo-json wrote; InvalidInput for another file."""
     try:
         found = msgspec.json.decode(path.read_bytes(), type=_File)
     except (OSError, msgspec.MsgspecError) as error:
         raise InvalidInput(f"{path}: expected results that --avo-json wrote: {error}") from None
     machine = {name: str(value) for name, value in found.machine_info.items() if isinstance(value, str | int | float)}
-    return Bench(str(path), found.avo.results, {"measured": found.datetime, **machine})
+    return BenchResults(str(path), found.avo.results, {"measured": found.datetime, **machine})
 
 
-def bench_page(benches: Sequence[Bench]) -> str:
+def bench_page(benches: Sequence[BenchResults]) -> str:
     """The page; of two benches or more the times of the later ones stand beside the first's."""
     groups: dict[tuple[str, str], dict[int, list[BenchResult]]] = {}
     for index, bench in enumerate(benches):

@@ -23,7 +23,14 @@ FOLDER = Path(__file__).parent / "templates"
 @cache
 def _environment() -> Environment:
     loader = FileSystemLoader(FOLDER, encoding="utf-8")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def page(template: str, *, title: str, live: str = "", **values: object) -> str:

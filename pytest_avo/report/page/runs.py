@@ -48,7 +48,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Section:
+class RunSection:
     """What the template needs of a run."""
 
     key: int
@@ -91,10 +91,10 @@ def runs_page(runs: Sequence[RunFacts], *, live: str = "") -> str:
     )
 
 
-def _section(run: RunFacts, *, key: int, most_lines: int, most_characters: int) -> Section:
+def _section(run: RunFacts, *, key: int, most_lines: int, most_characters: int) -> RunSection:
     ended = [each for each in run.attempts if each.status not in (UNDER_WAY, "seed")]
     speeds = [each.speed for each in run.promoted if each.speed]
-    return Section(
+    return RunSection(
         key=key,
         facts=run,
         tree=Markup(tree(run)),
