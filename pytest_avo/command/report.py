@@ -1,4 +1,4 @@
-"""Verbs that write files about runs: `avo report`, a page to look at.
+"""Verbs that write files about runs: `avo report`, a page to look at, and `avo export`, a table to analyse.
 
 What reads the lineage and draws is imported by the verbs alone, as in `history`.
 """
@@ -6,6 +6,7 @@ What reads the lineage and draws is imported by the verbs alone, as in `history`
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,13 @@ def add_verbs(verbs: Any) -> None:
     )
     report.add_argument("--json", action="store_true", help="answer with a JSON object")
     report.set_defaults(run=_report)
+    words = "Write a run as a table, a row per attempt and shape; docs/reference/export.md says what the columns are"
+    export = verbs.add_parser("export", help=words, description=f"{words}.")
+    export.add_argument("named", nargs="?", default="", metavar="RUN", help=f"{RUN} (default: the last run)")
+    for name in ("csv", "jsonl", "parquet"):
+        export.add_argument(f"--{name}", type=Path, metavar="FILE")
+    export.add_argument("--json", action="store_true", help="answer with a JSON object")
+    export.set_defaults(run=_export)
 
 
 def _report(given: argparse.Namespace) -> Reply:
@@ -53,6 +61,31 @@ def _report(given: argparse.Namespace) -> Reply:
     except InvalidInput as error:
         return Reply(text=f"error: {error}", status=WRONG)
     return Reply(text=f"{given.output}: {', '.join(each.label for each in facts)}", data={"path": str(given.output)})
+
+
+def _export(given: argparse.Namespace) -> Reply:
+    from pytest_avo.core.disk.files import write_atomically
+    from pytest_avo.core.errors import InvalidInput
+    from pytest_avo.evolution.chronicle import Chronicle
+    from pytest_avo.evolution.export import as_csv, as_jsonl, as_parquet, rows
+    from pytest_avo.report.page.needs import check_libraries
+
+    writers: dict[str, Callable[[Any], str | bytes]] = {"csv": as_csv, "jsonl": as_jsonl, "parquet": as_parquet}
+    asked = {name: getattr(given, name) for name in writers if getattr(given, name) is not None}
+    if not asked:
+        return Reply(text="avo: export: expected --csv FILE, --jsonl FILE or --parquet FILE", status=USAGE)
+    try:
+        if "parquet" in asked:
+            check_libraries("avo export --parquet", ("pyarrow",), extra="parquet")
+        with view_of(given.named) as view:
+            facts = Chronicle(view).facts()
+        table = list(rows(facts))
+        for name, path in asked.items():
+            write_atomically(path.absolute(), writers[name](table))
+    except InvalidInput as error:
+        return Reply(text=f"error: {error}", status=WRONG)
+    paths = [str(path) for path in asked.values()]
+    return Reply(text=f"{', '.join(paths)}: {len(table)} rows of {facts.label}", data={"paths": paths})
 
 
 def _compare_files(files: list[Path], given: argparse.Namespace) -> Reply:

@@ -35,6 +35,8 @@ class Settings:
     gate: GateSettings
     files: dict[str, Path]
     """Results to write: format -> path."""
+    live: bool
+    """Serve the page of an evolution while it goes on."""
     kernels: tuple[Path, ...]
     evolve: dict[str, str]
     """Target -> kernel that a bare --avo-evolve takes."""

@@ -66,6 +66,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
             for each in FORMATS
             if (path := option.value(f"avo_{each.name}")) is not None
         },
+        live=option.value("avo_live"),
         kernels=tuple(config.rootpath / folder for folder in config.getini("avo_kernels")),
         evolve=_kernel_per_target(config.getini("avo_evolve")),
         generations=option.value("generations"),

@@ -57,6 +57,8 @@ def start(config: pytest.Config) -> KernelRun:
             peer(name)
         if PAGE in settings.files:
             check_libraries("--avo-html")
+        if settings.live:
+            check_libraries("--avo-live")
         for path in settings.files.values():
             prepare(path)
         check_baseline(settings.gate, settings.rootdir)

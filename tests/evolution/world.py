@@ -232,6 +232,7 @@ class World:
                 save=None,
             ),
             files={},
+            live=False,
             kernels=(),
             evolve={},
             generations=1,

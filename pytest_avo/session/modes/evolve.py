@@ -7,6 +7,7 @@ import shlex
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -99,7 +100,8 @@ class Evolution(KernelRun):
         try:
             self._loop = self._open(session, items)
             session.testscollected = len(items) * (self._settings.generations * self._settings.population + 1)
-            self._loop.run()
+            with self._served(self._loop):
+                self._loop.run()
             self._complete = True
         except InvalidInput as error:
             raise pytest.UsageError(str(error)) from None
@@ -114,6 +116,16 @@ class Evolution(KernelRun):
             # A resumed run that was complete already runs no item, and yet collected those of its seed.
             session.testscollected = max(len(items), len(self._tally.rows))
         return True
+
+    def _served(self, loop: Loop) -> AbstractContextManager[object]:
+        """The live page, where the user asked for one."""
+        if not self._settings.live:
+            return nullcontext()
+        from pytest_avo.session.live import LivePage  # what draws is an extra
+
+        page = LivePage(loop.campaign.view)
+        self._console.say(f"live page: {page.address}")
+        return page
 
     def _open(self, session: pytest.Session, items: Sequence[KernelItem]) -> Loop:
         files = {item.parent for item in items}

@@ -142,6 +142,14 @@ RESULTS = tuple(
     Option(flag=f"--avo-{each.name}", metavar="PATH", section="results", modes=WITH_RESULTS, help=each.help)
     for each in FORMATS
 )
+LIVE = Option(
+    flag="--avo-live",
+    kind="switch",
+    section="results",
+    modes=("evolve",),
+    help="Serve the page of --avo-html while the evolution goes on, to this machine alone: its address is printed "
+    "(extra `report`)",
+)
 SPOOL = (
     _spool(
         flag="--avo-serve-for",

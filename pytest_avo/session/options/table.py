@@ -5,13 +5,24 @@ from __future__ import annotations
 import pytest
 
 from pytest_avo.session.options.evolving import BUDGET, EVOLUTION, MODEL, OUTSIDE
-from pytest_avo.session.options.measuring import GATE, MEASURING, MODE_OPTIONS, RESULTS, SPOOL
+from pytest_avo.session.options.measuring import GATE, LIVE, MEASURING, MODE_OPTIONS, RESULTS, SPOOL
 from pytest_avo.session.options.option import IniKey, Option
 
 GROUP = "avo"
 OPTIONS: dict[str, Option] = {
     option.name: option
-    for option in (*MODE_OPTIONS.values(), *MEASURING, *GATE, *RESULTS, *SPOOL, *EVOLUTION, *OUTSIDE, *BUDGET, *MODEL)
+    for option in (
+        *MODE_OPTIONS.values(),
+        *MEASURING,
+        *GATE,
+        *RESULTS,
+        LIVE,
+        *SPOOL,
+        *EVOLUTION,
+        *OUTSIDE,
+        *BUDGET,
+        *MODEL,
+    )
 }
 """By name."""
 INI_KEYS = (
