@@ -58,6 +58,7 @@ FLAG = False
 
 
 def attention(q, k, v, *, causal, scale):
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
     for _ in range(REPEAT):
         scores = (q.float() * scale) @ k.float().transpose(-1, -2)
         if causal:

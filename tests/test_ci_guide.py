@@ -50,7 +50,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["update-ref", "refs/remotes/origin/main", "HEAD"],
     ):
         subprocess.run([*git, *command], cwd=folder, check=True)
-    (folder / "kernels" / "cpu" / "good.py").write_text(GOOD.replace("Right", "Right, and changed"))
+    (folder / "kernels" / "cpu" / "good.py").write_text(GOOD + "\nCHANGED = True\n")
     return folder
 
 

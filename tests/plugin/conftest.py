@@ -237,6 +237,7 @@ def own_cache(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, rates:
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> Project:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("COLUMNS", "200")  # what is cut to a narrow terminal is tested with the tables
     (pytester.path / "shapes").mkdir()
     (pytester.path / "shapes" / "tiny.toml").write_text(SUITE)
     pytester.makeini("[pytest]\n")

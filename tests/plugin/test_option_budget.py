@@ -126,7 +126,10 @@ def test_operators_by_name(project: Project, monkeypatch: pytest.MonkeyPatch) ->
     names = {name: load_operator(name, found.agent, folder=found.store) for name in ("agent", "oneshot", "tuner")}
     assert {name: operator.name for name, operator in names.items()} == {name: name for name in names}
     assert names["agent"].describe() == "agent (m at OpenAI, no memory)"
-    with pytest.raises(InvalidInput, match="expected one of agent, oneshot, tuner or MODULE:ATTRIBUTE, got 'genius'"):
+    with pytest.raises(
+        InvalidInput,
+        match="expected one of agent, coding-agent, inbox, oneshot, tuner or MODULE:ATTRIBUTE, got 'genius'",
+    ):
         load_operator("genius", found.agent, folder=found.store)
     with pytest.raises(InvalidInput, match="'nowhere:Operator' cannot be loaded"):
         load_operator("nowhere:Operator", found.agent, folder=found.store)

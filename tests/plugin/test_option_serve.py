@@ -74,7 +74,7 @@ def test_a_command_that_serves_nothing_ends_the_wait(project: Project) -> None:
     (project.path / "conftest.py").write_text("from pytest_avo.evaluation.spool import jobs\njobs.PAUSE_S = 0.1\n")
     assert project.run("--avo-serve", "spool").ret == 0
     result = project.run("--avo-bench", *SPOOL, "--avo-submit", "echo no such partition; exit 1", "-x")
-    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.stdout.fnmatch_lines(["*ended with status 1 and nothing was answered, it said: no such partition; so did*"])
 
 
