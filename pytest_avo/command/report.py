@@ -67,7 +67,7 @@ def _export(given: argparse.Namespace) -> Reply:
     from pytest_avo.core.disk.files import write_atomically
     from pytest_avo.core.errors import InvalidInput
     from pytest_avo.evolution.chronicle import Chronicle
-    from pytest_avo.report.formats.run_table import as_csv, as_jsonl, as_parquet, rows
+    from pytest_avo.report.files.run_table import as_csv, as_jsonl, as_parquet, rows
     from pytest_avo.report.page.needs import check_libraries
 
     writers: dict[str, Callable[[Any], str | bytes]] = {"csv": as_csv, "jsonl": as_jsonl, "parquet": as_parquet}

@@ -1,10 +1,14 @@
-"""The formats that results can be written in: each a module beside this one, with a function `of_results`."""
+"""The formats that results can be written in: the modules of `formats/`, by their names."""
 
 from __future__ import annotations
 
 import importlib
+import pkgutil
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
+
+from pytest_avo.report import formats
 
 if TYPE_CHECKING:
     from pytest_avo.report.results import Results
@@ -17,25 +21,13 @@ class Format:
     name: str
     """Its option is --avo-NAME."""
     help: str
-    module: str
-
-    def text(self, found: Results) -> str:
-        """What the file holds. The module is imported only now: options are made from this table in every pytest."""
-        return cast("str", importlib.import_module(f"{__package__}.{self.module}").of_results(found))
+    text: Callable[[Results], str]
+    """What the file holds."""
 
 
-FORMATS = (
-    Format("json", "Write the results as JSON, in pytest-benchmark's schema", "export"),
-    Format("bmf", "Write the results in the Bencher Metric Format", "bmf"),
-    Format("gab", "Write the results for github-action-benchmark, as its tool customSmallerIsBetter reads them", "gab"),
-    Format(
-        "markdown",
-        "Write the results as GitHub Markdown; a job of GitHub Actions shows them as its summary in any case",
-        "markdown",
-    ),
-    Format(
-        "html",
-        "Write the results, or the evolution, as a page to look at: one file that loads nothing (extra `report`)",
-        "html",
-    ),
-)
+def _format(name: str) -> Format:
+    module = importlib.import_module(f"{formats.__name__}.{name}")
+    return Format(name, module.HELP, module.of_results)
+
+
+FORMATS = tuple(_format(module.name) for module in pkgutil.iter_modules(formats.__path__))

@@ -10,9 +10,9 @@ import pytest
 
 from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.lineage.view import View
-from pytest_avo.report.formats.annotations import commands
-from pytest_avo.report.formats.catalogue import FORMATS
-from pytest_avo.report.formats.markdown import SUMMARY_BYTES, markdown
+from pytest_avo.report.catalogue import FORMATS
+from pytest_avo.report.files.annotations import commands
+from pytest_avo.report.files.markdown import SUMMARY_BYTES, markdown
 from pytest_avo.report.results import Results
 
 PAGE = "html"

@@ -23,7 +23,7 @@ from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Budget, Prices
 from pytest_avo.operators.directions import FILE, member_directions
 from pytest_avo.operators.doors.door_settings import STEP_TIME_S, WORK, DoorSettings
-from pytest_avo.report.formats.catalogue import FORMATS
+from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.options.choices import Choices, chosen_mode
 from pytest_avo.session.options.table import OPTIONS

@@ -9,7 +9,7 @@ import pytest
 
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.evolution.account import account
-from pytest_avo.report.formats.catalogue import FORMATS
+from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.report.results import Results
 from tests.evolution.world import Device, Operator, World, proposal, source
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.report.formats.catalogue import FORMATS, Format
+from pytest_avo.report.catalogue import FORMATS, Format
 from pytest_avo.report.results import Results
-from tests.report.formats.test_export import MACHINE
+from tests.report.files.test_export import MACHINE
 from tests.report.result_rows import row, shape
 
 

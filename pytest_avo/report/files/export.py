@@ -16,19 +16,11 @@ import msgspec
 from pytest_avo.core.disk.repository import commit_info
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.verdict import Total
-from pytest_avo.report.formats.samples import sample_stats
-from pytest_avo.report.results import Results
+from pytest_avo.report.files.samples import sample_stats
 from pytest_avo.report.rows import ResultRow, comparisons, geomeans, is_timed
 
 SCHEMA = "5.3.1"
 """The release of pytest-benchmark whose schema the file follows."""
-
-
-def of_results(found: Results) -> str:
-    """The file of a run."""
-    return export(
-        found.rows, found.totals, fingerprint=found.fingerprint, rootdir=found.rootdir, evolution=found.evolution
-    )
 
 
 def export(

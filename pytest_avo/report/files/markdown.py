@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from pytest_avo.core.verdict import Total, Verdict
 from pytest_avo.report import text
-from pytest_avo.report.results import Results, Unmeasured
+from pytest_avo.report.results import Unmeasured
 from pytest_avo.report.rows import ResultRow, arms, by_kernel, geomeans
 from pytest_avo.report.terminal.table import TableLayout, table
 from pytest_avo.report.terminal.terminal import LEGEND, geomean_texts, is_listed, notes, verdict_counts
@@ -20,12 +20,6 @@ MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~@$&])")
 
 SUMMARY_BYTES = 1_000_000
 """What a summary may hold that GitHub still shows: a little less than a mebibyte per step."""
-
-
-def of_results(found: Results) -> str:
-    """The file of a run."""
-    whole = markdown(found.rows, found.totals, found.unmeasured)
-    return whole if found.evolution is None else f"{evolution(found.evolution)}\n\n{whole}"
 
 
 def evolution(found: Mapping[str, Any]) -> str:

@@ -1,16 +1,22 @@
-"""Results as a page to look at."""
+"""--avo-html: results as a page to look at."""
 
 from __future__ import annotations
 
-import msgspec
+from typing import TYPE_CHECKING
 
-from pytest_avo.report.page.bench import BenchResult, BenchResults, Beside, bench_page
-from pytest_avo.report.results import Results
-from pytest_avo.report.rows import comparisons
+if TYPE_CHECKING:
+    from pytest_avo.report.results import Results
+
+HELP = "Write the results, or the evolution, as a page to look at: one file that loads nothing (extra `report`)"
 
 
 def of_results(found: Results) -> str:
     """The page of a run."""
+    import msgspec
+
+    from pytest_avo.report.page.bench import BenchResult, BenchResults, Beside, bench_page
+    from pytest_avo.report.rows import comparisons
+
     results = [
         BenchResult(
             kernel=row.kernel,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from pytest_avo.report.formats.catalogue import FORMATS
+from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.run.mode import Mode
 from pytest_avo.session.options.option import Option
 

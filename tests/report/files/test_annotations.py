@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from pytest_avo.core.verdict import Total
-from pytest_avo.report.formats.annotations import commands
+from pytest_avo.report.files.annotations import commands
 from pytest_avo.report.results import Unmeasured
 from pytest_avo.report.rows import ResultRow
 from tests.report.result_rows import KERNEL, row, shape

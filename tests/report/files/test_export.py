@@ -13,7 +13,7 @@ import pytest
 from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.verdict import OfKind
-from pytest_avo.report.formats.export import document, export, machine_info
+from pytest_avo.report.files.export import document, export, machine_info
 from pytest_avo.report.rows import ResultRow
 from tests.report.result_rows import beside, row, shape
 

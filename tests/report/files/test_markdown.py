@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 
 from pytest_avo.core.verdict import Total
-from pytest_avo.report.formats.markdown import escape, headline, markdown
+from pytest_avo.report.files.markdown import escape, headline, markdown
 from pytest_avo.report.results import Unmeasured
 from tests.report.result_rows import beside, row, shape
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.command.main import main
-from pytest_avo.report.formats.run_table import COLUMNS, TYPES, as_csv
+from pytest_avo.report.files.run_table import COLUMNS, TYPES, as_csv
 from tests import ROOT
 from tests.evolution.world import SHAPES, World, proposal, source
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytest_benchmark.stats import Stats
 
-from pytest_avo.report.formats.samples import sample_stats
+from pytest_avo.report.files.samples import sample_stats
 
 FRACTIONS = {"min", "max", "mean", "stddev", "median", "iqr", "q1", "q3", "ld15iqr", "hd15iqr", "ops", "total"}
 

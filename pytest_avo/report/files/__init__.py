@@ -1,0 +1,1 @@
+"""What files of results are made of: documents, Markdown, annotations, tables. Renders only; measures nothing."""
