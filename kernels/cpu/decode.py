@@ -14,6 +14,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -280,6 +281,17 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
 
 
 @functools.cache
+def build_folder() -> Path:
+    """A folder that only this user can write to: a library that somebody else put there must not be loaded."""
+    folder = Path(tempfile.gettempdir()) / f"avo-kernels-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="avo-kernels-"))
+
+
+@functools.cache
 def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
     """Build SOURCE for one head dimension and element type, or load what an earlier process built."""
     names = ("SPLIT_KEYS", "BLOCK_K", "PREFETCH_KEYS")
@@ -288,7 +300,7 @@ def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
         defines.append("-DIS_BF16")
     command = ["g++", "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC", *defines]
     digest = hashlib.sha256("\0".join([SOURCE, *command]).encode()).hexdigest()[:16]
-    built = Path(tempfile.gettempdir()) / f"avo-decode-{digest}.so"
+    built = build_folder() / f"avo-decode-{digest}.so"
     if not built.exists():
         # Built under a private name and renamed: two processes may build at once, none loads half a file.
         partial = built.with_suffix(f".{os.getpid()}.so")
@@ -314,7 +326,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     chunks = -(-total // rows)
     splits = -(-seqlen_kv // SPLIT_KEYS)
     width = -(-head_dim // 32) * 32 + 16
-    partial = torch.empty(batch * heads_kv * splits * chunks * rows * width)
+    partial = torch.empty(batch * heads_kv * splits * chunks * rows * width, dtype=torch.float32, device=q.device)
     strides = [size for t in (q, k, v, out) for size in t.stride()[:3]]
     sizes = (batch, heads_q, heads_kv, seqlen_q, seqlen_kv, int(causal), torch.get_num_threads(), rows, chunks, splits)
     problem = (ctypes.c_int64 * (len(sizes) + len(strides)))(*sizes, *strides)

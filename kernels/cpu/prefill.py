@@ -14,6 +14,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import stat
 import subprocess
 import tempfile
 from pathlib import Path
@@ -271,6 +272,17 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
 
 
 @functools.cache
+def build_folder() -> Path:
+    """A folder that only this user can write to: a library that somebody else put there must not be loaded."""
+    folder = Path(tempfile.gettempdir()) / f"avo-kernels-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022:
+        return folder
+    return Path(tempfile.mkdtemp(prefix="avo-kernels-"))
+
+
+@functools.cache
 def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
     """Build SOURCE for one head dimension and element type, or load what an earlier process built."""
     names = ("BLOCK_Q", "BLOCK_K", "ROWS", "VECTORS")
@@ -279,7 +291,7 @@ def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
         defines.append("-DIS_BF16")
     command = ["g++", "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC", *defines]
     digest = hashlib.sha256("\0".join([SOURCE, *command]).encode()).hexdigest()[:16]
-    built = Path(tempfile.gettempdir()) / f"avo-prefill-{digest}.so"
+    built = build_folder() / f"avo-prefill-{digest}.so"
     if not built.exists():
         # Built under a private name and renamed: two processes may build at once, none loads half a file.
         partial = built.with_suffix(f".{os.getpid()}.so")
@@ -303,7 +315,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     # One 32-bit word per element suffices for any packing, with the head dimension rounded up to the widest panels.
     lanes = 16 * VECTORS
     words = batch * heads_kv * -(-seqlen_kv // BLOCK_K) * BLOCK_K * -(-head_dim // lanes) * lanes
-    packed_k, packed_v = torch.empty(words), torch.empty(words)
+    packed_k, packed_v = (torch.empty(words, dtype=torch.float32, device=q.device) for _ in range(2))
     strides = [size for t in (q, k, v, out) for size in t.stride()[:3]]
     sizes = (batch, heads_q, heads_kv, seqlen_q, seqlen_kv, int(causal), torch.get_num_threads())
     problem = (ctypes.c_int64 * (len(sizes) + len(strides)))(*sizes, *strides)
