@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import random
 import re
 import subprocess
@@ -247,4 +248,29 @@ assert kernel.attention(one, one, one, causal=True, scale=1.0).eq(1).all()
     environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/local/bin:/usr/bin:/bin"}
     runs = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(2)]
     assert [run.wait(timeout=60) for run in runs] == [0, 0]
-    assert [path.suffixes for path in tmp_path.iterdir()] == [[".so"]]
+    (folder,) = tmp_path.iterdir()
+    assert [path.suffixes for path in folder.iterdir()] == [[".so"]]
+
+
+def test_a_folder_that_others_write_to_is_not_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_to_all = tmp_path / f"avo-kernels-{os.getuid()}"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name in ("decode", "prefill"):
+        folder = load(ROOT / f"kernels/cpu/{name}.py").build_folder()
+        assert folder.parent == tmp_path
+        assert folder != open_to_all
+
+
+@pytest.mark.parametrize("name", ["decode", "prefill"])
+def test_the_default_dtype_does_not_matter(kernels: dict[str, ModuleType], name: str) -> None:
+    q, k, v = inputs(EDGES[0])
+    expected = kernels[name].attention(q, k, v, causal=True, scale=1.0)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        found = kernels[name].attention(q, k, v, causal=True, scale=1.0)
+    finally:
+        torch.set_default_dtype(before)
+    assert found.equal(expected)
