@@ -17,6 +17,7 @@ from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.kernel import TARGETS
 from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.gate.gate_settings import GateSettings
+from pytest_avo.gate.refs import PREFIX
 from pytest_avo.gate.rules import parse_rules
 from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent_settings import AgentSettings
@@ -25,7 +26,7 @@ from pytest_avo.operators.directions import FILE, member_directions
 from pytest_avo.operators.doors.door_settings import STEP_TIME_S, WORK, DoorSettings
 from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.options.choices import Choices, chosen_mode
+from pytest_avo.session.options.choices import Choices, asked, chosen_mode
 from pytest_avo.session.options.table import OPTIONS
 
 INTERPRETED = "smoke"
@@ -126,6 +127,10 @@ def _gate(option: Choices) -> GateSettings:
         raise InvalidInput(f"{idle[0]}: expected --avo-compare too")
     if save is not None and option.value("avo_autosave"):
         raise InvalidInput("--avo-save and --avo-autosave: expected one of them")
+    if option.mode == "compile" and compare is not None and not compare.startswith(PREFIX):
+        if OPTIONS["avo_compare"] in asked(config):
+            raise InvalidInput(f"--avo-compare: expected git:REF with --avo-compile, got {compare!r}")
+        compare = None  # a project's default for its benches
     rules = parse_rules(option.value("avo_compare_fail"), config.getini("avo_compare_fail"))
     known = _suite_folders(config.rootpath).names()
     if unknown := sorted(rules.suites - set(known)):

@@ -7,13 +7,20 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
+import msgspec
 import pytest
 
+from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.diagnosis.compile import Record, ShapeUnknown
+from pytest_avo.session.modes import compilation
 from tests import ROOT
 from tests.evaluation.diagnosis.test_nvcc import KERNEL as CUDA
 from tests.evaluation.diagnosis.test_nvcc import needs_nvcc
-from tests.plugin.conftest import GOOD, Project, quick
+from tests.plugin.conftest import GOOD, SHAPES, Project, quick
+from tests.report.terminal.test_compiled import LAUNCH
 
 NAIVE = ROOT / "kernels" / "sm90" / "naive.py"
 ONE = """
@@ -39,18 +46,66 @@ def hopper(project: Project) -> Project:
 
 def test_reports_every_launch_and_skips_other_targets(hopper: Project) -> None:
     hopper.kernel("good.py", GOOD)
-    result = hopper.run("--avo-compile", "kernels", "--avo-shapes", "one", "-rs", "-k", "naive or good")
+    result = hopper.run("--avo-compile", "kernels", "--avo-shapes", "one", "-k", "naive or good")
     assert result.ret == 0
     result.assert_outcomes(passed=1, skipped=1)
     result.stdout.fnmatch_lines(
         [
-            "avo: compile report for sm90; no kernel is launched",
+            "avo: compile report for sm90; no kernel is launched; triton *",
             "kernels/naive.py: distinct launches 1",
-            "launched * registers * spills * shared *",
-            "attend * 0 B * KiB * no * ok",
-            "SKIPPED *is for cpu, the report is for sm90",
+            "row * launched * registers * spills * shared *",
+            "* 1 * attend * 0 B * KiB * no * ok",
+            f"1  on {ID}",
+            "   group=1, HEAD_DIM=128, BLOCK_M=128, BLOCK_N=64, CAUSAL=True, num_stages=2",
+            "kernels/good.py: not compiled, is for cpu, the report is for sm90 (1 item skipped)",
         ]
     )
+
+
+def compiled_at_once(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:
+    """Registers as the source says; CUDA without nvcc."""
+    if "nvcc" in kernel.source:
+        return [ShapeUnknown(index, "needs nvcc, which is not on PATH") for index in range(len(shapes))]
+    registers = int(kernel.source.rpartition("REGISTERS = ")[2])
+    return [msgspec.structs.replace(LAUNCH, shape=index, registers=registers) for index in range(len(shapes))]
+
+
+def test_what_is_selected_is_compiled_and_compared_with_a_git_ref(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, int, list[str]]] = []
+
+    def compiled(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:
+        asked.append((kernel.path.name, kernel.source.count("REGISTERS = 168"), [shape.id for shape in shapes]))
+        return compiled_at_once(kernel, shapes, target=target, confined=confined)
+
+    monkeypatch.setattr(compilation, "compiled_records", compiled)
+    hopper = GOOD.replace("cpu", "sm90")
+    project.kernel("one.py", f"{hopper}\nREGISTERS = 168")
+    project.kernel("same.py", f"{hopper}\nREGISTERS = 120")
+    project.commit()
+    project.kernel("one.py", f"{hopper}\nREGISTERS = 255")
+    project.kernel("cuda.py", f"{hopper}\nBUILD = 'nvcc'")
+    arguments = ("--avo-compile", "kernels", "--avo-compare", "git:HEAD", "-k", "causal", "-p", "no:cacheprovider")
+    result = project.pytester.runpytest_inprocess(*arguments)
+    assert result.ret == 0
+    only = [SHAPES[0]]
+    assert sorted(asked) == [("cuda.py", 0, only), ("one.py", 0, only), ("one.py", 1, only), ("same.py", 0, only)]
+    result.stdout.fnmatch_lines(
+        [
+            "avo: *; compared with git:HEAD (*)",
+            "kernels/one.py beside git:HEAD:",
+            f"  attend: registers 168 -> 255, on {only[0]}",
+            "kernels/same.py beside git:HEAD:",
+            f"  unchanged, on {only[0]}",
+            "kernels/cuda.py: not compiled, needs nvcc, which is not on PATH (1 item skipped)",
+        ]
+    )
+
+
+def test_a_stored_baseline_holds_nothing_that_is_compiled(project: Project) -> None:
+    expected = "--avo-compare: expected git:REF with --avo-compile, got 'main'"
+    project.refuses(expected, "--avo-compile", "kernels", "--avo-compare", "main")
 
 
 def test_the_shipped_kernels_fit_the_device() -> None:
@@ -62,7 +117,7 @@ def test_the_shipped_kernels_fit_the_device() -> None:
     for name in ("decode", "mha", "naive"):
         assert f"kernels/sm90/{name}.py: distinct launches" in finished.stdout
     for name in ("attend", "attend_split", "merge_splits"):
-        assert re.search(rf"^{name} .* ok$", finished.stdout, re.MULTILINE)
+        assert re.search(rf"^ *\d+  {name} .* ok$", finished.stdout, re.MULTILINE)
     assert re.search(r"^\d+ passed in", finished.stdout, re.MULTILINE)
     assert "fails" not in finished.stdout
 
@@ -100,18 +155,7 @@ def test_cuda_is_built_in_confinement_and_reported(hopper: Project) -> None:
     hopper.kernel("cuda.py", CUDA.replace("BODY", "").replace("if causal:", "if False:"))
     result = hopper.run("--avo-compile", "kernels/cuda.py")
     assert result.ret == 0
-    result.stdout.fnmatch_lines(["kernels/cuda.py: distinct launches 1", "attend * 0 B * 0 KiB * - * no * ok"])
-
-
-def test_cuda_without_nvcc_is_skipped_with_the_reason(hopper: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = hopper.path / "bin"
-    folder.mkdir()
-    (folder / "sh").symlink_to("/bin/sh")
-    monkeypatch.setenv("PATH", str(folder))
-    hopper.kernel("cuda.py", CUDA.replace("BODY", "").replace("if causal:", "if False:"))
-    result = hopper.run("--avo-compile", "kernels/cuda.py", "-rs")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["SKIPPED *needs nvcc, which is not on PATH"])
+    result.stdout.fnmatch_lines(["kernels/cuda.py: distinct launches 1", "* attend * 0 B * 0 KiB * - * no * ok"])
 
 
 def test_a_kernel_that_does_not_import_fails_with_the_reason(hopper: Project) -> None:

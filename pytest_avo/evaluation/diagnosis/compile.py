@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pytest_avo.evaluation.diagnosis.nvcc import Function
     from pytest_avo.evaluation.diagnosis.sass import Assembly
 
+TRITON_OF_LIMITS = "3.6"
+"""The Triton with which the limits on spills were tried: another one's ptxas puts other registers aside."""
 SHARED_LIMITS_BYTES = {"sm90": 232448}
 ARCHITECTURES = {"sm90": "sm_90a"}
 
@@ -33,8 +35,9 @@ ARCHITECTURES = {"sm90": "sm_90a"}
 class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
     """One compiled launch of one shape.
 
-    shape is the index in the list that was asked for. grid is None if the device would refuse the launch. registers are
-    per thread at entry. wgmma_count, local_loads and local_stores count instructions in the machine code, hot_local the
+    shape is the index in the list that was asked for. code is equal for launches of the same code, and constants are
+    the names and values that it was compiled for. grid is None if the device would refuse the launch. registers are per
+    thread at entry. wgmma_count, local_loads and local_stores count instructions in the machine code, hot_local the
     loads and stores in loops that multiply matrices. failures are what a kernel can be gated on, in words.
 
     Of CUDA C++ neither grid nor num_warps is known (None), and shared_bytes are the static ones: what a launch adds is
@@ -43,6 +46,8 @@ class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
 
     shape: int
     kernel: str
+    code: str
+    constants: tuple[tuple[str, str], ...]
     grid: tuple[int, int, int] | None
     registers: int
     spill_stores: int
@@ -135,6 +140,8 @@ def report(index: int, launch: Launch, assembly: Assembly, target: str) -> Launc
     return LaunchReport(
         shape=index,
         kernel=specialisation.kernel,
+        code=specialisation.key,
+        constants=specialisation.constants,
         grid=launch.grid,
         shared_bytes=specialisation.shared_bytes,
         num_warps=specialisation.num_warps,
@@ -147,6 +154,8 @@ def cuda_report(index: int, function: Function, target: str) -> LaunchReport:
     return LaunchReport(
         shape=index,
         kernel=function.name,
+        code=function.key,
+        constants=function.constants,
         grid=None,
         shared_bytes=function.shared_bytes,
         num_warps=None,

@@ -7,6 +7,7 @@ executing it. Tensors live on the CPU; the calls of torch.cuda that host code as
 from __future__ import annotations
 
 import contextlib
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,11 +18,12 @@ import torch
 import triton
 from torch.overrides import TorchFunctionMode
 from triton import knobs
-from triton.backends.compiler import GPUTarget
+from triton.backends.compiler import GPUTarget, Language
+from triton.compiler import CompiledKernel
 from triton.runtime.errors import OutOfResources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 TARGETS = {"sm90": GPUTarget("cuda", 90, 32)}
 SHARED_LIMIT_BYTES = 232448
@@ -54,10 +56,14 @@ _PROPERTIES = SimpleNamespace(
 
 @dataclass(frozen=True, slots=True)
 class Specialisation:
-    """One kernel compiled for one set of constants, types and divisibilities; key is equal for equal code."""
+    """One kernel compiled for one set of constants, types and divisibilities; key is equal for equal code.
+
+    constants: names and values, arguments that are 1 among them, which Triton takes for constants.
+    """
 
     key: str
     kernel: str
+    constants: tuple[tuple[str, str], ...]
     num_warps: int
     shared_bytes: int
     ptx: str
@@ -106,13 +112,13 @@ class DryRun:
         try:
             call()
         except OutOfResources as error:
-            if error.name != "shared memory":
+            key = _launched(error)
+            if error.name != "shared memory" or key not in self._compiled:
                 raise
-            refused = [s for s in self._compiled.values() if s.shared_bytes == error.required]
-            self._launches += [Launch(specialisation, None) for specialisation in refused]
+            self._launches.append(Launch(self._compiled[key], None))
         return list(dict.fromkeys(self._launches))
 
-    def _on_compile(self, *, metadata: dict[str, Any], metadata_group: dict[str, str], **_: object) -> None:
+    def _on_compile(self, *, src: Any, metadata: dict[str, Any], metadata_group: dict[str, str], **_: object) -> None:
         """Triton compiled something, or found it in its cache."""
         ptx = next(Path(path) for name, path in metadata_group.items() if name.endswith(".ptx"))
         options = [] if metadata["enable_fp_fusion"] else ["--fmad=false"]
@@ -120,6 +126,7 @@ class DryRun:
         self._compiled[metadata["hash"]] = Specialisation(
             key=metadata["hash"],
             kernel=metadata["name"],
+            constants=_constants(src, metadata),
             num_warps=metadata["num_warps"],
             shared_bytes=metadata["shared"],
             ptx=ptx.read_text(encoding="utf-8"),
@@ -128,6 +135,26 @@ class DryRun:
 
     def _record(self, key: str, grid: tuple[int, int, int]) -> None:
         self._launches.append(Launch(self._compiled[key], grid))
+
+
+def _launched(error: OutOfResources) -> str:
+    """The key of the kernel whose launch the error refused; "" where it came from elsewhere.
+
+    Triton raises a copy of its first refusal at every later launch, with nothing in it that tells kernels apart.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    values = (value for frame in reversed(frames) for value in frame.f_locals.values())
+    return next((value.hash for value in values if isinstance(value, CompiledKernel)), "")
+
+
+def _constants(source: Any, metadata: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What a kernel was specialised for, as its source in Triton's compiler and its options say."""
+    names = source.fn.arg_names
+    # The path of a constant is an argument's place, and within a tuple the places that lead to it.
+    found = [(names[at] + "".join(f"[{i}]" for i in rest), value) for (at, *rest), value in source.constants.items()]
+    if source.language is Language.TRITON and metadata.get("num_stages") is not None:
+        found.append(("num_stages", metadata["num_stages"]))
+    return tuple((name, getattr(value, "__name__", None) or str(value)) for name, value in found)
 
 
 class _Driver:

@@ -7,6 +7,7 @@ is loaded as a stand-in: its functions take any arguments, launch nothing and re
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
 import shutil
@@ -40,10 +41,15 @@ exit 127
 
 
 class Function:
-    """A __global__ function: its name, its static shared memory, and what ptxas made of it."""
+    """A __global__ function: its name, its static shared memory, and what ptxas made of it.
 
-    def __init__(self, symbol: str, shared_bytes: int, assembly: Assembly) -> None:
-        self.name = plain_name(symbol)
+    key is equal for equal code. constants are the template's arguments, by their place.
+    """
+
+    def __init__(self, symbol: str, listing: str, shared_bytes: int, assembly: Assembly) -> None:
+        self.name, arguments = plain_name(symbol)
+        self.constants = tuple((f"<{place}>", value) for place, value in enumerate(arguments))
+        self.key = hashlib.sha256(f"{symbol}\n{listing}".encode()).hexdigest()
         self.shared_bytes = shared_bytes
         self.assembly = assembly
 
@@ -149,6 +155,7 @@ def functions(log: str, listing: str) -> list[Function]:
         found.append(
             Function(
                 symbol,
+                code.get(symbol, ""),
                 int(shared[1]) if shared else 0,
                 replace(assembly, wgmma_serialized=serialized),
             )
@@ -156,13 +163,16 @@ def functions(log: str, listing: str) -> list[Function]:
     return found
 
 
-def plain_name(symbol: str) -> str:
-    """The function's own name out of a mangled one."""
+def plain_name(symbol: str) -> tuple[str, tuple[str, ...]]:
+    """The function's own name out of a mangled one, and those arguments of its template that are numbers or bools."""
     if not symbol.startswith("_Z"):
-        return symbol
+        return symbol, ()
     rest, names = symbol[2:].removeprefix("N"), [symbol]
     while length := re.match(r"\d+", rest):
         end = length.end() + int(length[0])
         names.append(rest[length.end() : end])
         rest = rest[end:]
-    return names[-1]
+    template = re.match(r"I((?:L\w[n\d]\d*E)+)", rest)  # ILi128ELb1E: an int, a bool
+    arguments = re.findall(r"L(\w)(n?\d+)E", template[1]) if template else []
+    bools = {"0": "false", "1": "true"}
+    return names[-1], tuple(bools[x] if kind == "b" else x.replace("n", "-") for kind, x in arguments)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,19 +12,25 @@ import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.core.kernel import Kernel
-from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError, ShapeUnknown
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.diagnosis.compile import TRITON_OF_LIMITS, LaunchReport, Record, ShapeError, ShapeUnknown
 from pytest_avo.evaluation.diagnosis.report import compiled_records
-from pytest_avo.report.terminal import compiled
+from pytest_avo.gate.refs import PREFIX, GitBaseline, at_ref, parse_fault
+from pytest_avo.report.terminal.compiled import CompiledItem, failures, tables
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.meeting import confinement
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.items.carried import Carried
 from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
 
-LAUNCHES = Carried("avo_launches", list[LaunchReport])
-"""What a kernel launches on a shape."""
+COMPILED = Carried("avo_compiled", CompiledItem)
+"""What a kernel compiles to on a shape."""
+Records = Mapping[str, Sequence[Record]]
+"""What was compiled, by the id of the shape."""
 
 
 class CompileFile(pytest.File):
@@ -34,9 +41,9 @@ class CompileFile(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         self.kernel = self.compilation.selection.kernel(self.path)
-        for index, shape in enumerate(self.compilation.selection.shapes(self.kernel)):
+        for shape in self.compilation.selection.shapes(self.kernel):
             item: CompileItem = CompileItem.from_parent(self, name=shape.id)
-            item.index = index
+            item.shape = shape
             yield item
 
 
@@ -44,34 +51,34 @@ class CompileItem(pytest.Item):
     """What one kernel compiles to for one shape."""
 
     parent: CompileFile
-    index: int
-    launches: list[LaunchReport]
-
-    def setup(self) -> None:
-        self.launches = []
-        if reason := self.parent.compilation.why_not_here(self.parent.kernel):
-            pytest.skip(reason)
+    shape: Shape
+    found: CompiledItem
 
     def runtest(self) -> None:
         """Fail with what the compiler reports: an error, spills, serialised wgmma, too much shared memory."""
+        self.found = CompiledItem(self.nodeid)
+        compilation, kernel = self.parent.compilation, self.parent.kernel
+        if reason := compilation.why_not_here(kernel):
+            self._skip(reason)
         try:
-            self.parent.compilation.start(_kernels_to_start(self))
-            records = self.parent.compilation.records(self.parent.kernel)
+            compilation.start(_selected(self))
+            mine = compilation.records(kernel)[self.shape.id]
         except EvaluatorError as error:
             pytest.fail(str(error), pytrace=False)
-        mine = [record for record in records if record.shape == self.index]
-        self.launches = [record for record in mine if isinstance(record, LaunchReport)]
-        for launch in self.launches:
-            values = msgspec.to_builtins(launch)
-            chosen = ("registers", "spill_stores", "shared_bytes", "wgmma_count")
-            self.user_properties += [(f"avo.{launch.kernel}.{key}", values[key]) for key in chosen]
         for record in mine:
             if isinstance(record, ShapeUnknown):
-                pytest.skip(record.reason)
-        failures = [record.error for record in mine if isinstance(record, ShapeError)]
-        failures += [f"{launch.kernel}: {failure}" for launch in self.launches for failure in launch.failures]
-        if failures:
-            pytest.fail("; ".join(failures), pytrace=False)
+                self._skip(record.reason)
+        launches = tuple(record for record in mine if isinstance(record, LaunchReport))
+        before, note = compilation.before(kernel, self.shape)
+        self.found = CompiledItem(self.nodeid, launches, before, note)
+        self.user_properties += properties(launches)
+        wrong = [record.error for record in mine if isinstance(record, ShapeError)] + failures(launches)
+        if wrong:
+            pytest.fail("; ".join(wrong), pytrace=False)
+
+    def _skip(self, reason: str) -> None:
+        self.found = CompiledItem(self.nodeid, skipped=reason)
+        pytest.skip(reason)
 
     def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
         return self.path, None, self.name
@@ -84,8 +91,11 @@ class Compilation(KernelRun):
         confinement(settings.sandbox)  # refuses to compile unconfined where the user requires it
         self.settings = settings
         self.selection = Selection(config, settings)
-        self._reports: dict[Path, Future[list[Record]]] = {}
-        self._rows: list[compiled.CompiledRow] = []
+        self.ref = _ref(settings)
+        self._config = config
+        self._reports: dict[Path, Future[Records]] = {}
+        self._earlier: dict[Path, Future[Records]] = {}
+        self._items: list[CompiledItem] = []
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
         file: CompileFile = CompileFile.from_parent(parent, path=path)
@@ -93,7 +103,12 @@ class Compilation(KernelRun):
         return file
 
     def header(self) -> str:
-        return f"avo: compile report for {self.settings.target}; no kernel is launched"
+        triton = installed_version("triton")
+        parts = [f"compile report for {self.settings.target}; no kernel is launched", f"triton {triton}"]
+        if not f"{triton}.".startswith(f"{TRITON_OF_LIMITS}."):
+            parts.append(f"limits on spills were set with {TRITON_OF_LIMITS}, another ptxas may spill elsewhere")
+        parts += [f"compared with {self.ref.describe()}"] if self.ref else []
+        return f"avo: {'; '.join(parts)}"
 
     def why_not_here(self, kernel: Kernel) -> str:
         """Why a kernel is not compiled, or ""."""
@@ -101,43 +116,95 @@ class Compilation(KernelRun):
             return ""
         return f"is for {kernel.claim.target}, the report is for {self.settings.target}"
 
-    def start(self, kernels: Sequence[Kernel]) -> None:
+    def start(self, chosen: Mapping[Path, tuple[Kernel, Sequence[Shape]]]) -> None:
         """Begin to compile kernels, as many at a time as there are cores, each in a confined process of its own."""
-        missing = [kernel for kernel in kernels if kernel.path not in self._reports]
+        missing = [each for path, each in chosen.items() if path not in self._reports]
         if missing:
             executor = ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0)), thread_name_prefix="avo-compile")
-            for kernel in missing:
-                self._reports[kernel.path] = executor.submit(self._compiled, kernel)
+            for kernel, shapes in missing:
+                self._reports[kernel.path] = executor.submit(self._compiled, kernel, shapes)
+                if earlier := self._at_ref(kernel):
+                    self._earlier[kernel.path] = executor.submit(self._compiled, earlier, shapes)
             executor.shutdown(wait=False)
 
-    def records(self, kernel: Kernel) -> list[Record]:
-        """All launches of a kernel that was started, on its shapes.
+    def records(self, kernel: Kernel) -> Records:
+        """What a kernel that was started compiles to, on the shapes that it was started for.
 
         EvaluatorError when its process ends without a report.
         """
         return self._reports[kernel.path].result()
 
+    def before(self, kernel: Kernel, shape: Shape) -> tuple[tuple[LaunchReport, ...] | None, str]:
+        """What the kernel's version at the git ref launches on a shape; None, and why, where there is nothing."""
+        if self.ref is None:
+            return None, ""
+        if kernel.path not in self._earlier:
+            missing = self.ref.source(kernel) is None
+            return None, f"no such file at {self.ref.name}" if missing else "unchanged"
+        try:
+            records = self._earlier[kernel.path].result()[shape.id]
+        except EvaluatorError as error:
+            return None, str(error)
+        wrong = [
+            each.error if isinstance(each, ShapeError) else each.reason
+            for each in records
+            if not isinstance(each, LaunchReport)
+        ]
+        if wrong:
+            return None, f"{self.ref.name} fails here: {wrong[0]}"
+        return tuple(each for each in records if isinstance(each, LaunchReport)), ""
+
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         if isinstance(item, CompileItem) and report.when == "call":
-            LAUNCHES.put(report, item.launches)
+            COMPILED.put(report, item.found)
 
     def keep(self, report: pytest.TestReport) -> None:
-        launches = LAUNCHES.of(report) or []
-        self._rows += [compiled.CompiledRow(report.nodeid, launch) for launch in launches]
+        found = COMPILED.of(report)
+        self._items += [found] if found else []
 
     def table(self) -> Iterable[Line]:
-        return compiled.tables(self._rows)
+        details, ref = self._config.get_verbosity() > 0, self.ref.name if self.ref else ""
+        return tables(self._items, width=columns(self._config), details=details, ref=ref)
 
-    def _compiled(self, kernel: Kernel) -> list[Record]:
+    def _compiled(self, kernel: Kernel, shapes: Sequence[Shape]) -> Records:
+        found: dict[str, list[Record]] = {shape.id: [] for shape in shapes}
         if kernel.fault:
-            return [ShapeError(index, kernel.fault) for index, _ in enumerate(self.selection.shapes(kernel))]
+            return {shape.id: [ShapeError(index, kernel.fault)] for index, shape in enumerate(shapes)}
         confined = self.settings.sandbox != "off"
-        return compiled_records(kernel, self.selection.shapes(kernel), target=self.settings.target, confined=confined)
+        for record in compiled_records(kernel, shapes, target=self.settings.target, confined=confined):
+            found[shapes[record.shape].id].append(record)
+        return found
+
+    def _at_ref(self, kernel: Kernel) -> Kernel | None:
+        """The kernel as it is at the git ref; None where there is none or it is the same."""
+        if self.ref is None or self.ref.is_same(kernel) or (source := self.ref.source(kernel)) is None:
+            return None
+        return msgspec.structs.replace(kernel, source=source, fault=parse_fault(source))
 
 
-def _kernels_to_start(item: CompileItem) -> list[Kernel]:
-    """The kernels of the session's items, in their order; the item's own where xdist deals the items to workers."""
-    if hasattr(item.config, "workerinput"):
-        return [item.parent.kernel]
-    files = dict.fromkeys(each.parent for each in item.session.items if isinstance(each, CompileItem))
-    return [file.kernel for file in files if not file.compilation.why_not_here(file.kernel)]
+def properties(launches: Sequence[LaunchReport]) -> list[tuple[str, object]]:
+    """Figures for JUnit: `avo.attend.registers`, and `avo.attend.2.registers` of a second launch of that name."""
+    seen: Counter[str] = Counter()
+    found: list[tuple[str, object]] = []
+    for launch in launches:
+        seen[launch.kernel] += 1
+        name = launch.kernel if seen[launch.kernel] == 1 else f"{launch.kernel}.{seen[launch.kernel]}"
+        chosen = ("registers", "spill_stores", "shared_bytes", "wgmma_count")
+        found += [(f"avo.{name}.{key}", getattr(launch, key)) for key in chosen]
+    return found
+
+
+def _ref(settings: Settings) -> GitBaseline | None:
+    name = settings.gate.compare
+    return None if name is None else at_ref(name.removeprefix(PREFIX), settings.rootdir)
+
+
+def _selected(item: CompileItem) -> dict[Path, tuple[Kernel, list[Shape]]]:
+    """The kernels and shapes of the session's items; the item's own kernel where xdist deals items to workers."""
+    chosen: dict[Path, tuple[Kernel, list[Shape]]] = {}
+    for each in item.session.items:
+        if not isinstance(each, CompileItem) or each.parent.compilation.why_not_here(each.parent.kernel):
+            continue
+        if each.parent is item.parent or not hasattr(item.config, "workerinput"):
+            chosen.setdefault(each.parent.path, (each.parent.kernel, []))[1].append(each.shape)
+    return chosen

@@ -36,7 +36,8 @@ MODE_OPTIONS: dict[Mode, Option] = {
         without_value="sm90",
         metavar="TARGET",
         help="Report what kernels for TARGET compile to, without its GPU: registers, spills, shared memory, wgmma. "
-        "Fails on spills, serialised wgmma and too much shared memory (default: sm90)",
+        "Fails on spills in the innermost loops that multiply matrices (anywhere, where there is no such loop), on "
+        "serialised wgmma and on too much shared memory (default: sm90)",
     ),
     "interpret": _mode(
         flag="--avo-interpret",
@@ -104,11 +105,14 @@ MEASURING = (
     ),
 )
 GATE = (
-    _gate(
+    Option(
         flag="--avo-compare",
+        section="gate",
         metavar="NAME|PATH|git:REF",
+        modes=(*BENCH, "compile"),
         help="Compare every kernel with a stored baseline, or with its source at a git ref, both measured now. "
-        "Files that are unchanged since the ref are not measured unless they are named one by one",
+        "Files that are unchanged since the ref are not measured unless they are named one by one. With "
+        "--avo-compile, where git:REF alone has a meaning: say what compiles otherwise than at the ref",
     ),
     _gate(
         flag="--avo-compare-fail",

@@ -38,6 +38,39 @@ def attention(q, k, v, *, causal, scale):
     return out
 """
 
+GREEDY = """
+import torch
+import triton
+import triton.language as tl
+
+@triton.jit
+def first(x, y, SIZE: tl.constexpr):
+    short, long = tl.arange(0, 128), tl.arange(0, SIZE)
+    product = tl.dot(tl.load(x + short[:, None] * SIZE + long), tl.load(y + long[:, None] * 128 + short))
+    tl.store(x + short[:, None] * 128 + short, product.to(tl.bfloat16))
+
+@triton.jit
+def second(x, y, SIZE: tl.constexpr):
+    short, long = tl.arange(0, 128), tl.arange(0, SIZE)
+    product = tl.dot(tl.load(x + short[:, None] * SIZE + long), tl.load(y + long[:, None] * 128 + short))
+    tl.store(x + short[:, None] * 128 + short, product.to(tl.bfloat16))
+
+@triton.jit
+def fallback(x):
+    tl.store(x, 1.0)
+
+def attention(q, k, v, *, causal, scale):
+    try:
+        first[(1,)](q, k, SIZE=512, num_warps=8)
+    except triton.runtime.errors.OutOfResources:
+        pass
+    if causal:
+        fallback[(1,)](q)
+    else:
+        second[(1,)](q, k, SIZE=512, num_warps=8)
+    return q
+"""
+
 
 def shape(**changes: Any) -> dict[str, Any]:
     base = {
@@ -114,6 +147,20 @@ def test_too_much_shared_memory_is_a_failure_of_every_such_shape(tmp_path: Path)
     assert first.shared_bytes > 232448
     assert f"shared memory {first.shared_bytes} bytes, over the limit of 232448" in first.failures
     assert second == msgspec.structs.replace(first, shape=1)
+
+
+def test_a_refused_launch_is_told_from_another_that_needs_as_much(tmp_path: Path) -> None:
+    """Triton raises a copy of its first error at later launches; what is caught is no launch of the shape."""
+    kernel = tmp_path / "greedy.py"
+    kernel.write_text(GREEDY)
+    first, caught, again = compiled(kernel, [shape(), shape(causal=True), shape(batch=2)], tmp_path / "cache")
+    assert isinstance(first, LaunchReport)
+    assert (first.kernel, first.grid) == ("second", None)
+    assert first.constants == (("SIZE", "512"), ("num_stages", "3"))
+    assert first.failures == (f"shared memory {first.shared_bytes} bytes, over the limit of 232448",)
+    assert isinstance(caught, LaunchReport)
+    assert (caught.kernel, caught.grid, caught.failures) == ("fallback", (1, 1, 1), ())
+    assert again == msgspec.structs.replace(first, shape=2)
 
 
 def test_the_gluon_kernel_uses_wgmma_without_spills(tmp_path: Path) -> None:

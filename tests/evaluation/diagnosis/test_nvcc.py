@@ -101,6 +101,8 @@ def test_what_nvcc_built_is_reported_for_each_shape_that_calls_it(tmp_path: Path
     assert first.failures == ()
     assert isinstance(second, LaunchReport)
     assert second.shared_bytes == 512
+    assert (first.constants, second.constants) == ((("<0>", "64"),), (("<0>", "128"),))
+    assert first.code != second.code
     assert refused == ShapeError(2, "NotImplementedError: full attention only")
     assert again == msgspec.structs.replace(first, shape=3), "built once, and called again"
 
@@ -153,6 +155,7 @@ ptxas info    : Used 40 registers, used 1 barriers
 """
     listing = "Function : two\n /*0010*/ HGMMA.64x128x16.F32.BF16 R24, gdesc[UR4], R24 ;\n"
     one, two = functions(log, listing)
+    assert one.key != two.key
     assert (one.name, one.shared_bytes, one.assembly.registers) == ("one", 1024, 168)
     assert (one.assembly.spill_stores_bytes, one.assembly.spill_loads_bytes) == (8, 16)
     assert (one.assembly.wgmma_serialized, two.assembly.wgmma_serialized) == (False, True)
@@ -160,13 +163,14 @@ ptxas info    : Used 40 registers, used 1 barriers
 
 
 @pytest.mark.parametrize(
-    ("symbol", "name"),
+    ("symbol", "name", "arguments"),
     [
-        ("attend", "attend"),
-        ("_Z6attendILi64EEvPf", "attend"),
-        ("_ZN12_GLOBAL__N_16attendILi64EEEvPf", "attend"),
-        ("_ZN2fa6kernel7forwardEv", "forward"),
+        ("attend", "attend", ()),
+        ("_Z6attendILi64EEvPf", "attend", ("64",)),
+        ("_ZN12_GLOBAL__N_16attendILi64ELb1ELin2EEEvPf", "attend", ("64", "true", "-2")),
+        ("_ZN2fa6kernel7forwardEv", "forward", ()),
+        ("_Z6attendI13__nv_bfloat16EvPT_", "attend", ()),
     ],
 )
-def test_names_without_their_mangling(symbol: str, name: str) -> None:
-    assert plain_name(symbol) == name
+def test_names_without_their_mangling(symbol: str, name: str, arguments: tuple[str, ...]) -> None:
+    assert plain_name(symbol) == (name, arguments)
