@@ -22,7 +22,7 @@ from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.events import Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger
-from pytest_avo.operators.catalogue import ASKING, EMBEDDED
+from pytest_avo.operators.catalogue import entry
 from pytest_avo.operators.directions import direction_of
 from pytest_avo.operators.knowledge.comparison import compared, comparison, measured_ratios
 from pytest_avo.operators.operator import (
@@ -66,7 +66,7 @@ class Consultation:
     @property
     def is_budgeted(self) -> bool:
         """Whether there is something to spend: a model is asked, or the run is limited."""
-        return self._settings.operator in {*ASKING, "coding-agent"} or self._settings.budget != Budget()
+        return entry(self._settings.operator).asks_model or self._settings.budget != Budget()
 
     def propose(self, generation: int, parents: Mapping[int, Attempt]) -> Iterator[tuple[int, Proposal | None]]:
         """The candidate of each member, given its parent, as they come; None where nothing is left to try.
@@ -74,8 +74,8 @@ class Consultation:
         Blocks. All members are heard before an error of one of them is raised: InvalidInput and OperatorStopped as the
         operator raises them; all else that it raises: EvaluatorError.
         """
-        if self._settings.operator in EMBEDDED:
-            # It answers at once, and from the lineage: there each must find what those before it proposed.
+        if entry(self._settings.operator).answers_at_once:
+            # From the lineage alone: there each must find what those before it proposed.
             rounds = [{member: parent} for member, parent in parents.items()]
         else:
             rounds = [dict(parents)]

@@ -26,7 +26,7 @@ from pytest_avo.evolution.promotion import check_commit, check_place
 from pytest_avo.evolution.settlement import Settlement
 from pytest_avo.evolution.trials import Candidate, Trial, Trials
 from pytest_avo.lineage.records import Attempt
-from pytest_avo.operators.catalogue import check_kernel
+from pytest_avo.operators.catalogue import entry
 from pytest_avo.operators.operator import OperatorStopped, Proposal, VariationOperator
 from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, result_row
@@ -65,7 +65,7 @@ def open_campaign(
     if found := kernel.fault or flaw(kernel.source):
         raise InvalidInput(f"{kernel.path}: {found}")
     check_place(kernel.path)
-    check_kernel(settings.operator, kernel)
+    entry(settings.operator).check_kernel(kernel)
     if settings.commit:
         check_commit(kernel.path)
     return Campaign.resume(plan) if settings.resume else Campaign.begin(plan, kernel)

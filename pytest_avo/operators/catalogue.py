@@ -1,64 +1,41 @@
-"""Operators by the names that --avo-operator takes."""
+"""Operators by the names that --avo-operator takes: the modules of `shipped/`, or any class by its place."""
 
 from __future__ import annotations
 
 import importlib
-from pathlib import Path
+import pkgutil
 from typing import cast
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import Kernel
-from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.doors.door_settings import DoorSettings
+from pytest_avo.operators import shipped
+from pytest_avo.operators.entry import Entry, OperatorChoices
 from pytest_avo.operators.operator import VariationOperator
 
-EMBEDDED = {"tuner": "pytest_avo.operators.tuner.tuner:Tuner"}
-ASKING = {
-    "agent": "pytest_avo.operators.agent.agentic:AgenticOperator",
-    "oneshot": "pytest_avo.operators.agent.oneshot:OneshotOperator",
-}
-"""Those that ask a model: made from what they may ask and how."""
-OUTSIDE = {
-    "coding-agent": "pytest_avo.operators.doors.coding_agent:CodingAgentOperator",
-    "inbox": "pytest_avo.operators.doors.inbox:InboxOperator",
-}
-"""Those whose candidates come from outside of the run."""
+
+def names() -> list[str]:
+    """Names of the operators that ship."""
+    return sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(shipped.__path__))
 
 
-NO_DOORS = DoorSettings()
+def entry(name: str) -> Entry:
+    """The entry of a name, or of MODULE:ATTRIBUTE (a class without arguments); InvalidInput where there is no such."""
+    if ":" in name:
+        return Entry(make=lambda _: _by_place(name))
+    if name not in names():
+        raise InvalidInput(f"--avo-operator: expected one of {', '.join(names())} or MODULE:ATTRIBUTE, got {name!r}")
+    module = importlib.import_module(f"{shipped.__name__}.{name.replace('-', '_')}")
+    return cast("Entry", module.OPERATOR)
 
 
-def check_kernel(name: str, kernel: Kernel) -> None:
-    """InvalidInput where the operator of that name can do nothing with a kernel, as its source shows."""
-    if name == "tuner" and not kernel.tunables:
-        raise InvalidInput(
-            f'{kernel.path}: TUNABLES: expected a module-level literal such as TUNABLES = {{"BLOCK_Q": [64, 128]}} '
-            "that names values for the tuner to try, found none; or a model, as in --avo-model NAME"
-        )
+def load_operator(name: str, choices: OperatorChoices) -> VariationOperator:
+    """The operator of a name or place; InvalidInput where there is none, or a choice is missing that it needs."""
+    return entry(name).make(choices)
 
 
-def load_operator(
-    name: str, settings: AgentSettings, *, folder: Path, doors: DoorSettings = NO_DOORS
-) -> VariationOperator:
-    """The operator of a name, or of MODULE:ATTRIBUTE (a class without arguments); InvalidInput where there is none.
-
-    `folder` is where runs keep their files.
-    """
-    module, _, attribute = (EMBEDDED | ASKING | OUTSIDE).get(name, name).partition(":")
-    if not attribute:
-        known = ", ".join(sorted(EMBEDDED | ASKING | OUTSIDE))
-        raise InvalidInput(f"--avo-operator: expected one of {known} or MODULE:ATTRIBUTE, got {name!r}")
+def _by_place(place: str) -> VariationOperator:
+    module, _, attribute = place.partition(":")
     try:
         operator = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
-        raise InvalidInput(f"--avo-operator: {name!r} cannot be loaded: {error}") from None
-    if name == "coding-agent":
-        return cast("VariationOperator", operator(settings, doors))
-    if name == "inbox":
-        return cast("VariationOperator", operator(doors))
-    if name not in ASKING:
-        return cast("VariationOperator", operator())
-
-    from pytest_avo.operators.model.source import AnswerSource
-
-    return cast("VariationOperator", operator(settings, AnswerSource.of(settings, operator=name, folder=folder)))
+        raise InvalidInput(f"--avo-operator: {place!r} cannot be loaded: {error}") from None
+    return cast("VariationOperator", operator())

@@ -6,29 +6,41 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.catalogue import load_operator
+from pytest_avo.operators.catalogue import entry, load_operator, names
+from pytest_avo.operators.entry import OperatorChoices
 from pytest_avo.operators.tuner.tuner import Tuner
 
-SETTINGS = AgentSettings()
+NOTHING = AgentSettings()
 
 
 def test_an_operator_is_found_by_its_name_or_by_its_place(tmp_path: Path) -> None:
     for name in ("tuner", "pytest_avo.operators.tuner.tuner:Tuner"):
-        assert isinstance(load_operator(name, SETTINGS, folder=tmp_path), Tuner)
+        assert isinstance(load_operator(name, OperatorChoices(agent=NOTHING, folder=tmp_path)), Tuner)
 
 
 def test_those_that_ask_a_model_are_made_from_the_settings(tmp_path: Path) -> None:
     settings = AgentSettings(model="scripted", base_url="http://127.0.0.1:9/v1")
     for name, kind in (("agent", "AgenticOperator"), ("oneshot", "OneshotOperator")):
-        assert type(load_operator(name, settings, folder=tmp_path)).__name__ == kind
+        assert type(load_operator(name, OperatorChoices(agent=settings, folder=tmp_path))).__name__ == kind
+
+
+def test_every_shipped_operator_has_an_entry() -> None:
+    assert {name: entry(name).asks_model for name in names()} == {
+        "agent": True,
+        "coding-agent": True,
+        "inbox": False,
+        "oneshot": True,
+        "tuner": False,
+    }
+    assert [name for name in names() if entry(name).answers_at_once] == ["tuner"]
 
 
 def test_a_name_that_is_none_says_which_there_are(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"^--avo-operator: expected one of agent, .*tuner or MODULE:ATTRIBUTE"):
-        load_operator("genius", SETTINGS, folder=tmp_path)
+        load_operator("genius", OperatorChoices(agent=NOTHING, folder=tmp_path))
 
 
 @pytest.mark.parametrize("name", ["no_such_module:Operator", "pathlib:Operator"])
 def test_what_cannot_be_loaded_says_why(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput, match=f"'{name}' cannot be loaded: .*(no_such_module|Operator)"):
-        load_operator(name, SETTINGS, folder=tmp_path)
+        load_operator(name, OperatorChoices(agent=NOTHING, folder=tmp_path))

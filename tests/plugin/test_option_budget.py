@@ -7,6 +7,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.budget import Budget, Prices
 from pytest_avo.operators.catalogue import load_operator
+from pytest_avo.operators.entry import OperatorChoices
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.reading import read_settings
 from tests.plugin.conftest import SLOW, Project
@@ -25,6 +26,10 @@ def settings(project: Project, *arguments: str) -> Settings:
     found = read_settings(config)
     assert found is not None
     return found
+
+
+def chosen(found: Settings) -> OperatorChoices:
+    return OperatorChoices(agent=found.agent, folder=found.store)
 
 
 def test_defaults(project: Project) -> None:
@@ -123,32 +128,32 @@ def test_what_is_refused(project: Project, arguments: list[str], ini: str, messa
 def test_operators_by_name(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     found = settings(project, "--avo-model", "m", "--avo-no-memory")
-    names = {name: load_operator(name, found.agent, folder=found.store) for name in ("agent", "oneshot", "tuner")}
+    names = {name: load_operator(name, chosen(found)) for name in ("agent", "oneshot", "tuner")}
     assert {name: operator.name for name, operator in names.items()} == {name: name for name in names}
     assert names["agent"].describe() == "agent (m at OpenAI, no memory)"
     with pytest.raises(
         InvalidInput,
         match="expected one of agent, coding-agent, inbox, oneshot, tuner or MODULE:ATTRIBUTE, got 'genius'",
     ):
-        load_operator("genius", found.agent, folder=found.store)
+        load_operator("genius", chosen(found))
     with pytest.raises(InvalidInput, match="'nowhere:Operator' cannot be loaded"):
-        load_operator("nowhere:Operator", found.agent, folder=found.store)
+        load_operator("nowhere:Operator", chosen(found))
     with pytest.raises(InvalidInput, match="--avo-operator: 'json:nosuch' cannot be loaded: "):
-        load_operator("json:nosuch", found.agent, folder=found.store)
+        load_operator("json:nosuch", chosen(found))
 
 
 def test_a_folder_of_knowledge_that_is_not_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a-key")
     found = settings(project, "--avo-model", "m", "--avo-knowledge", "nowhere")
     with pytest.raises(InvalidInput, match=r"--avo-knowledge: knowledge folder .*nowhere does not exist"):
-        load_operator("agent", found.agent, folder=found.store)
+        load_operator("agent", chosen(found))
 
 
 def test_a_key_that_no_header_can_carry(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "a key of several words")
     found = settings(project, "--avo-model", "m")
     with pytest.raises(InvalidInput, match=r"OPENAI_API_KEY: expected printable ASCII without white space$"):
-        load_operator("agent", found.agent, folder=found.store)
+        load_operator("agent", chosen(found))
 
 
 def test_a_mistake_ends_the_run_before_it_starts(project: Project) -> None:

@@ -23,6 +23,7 @@ from pytest_avo.evolution.hooks import Hooks
 from pytest_avo.evolution.loop import Loop, open_campaign
 from pytest_avo.evolution.trials import Trial
 from pytest_avo.operators.catalogue import load_operator
+from pytest_avo.operators.entry import OperatorChoices
 from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, VariationOperator
 from pytest_avo.report.results import Results
 from pytest_avo.report.rows import ResultRow
@@ -82,7 +83,8 @@ class Evolution(KernelRun):
     def operator(self) -> VariationOperator:
         """What proposes candidates."""
         settings = self._settings
-        return load_operator(settings.operator, settings.agent, folder=settings.store, doors=settings.doors)
+        choices = OperatorChoices(agent=settings.agent, doors=settings.doors, folder=settings.store)
+        return load_operator(settings.operator, choices)
 
     def accepts(self, confirmed: Interval, floor: float) -> bool:
         """The built-in promotion rule."""

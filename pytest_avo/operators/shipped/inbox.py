@@ -1,0 +1,15 @@
+"""The operator `inbox`: files that whoever likes puts into a folder."""
+
+from __future__ import annotations
+
+from pytest_avo.operators.entry import Entry, OperatorChoices
+from pytest_avo.operators.operator import VariationOperator
+
+
+def _make(choices: OperatorChoices) -> VariationOperator:
+    from pytest_avo.operators.doors.inbox import InboxOperator
+
+    return InboxOperator(choices.doors)
+
+
+OPERATOR = Entry(make=_make)
