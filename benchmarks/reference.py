@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
-from pytest_avo.core.input_kinds import INPUT_KINDS
+from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
 from pytest_avo.run.mode import MODES
 from pytest_avo.session.options.option import Option
 from pytest_avo.session.options.table import INI_KEYS, OPTIONS
@@ -112,7 +112,7 @@ def suites() -> str:
     for path in sorted((ROOT / "shapes").glob("*.toml")):
         suite = tomllib.loads(path.read_text(encoding="utf-8"))
         rows.append([f"`{path.stem}`", str(len(suite["shape"])), ", ".join(suite["inputs"]), suite["description"]])
-    kinds = markdown([[f"`{kind}`", what] for kind, what in INPUT_KINDS.items()], ["kind", "what it is"])
+    kinds = markdown([[f"`{name}`", kind.help] for name, kind in TIMED_KINDS.items()], ["kind", "what it is"])
     return f"""# Shape suites
 
 {MADE}

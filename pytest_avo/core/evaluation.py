@@ -7,8 +7,7 @@ from typing import Literal
 import msgspec
 
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.core.input_kinds import USUAL
-from pytest_avo.core.shape import Shape
+from pytest_avo.core.shape import USUAL, Shape
 
 Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsupported"]
 KERNEL = "kernel"

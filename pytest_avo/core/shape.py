@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.input_kinds import INPUT_KINDS, USUAL, InputKind
 
 Dtype = Literal["f32", "bf16", "f16"]
 DTYPE_BYTES: dict[Dtype, int] = {"f32": 4, "bf16": 2, "f16": 2}
@@ -19,7 +18,11 @@ DTYPE_NAMES: dict[Dtype, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "f
 """As torch and Triton call them."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+InputKind = str
+"""Name of a kind of inputs that kernels are timed on: what scores are like in models, where they are not all alike."""
 Kinds = Annotated[tuple[InputKind, ...], msgspec.Meta(min_length=1)]
+USUAL: tuple[InputKind, ...] = ("normal",)
+"""Of a suite that names none."""
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -87,6 +90,8 @@ class SuiteFolders(msgspec.Struct, frozen=True):
     """Where suites are looked up, first folder first: the project's shapes/, then those shipped with the plugin."""
 
     folders: tuple[Path, ...]
+    input_kinds: tuple[InputKind, ...] = ()
+    """Those that there are, so that suites that name others are refused; () where that is not to be checked."""
 
     def names(self) -> list[str]:
         return sorted({path.stem for folder in self.folders for path in folder.glob("*.toml")})
@@ -95,7 +100,7 @@ class SuiteFolders(msgspec.Struct, frozen=True):
         """The shapes of suite `name`; InvalidInput names the file, table and key when it is wrong or unknown."""
         for folder in self.folders:
             if (path := folder / f"{name}.toml").is_file():
-                return read_suite(path)
+                return read_suite(path, self.input_kinds)
         known = ", ".join(self.names()) or "none"
         raise InvalidInput(f"unknown shape suite {name!r}: expected one of {known} (looked in {self._places()})")
 
@@ -104,8 +109,8 @@ class SuiteFolders(msgspec.Struct, frozen=True):
 
 
 @cache
-def read_suite(path: Path) -> tuple[Shape, ...]:
-    """Read and validate one suite file."""
+def read_suite(path: Path, input_kinds: tuple[InputKind, ...] = ()) -> tuple[Shape, ...]:
+    """Read and validate one suite file; `input_kinds` are those that there are, () where that is not to be checked."""
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -116,6 +121,8 @@ def read_suite(path: Path) -> tuple[Shape, ...]:
         suite = msgspec.convert(raw, Suite)
     except msgspec.ValidationError as error:
         raise InvalidInput(f"{path}: {_in_words(str(error))}") from None
+    if input_kinds:
+        _require_known(path, suite, input_kinds)
     seen: dict[str, int] = {}
     for number, shape in enumerate(suite.shape, start=1):
         if (first := seen.setdefault(shape.id, number)) != number:
@@ -134,6 +141,13 @@ def _require_distinct(kinds: tuple[InputKind, ...]) -> None:
         raise ValueError(f"inputs must be distinct kinds, got {', '.join(kinds)}")
 
 
+def _require_known(path: Path, suite: Suite, known: tuple[InputKind, ...]) -> None:
+    tables = {f"[[shape]] table {number}, ": shape.inputs for number, shape in enumerate(suite.shape, start=1)}
+    for where, kinds in {"": suite.inputs, **tables}.items():
+        if unknown := [kind for kind in kinds if kind not in known]:
+            raise InvalidInput(f"{path}: {where}key inputs: expected one of {', '.join(known)}, got {unknown[0]!r}")
+
+
 def _in_words(message: str) -> str:
     """Msgspec's "Expected `int`, got `str` - at `$.shape[2].batch`" with table and key named as TOML has them."""
     what, _, where = message.replace("`", "").partition(" - at $.")
@@ -147,7 +161,7 @@ def _in_words(message: str) -> str:
     elif missing := re.fullmatch(r"Object missing required field (\w+)", what):
         key, what = missing[1], f"missing, expected in every {'[[shape]] table' if place else 'suite'}"
     elif wrong := re.fullmatch(r"Invalid enum value (.+)", what):
-        what = f"expected one of {', '.join(INPUT_KINDS if key == 'inputs' else DTYPE_BYTES)}, got {wrong[1]}"
+        what = f"expected one of {', '.join(DTYPE_BYTES)}, got {wrong[1]}"
     else:
         array = "a list of kinds" if key == "inputs" else "[[shape]] tables"
         what = what.replace("Expected array", f"expected {array}").replace("object", "table")

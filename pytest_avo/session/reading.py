@@ -16,6 +16,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.kernel import TARGETS
 from pytest_avo.core.shape import SuiteFolders
+from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
 from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.gate.refs import PREFIX
 from pytest_avo.gate.rules import parse_rules
@@ -256,4 +257,5 @@ def _kernel_per_target(lines: list[str]) -> dict[str, str]:
 def _suite_folders(rootdir: Path) -> SuiteFolders:
     shipped = (PACKAGE / "shapes", PACKAGE.parent / "shapes")  # in a wheel, in a checkout
     folders = [rootdir / "shapes", *shipped]
-    return SuiteFolders(tuple(dict.fromkeys(folder for folder in folders if folder.is_dir())))
+    present = tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+    return SuiteFolders(present, input_kinds=tuple(TIMED_KINDS))

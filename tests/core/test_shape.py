@@ -300,7 +300,7 @@ def test_unknown_kinds_of_inputs_are_refused_with_those_there_are(
     path = tmp_path / "a.toml"
     path.write_text(f"{head}\n" + table(inputs=own))
     with pytest.raises(InvalidInput, match=reason):
-        read_suite(path)
+        read_suite(path, ("normal", "spread", "sink"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
-from pytest_avo.core.input_kinds import InputKind
-from pytest_avo.core.shape import Shape
+from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.correctness.kinds import Kind, impose, plant_needles
 from pytest_avo.evaluation.correctness.layouts import Layout, laid_out, repeat
 from pytest_avo.evaluation.correctness.noise import Numbers
-from pytest_avo.evaluation.correctness.timed_kinds import impose_timed
+from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 NEEDLES: dict[Kind, float] = {"normal": 1 / 16, "needle": 1.0}
@@ -90,7 +89,8 @@ class Stream:
         k = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
         v = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
         scale = shape.softmax_scale
-        impose_timed(kind, q.flatten(0, 1), k.flatten(0, 1), scale=scale, generator=self._generator)
+        impose_timed = TIMED_KINDS[kind].impose
+        impose_timed(q.flatten(0, 1), k.flatten(0, 1), scale=scale, generator=self._generator)
         if float(torch.rand(1, generator=self._generator, device=self._generator.device)) < NEEDLES_IN:
             plant_needles(
                 q.flatten(0, 1),

@@ -27,6 +27,10 @@ Kind = Literal[
     "rising",
     "products",
 ]
+UNUSUAL: tuple[Kind, ...] = (
+    "large", "constant", "shifted", "scaled", "tiny", "huge", "negative", "rising", "products",
+)  # fmt: skip
+"""Those that `impose` makes unlike the rest: `mixture` has them occur beside usual ones, while timing too."""
 NEEDLE_LOGIT = 3.5
 """A needle's query is this many sqrt(head_dim) long along its key, which then takes nearly all the weight."""
 LEAST_DEPTH, MOST_DEPTH = 120.0, 3e4

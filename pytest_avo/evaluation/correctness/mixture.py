@@ -13,12 +13,9 @@ import torch
 
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness.inputs import Inputs
-from pytest_avo.evaluation.correctness.kinds import Kind, impose
+from pytest_avo.evaluation.correctness.kinds import UNUSUAL, Kind, impose
 from pytest_avo.evaluation.correctness.scrutiny import Group
 
-UNUSUAL: tuple[Kind, ...] = (
-    "large", "constant", "shifted", "scaled", "tiny", "huge", "negative", "rising", "products",
-)  # fmt: skip
 TIMED_SHARE = 0.5
 """Share of the timed slices with an unusual group."""
 

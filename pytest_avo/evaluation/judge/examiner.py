@@ -29,7 +29,8 @@ from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.correctness.battery import battery
 from pytest_avo.evaluation.correctness.correctness import fault, fault_near
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw
-from pytest_avo.evaluation.correctness.mixture import UNUSUAL, calls_of_all_kinds, mix_all
+from pytest_avo.evaluation.correctness.kinds import UNUSUAL
+from pytest_avo.evaluation.correctness.mixture import calls_of_all_kinds, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
 from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault

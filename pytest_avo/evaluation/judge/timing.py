@@ -23,8 +23,7 @@ import torch
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Reading, Timing, TimingPlan
-from pytest_avo.core.input_kinds import InputKind
-from pytest_avo.core.shape import Shape
+from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, Slice
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream

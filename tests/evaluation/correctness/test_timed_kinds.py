@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import get_args
 
 import msgspec
 import pytest
 import torch
 
-from pytest_avo.core.input_kinds import InputKind
-from pytest_avo.core.shape import Shape
+from pytest_avo.core.shape import USUAL, InputKind, Shape
 from pytest_avo.evaluation.correctness.inputs import Stream
 from pytest_avo.evaluation.correctness.noise import generator
+from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
 
 PLAIN = Shape(batch=2, heads_q=4, heads_kv=2, seqlen_q=64, seqlen_kv=256, head_dim=64, causal=False, dtype="f32")
 SHAPES = (
@@ -65,11 +64,16 @@ CHECKS: dict[InputKind, Callable[[torch.Tensor], bool]] = {
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.id)
-@pytest.mark.parametrize("kind", get_args(InputKind))
+@pytest.mark.parametrize("kind", TIMED_KINDS)
 def test_scores_are_what_the_kind_says(kind: InputKind, shape: Shape) -> None:
     found = scores(shape, kind)
     assert bool(torch.isfinite(found).all())
     assert CHECKS[kind](found)
+
+
+def test_every_kind_is_described() -> None:
+    assert all(kind.help for kind in TIMED_KINDS.values())
+    assert set(USUAL) <= TIMED_KINDS.keys()
 
 
 def test_directions_are_drawn_afresh() -> None:
