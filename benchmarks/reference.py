@@ -1,4 +1,4 @@
-"""The pages of docs/reference/ that are lists: options, hooks and suites of shapes, made from the code.
+"""The pages of docs/reference/ that are lists: options, hooks, suites of shapes and the lineage, made from the code.
 
 python benchmarks/reference.py            # rewrite them
 python benchmarks/reference.py --check    # exit with 1 if one is not what the code says
@@ -7,12 +7,14 @@ python benchmarks/reference.py --check    # exit with 1 if one is not what the c
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
+from pytest_avo.lineage.events import KINDS, Fact
 from pytest_avo.run.mode import MODES
 from pytest_avo.session.options.option import Option
 from pytest_avo.session.options.table import INI_KEYS, OPTIONS
@@ -130,6 +132,53 @@ are drawn afresh for every round.
 """
 
 
+def lineage() -> str:
+    """docs/reference/lineage.md: the tables of a lineage and the kinds of its events."""
+    schema = (ROOT / "pytest_avo/lineage/schema.sql").read_text(encoding="utf-8")
+    version = re.search(r"PRAGMA user_version = (\d+)", schema)
+    assert version is not None
+    tables = re.findall(r"^CREATE TABLE IF NOT EXISTS (\w+) \(\n(.*?)^\)", schema, re.MULTILINE | re.DOTALL)
+    text = f"""# The lineage
+
+{MADE}
+`.avo/lineage.sqlite3` has all that an evolution did, in SQLite. Whatever reads SQLite can read it while a run writes to
+it, one process writes at a time, and rows are only ever added. `PRAGMA user_version`, now {version[1]}, is the version
+of the schema, which `pytest_avo/lineage/schema.sql` has as it is; older files are brought up to date when opened.
+Log-ratios are natural logarithms of old time / new time: above 0 the attempt is faster. For analysis
+[tables](export.md) are handier.
+"""
+    for name, columns in tables:
+        rows = [_column(each) for each in re.split(r"\n(?=    \w)", columns.strip("\n"))]
+        text += f"\n## `{name}`\n\n{markdown(rows, ['column', 'type', 'what it holds'])}\n"
+    rows = [[f"`{kind}`", _fields(fact), " ".join((fact.__doc__ or "").split())] for kind, fact in KINDS.items()]
+    return f"""{text}
+## Kinds of events
+
+{markdown(rows, ["kind", "data", "what it records"])}
+
+## An example
+
+What was promoted, by how much, and why:
+
+    sqlite3 .avo/lineage.sqlite3 "SELECT run, generation, round(exp(confirmed), 3), hypothesis
+        FROM attempt JOIN outcome ON outcome.attempt = attempt.id WHERE status = 'promoted' ORDER BY attempt.id"
+"""
+
+
+def _column(written: str) -> list[str]:
+    """A column of schema.sql: name, type, and the comment behind it."""
+    declared, _, comment = " ".join(written.split()).partition("-- ")
+    name, kind = declared.replace(",", "").split()[:2]
+    assert comment, f"schema.sql: {name} has no comment"
+    choices = re.search(r"IN \((.*?)\)", declared)
+    of = f": {choices[1].strip().replace(chr(39), '`')}" if choices else ""
+    return [f"`{name}`", kind if "NOT NULL" in declared or "PRIMARY" in declared else f"{kind} or NULL", comment + of]
+
+
+def _fields(fact: type[Fact]) -> str:
+    return ", ".join(f"`{name}`" for name in fact.__struct_fields__)
+
+
 def markdown(rows: Iterator[list[str]] | list[list[str]], headers: list[str]) -> str:
     """A table in Markdown without its empty columns; bars inside cells are escaped."""
     cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
@@ -138,7 +187,7 @@ def markdown(rows: Iterator[list[str]] | list[list[str]], headers: list[str]) ->
     return "\n".join(f"| {' | '.join(row[index] for index in used)} |" for row in lines)
 
 
-PAGES = {"options.md": options, "hooks.md": hooks, "suites.md": suites}
+PAGES = {"options.md": options, "hooks.md": hooks, "suites.md": suites, "lineage.md": lineage}
 
 
 def main() -> int:

@@ -63,5 +63,6 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         time_s=sum(x.time_s for x in evaluations),
         waited_s=sum(x.waited_s for x in evaluations),
         evaluations=len(evaluations),
+        of_seed=sum(len(view.evaluations(view.attempts()[0].id, purpose)) for purpose in PURPOSES),
         resume_hint=resume_hint,
     )

@@ -178,8 +178,8 @@ def _ledger(view: View) -> dict[str, str]:
         "input tokens": f"{last.tokens_in:,}",
         "output tokens": f"{last.tokens_out:,}",
         "cost": "no prices given" if last.cost is None else f"{last.cost:.4g}",
-        "evaluations asked by the operator": str(last.evaluations),
-        "evaluations by the run": str(last.verifications),
+        "evaluations of drafts": str(last.evaluations),
+        "evaluations of candidates": str(last.verifications),
         "evaluator": f"{last.evaluator_s:,.0f} s",
         "wall time": f"{last.wall_s:,.0f} s",
     }

@@ -53,11 +53,15 @@ def promote(path: Path, source: str, provenance: Provenance, *, lock: Path) -> N
     """Replace the kernel file: whoever reads it sees the old text or the new one, also after a power cut.
 
     Where `path` is a link, it is the file behind it. Encoding, byte order mark and line ends stay what they were.
+    OSError where it cannot be written, which a run that checked the place meets on a full disk, say.
     """
     content = with_provenance(source, provenance.lines())
     target = Path(os.path.realpath(path))
     with FileLock(lock):
-        write_atomically(target, TextForm.of(target.read_bytes()).encoded(content))
+        try:
+            write_atomically(target, TextForm.of(target.read_bytes()).encoded(content))
+        except InvalidInput as error:
+            raise OSError(str(error)) from None
 
 
 def check_place(path: Path) -> None:

@@ -257,7 +257,7 @@ class Ledger:
         rows.append(("evaluations of candidates", f"{spent.verifications:,}", ""))
         if limits.max_evaluations is not None:
             made = spent.evaluations + spent.verifications
-            rows.append(("evaluations", f"{made:,}", f"{limits.max_evaluations:,}"))
+            rows.append(("evaluations of both", f"{made:,}", f"{limits.max_evaluations:,}"))
         rows.append(("evaluator time", duration(spent.evaluator_s), ""))
         rows.append(
             ("wall time", duration(spent.wall_s), "" if limits.max_time_s is None else duration(limits.max_time_s))

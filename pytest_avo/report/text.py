@@ -82,6 +82,33 @@ def clip(text: str, width: int) -> str:
     return kept.rstrip() + "…"
 
 
+def wrapped(text: str, width: int, *, indent: int = 0, most: int | None = None) -> list[str]:
+    """One line as lines of at most `width` columns, broken at blanks; a word that is wider is broken anywhere.
+
+    indent: blanks before all lines but the first. most: so many lines are kept, the last ends with an ellipsis then.
+    """
+    lines: list[str] = []
+    line = text[: len(text) - len(text.lstrip(" "))]
+    words = text.lstrip(" ").split(" ")
+    while words:
+        word, room = words.pop(0), width - (indent if lines else 0)
+        together = f"{line} {word}" if line.strip() else line + word
+        if columns(together) <= room:
+            line = together
+        elif line.strip():
+            lines.append(line)
+            line, words = "", [word, *words]
+        else:
+            fits = next(length for length in range(len(together), 0, -1) if columns(together[:length]) <= max(room, 2))
+            lines.append(together[:fits])
+            line, words = "", [together[fits:], *words]
+    lines.append(line)
+    if most is not None and len(lines) > most:
+        rest = " ".join(lines[most - 1 :])
+        lines = [*lines[: most - 1], clip(rest, width - (indent if most > 1 else 0))]
+    return [lines[0], *(" " * indent + each for each in lines[1:])]
+
+
 def fold(lead: str, parts: Sequence[str], width: int) -> list[str]:
     """`lead` and parts joined into lines of at most `width` characters, broken between parts; later ones indented."""
     # textwrap breaks at blanks but never at a no-break space, so those hold each part together.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cached_property
 
 from pytest_avo.report.terminal.status import Screen, StatusLine
-from pytest_avo.report.text import printable
+from pytest_avo.report.text import printable, wrapped
 
 
 class Console:
@@ -45,4 +45,5 @@ class Console:
         if screen is not None:
             self.clear()
             screen.ensure_newline()
-            screen.write_line(printable(text), **markup)
+            for line in wrapped(printable(text), screen.columns, indent=2) if screen.isatty else [printable(text)]:
+                screen.write_line(line, **markup)

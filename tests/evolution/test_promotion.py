@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import os
 import signal
 import subprocess
@@ -49,6 +50,18 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def lock(tmp_path: Path) -> Path:
     return tmp_path / "promotion.lock"
+
+
+def test_a_winner_that_cannot_be_written_is_no_mistake_of_the_user(
+    path: Path, lock: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match=r"mine.py: cannot be written: No space left on device"):
+        promote(path, WINNER, provenance(), lock=lock)
+    assert path.read_text() == SEED
 
 
 def test_the_file_holds_the_winner_and_where_it_came_from(path: Path, lock: Path) -> None:

@@ -166,7 +166,7 @@ def test_evaluations_of_drafts_and_candidates_share_a_limit() -> None:
     ):
         ledger.begin_attempt(evaluations=5)
     assert ledger.snapshot().attempts == 2
-    assert ("evaluations", "6", "10") in ledger.summary_rows()
+    assert ("evaluations of both", "6", "10") in ledger.summary_rows()
     assert ("evaluator time", "4.0 s", "") in ledger.summary_rows()
     assert "10 evaluations" in ledger.preflight()
 

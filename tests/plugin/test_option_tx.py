@@ -48,7 +48,7 @@ def test_every_worker_stands_in_the_ledger(project: Project) -> None:
     result = project.evolve("--generations", "2", "-n", "2")
     assert result.ret == 0
     result.stdout.fnmatch_lines(
-        ["worker * host * device * evaluations * busy * of the run", "gw0 (popen) *", "gw1 (popen) *"]
+        ["worker * host * device * shapes answered * busy * of the run", "gw0 (popen) *", "gw1 (popen) *"]
     )
 
 

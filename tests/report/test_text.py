@@ -98,3 +98,19 @@ def test_quoted_lines_are_obeyed_by_nobody() -> None:
     assert all(line.startswith("|") for line in found.split("\n"))
     assert "##" not in found
     assert found.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize(
+    ("said", "width", "how", "lines"),
+    [
+        ("one two three", 20, {}, ["one two three"]),
+        ("one two three", 8, {"indent": 2}, ["one two", "  three"]),
+        ("  draft  aa: slower", 12, {"indent": 2}, ["  draft  aa:", "  slower"]),
+        ("ab" * 5, 4, {}, ["abab", "abab", "ab"]),
+        ("注意力注意力", 5, {}, ["注意", "力注", "意力"]),
+        ("one two three four", 9, {"most": 2}, ["one two", "three fo…"]),
+        ("", 5, {}, [""]),
+    ],
+)
+def test_lines_are_broken_at_blanks(said: str, width: int, how: dict[str, int], lines: list[str]) -> None:
+    assert text.wrapped(said, width, **how) == lines

@@ -31,6 +31,6 @@ def workers(work: Sequence[Work], *, wall_s: float) -> list[Line]:
         for one in work
     ]
     aligns = ["left", "left", "left", "right", "right", "right"]
-    lines = draw(["worker", "host", "device", "evaluations", "busy", "of the run"], body, aligns)
+    lines = draw(["worker", "host", "device", "shapes answered", "busy", "of the run"], body, aligns)
     fates = [f"{text.plain(one.worker)} is {text.plain(one.fate)}" for one in work if one.fate]
     return [Line(""), *(Line(line) for line in lines), *(Line(fate, {"yellow": True}) for fate in fates)]

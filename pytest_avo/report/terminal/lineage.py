@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pytest_avo.core.stats import Interval
@@ -15,6 +15,14 @@ NEGATIVE = frozenset({"incorrect", "crashed", "timeout", "rejected", "unsupporte
 MAX_ROWS = 20
 LAST_ROWS = 5
 HYPOTHESIS = "hypothesis"
+COLUMNS = ("gen", "status", "gain", "confirmed", "best", "evals", "time")
+DISPENSABLE = ("evals", "time")
+"""Left out on a narrow terminal."""
+MOST_LINES = 3
+"""Of a hypothesis; the lineage has all of it."""
+LEAST_ROOM = 24
+GAP = "  "
+BELOW = " " * 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,8 @@ class Summary:
     check_s: float
     time_s: float
     evaluations: int
+    """Shapes that the seed, candidates and drafts were tried on, and are in the lineage."""
+    of_seed: int = 0
     waited_s: float = 0.0
     """For the device, while other runs had it; beside what the evaluator took."""
     resume_hint: str = ""
@@ -88,28 +98,42 @@ def sparkline(values: Sequence[float], width: int) -> str:
 
 
 def _table(rows: Sequence[AttemptRow], width: int) -> list[Line]:
+    for headers in (COLUMNS, [name for name in COLUMNS if name not in DISPENSABLE]):
+        body = [[cells[name] for name in headers] for cells in _cells(rows)]
+        first, rule, *drawn = draw(headers, body, ["left" if name == "status" else "right" for name in headers])
+        if len(rule) <= width:
+            break
+    # The hypothesis gets the columns that the others leave, or lines of its own below where those are few.
+    beside = len(rule) + len(GAP)
+    room = width - beside
+    said = [text.plain(row.hypothesis) for row in rows]
+    if room < LEAST_ROOM:
+        lines = [Line(first), Line(rule)]
+        for row, line, hypothesis in zip(rows, drawn, said, strict=True):
+            below = text.wrapped(hypothesis, width - len(BELOW), most=MOST_LINES) if hypothesis else []
+            lines += [Line(each, _markup(row)) for each in (line, *(BELOW + each for each in below))]
+        return lines
+    columns = [text.wrapped(hypothesis or text.ABSENT, room, most=MOST_LINES) for hypothesis in said]
+    widest = max(len(HYPOTHESIS), *(text.columns(each) for column in columns for each in column))
+    lines = [Line(f"{first.ljust(beside)}{HYPOTHESIS}"), Line(f"{rule}{GAP}{'-' * widest}")]
+    for row, line, column in zip(rows, drawn, columns, strict=True):
+        starts = [line, *([""] * (len(column) - 1))]
+        lines += [Line(start.ljust(beside) + each, _markup(row)) for start, each in zip(starts, column, strict=True)]
+    return lines
+
+
+def _cells(rows: Sequence[AttemptRow]) -> Iterator[dict[str, str]]:
     members = any(row.member for row in rows)
-    headers = ["gen", "status", "gain", "confirmed", "best", "evals", "time", HYPOTHESIS]
-    aligns = ["right", "left", "right", "right", "right", "right", "right", "left"]
-    body = [
-        [
-            f"{row.generation}.{row.member}" if members else str(row.generation),
-            text.plain(row.status),
-            text.percent(row.gain.estimate) if row.gain else text.ABSENT,
-            _change(row.confirmed) if row.confirmed else text.ABSENT,
-            text.ratio(row.score),
-            str(row.evaluations),
-            text.duration(row.seconds),
-        ]
-        for row in rows
-    ]
-    # The hypothesis gets the columns that the others leave; it stands last, so that wide characters shift nothing.
-    taken = len(draw(headers, [[*cells, ""] for cells in body], aligns)[0]) - len(HYPOTHESIS)
-    room = max(width - taken, len(HYPOTHESIS))
-    for cells, row in zip(body, rows, strict=True):
-        cells.append(text.clip(text.plain(row.hypothesis), room) or text.ABSENT)
-    first, rule, *drawn = draw(headers, body, aligns)
-    return [Line(first), Line(rule), *(Line(line, _markup(row)) for line, row in zip(drawn, rows, strict=True))]
+    for row in rows:
+        yield {
+            "gen": f"{row.generation}.{row.member}" if members else str(row.generation),
+            "status": text.plain(row.status),
+            "gain": text.percent(row.gain.estimate) if row.gain else text.ABSENT,
+            "confirmed": _change(row.confirmed) if row.confirmed else text.ABSENT,
+            "best": text.ratio(row.score),
+            "evals": str(row.evaluations),
+            "time": text.duration(row.seconds),
+        }
 
 
 def _change(confirmed: Interval) -> str:
@@ -139,7 +163,8 @@ def _totals(summary: Summary, width: int) -> list[Line]:
         lines += [Line(line) for line in text.fold("not committed:", counts, width)]
     evaluator_s = summary.build_s + summary.check_s + summary.time_s
     share = f" ({evaluator_s / summary.wall_s:.0%})" if summary.wall_s else ""
-    spent = [text.duration(summary.wall_s), text.counted(summary.evaluations, "evaluation")]
+    of_seed = f" ({summary.of_seed} of the seed)" if summary.of_seed else ""
+    spent = [text.duration(summary.wall_s), text.counted(summary.evaluations, "evaluation") + of_seed]
     lines += [Line(line) for line in text.fold("took:", spent, width)]
     parts = {"build": summary.build_s, "check": summary.check_s, "timing": summary.time_s}
     shares = [f"{name} {text.duration(seconds)}" for name, seconds in parts.items()]

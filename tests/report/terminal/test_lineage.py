@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -96,7 +97,7 @@ def test_a_lineage_without_a_comparison_with_the_seed_claims_no_gain() -> None:
 
 def test_members_of_a_population_are_told_apart() -> None:
     rows = [attempt(1, "same"), AttemptRow(1, 1, "same", "", None, None, 1.0, 2.0, 3)]
-    assert [line.text.split()[0] for line in lineage(rows, summary())[2:4]] == ["1.0", "1.1"]
+    assert [line.text.split()[0] for line in lineage(rows, summary(), width=200)[2:4]] == ["1.0", "1.1"]
 
 
 def test_a_long_run_shows_its_commits_and_last_attempts() -> None:
@@ -119,6 +120,22 @@ def test_no_line_is_wider_than_the_width(hypothesis: str) -> None:
     lines = lineage(rows, summary(best=best))
     assert max(text.columns(line.text) for line in lines) <= WIDTH
     assert all(line.text.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+def test_a_hypothesis_is_wrapped_beside_the_table_or_below_its_row(width: int) -> None:
+    said = "taller tiles, since each query tile reads all keys, and larger ones read them less often"
+    drawn = [line.text for line in lineage([attempt(1, "promoted", hypothesis=said)], summary(), width=width)]
+    rows = drawn[2 : drawn.index("")]
+    assert max(map(len, drawn)) <= width
+    assert " ".join(" ".join(rows).split()).endswith(said)
+    assert len(rows) == {60: 3, 80: 3, 100: 3, 200: 1}[width]
+    assert ("hypothesis" in drawn[0]) == (width > 80)
+
+
+def test_the_evaluations_of_the_seed_are_told_apart() -> None:
+    counted = dataclasses.replace(summary(), of_seed=5)
+    assert "took: 2 min 41 s · 31 evaluations (5 of the seed)" in [line.text for line in lineage([], counted)]
 
 
 def test_a_command_is_never_broken() -> None:
