@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -21,10 +22,22 @@ _CLAIM_LINE = re.compile(rb"^AVO[ \t]*(:[^=\r\n]*)?=[^=]", re.MULTILINE)
 
 
 class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The module-level `AVO` literal: the target a kernel is written for and the suites it must pass."""
+    """The module-level `AVO` literal: target, the suites a kernel must pass, and what it does beside the plain call."""
 
     target: str
     shapes: tuple[str, ...]
+    lse: bool = False
+    """Every function takes `return_lse` and returns the log-sum-exp of the scores too."""
+    varlen: bool = False
+    """It has `attention_varlen`, for sequences of different lengths packed one behind the other."""
+    paged: bool | Annotated[int, msgspec.Meta(ge=1)] = False
+    """It has `attention_paged`, for keys and values in blocks: of any size, or of multiples of so many tokens."""
+
+    def __str__(self) -> str:
+        """As it stands in reports: `target cpu, suites smoke, with lse, paged (blocks of 16)`."""
+        more = [name for name, claimed in (("lse", self.lse), ("varlen", self.varlen)) if claimed]
+        more += [f"paged (blocks of {int(self.paged)})" if self.paged > 1 else "paged"] if self.paged else []
+        return f"target {self.target}, suites {', '.join(self.shapes)}{', with ' if more else ''}{', '.join(more)}"
 
 
 class Tunable(msgspec.Struct, frozen=True):
@@ -185,11 +198,13 @@ def _literal(node: ast.expr, path: Path, name: str) -> object:
 
 
 def _claim(node: ast.expr, path: Path) -> Claim:
-    expected = 'expected AVO = {"target": "cpu", "shapes": ["SUITE", ...]}'
+    expected = 'expected AVO = {"target": "cpu", "shapes": ["SUITE", ...]}, and "lse", "varlen", "paged" if it has them'
     try:
         claim = msgspec.convert(_literal(node, path, "AVO"), Claim)
     except msgspec.ValidationError as error:
-        raise InvalidInput(f"{path}, line {node.lineno}: AVO: {str(error).replace('`', '')}; {expected}") from None
+        what, _, key = str(error).replace("`", "").partition(" - at $.")
+        where = f"AVO, key {key}" if key else "AVO"
+        raise InvalidInput(f"{path}, line {node.lineno}: {where}: {what}; {expected}") from None
     if claim.target not in TARGETS:
         raise InvalidInput(
             f"{path}, line {node.lineno}: AVO, key target: expected one of {', '.join(TARGETS)}, got {claim.target!r}"

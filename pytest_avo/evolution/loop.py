@@ -62,7 +62,7 @@ def open_campaign(
         screened=matching(shapes, settings.screen),
         conditions=conditions(settings, operator),
     )
-    if found := kernel.fault or flaw(kernel.source):
+    if found := kernel.fault or flaw(kernel.source, kernel.claim):
         raise InvalidInput(f"{kernel.path}: {found}")
     check_place(kernel.path)
     entry(settings.operator).check_kernel(kernel)

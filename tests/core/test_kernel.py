@@ -50,6 +50,16 @@ def test_claim_and_tunables_are_read_without_running_the_file() -> None:
     assert kernel.fault == ""
 
 
+def test_a_claim_says_what_a_kernel_does_beside_the_plain_call() -> None:
+    source = "AVO = {'target': 'cpu', 'shapes': ['a', 'b'], 'lse': True, 'varlen': True, 'paged': PAGED}"
+    for paged, words in (("16", "paged (blocks of 16)"), ("True", "paged"), ("1", "paged")):
+        claim = parse_kernel(source.replace("PAGED", paged), path=PATH).claim
+        assert claim is not None
+        assert (claim.lse, claim.varlen, claim.paged) == (True, True, int(ast.literal_eval(paged)))
+        assert str(claim) == f"target cpu, suites a, b, with lse, varlen, {words}"
+    assert str(Claim("cpu", ("a",))) == "target cpu, suites a"
+
+
 def test_a_file_may_claim_and_tune_nothing() -> None:
     kernel = parse_kernel("x = 1\n", path=PATH)
     assert (kernel.claim, kernel.tunables, kernel.fault) == (None, (), "")
@@ -78,8 +88,14 @@ def test_a_file_that_does_not_parse_is_a_fault_of_the_kernel(source: str, words:
     [
         ("AVO = 1", "line 1: AVO: Expected object, got int; expected AVO = {"),
         ("AVO = {'target': 'cpu'}", "line 1: AVO: Object missing required field shapes; expected AVO = {"),
-        ("AVO = {'target': 'cpu', 'shapes': 'smoke'}", "line 1: AVO: Expected array, got str"),
-        ("AVO = {'target': 'cpu', 'shapes': [1]}", "line 1: AVO: Expected str, got int"),
+        (
+            "AVO = {'target': 'cpu', 'shapes': 'smoke'}",
+            "line 1: AVO, key shapes: Expected array, got str; expected AVO =",
+        ),
+        ("AVO = {'target': 'cpu', 'shapes': [1]}", "line 1: AVO, key shapes[0]: Expected str, got int"),
+        ("AVO = {'target': 'cpu', 'shapes': ['a'], 'lse': 1}", "line 1: AVO, key lse: Expected bool, got int"),
+        ("AVO = {'target': 'cpu', 'shapes': ['a'], 'paged': 0}", "line 1: AVO, key paged: Expected int >= 1"),
+        ("AVO = {'target': 'cpu', 'shapes': ['a'], 'paged': '16'}", "line 1: AVO, key paged: Expected bool | int"),
         ("AVO = {'target': 'cpu', 'shapes': []}", "line 1: AVO, key shapes: expected at least one suite name"),
         ("AVO = {'target': 'cpu', 'shapes': ['a'], 'x': 1}", "line 1: AVO: Object contains unknown field x"),
         ("\nAVO = {'target': 'tpu', 'shapes': ['a']}", "line 2: AVO, key target: expected one of cpu, sm80, sm90"),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pytest_avo.core.kernel import Claim, read_kernel
 from pytest_avo.core.signature import flaw
 from tests import ROOT
 
@@ -50,6 +52,36 @@ def test_what_may_go_well_is_left_to_be_tried(source: str) -> None:
     assert flaw(source) == ""
 
 
+PLAIN = "def attention(q, k, v, *, causal, scale): ...\n"
+PAGED = "def attention_paged(q, k_cache, v_cache, *, block_table, cache_seqlens, causal, scale"
+
+
+@pytest.mark.parametrize(
+    ("source", "claim", "words"),
+    [
+        (PLAIN, {"lse": True}, "attention does not take return_lse: expected def attention(q, k, v, *, causal, scale, "
+         "return_lse=False), as AVO says (key lse)"),
+        (PLAIN.replace("scale", "scale, return_lse"), {"lse": True}, "attention wants return_lse too"),
+        (PLAIN, {"varlen": True}, "has no attention_varlen: expected def attention_varlen(q, k, v, *, cu_seqlens_q, "
+         "cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, scale), as AVO says (key varlen)"),
+        (PLAIN + "def attention_varlen(q, k, v, *, causal, scale): ...", {"varlen": True},
+         "attention_varlen does not take cu_seqlens_k and cu_seqlens_q and max_seqlen_k and max_seqlen_q"),
+        (PLAIN, {"paged": 16}, "has no attention_paged"),
+        (PLAIN.replace("scale", "scale, return_lse=False") + PAGED + "): ...", {"paged": True, "lse": True},
+         f"attention_paged does not take return_lse: expected {PAGED}, return_lse=False), as AVO says (key paged and"),
+    ],
+)  # fmt: skip
+def test_what_a_claim_asks_for_has_to_be_there(source: str, claim: dict[str, Any], words: str) -> None:
+    assert words in flaw(source, Claim("cpu", ("a",), **claim))
+    assert flaw(source, Claim("cpu", ("a",))) == "" or "wants" in words
+
+
+def test_a_kernel_that_does_more_than_it_claims_may_do_so() -> None:
+    source = PLAIN.replace("scale", "scale, return_lse=False") + PAGED + ", return_lse=False): ..."
+    for claim in (Claim("cpu", ("a",), lse=True, paged=True), Claim("cpu", ("a",), paged=16), Claim("cpu", ("a",))):
+        assert flaw(source, claim) == ""
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "kernels").rglob("*.py")), ids=lambda path: path.name)
 def test_the_kernels_of_this_repository_have_no_flaw(path: Path) -> None:
-    assert flaw(path.read_text()) == ""
+    assert flaw(path.read_text(), read_kernel(path).claim) == ""

@@ -24,7 +24,7 @@ def task_text(task: Task, *, python: str) -> str:
 `avo submit -m "what limits it and what you changed" --predict 1.05`. An edit that was made after the last submission
 is kept: `cp lineage/{parent}.py draft.py` starts over from the parent.
 
-- Claim: {"none" if claim is None else f"target {claim.target}, suites {', '.join(claim.shapes)}"}. It must stay.
+- Claim: {claim or "none"}. It must stay.
 - Device that measures: {task.device}. It is reached through `avo` alone.
 - Promotion: correct on every shape with fresh inputs, and as its geomean over all shapes against the parent,
   {task.rule}; measured once more in fresh processes. Differences below {task.floor:.2%} are noise.

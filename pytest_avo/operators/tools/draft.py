@@ -99,10 +99,7 @@ class Draft:
         if claim is None:
             raise Mistake("the draft declares no AVO literal: keep the parent's")
         if parent is not None and claim != parent:
-            raise Mistake(
-                f"AVO: expected target {parent.target!r} and the suites {', '.join(parent.shapes)}, as the parent "
-                f"claims, got {claim.target!r} and {', '.join(claim.shapes)}"
-            )
+            raise Mistake(f"AVO: expected {parent}, as the parent claims, got {claim}")
         return kernel
 
     def shapes(self, names: Sequence[str]) -> list[Shape]:

@@ -27,7 +27,7 @@ class AskingRules(ItemRules):
         """What is asked about an item's kernel, which can run here, on its shape."""
 
     def evaluation(self, item: KernelItem) -> Evaluation:
-        if found := item.kernel.fault or flaw(item.kernel.source):
+        if found := item.kernel.fault or flaw(item.kernel.source, item.kernel.claim):
             return Evaluation(shape=item.shape.id, outcome="crashed", reason=found)
         if not self.assessor.is_spooled:
             return self.assessor.answers(self.question(item))[item.shape.id]
