@@ -100,6 +100,18 @@ def arms(rows: Iterable[ResultRow]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name != BASELINE))
 
 
+def with_named_baseline(rows: Iterable[ResultRow], name: str) -> list[ResultRow]:
+    """Rows whose baseline is shown under the name of what it is."""
+    named = []
+    for row in rows:
+        verdict = row.verdict
+        if verdict.baseline is not None:
+            peers = {name: verdict.baseline, **verdict.peers}
+            verdict = msgspec.structs.replace(verdict, baseline=None, peers=peers)
+        named.append(msgspec.structs.replace(row, verdict=verdict))
+    return named
+
+
 def by_kernel(rows: Iterable[ResultRow]) -> dict[tuple[str, str], list[ResultRow]]:
     """Rows per (kernel, device) in order of first appearance: figures of two devices never stand in one table."""
     groups: dict[tuple[str, str], list[ResultRow]] = {}

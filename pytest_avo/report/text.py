@@ -36,7 +36,9 @@ def percent(log_ratio: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`4.2 s`, `2 min 41 s` or `1 h 03 min`."""
+    """`4.2 s`, `2 min 41 s` or `1 h 03 min`; `<0.1 s` of what is too short to be counted."""
+    if round(seconds, 1) == 0:
+        return "<0.1 s" if seconds else "0 s"
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

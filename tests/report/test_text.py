@@ -48,7 +48,8 @@ def test_a_ratio_without_its_bounds_keeps_their_precision() -> None:
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (0.04, "0.0 s"),
+        (0.0, "0 s"),
+        (0.04, "<0.1 s"),
         (4.21, "4.2 s"),
         (59.96, "1 min 00 s"),
         (161, "2 min 41 s"),

@@ -132,7 +132,7 @@ def _cells(rows: Sequence[AttemptRow]) -> Iterator[dict[str, str]]:
             "confirmed": _change(row.confirmed) if row.confirmed else text.ABSENT,
             "best": text.ratio(row.score),
             "evals": str(row.evaluations),
-            "time": text.duration(row.seconds),
+            "time": text.duration(row.seconds) if row.seconds else text.ABSENT,
         }
 
 
@@ -168,7 +168,8 @@ def _totals(summary: Summary, width: int) -> list[Line]:
     lines += [Line(line) for line in text.fold("took:", spent, width)]
     parts = {"build": summary.build_s, "check": summary.check_s, "timing": summary.time_s}
     shares = [f"{name} {text.duration(seconds)}" for name, seconds in parts.items()]
-    lines += [Line(line) for line in text.fold("evaluator:", [text.duration(evaluator_s) + share, *shares], width)]
+    if evaluator_s:
+        lines += [Line(line) for line in text.fold("evaluator:", [text.duration(evaluator_s) + share, *shares], width)]
     if summary.waited_s >= LEAST_WAIT_S:
         lines.append(Line(f"waited: {text.duration(summary.waited_s)} for the device, which other runs had"))
     if summary.resume_hint:

@@ -135,7 +135,13 @@ def _roofline(rows: Sequence[ResultRow]) -> list[Column]:
     shares = [row.roofline_fraction for row in rows]
     if all(share is None for share in shares):
         return []
-    return [Column("roofline", tuple(text.ABSENT if share is None else f"{share:.0%}" for share in shares))]
+    return [Column("roofline", tuple(map(_share, shares)))]
+
+
+def _share(share: float | None) -> str:
+    if share is None:
+        return text.ABSENT
+    return f"{share:.0%}" if share >= 0.01 else "<1%"
 
 
 def _times(value: float | None, factor: float) -> float | None:

@@ -26,7 +26,7 @@ from pytest_avo.operators.catalogue import load_operator
 from pytest_avo.operators.entry import OperatorChoices
 from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, VariationOperator
 from pytest_avo.report.results import Results
-from pytest_avo.report.rows import ResultRow
+from pytest_avo.report.rows import ResultRow, with_named_baseline
 from pytest_avo.report.terminal import ledger, lineage, terminal
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessor import Assessor
@@ -192,7 +192,8 @@ class Evolution(KernelRun):
             return
         campaign, consultation = self._loop.campaign, self._loop.consultation
         width = columns(self._config)
-        yield from terminal.results(self._best_rows(self._loop), verbosity=self._config.get_verbosity(), width=width)
+        rows = with_named_baseline(self._best_rows(self._loop), "seed" if self._loop.final else "parent")
+        yield from terminal.results(rows, verbosity=self._config.get_verbosity(), width=width)
         wall_s = time.monotonic() - self._started
         summary = balance.summary(
             campaign,

@@ -25,7 +25,7 @@ def test_workers_with_what_they_did_and_what_became_of_them() -> None:
         "worker           host  device  shapes answered    busy  of the run",
         "---------------  ----  ------  ---------------  ------  ----------",
         "gw0 (popen)      here  cpu                  12  30.0 s         50%",
-        "gw1 (ssh=there)  -     -                     0   0.0 s          0%",
+        "gw1 (ssh=there)  -     -                     0     0 s          0%",
         "gw1 (ssh=there) is lost: ssh cannot reach it",
     ]
     assert workers([done], wall_s=60.0) == []
