@@ -1,19 +1,32 @@
 """How large an error may be where chance made the yardstick: a second look at blocks that exceed the first limit.
 
 The first limit compares a kernel's error with that of one plain computation. Where a few rows make nearly all of a
-block's error, because two keys with large logits compete in them, both errors are two draws of one distribution, and
-one of them is five times the other now and then. What both are drawn from can be computed. Rounding to nearest errs by
-u / sqrt(3) of a number, u being half of eps. A score s is rounded so to m, which is |s| where the sum is more precise
-than its terms, and else |q| |k| scale sqrt(1 + head_dim / 3); a probability and the result are rounded once. With w the
-weights and o the result, to first order the variance of an element of the result is
+block's error, both errors are two draws of one distribution, and one of them is five times the other now and then.
+What both are drawn from can be computed, to first order, for a row with weights w, values v and result o. u is half of
+eps of the inputs' dtype, u' of single precision, in which half precision is summed; to round once errs by u / sqrt(3).
 
-    u^2 / 3 [ sum_j w_j^2 (m_j^2 + 1) (v_j - o)^2 + o^2 ]
+    scores      u^2 / 3 sum_j w_j^2 m_j^2 (v_j - o)^2
+    sums        u'^2 / 3 n [(sum_j w_j |v_j|)^2 + o^2]
+    result      u^2 / 3 o^2
 
-So a row may have its own limit, of eight deviations, and rows that are expected to exceed the root mean square of their
-block are left out of it; of the others so much is allowed as is to be expected of the rms of so few.
+m_j is what a score and its weight are rounded by, in units of u. Where a sum is as precise as its terms (single
+precision) each of them is rounded: |q| |k| scale sqrt(1 + head_dim / 3) bounds what they add up to. Else the score is
+rounded once, and the queries once when they are scaled beforehand. exp adds |s|, |s - max| and two units in the last
+place. Both sums over n keys, of values and of weights, may be made one term after the other.
+
+Two effects are not of first order. Where score errors are large (scores of thousands in half precision) two keys change
+places: w_j stands for at most w_j exp(4 deviations of the score). And a term below half a unit in the last place of the
+sum is lost entirely, always in one direction: of keys behind a sink that takes nearly all the weight, all may be.
+
+So a row may have its own limit, of eight deviations and what sums lose, and rows that are expected to exceed the root
+mean square of their block are left out of it. Of the others so much is allowed as is to be expected of the rms of so
+few independent errors: the elements of a row share one where two keys compete, and have their own where many do.
 """
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 
@@ -22,37 +35,82 @@ from pytest_avo.evaluation.correctness.reference import Part, weigh, weights
 
 PEAK = 8.0
 """Deviations that an error may reach: one of thousands, and all elements of a row may share theirs."""
-
-RMS = 1.5
+SWAP = 4.0
+"""Deviations of a score by which two keys may come closer to each other."""
+EXP = 12.0
+"""Of exp, two units in the last place: its square in units of u / sqrt(3)."""
+LOST = 4.0
+"""Shares of a sum, in units of u', that may be lost in it."""
 FEW = 4.0
-"""A root mean square over n rows that matter may be 1.5 (1 + 4 / n) times what is expected."""
+"""A root mean square of n independent errors may be (1 + 4 / n) times what else is allowed of what is expected."""
 
 
-def rms_limit(usual: torch.Tensor) -> float:
-    """What the root mean square of an error may be over rows (n,) with these expected ones."""
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What honest rounding does to rows, each (batches, heads_kv, group, rows), absolute, in the values' units."""
+
+    peak: torch.Tensor
+    """The largest deviation of an element."""
+    usual: torch.Tensor
+    """The root mean square of all deviations."""
+    independent: torch.Tensor
+    """How many errors of a row do not depend on each other."""
+    lost: torch.Tensor
+    """The most that sums lose of an element."""
+
+
+def rms_limit(usual: torch.Tensor, independent: torch.Tensor, *, factor: float) -> float:
+    """What the root mean square of an error may be over rows with these `Expected`, both (n,)."""
     variance = usual.square()
-    matter = float(variance.sum().square() / variance.square().sum().clamp_min(1e-300))
-    return RMS * (1 + FEW / max(1.0, matter)) * float(variance.mean().sqrt())
+    matter = float(variance.sum().square() / (variance.square() / independent).sum().clamp_min(1e-300))
+    return factor * (1 + FEW / max(1.0, matter)) * float(variance.mean().sqrt())
 
 
-def deviations(inputs: Inputs, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-    """By row of a part, the largest deviation of an element and the root mean square of all, in float64.
-
-    Both are (batches, heads_kv, group, rows), absolute, in the units of the values.
-    """
+def expected(inputs: Inputs, part: Part) -> Expected:
+    """What is to be expected of the rows of a part, in float64."""
     group = inputs.q.shape[1] // inputs.k.shape[1]
     q, k, v = part.queries(inputs.q, group).double(), part.keys(inputs.k).double(), part.keys(inputs.v).double()
     seqlen_q, first_row = inputs.q.shape[2], part.rows.indices(inputs.q.shape[2])[0]
     w = weights(q, k, causal=inputs.causal, scale=inputs.scale, first_row=first_row, seqlen_q=seqlen_q)
-    out = weigh(w, v)
-    if inputs.q.dtype == torch.float32:
-        # A sum as precise as its terms is rounded with each of them.
-        terms = (1 + q.shape[-1] / 3) ** 0.5
-        size = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, :, None, None, :] * (inputs.scale * terms)
-    else:
-        size = weigh(q * inputs.scale, k.transpose(-1, -2))
-    spread = w.square() * (size.square() + 1)
-    competing = weigh(spread, v.square()) - 2 * out * weigh(spread, v) + out.square() * spread.sum(-1, keepdim=True)
-    unit = torch.finfo(inputs.q.dtype).eps / 2
-    variance = unit**2 / 3 * (competing.clamp_min(0) + out.square())
-    return variance.amax(-1).sqrt(), variance.mean(-1).sqrt()
+    out, size = weigh(w, v), v.abs()
+    unit, sum_unit = (torch.finfo(dtype).eps / 2 for dtype in (inputs.q.dtype, torch.float32))
+    rounding = _score_rounding(q * inputs.scale, k, w, is_single=inputs.q.dtype == torch.float32)
+    swapped = (w * (SWAP * unit / math.sqrt(3) * rounding.sqrt()).exp()).clamp_max(1)
+    spread = swapped.square() * rounding
+    scores = weigh(spread, v.square()) - 2 * out * weigh(spread, v) + out.square() * spread.sum(-1, keepdim=True)
+    by_scores = unit**2 / 3 * scores.clamp_min(0)
+    sums = k.shape[2] * (weigh(w, size).square() + out.square())
+    by_element = unit**2 / 3 * out.square() + sum_unit**2 / 3 * sums
+    variance = by_scores + by_element
+    # Of each key: how much all elements of a row err through its weight.
+    through = (spread * (v.square().sum(-1)[:, :, None, None, :] - 2 * weigh(out, v.transpose(-1, -2)))).add_(
+        spread * out.square().sum(-1, keepdim=True)
+    )
+    competing = through.sum(-1).square() / through.square().sum(-1).clamp_min(1e-300)
+    small = w * (w < LOST * sum_unit)
+    lost = weigh(small, size) + out.abs() * small.sum(-1, keepdim=True)
+    return Expected(
+        peak=variance.amax(-1).sqrt(),
+        usual=variance.mean(-1).sqrt(),
+        independent=_independent(by_scores.mean(-1), by_element.mean(-1), competing, elements=v.shape[-1]),
+        lost=lost.amax(-1),
+    )
+
+
+def _independent(
+    by_scores: torch.Tensor, by_element: torch.Tensor, competing: torch.Tensor, *, elements: int
+) -> torch.Tensor:
+    """How many errors stand behind a mean square: of the first part as many as keys compete, at most one an element."""
+    shared = by_scores.square() * (1 / elements + 1 / competing.clamp_min(1)) + by_element.square() / elements
+    return ((by_scores + by_element).square() / shared.clamp_min(1e-300)).clamp_min(1)
+
+
+def _score_rounding(q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, *, is_single: bool) -> torch.Tensor:
+    """The square of m, shaped as the weights w; q is scaled."""
+    scores = weigh(q, k.transpose(-1, -2))
+    if not is_single:
+        return scores.square() + weigh(q.square(), k.square().transpose(-1, -2)) + 1
+    length = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, :, None, None, :]
+    top = scores.masked_fill(w == 0, -torch.inf).amax(-1, keepdim=True).nan_to_num(neginf=0.0)
+    summed: torch.Tensor = length.square() * (1 + q.shape[-1] / 3)
+    return summed + scores.square() + (scores - top).square() + EXP

@@ -45,12 +45,9 @@ def mix_timed(batch: Sequence[Inputs], random: Random, generator: torch.Generato
 
 def _change(inputs: Inputs, kind: Kind, entry: int, head_kv: int, generator: torch.Generator) -> None:
     group = inputs.q.shape[1] // inputs.k.shape[1]
-    impose(
-        kind,
-        inputs.q[entry : entry + 1, head_kv * group : (head_kv + 1) * group],
-        inputs.k[entry : entry + 1, head_kv : head_kv + 1],
-        inputs.v[entry : entry + 1, head_kv : head_kv + 1],
-        scale=inputs.scale,
-        eps=torch.finfo(inputs.q.dtype).eps,
-        generator=generator,
-    )
+    q = inputs.q[entry : entry + 1, head_kv * group : (head_kv + 1) * group]
+    k, v = (x[entry : entry + 1, head_kv : head_kv + 1] for x in (inputs.k, inputs.v))
+    for x in (q, k, v):
+        # Of whatever kind the others are: large products of numbers with a sink are none that half precision holds.
+        x.copy_(torch.randn(x.shape, generator=generator, device=x.device))
+    impose(kind, q, k, v, scale=inputs.scale, eps=torch.finfo(q.dtype).eps, generator=generator)

@@ -1,0 +1,99 @@
+"""The second look: honest kernels stay below half of their limits where chance is large; wrong ones are still wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from pytest_avo.core.input_kinds import InputKind
+from pytest_avo.core.shape import Dtype, Shape
+from pytest_avo.evaluation.correctness.correctness import fault, worst_share
+from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
+from pytest_avo.evaluation.correctness.kinds import Kind
+from pytest_avo.evaluation.correctness.mixture import mix_all
+from pytest_avo.evaluation.correctness.noise import generator
+from pytest_avo.evaluation.correctness.reference import both_precisions, parts
+
+MARGIN = 0.5
+Way = Callable[[Inputs], torch.Tensor]
+
+
+def decoding(dtype: Dtype) -> Shape:
+    return Shape(batch=1, heads_q=8, heads_kv=1, seqlen_q=1, seqlen_kv=4096, head_dim=64, causal=False, dtype=dtype)
+
+
+def drawn(dtype: Dtype, kind: InputKind, mixed: Kind, seed: int) -> Inputs:
+    """A decoding call whose only head group is of the kind `mixed`, which displaces `kind`."""
+    source = generator(seed, "cpu")
+    batch = Stream(decoding(dtype), source).draw(1, kind)
+    mix_all(batch, [mixed], Random(seed), source)
+    return batch[0]
+
+
+def in_passes(inputs: Inputs) -> torch.Tensor:
+    """Unfused, in the inputs' own precision; queries are scaled before the product."""
+    scores = (inputs.q * inputs.scale) @ inputs.k.transpose(-1, -2)
+    return scores.softmax(-1) @ inputs.v
+
+
+def by_torch(inputs: Inputs) -> torch.Tensor:
+    return scaled_dot_product_attention(*inputs.tensors, scale=inputs.scale, enable_gqa=True)
+
+
+def scaled_for_exp2(inputs: Inputs) -> torch.Tensor:
+    """As FlashAttention does it: queries scaled for 2^x and rounded, weights rounded, sums in single precision."""
+    q = (inputs.q.float() * (inputs.scale * 1.4426950408889634)).to(inputs.q.dtype).float()
+    scores = q @ inputs.k.float().transpose(-1, -2)
+    p = torch.exp2(scores - scores.amax(-1, keepdim=True))
+    total = p.sum(-1, keepdim=True)
+    return (p.to(inputs.q.dtype).float() @ inputs.v.float() / total).to(inputs.q.dtype)
+
+
+def sink_and_shifted(seed: int) -> Inputs:
+    """Keys with an offset of 8, values of 3, behind a key that takes nearly all the weight: what was once rejected."""
+    found = drawn("f32", "normal", "shifted", seed)
+    direction = torch.sign(found.q.mean((0, 1, 2))) / 8
+    found.q.add_(4 * direction)
+    found.k[:, :, 0] = 40 * direction
+    return found
+
+
+@pytest.mark.parametrize("way", [in_passes, by_torch, scaled_for_exp2])
+def test_sums_may_lose_what_lies_behind_a_sink(way: Way) -> None:
+    assert max(worst_share(inputs, way(inputs)) for inputs in map(sink_and_shifted, range(25))) <= MARGIN
+
+
+@pytest.mark.parametrize("way", [in_passes, by_torch, scaled_for_exp2])
+def test_keys_of_nearly_the_same_large_score_may_change_places(way: Way) -> None:
+    draws = [drawn("bf16", "normal", "products", seed) for seed in range(25)]
+    assert max(worst_share(inputs, way(inputs)) for inputs in draws) <= MARGIN
+
+
+def test_a_single_row_says_enough_of_a_weak_accumulator() -> None:
+    inputs = Stream(decoding("bf16"), generator(0, "cpu")).draw(1)[0]
+    weights = (inputs.q.float() @ inputs.k.float().transpose(-1, -2) * inputs.scale).softmax(-1).bfloat16()
+    total = torch.zeros_like(inputs.q)
+    for first in range(0, 4096, 16):
+        total = (
+            total.float() + weights[..., first : first + 16].float() @ inputs.v[:, :, first : first + 16].float()
+        ).bfloat16()
+    assert fault(inputs, total) is not None
+    assert fault(inputs, scaled_for_exp2(inputs)) is None
+
+
+@pytest.mark.parametrize("kind", ["sink", "rising", "falling", "spread"])
+def test_a_mixed_group_is_one_that_half_precision_holds(kind: InputKind) -> None:
+    inputs = drawn("f16", kind, "products", seed=3)
+    for part in parts(inputs):
+        assert all(bool(torch.isfinite(found).all()) for found in both_precisions(inputs, part))
+
+
+def test_nothing_is_wrong_where_nothing_is_to_be_seen() -> None:
+    zeros = torch.zeros(1, 1, 3, 8, dtype=torch.bfloat16)
+    inputs = Inputs(zeros, zeros, zeros, causal=True, scale=1.0)
+    assert worst_share(inputs, torch.zeros_like(inputs.q)) == 0
+    assert worst_share(inputs, torch.full_like(inputs.q, torch.nan)) == float("inf")
