@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from  import InputKind
-from pytest_avo.core.shape import Dtype, Shape
+from pytest_avo.core.shape import Dtype, InputKind, Shape
 from pytest_avo.evaluation.correctness.correctness import fault, worst_share
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.kinds import Kind
