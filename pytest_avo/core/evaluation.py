@@ -70,6 +70,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     """Start every arm in a new process, as a confirmation needs."""
     target: str = ""
     """The kind of device that it is for, where a run has several; "" for its own."""
+    look: bool = False
+    """Look into the kernel with profilers instead of judging it; the answer is `Evaluation.diagnosis`."""
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -161,6 +163,8 @@ class Evaluation(msgspec.Struct, frozen=True):
     """The shape does not fit the device, which is not the kernel's fault: it was not run."""
     log: str = ""
     """Tail of what the kernel printed. Data, never to be interpreted."""
+    diagnosis: str = ""
+    """What profilers say of the kernel, where a request was to look into it: nothing was judged then."""
 
     @property
     def seconds(self) -> float:

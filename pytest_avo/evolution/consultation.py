@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -15,11 +16,10 @@ from pytest_avo.core.kernel import Kernel, source_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
-from pytest_avo.evaluation.diagnosis.profile import profile
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
-from pytest_avo.lineage.events import Raced
+from pytest_avo.lineage.events import Profiled, Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger
 from pytest_avo.operators.catalogue import entry
@@ -38,6 +38,8 @@ from pytest_avo.report.terminal import compiled
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 
+PARENT = "incumbent"
+"""What the parent is called in a profile."""
 Answers = queue.Queue[tuple[int, Proposal | BaseException | str | None]]
 """Of a member: its proposal, what it raised, or a line to show."""
 
@@ -190,7 +192,7 @@ class Consultation:
             evaluate=partial(self._evaluate, parent, kernel),
             race=partial(self._race, generation, member, kernel),
             compile_report=partial(self._compile_report, kernel) if campaign.plan.target in ARCHITECTURES else None,
-            profile=partial(self._profile, kernel) if self._can_profile else None,
+            profile=partial(self._profile, generation, member, kernel),
             record=campaign.record,
             ledger=self.ledger,
             stopping=self._stopping,
@@ -276,18 +278,29 @@ class Consultation:
             raise Unavailable(str(error)) from None
         return compiled.as_text(f"{kernel.label}::{shape.id}", records)
 
-    @property
-    def _can_profile(self) -> bool:
-        """Whether kernels run on this machine's own processor, the one device that is profiled."""
-        return self._campaign.plan.target == "cpu" and not self._assessor.is_remote
-
-    def _profile(self, kernel: Kernel, source: str, shape: Shape) -> str:
+    def _profile(self, generation: int, member: int, kernel: Kernel, source: str, shape: Shape) -> str:
+        """What profilers say of a draft where kernels are evaluated; the lineage keeps it, and no verdict follows."""
+        if self._stopping.is_set():
+            raise OperatorStopped("the run is ending")
         self.ledger.check_time()
-        draft = msgspec.structs.replace(kernel, source=source)
-        try:
-            return profile(draft, shape, confined=self._settings.sandbox != "off")
-        except EvaluatorError as error:
-            raise Unavailable(str(error)) from None
+        request = EvaluationRequest(
+            number=0,
+            subject=Subject(kernel.label, source),
+            shapes=(shape,),
+            limits=self._settings.limits,
+            baseline=Subject(PARENT, kernel.source),
+            target=self._campaign.plan.target,
+            look=True,
+        )
+        started = time.monotonic()
+        found = self._assessor.evaluator_on(request.target).submit(request)[shape.id].result()
+        if not found.diagnosis:
+            raise Unavailable(found.reason)
+        seconds = time.monotonic() - started
+        self._campaign.record(
+            Profiled(generation, member, source_digest(source), shape.id, seconds, text=found.diagnosis)
+        )
+        return found.diagnosis
 
 
 def _tell(answers: Answers, member: int, text: str) -> None:

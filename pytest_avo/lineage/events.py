@@ -79,6 +79,17 @@ class Raced(Fact, frozen=True, tag="race"):
     text: str
 
 
+class Profiled(Fact, frozen=True, tag="profile"):
+    """An operator had profilers look into a draft on a shape: what they said, and how many seconds that took."""
+
+    generation: int
+    member: int
+    digest: str
+    shape: str
+    seconds: float
+    text: str
+
+
 class PredictionChecked(Fact, frozen=True, tag="comparison"):
     """What an attempt was predicted to gain beside what it gained, in words, and shape id or "geomean" -> judgement."""
 
@@ -150,6 +161,7 @@ AnyFact = (
     | Price
     | Spending
     | Raced
+    | Profiled
     | PredictionChecked
     | LessonLearnt
     | Directions

@@ -33,12 +33,16 @@ class Child:
         confined: bool,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
+        under: Sequence[str] = (),
     ) -> None:
         """module: its name, whose command line takes the file, `arguments`, and --scratch where it is to be confined.
 
-        environment: variables beside the few that the process is given.
+        environment: variables beside the few that the process is given. under: a command that runs the process, a
+        profiler's; it starts in the private folder.
         """
-        self._folder = tempfile.TemporaryDirectory(prefix=f"pytest-avo-{module}-", dir=scratch_folder())
+        self._folder = tempfile.TemporaryDirectory(
+            prefix=f"pytest-avo-{module.rpartition('.')[2]}-", dir=scratch_folder()
+        )
         self.scratch = Path(self._folder.name)
         copy = self.scratch / "kernel.py"
         copy.write_bytes(TextForm().encoded(kernel.source))
@@ -50,6 +54,7 @@ class Child:
         private |= {"PYTHONPATH": python.search_path(), **python.NOBODY}
         self._process = subprocess.Popen(
             [
+                *under,
                 *python.command(f"{__package__}.{module}", str(copy), *arguments),
                 *(["--scratch", scratch] if confined else []),
             ],
@@ -99,8 +104,12 @@ class Child:
 
     def last_words(self) -> str:
         """The last line that the process printed, or ""."""
+        return "".join(self.end_of_words().strip().splitlines()[-1:])
+
+    def end_of_words(self) -> str:
+        """The end of what the process printed, as much as is looked at."""
         self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - LAST_BYTES))
-        return "".join(self._said.read().decode(errors="replace").strip().splitlines()[-1:])
+        return self._said.read().decode(errors="replace")
 
     def close(self) -> None:
         """End the process and all below it, and remove its folder."""

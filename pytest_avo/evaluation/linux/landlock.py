@@ -18,7 +18,7 @@ _REFER, _TRUNCATE, _IOCTL_DEVICE = 1 << 13, 1 << 14, 1 << 15
 _MAKE_DEVICE = 1 << 6 | 1 << 11
 _OF_FILES = 1 << 0 | 1 << 1 | 1 << 2 | _TRUNCATE | _IOCTL_DEVICE
 _TCP = 0b11  # bind, connect
-_SCOPES = 0b11  # abstract unix sockets, signals
+_SOCKETS, _SIGNALS = 0b01, 0b10  # scopes: abstract unix sockets, signals
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -29,18 +29,19 @@ def abi() -> int:
     return max(0, int(_libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint(1))))
 
 
-def restrict(*, read: Iterable[str], write: Iterable[str], devices: Iterable[str]) -> None:
+def restrict(*, read: Iterable[str], write: Iterable[str], devices: Iterable[str], reach_out: bool = False) -> None:
     """Confine this process and all that it starts: it may read and write below these paths and nothing else.
 
-    Where the kernel can, TCP is denied and so are signals and abstract sockets to processes outside. Irrevocable.
-    OSError when the kernel refuses; needs no_new_privs.
+    Where the kernel can, signals to processes outside are denied and, unless it may `reach_out`, so are TCP and
+    abstract sockets. Irrevocable. OSError when the kernel refuses; needs no_new_privs.
     """
     version = abi()
     rights = _READ | _WRITE
     rights |= _REFER if version >= 2 else 0
     rights |= _TRUNCATE if version >= 3 else 0
     rights |= _IOCTL_DEVICE if version >= 5 else 0
-    attributes = struct.pack("QQQ", rights, _TCP if version >= 4 else 0, _SCOPES if version >= 6 else 0)
+    tcp, scopes = (0, _SIGNALS) if reach_out else (_TCP, _SIGNALS | _SOCKETS)
+    attributes = struct.pack("QQQ", rights, tcp if version >= 4 else 0, scopes if version >= 6 else 0)
     size = 24 if version >= 6 else 16 if version >= 4 else 8
     ruleset = _call(
         _CREATE_RULESET, ctypes.create_string_buffer(attributes, 24), ctypes.c_size_t(size), ctypes.c_uint(0)

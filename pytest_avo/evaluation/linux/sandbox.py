@@ -161,6 +161,15 @@ def be_told_of_parents_end(number: signal.Signals) -> None:
 
 def confine(confinement: Confinement) -> None:
     """Confine this process for good. Called in the forked child, before any of the kernel's code runs."""
+    confine_watched(confinement, watched=False)()
+
+
+def confine_watched(confinement: Confinement, *, watched: bool = True) -> Callable[[], None]:
+    """Confine a process that a profiler's code lives in: all of it but system calls at once, those by what it returns.
+
+    watched: leave it the network of its host until then, so that the profiler's code can reach the profiler, which it
+    does when CUDA starts. Call the result, which holds for every thread, before any of the kernel's code runs.
+    """
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_DATA, confinement.memory_bytes)
     _limit(resource.RLIMIT_FSIZE, _MAX_FILE_BYTES)
@@ -168,7 +177,7 @@ def confine(confinement: Confinement) -> None:
     if os.getuid() != 0:
         _limit(resource.RLIMIT_NPROC, 4096)
     if not confinement.layers:
-        return
+        return lambda: None
     is_first = os.getpid() == 1
     if is_first and _linux() >= (6, 14):
         # From then on the largest pid is a setting of the namespace and stops fork bombs, of root too. Before, it was
@@ -176,7 +185,7 @@ def confine(confinement: Confinement) -> None:
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
     _try_write("/proc/self/oom_score_adj", "500")  # where memory runs out, this goes before others
     # Nothing that kernels' processes could leave for each other; CUDA's driver needs local sockets, so those too.
-    _unshare(_NEWIPC | _NEWNET if confinement.gpu else _NEWIPC)
+    _unshare(_NEWIPC | _NEWNET if confinement.gpu and not watched else _NEWIPC)
     own_mounts = mounts.enter(confinement.scratch, shared_bytes=min(_MAX_SHARED_BYTES, confinement.memory_bytes))
     own_proc = confinement.gpu and is_first and mounts.own_proc()
     for capability in range(_LAST_CAPABILITY + 1):
@@ -184,15 +193,19 @@ def confine(confinement: Confinement) -> None:
     _drop_capabilities()
     _libc.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if landlock.abi():
-        _restrict_files(confinement, own_mounts=own_mounts, own_proc=own_proc)
-    if seccomp.available():
-        # CUDA's driver listens on a local socket of its own; the network namespace has nobody to talk to.
-        sockets = seccomp.LOCAL_SOCKETS if confinement.gpu else ()
-        # Outside of a PID namespace it could choose the cores of others.
-        seccomp.restrict(allowed=sockets, metadata=own_mounts, affinity=is_first)
+        _restrict_files(confinement, own_mounts=own_mounts, own_proc=own_proc, watched=watched)
+
+    def restrict_calls() -> None:
+        if seccomp.available():
+            # CUDA's driver listens on a local socket of its own; the network namespace has nobody to talk to.
+            sockets = seccomp.LOCAL_SOCKETS if confinement.gpu and not watched else ()
+            # Outside of a PID namespace it could choose the cores of others.
+            seccomp.restrict(allowed=sockets, metadata=own_mounts, affinity=is_first)
+
+    return restrict_calls
 
 
-def _restrict_files(confinement: Confinement, *, own_mounts: bool, own_proc: bool) -> None:
+def _restrict_files(confinement: Confinement, *, own_mounts: bool, own_proc: bool, watched: bool) -> None:
     """Landlock: what of the file system may be read and written."""
     proc = ["/proc"] if own_proc else [f"/proc/{name}" for name in _PROC_FILES]
     write, devices = [confinement.scratch, *([mounts.SHARED_MEMORY] if own_mounts else [])], list(_DEVICES)
@@ -201,7 +214,7 @@ def _restrict_files(confinement: Confinement, *, own_mounts: bool, own_proc: boo
         write.append("/proc/self/task")  # the driver names its threads there
         devices += [str(path) for path in Path("/dev").glob("nvidia*") if not path.is_dir()]
     read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc]
-    landlock.restrict(read=read, write=write, devices=devices)
+    landlock.restrict(read=read, write=write, devices=devices, reach_out=watched)
 
 
 def _python_folders() -> list[str]:

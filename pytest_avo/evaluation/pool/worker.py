@@ -41,6 +41,7 @@ from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.local import deal
+from pytest_avo.evaluation.diagnosis.looking import Looker
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
@@ -125,6 +126,7 @@ def serve(channel: Any) -> None:
         _be_a_quiet_judge()
         nursery.wait()
         examiner = _examiner(device, nursery, config, line)
+        looker = Looker(device, confined=config.layers)
         line.send(
             Hello(
                 host=socket.gethostname(),
@@ -137,7 +139,7 @@ def serve(channel: Any) -> None:
         )
         threading.Thread(target=line.live, daemon=True, name="avo-life").start()
         while True:
-            _answer(msgspec.json.decode(line.inbox.get(), type=EvaluationRequest), examiner, line)
+            _answer(msgspec.json.decode(line.inbox.get(), type=EvaluationRequest), examiner, looker, line)
 
 
 def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Line) -> Examiner:
@@ -170,11 +172,11 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Lin
     )
 
 
-def _answer(request: EvaluationRequest, examiner: Examiner, line: _Line) -> None:
+def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: _Line) -> None:
     """ShapeDone a request shape by shape; a failure that is not the kernel's ends the answer."""
     number = line.number = request.number
     try:
-        for evaluation in examiner.examine(request):
+        for evaluation in looker.look(request) if request.look else examiner.examine(request):
             line.send(ShapeDone(number, evaluation))
         line.send(Finished(number))
     except EvaluatorError as error:
