@@ -25,16 +25,17 @@ class OneshotOperator(AskingOperator):
     def vary(self, context: Context, direction: Given | None, answers: StepAnswers) -> Proposal:
         """One answer, read as a candidate; an answer that holds none is a failed step."""
         answer = _ask(context, direction, answers)
-        before, source, after = split_at_code(answer.text)
+        parent = context.task.kernel.source
+        before, source, after = split_at_code(answer.text, other_than=parent)
         if source is None:
             # Some servers hand all of an answer out as the model's reasoning.
             thoughts = "\n".join(each for each in answer.extra.values() if isinstance(each, str))
-            before, source, after = split_at_code(thoughts)
+            before, source, after = split_at_code(thoughts, other_than=parent)
         # Not in the code: a literal there is no prediction.
         said = last_object(after) or last_object(before) or {}
         failed = "" if source is not None else f"no Python block in the answer ({answer.finish})"
         return Proposal(
-            source=context.task.kernel.source if source is None else source,
+            source=parent if source is None else source,
             hypothesis=" ".join(str(said.get("hypothesis", "")).split()),
             predicted=_predicted(said.get("predicted"), context.task),
             tokens_in=answers.tokens_in,

@@ -41,6 +41,8 @@ _CONNECT_TIMEOUT_S = 15.0
 _LIMITS = ("max_tokens", "max_completion_tokens")
 _OPTIONAL = (*_LIMITS, "seed")
 _LONGEST_MESSAGE = 500
+_SURROUNDINGS = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE")
+"""Variables, in either case, that httpx reads: what they set wrong looks like a fault of the server."""
 # OpenAI, vLLM, llama.cpp and gateways name the overflow differently. A limit on the answer above the model's own is
 # cured like one: by asking for less.
 _OVERFLOW = re.compile(
@@ -150,7 +152,7 @@ class OpenAIChat:
     ) -> None:
         """Take the key from OPENAI_API_KEY; `EndpointUnavailable` for one that no header can carry.
 
-        Without a key too, unless a `base_url` is given.
+        Without a key too, unless a `base_url` is given, and where the environment's proxies or certificates are no use.
 
         Conversations with one endpoint share a `breaker` and a `dialect`.
         """
@@ -167,6 +169,7 @@ class OpenAIChat:
         self._redactor = Redactor.of_environment(os.environ)
         self._breaker = breaker or Breaker()
         self._dialect = dialect or Dialect()
+        self._client().close()
 
     def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), max_output_tokens: int) -> Answer:
         """The model's answer within the deadline; see `ChatModel`."""
@@ -205,12 +208,19 @@ class OpenAIChat:
 
     def _client(self) -> openai.OpenAI:
         # One client a call: giving a call up means closing its connections, which must not touch calls beside it.
-        return openai.OpenAI(
-            api_key=self._key,
-            base_url=self.endpoint.base_url,
-            max_retries=self.endpoint.max_retries,
-            timeout=openai.Timeout(self.endpoint.timeout_s, connect=min(self.endpoint.timeout_s, _CONNECT_TIMEOUT_S)),
-        )
+        connect_s = min(self.endpoint.timeout_s, _CONNECT_TIMEOUT_S)
+        try:
+            return openai.OpenAI(
+                api_key=self._key,
+                base_url=self.endpoint.base_url,
+                max_retries=self.endpoint.max_retries,
+                timeout=openai.Timeout(self.endpoint.timeout_s, connect=connect_s),
+            )
+        except Exception as error:  # whatever httpx raises for what it reads in the environment
+            reason = f"{type(error).__name__}: {error}"
+            raise EndpointUnavailable(
+                self._redactor.text(f"no connection can be made: {reason}; {surroundings(os.environ)}")
+            ) from None
 
     def _request(self, messages: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.endpoint.model, "messages": [dict(each) for each in messages]}
@@ -254,7 +264,11 @@ class OpenAIChat:
 
     def _translated(self, error: Exception) -> Exception:
         # openai says "Connection error." and leaves the reason to the cause; a proxy may answer with a whole page.
-        reason = f" ({error.__cause__})" if isinstance(error, openai.APIConnectionError) and error.__cause__ else ""
+        reason = ""
+        if isinstance(error, openai.APIConnectionError):
+            reason = f" ({error.__cause__})" if error.__cause__ else ""
+            if settings := surroundings(os.environ):
+                reason = f"{reason}; {settings}"
         message = self._redactor.text(f"{error}{reason}")[:_LONGEST_MESSAGE]
         match error:
             case openai.APITimeoutError():
@@ -277,6 +291,16 @@ class OpenAIChat:
 
     def _name(self) -> str:
         return f"{self.endpoint.model} at {self.endpoint.base_url or 'the default endpoint'}"
+
+
+def surroundings(environment: Mapping[str, str]) -> str:
+    """The proxies and certificates that the environment sets for connections, without passwords; "" for none."""
+    found = [
+        f"{name}={re.sub(r'//[^/@]*@', '//***@', environment[name])}"
+        for name in sorted(environment, key=str.upper)
+        if name.upper() in _SURROUNDINGS and environment[name]
+    ]
+    return f"the environment sets {', '.join(found)}" if found else ""
 
 
 def _whole(value: Any) -> Any:

@@ -365,6 +365,33 @@ def test_no_key_and_no_server_is_an_error_before_any_call(monkeypatch: pytest.Mo
         OpenAIChat(Endpoint(model="m"))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("HTTPS_PROXY", "socks://user:secret@proxy:1080", "HTTPS_PROXY=socks://***@proxy:1080"),
+        ("https_proxy", "proxy:port", "https_proxy=proxy:port"),
+        ("SSL_CERT_FILE", "/nowhere/authorities.pem", "SSL_CERT_FILE=/nowhere/authorities.pem"),
+    ],
+)
+def test_proxies_and_certificates_that_are_no_use_are_named_before_any_call(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, shown: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(EndpointUnavailable, match=r"^no connection can be made: \w+: ") as error:
+        OpenAIChat(Endpoint(model="m", base_url="https://127.0.0.1:1/v1"))
+    assert shown in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("HTTPS_PROXY", f"http://user:secret@127.0.0.1:{port}")
+    model = OpenAIChat(Endpoint(model="m", base_url="https://models.invalid/v1", max_retries=0))
+    with pytest.raises(EndpointFailed, match=rf"the environment sets .*HTTPS_PROXY=http://\*\*\*@127.0.0.1:{port}"):
+        model.complete(HELLO, max_output_tokens=64)
+
+
 def test_local_server_needs_no_key(
     httpserver: HTTPServer, chat: Callable[..., OpenAIChat], monkeypatch: pytest.MonkeyPatch
 ) -> None:

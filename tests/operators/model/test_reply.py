@@ -67,10 +67,30 @@ FENCED = f"```python\n{KERNEL}```\n"
         f"It is this:\n```python\n{KERNEL}",
         KERNEL,
         json.dumps({"hypothesis": "x", "code": KERNEL}),
+        json.dumps({"files": [{"kernel.py": KERNEL}]}),
+        json.dumps({"source": FENCED}),
+        f"\ufeff{FENCED}",
+        FENCED.replace("\n", "\r"),
+        indent(FENCED, "> ", lambda _: True),
+        f"```python\n{KERNEL}```that is all",
+        f"```python\n{KERNEL}```\u2028",
+        f"```python\n{KERNEL.replace('    ', 4 * chr(0xA0))}```",
+        "```python\n" + "".join(f"{n:3d} | {line}" for n, line in enumerate(KERNEL.splitlines(True), 1)) + "```",
+        f"```bash\ncat > kernel.py <<'EOF'\n{KERNEL}EOF\n```",
+        f"<pre><code>\n{KERNEL}</code></pre>",
+        f"Here it is:\n\n{KERNEL}",
+        f"<think>\nso ```python\nx = 1\n```\nrather\n\n{FENCED}",
     ],
 )
 def test_the_block_that_defines_attention_is_the_kernel(text: str) -> None:
     assert split_at_code(text)[1] == KERNEL
+
+
+def test_of_two_kernels_the_one_that_is_not_the_parent_is_meant() -> None:
+    parent = KERNEL.replace("return q", "return k")
+    text = f"New:\n{FENCED}For comparison, the old one:\n{FENCED.replace('return q', 'return k')}"
+    assert split_at_code(text, other_than=parent)[1] == KERNEL
+    assert split_at_code(f"As it was:\n```python\n{parent}```", other_than=parent)[1] == parent
 
 
 def test_a_fence_within_a_docstring_ends_no_block() -> None:
