@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pytest_avo.command.connection import ask, member_folder
-from pytest_avo.operators.doors.wire import Reply, Request
+from pytest_avo.command.connection import NoStep, ask, member_folder
+from pytest_avo.operators.doors.wire import USAGE, Reply, Request
 
 Verbs = Any
 """What argparse's add_subparsers returns, whose type it keeps to itself."""
@@ -57,6 +57,12 @@ def _add_evaluation(verbs: Verbs) -> None:
     ):
         verb = _verb(verbs, name, _looks_into(tool), words)
         verb.add_argument("--shape", default="", metavar="ID", help="default: the first shape")
+        if name == "compile":
+            verb.add_argument("--function", metavar="NAME", help="of a CPU kernel: the machine code of a function")
+    scratch = _verb(verbs, "run", _scratch, "Run a script beside the draft where kernels are evaluated")
+    scratch.add_argument("script", type=Path, help="Python; it can import draft and torch, and counts for nothing")
+    machine = "Show the machine that evaluates: instruction sets, caches, rates, compilers, load"
+    _verb(verbs, "machine", lambda given: Request(tool="machine_facts"), machine)
 
 
 def _add_looking(verbs: Verbs) -> None:
@@ -103,12 +109,27 @@ def _race(given: argparse.Namespace) -> Request:
     return Request(tool="race_draft", arguments={"against": given.against, "shapes": given.shape})
 
 
+def _scratch(given: argparse.Namespace) -> Request:
+    try:
+        script = given.script.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise NoStep(f"{given.script} cannot be read: {reason}", status=USAGE) from None
+    return Request(tool="run_scratch", arguments={"script": script})
+
+
 def _wait(given: argparse.Namespace) -> Request:
     return Request(tool="wait", arguments={"ticket": given.ticket}, wait_s=given.wait_s)
 
 
 def _looks_into(tool: str) -> Callable[[argparse.Namespace], Request]:
-    return lambda given: Request(tool=tool, arguments={"shape": given.shape})
+    """Beside the shape, a function where one is named."""
+
+    def request(given: argparse.Namespace) -> Request:
+        function = getattr(given, "function", None)
+        return Request(tool=tool, arguments={"shape": given.shape} | ({"function": function} if function else {}))
+
+    return request
 
 
 def _log(given: argparse.Namespace) -> Request:

@@ -10,6 +10,9 @@ from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import USUAL, Shape
 
 Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsupported"]
+Look = Literal["", "profile", "compile", "scratch", "machine"]
+"""With what to look into a kernel where it runs: profilers, its compiler, a script (then the subject) that imports the
+baseline as `draft`; or at the machine alone."""
 KERNEL = "kernel"
 BASELINE = "baseline"
 """Names of the two arms that every comparison may have; the other arms are peers, by their own names."""
@@ -70,8 +73,10 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     """Start every arm in a new process, as a confirmation needs."""
     target: str = ""
     """The kind of device that it is for, where a run has several; "" for its own."""
-    look: bool = False
-    """Look into the kernel with profilers instead of judging it; the answer is `Evaluation.diagnosis`."""
+    look: Look = ""
+    """Look into the kernel instead of judging it; the answer is `Evaluation.diagnosis`."""
+    function: str = ""
+    """The function whose machine code a look at what it compiles to is to show; "" for none."""
 
 
 class Reading(msgspec.Struct, frozen=True):

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-
-import msgspec
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel, source_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge_together
-from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
-from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
-from pytest_avo.lineage.events import Profiled, Raced
+from pytest_avo.lineage.events import Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger
 from pytest_avo.operators.catalogue import entry
@@ -31,15 +26,12 @@ from pytest_avo.operators.operator import (
     OperatorStopped,
     Proposal,
     Task,
-    Unavailable,
     VariationOperator,
 )
-from pytest_avo.report.terminal import compiled
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
+from pytest_avo.run.inspection import Inspection
 
-PARENT = "incumbent"
-"""What the parent is called in a profile."""
 Answers = queue.Queue[tuple[int, Proposal | BaseException | str | None]]
 """Of a member: its proposal, what it raised, or a line to show."""
 
@@ -177,6 +169,16 @@ class Consultation:
     def _task(self, generation: int, member: int, parent: Attempt, *, say: Callable[[str], None]) -> Task:
         campaign, fingerprint = self._campaign, self._campaign.plan.fingerprint
         kernel = campaign.kernel(parent)
+        inspection = Inspection(
+            self._assessor,
+            self.ledger,
+            self._stopping,
+            campaign.record,
+            kernel=kernel,
+            target=campaign.plan.target,
+            shapes=campaign.plan.shapes,
+            step=(generation, member),
+        )
         return Task(
             kernel=kernel,
             parent=parent,
@@ -191,8 +193,10 @@ class Consultation:
             folder=self._settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
             race=partial(self._race, generation, member, kernel),
-            compile_report=partial(self._compile_report, kernel) if campaign.plan.target in ARCHITECTURES else None,
-            profile=partial(self._profile, generation, member, kernel),
+            compile_report=inspection.compile_report if inspection.has_compile_report else None,
+            profile=inspection.profile,
+            scratch=inspection.scratch,
+            machine=inspection.machine,
             record=campaign.record,
             ledger=self.ledger,
             stopping=self._stopping,
@@ -268,39 +272,6 @@ class Consultation:
         )
         self._campaign.record(self.ledger.snapshot())
         return {shape.id: DraftResult(found[shape.id], verdicts[shape.id]) for shape in shapes}
-
-    def _compile_report(self, kernel: Kernel, source: str, shape: Shape) -> str:
-        target = self._campaign.plan.target
-        draft = msgspec.structs.replace(kernel, source=source)
-        try:
-            records = compiled_records(draft, [shape], target=target, confined=self._settings.sandbox != "off")
-        except EvaluatorError as error:
-            raise Unavailable(str(error)) from None
-        return compiled.as_text(f"{kernel.label}::{shape.id}", records)
-
-    def _profile(self, generation: int, member: int, kernel: Kernel, source: str, shape: Shape) -> str:
-        """What profilers say of a draft where kernels are evaluated; the lineage keeps it, and no verdict follows."""
-        if self._stopping.is_set():
-            raise OperatorStopped("the run is ending")
-        self.ledger.check_time()
-        request = EvaluationRequest(
-            number=0,
-            subject=Subject(kernel.label, source),
-            shapes=(shape,),
-            limits=self._settings.limits,
-            baseline=Subject(PARENT, kernel.source),
-            target=self._campaign.plan.target,
-            look=True,
-        )
-        started = time.monotonic()
-        found = self._assessor.evaluator_on(request.target).submit(request)[shape.id].result()
-        if not found.diagnosis:
-            raise Unavailable(found.reason)
-        seconds = time.monotonic() - started
-        self._campaign.record(
-            Profiled(generation, member, source_digest(source), shape.id, seconds, text=found.diagnosis)
-        )
-        return found.diagnosis
 
 
 def _tell(answers: Answers, member: int, text: str) -> None:

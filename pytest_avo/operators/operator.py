@@ -78,6 +78,13 @@ class Diagnose(Protocol):
         """What it found, as text for a reader; Unavailable where there is no such tool."""
 
 
+class CompileReport(Protocol):
+    """A tool that shows what a draft compiles to. Blocks; thread-safe."""
+
+    def __call__(self, source: str, shape: Shape, *, function: str = "") -> str:
+        """As text for a reader, or the machine code of one function of a CPU kernel; Unavailable where it cannot."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What an operator is asked: the next candidate after `kernel`, in the light of the lineage."""
@@ -100,9 +107,13 @@ class Task:
     """Where the run keeps its files: transcripts go there."""
     evaluate: EvaluateDraft
     race: RaceDraft
-    compile_report: Diagnose | None
-    profile: Diagnose | None
-    """None where this target or machine has no such tool: none is offered that always says so."""
+    compile_report: CompileReport | None
+    """None where this target has no such tool: none is offered that always says so."""
+    profile: Diagnose
+    scratch: Callable[[str, str], str]
+    """Script and draft -> what the script prints where kernels are evaluated; it counts for nothing."""
+    machine: Callable[[], str]
+    """Facts of the machine that evaluates."""
     record: Callable[[Fact], None]
     """Add an event to the lineage; a Note for what has no kind of its own."""
     ledger: Ledger

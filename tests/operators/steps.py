@@ -127,7 +127,7 @@ class World:
             found = {each.id: evaluation(source, against, each, timed=True) for each in shapes}
             return {x.id: DraftResult(found[x.id], judge(found[x.id], x, floor=0.01)) for x in shapes}
 
-        def diagnose(source: str, shape: Shape) -> str:
+        def diagnose(source: str, shape: Shape, *, function: str = "") -> str:
             raise Unavailable("no such tool for a CPU")
 
         return Task(
@@ -146,6 +146,8 @@ class World:
             race=race,
             compile_report=diagnose,
             profile=diagnose,
+            scratch=lambda script, draft: f"{script!r} beside {len(draft)} characters",
+            machine=lambda: "one abacus",
             record=self.record,
             ledger=self.ledger,
             stopping=self.stopping,

@@ -106,9 +106,9 @@ class Child:
         """The last line that the process printed, or ""."""
         return "".join(self.end_of_words().strip().splitlines()[-1:])
 
-    def end_of_words(self) -> str:
-        """The end of what the process printed, as much as is looked at."""
-        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - LAST_BYTES))
+    def end_of_words(self, most_bytes: int = LAST_BYTES) -> str:
+        """The end of what the process printed."""
+        self._said.seek(max(0, self._said.seek(0, os.SEEK_END) - most_bytes))
         return self._said.read().decode(errors="replace")
 
     def close(self) -> None:

@@ -23,16 +23,16 @@ def command_line(module: str) -> argparse.ArgumentParser:
     return parser
 
 
-def confine(scratch: str | None) -> None:
+def confine(scratch: str | None, *, gpu: bool = False) -> None:
     """Hold this process to what a kernel's process may do, before any of the kernel's code runs; None: do not.
 
     Import first what is needed: the folder of this package can no longer be read afterwards.
     """
     if scratch is None:
         return
-    sandbox.enter_namespaces()
+    sandbox.enter_namespaces(gpu=gpu)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=True))
+    sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=True, gpu=gpu))
 
 
 @contextlib.contextmanager

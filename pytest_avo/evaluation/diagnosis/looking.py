@@ -1,11 +1,11 @@
-"""Looking into a kernel on the device of a worker instead of judging it: what profilers say of it, as text."""
+"""Looking into a kernel on the device of a worker instead of judging it: what its tools say of it, as text."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -19,14 +19,17 @@ from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES, LaunchReport
 from pytest_avo.evaluation.diagnosis.counters import digest, ncu
 from pytest_avo.evaluation.diagnosis.counters.call import Launch
 from pytest_avo.evaluation.diagnosis.counters.measured import MeasuredLaunch
+from pytest_avo.evaluation.diagnosis.host_build import host_report
+from pytest_avo.evaluation.diagnosis.machine import machine_facts
 from pytest_avo.evaluation.diagnosis.profile import profile
 from pytest_avo.evaluation.diagnosis.report import compiled_records
+from pytest_avo.evaluation.diagnosis.scratch import run_scratch
 from pytest_avo.evaluation.judge.lease import lease, lease_path
+from pytest_avo.evaluation.judge.rates import stored_rates
 
 KEPT = 8
 """Kernels whose counters are kept: the incumbent is looked at again and again."""
 TRACE_LIMIT_S = 120.0
-T = TypeVar("T")
 
 
 class Looker:
@@ -48,11 +51,35 @@ class Looker:
                 yield Evaluation(shape.id, "ok", diagnosis=text, device=self._device.fingerprint().device)
 
     def _look(self, request: EvaluationRequest, shape: Shape) -> str:
-        draft = _kernel(request.subject)
-        if self._device.place == "cpu":
-            return profile(draft, shape, confined=self._confined)
-        with lease(lease_path(self._device.id), exclusive=True, waiting=lambda _: None):
+        draft, on_gpu = _kernel(request.subject), self._device.place != "cpu"
+        match request.look:
+            case "machine":
+                return machine_facts(self._device, rates=self._rates())
+            case "scratch":
+                beside = "" if request.baseline is None else request.baseline.source
+                environment = ncu.with_libraries(self._device.environment()) if on_gpu else {}
+                with self._lease(exclusive=on_gpu):
+                    return run_scratch(
+                        draft.source, beside, confined=self._confined, gpu=on_gpu, environment=environment
+                    )
+            case "compile":
+                return host_report(draft, shape, function=request.function, confined=self._confined)
+            case _ if not on_gpu:
+                return profile(draft, shape, confined=self._confined)
+        with self._lease(exclusive=True):
             return self._on_gpu(draft, request.baseline, shape)
+
+    def _lease(self, *, exclusive: bool) -> AbstractContextManager[float]:
+        return lease(lease_path(self._device.id), exclusive=exclusive, waiting=lambda _: None)
+
+    def _rates(self) -> dict[str, float]:
+        """What the device was measured to do; nothing where no kernel was timed on it yet."""
+        rates = stored_rates(self._device.fingerprint())
+        return (
+            {}
+            if rates is None
+            else {"bytes": rates.bytes_per_s} | {str(name): rate for name, rate in rates.flops_per_s.items()}
+        )
 
     def _on_gpu(self, draft: Kernel, baseline: Subject | None, shape: Shape) -> str:
         label = "" if baseline is None else baseline.label

@@ -41,12 +41,12 @@ from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.local import deal
-from pytest_avo.evaluation.diagnosis.looking import Looker
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
 
 if TYPE_CHECKING:
+    from pytest_avo.evaluation.diagnosis.looking import Looker
     from pytest_avo.evaluation.judge.examiner import Examiner
     from pytest_avo.evaluation.judge.roofline import Roofline
 
@@ -126,7 +126,7 @@ def serve(channel: Any) -> None:
         _be_a_quiet_judge()
         nursery.wait()
         examiner = _examiner(device, nursery, config, line)
-        looker = Looker(device, confined=config.layers)
+        looker = _looker(device, config)
         line.send(
             Hello(
                 host=socket.gethostname(),
@@ -170,6 +170,13 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Lin
         reading=device.reading,
         roofline=_roofline(device),
     )
+
+
+def _looker(device: Device, config: WorkerConfig) -> Looker:
+    """What looks into kernels on a device; it imports torch, which is not for this module's first lines."""
+    from pytest_avo.evaluation.diagnosis.looking import Looker
+
+    return Looker(device, confined=config.layers)
 
 
 def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: _Line) -> None:

@@ -29,7 +29,7 @@ from pytest_avo.operators.tools.tools import MISTAKES, Arguments, Mistake, ToolS
 from pytest_avo.report.text import counted, duration
 
 EVALUATE, RACE, SUBMIT = "evaluate_draft", "race_draft", "submit"
-DIAGNOSES = {"compile_report": "there is no compile report", "profile_draft": "there is no profile"}
+COMPILE = "compile_report"
 
 
 class Status(Arguments, frozen=True):
@@ -142,8 +142,8 @@ class Step:
         before = self.folder.read_draft()
         drafting = self._drafting.over(before)
         specs = self.specs(drafting)
-        if request.tool in DIAGNOSES and request.tool not in specs:
-            raise Unavailable(f"{DIAGNOSES[request.tool]} of {self.task.view.run.target} kernels where these run")
+        if request.tool == COMPILE and request.tool not in specs:
+            raise Unavailable(f"there is no compile report of {self.task.view.run.target} kernels")
         call = partial(carry_out, specs, request.tool, json.dumps(request.arguments))
         if request.tool in (EVALUATE, RACE):
             return self._evaluate(drafting, request, call)

@@ -81,16 +81,35 @@ OneShape = Annotated[str, Meta(description="a shape id; empty for the first shap
 
 
 class CompileReport(Arguments, frozen=True):
-    """Show what the draft or a version compiles to: registers, spills, shared memory, instructions that matter."""
+    """Show what the draft or a version compiles to.
+
+    Of a GPU kernel registers, spills, shared memory, instructions that matter; of C++ on a CPU loops that were
+    vectorised or not and why, spills, and the machine code of a function.
+    """
 
     shape: OneShape = ""
     version: Annotated[str, Meta(description="a version to look at instead of the draft")] = ""
+    function: Annotated[str, Meta(description="CPU only: show the machine code of functions with this name")] = ""
 
 
 class ProfileDraft(Arguments, frozen=True):
     """Show where the draft's time goes on one shape."""
 
     shape: OneShape = ""
+
+
+class RunScratch(Arguments, frozen=True):
+    """Run a Python script beside the draft, on the machine that evaluates, and see what it prints.
+
+    It can `import draft` and torch, time and compare things, call compilers; a minute at most. It counts for nothing
+    and costs no evaluation.
+    """
+
+    script: Annotated[str, Meta(min_length=1, description="Python source")]
+
+
+class MachineFacts(Arguments, frozen=True):
+    """Show the machine that evaluates: instruction sets, caches, measured rates, compilers, libraries, load."""
 
 
 class Submit(Arguments, frozen=True):
@@ -140,12 +159,13 @@ class DraftTools:
             ToolSpec("reset_draft", ResetDraft, self.reset),
             ToolSpec("evaluate_draft", EvaluateDraft, self.evaluate),
             ToolSpec("race_draft", RaceDraft, self.race),
+            ToolSpec("profile_draft", ProfileDraft, self.profile),
+            ToolSpec("run_scratch", RunScratch, self.scratch),
+            ToolSpec("machine_facts", MachineFacts, self.machine),
             ToolSpec("submit", Submit, self.submit),
         ]
         if self.task.compile_report is not None:
             specs.append(ToolSpec("compile_report", CompileReport, self.compile_report))
-        if self.task.profile is not None:
-            specs.append(ToolSpec("profile_draft", ProfileDraft, self.profile))
         return specs
 
     def read(self, arguments: ReadDraft) -> str:
@@ -191,12 +211,17 @@ class DraftTools:
             self.draft.check()
         source = self._source(arguments.version) if arguments.version else self.draft.text
         assert self.task.compile_report is not None, "the tool is offered only then"
-        return self.task.compile_report(source, self._shape(arguments.shape))
+        return self.task.compile_report(source, self._shape(arguments.shape), function=arguments.function)
 
     def profile(self, arguments: ProfileDraft) -> str:
         self.draft.check()
-        assert self.task.profile is not None, "the tool is offered only then"
         return self.task.profile(self.draft.text, self._shape(arguments.shape))
+
+    def scratch(self, arguments: RunScratch) -> str:
+        return self.task.scratch(arguments.script, self.draft.text)
+
+    def machine(self, _: MachineFacts) -> str:
+        return self.task.machine()
 
     def submit(self, arguments: Submit) -> str:
         draft = self.draft

@@ -99,7 +99,7 @@ class Evolution:
         ) -> Mapping[str, DraftResult]:
             raise AssertionError("the tuner has no use for drafts")
 
-        def diagnose(source: str, shape: Shape) -> str:
+        def diagnose(source: str, shape: Shape, *, function: str = "") -> str:
             raise AssertionError("the tuner has no use for drafts")
 
         return Task(
@@ -118,6 +118,8 @@ class Evolution:
             race=race,
             compile_report=diagnose,
             profile=diagnose,
+            scratch=lambda script, draft: "",
+            machine=lambda: "",
             ledger=Ledger(Budget()),
             record=lambda fact: None,
             stopping=threading.Event(),
