@@ -42,6 +42,14 @@ def enter(writable: str, *, shared_bytes: int) -> bool:
     return done
 
 
+def write_proc() -> bool:
+    """After `enter`: let /proc be written again, where a process has to name its own threads.
+
+    What may be written there is for Landlock to say: without it leave /proc as it is.
+    """
+    return _set("/proc", 0, take=_READ_ONLY)
+
+
 def own_proc() -> bool:
     """In the first process of a PID namespace: mounts of its own with a /proc that shows that namespace alone."""
     return (

@@ -188,6 +188,8 @@ def confine_watched(confinement: Confinement, *, watched: bool = True) -> Callab
     _unshare(_NEWIPC | _NEWNET if confinement.gpu and not watched else _NEWIPC)
     own_mounts = mounts.enter(confinement.scratch, shared_bytes=min(_MAX_SHARED_BYTES, confinement.memory_bytes))
     own_proc = confinement.gpu and is_first and mounts.own_proc()
+    if confinement.gpu and own_mounts and not own_proc and landlock.abi():
+        mounts.write_proc()  # the driver names its threads there, and fails where it cannot
     for capability in range(_LAST_CAPABILITY + 1):
         _libc.prctl(_CAPBSET_DROP, capability, 0, 0, 0)
     _drop_capabilities()

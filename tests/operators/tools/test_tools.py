@@ -37,7 +37,7 @@ def handle(toolbox: Toolbox, name: str, **arguments: Any) -> str:
 
 
 def test_every_tool_is_described_and_its_schema_stands_alone(toolbox: Toolbox) -> None:
-    assert len(toolbox.tools) == 17
+    assert len(toolbox.tools) == 19
     for tool in toolbox.tools:
         assert len(tool.description) > 20
         assert tool.parameters["type"] == "object"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from pytest_avo.evaluation.diagnosis.counters.call import Launch
-from pytest_avo.evaluation.diagnosis.counters.measured import MeasuredLaunch
+from pytest_avo.evaluation.diagnosis.counters.measured import NOT_STALLED, MeasuredLaunch
 
 DURATION = "gpu__time_duration.sum"
 PIPES_SHOWN, STALLS_SHOWN, LINES_SHOWN, LINES_BESIDE = 4, 5, 7, 3
@@ -20,7 +20,7 @@ LIMITS = {
     "launch__occupancy_limit_blocks": "blocks",
     "launch__occupancy_limit_barriers": "barriers",
 }
-WIDTH, COLUMN = 34, 26
+WIDTH, COLUMN = 36, 28
 
 Cell = Callable[[MeasuredLaunch], str]
 
@@ -105,7 +105,7 @@ def _tensor(launch: MeasuredLaunch) -> str:
 
 
 def _pipes(launch: MeasuredLaunch) -> str:
-    shown = [f"{name} {value:.0f}%" for name, value in pipes(launch) if not name.startswith("tensor")]
+    shown = [f"{name} {value:.0f}%" for name, value in pipes(launch) if not name.startswith(("tensor", "shared"))]
     return ", ".join(shown[: PIPES_SHOWN - 1]) or "?"
 
 
@@ -162,8 +162,8 @@ def _warps(launch: MeasuredLaunch) -> str:
 
 
 def _spilled(launch: MeasuredLaunch) -> str:
-    values = [value for name, value in launch.metrics.items() if "local_op" in name and name.endswith(".sum")]
-    return f"{sum(values):,.0f}" if values else "?"
+    requests = launch.get("derived__local_spilling_requests")
+    return "?" if requests is None else f"{requests:,.0f}"
 
 
 ROWS: tuple[tuple[str, Cell], ...] = (
@@ -182,6 +182,7 @@ ROWS: tuple[tuple[str, Cell], ...] = (
     ),
     ("grid x threads", _size),
     ("registers a thread, shared a block", _resources),
+    ("requests to spilled registers", _spilled),
     ("occupancy, of what is possible", _occupancy),
     ("blocks a multiprocessor limited by", _limiter),
     ("warps a scheduler: active, eligible", _warps),
@@ -207,7 +208,8 @@ def stalls(launch: MeasuredLaunch) -> dict[str, float]:
 def _stalls(first: MeasuredLaunch, second: MeasuredLaunch | None) -> Iterator[str]:
     of_first = stalls(first)
     of_second = stalls(second) if second else {}
-    for reason in sorted(of_first, key=lambda name: -of_first[name])[:STALLS_SHOWN]:
+    reasons = [reason for reason in of_first if reason not in NOT_STALLED]
+    for reason in sorted(reasons, key=lambda name: -of_first[name])[:STALLS_SHOWN]:
         cells = [_stall(of_first, reason), *([_stall(of_second, reason)] if second else [])]
         yield _line(f"  {reason}", cells)
 
@@ -219,5 +221,5 @@ def _stall(cycles: dict[str, float], reason: str) -> str:
 
 def _hot(launch: MeasuredLaunch, count: int) -> Iterator[str]:
     for each in launch.instructions[:count]:
-        reasons = ", ".join(f"{reason} {share:.0%}" for reason, share in each.reasons[:2])
+        reasons = ", ".join(f"{reason} {share:.0%}" for reason, share in each.reasons[:2] if share >= 0.01)
         yield f"  {each.share:>6.1%}  {each.place}  {each.text[:70]:<70}  {reasons}".rstrip()

@@ -11,7 +11,11 @@ SAMPLES = "Warp Stall Sampling (All Samples)"
 NOT_STALLED = ("selected", "not_selected")
 """Reasons for which a sampled warp was not stalled: it issued, or another one did."""
 STALLED = "stall_"
-REASONS = {"long_sb": "long_scoreboard", "short_sb": "short_scoreboard", "math": "math_pipe_throttle"}
+REASONS = {
+    "long_sb": "long_scoreboard", "short_sb": "short_scoreboard", "math": "math_pipe_throttle", "mio": "mio_throttle",
+    "lg": "lg_throttle", "tex": "tex_throttle", "dispatch": "dispatch_stall", "no_inst": "no_instruction",
+    "imc": "imc_miss", "sleep": "sleeping",
+}  # fmt: skip
 """The names of the page `source` that are not those of the page `raw`."""
 
 
