@@ -27,12 +27,13 @@ from pytest_avo.evaluation.diagnosis.confined import command_line, confine, desc
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 
 LIMIT_S = 120.0
-MEASURED_S = 1.5
+MEASURED_S = 1.0
 """How long calls are repeated, once for each profiler."""
 MOST_CALLS = 300
 """That torch's profiler watches: it takes longer to count the operations of thousands of short calls than they took."""
 ROWS = 15
 SAMPLES_PER_S = 1000
+COUNTERS = ("cycles", "instructions", "cache-misses", "branch-misses", "dTLB-load-misses")
 
 
 def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
@@ -76,6 +77,8 @@ def _perf(child: Child) -> str:
     data = child.scratch / "perf.data"
     command = [perf, "record", "-q", "-e", "cpu-clock:u", "-F", str(SAMPLES_PER_S), "-o", str(data)]
     recorder = subprocess.Popen([*command, "-p", str(child.pid)], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    counting = [perf, "stat", "-x", ",", "-e", ",".join(COUNTERS), "-p", str(child.pid)]
+    counter = subprocess.Popen(counting, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     time.sleep(0.3)  # perf attaches to the threads that there are
     try:
         child.requests.write(b"again\n")
@@ -83,17 +86,35 @@ def _perf(child: Child) -> str:
         child.answers.readline()
     except BrokenPipeError:
         pass  # a kernel that dies now has been seen until then
-    recorder.send_signal(signal.SIGINT)
+    for process in (recorder, counter):
+        process.send_signal(signal.SIGINT)
     _, said = recorder.communicate(timeout=30)
+    counted = counters(counter.communicate(timeout=30)[1])
     if not data.exists() or not data.stat().st_size:
         reason = said.decode(errors="replace").strip().splitlines()
-        return f"perf: {reason[0] if reason else 'recorded nothing'} (kernel.perf_event_paranoid may forbid it)"
+        return (
+            f"perf: {reason[0] if reason else 'recorded nothing'} (kernel.perf_event_paranoid may forbid it)\n{counted}"
+        )
     command = [perf, "report", "--stdio", "-q", "-i", str(data), "--sort", "dso,symbol", "--percent-limit", "1"]
     found = subprocess.run(command, capture_output=True, text=True, timeout=60)
     lines = by_name(found.stdout.splitlines())
     if not lines:
-        return "perf: recorded no sample"
-    return "\n".join(["perf, share of samples in user space by library and symbol:", *lines[:ROWS]])
+        return f"perf: recorded no sample\n{counted}"
+    return "\n".join(["perf, share of samples in user space by library and symbol:", *lines[:ROWS], counted])
+
+
+def counters(said: str) -> str:
+    """What `perf stat -x,` counted, in a line."""
+    found: dict[str, float] = {}
+    for fields in (line.split(",") for line in said.splitlines()):
+        if len(fields) > 2 and fields[2].partition(":")[0] in COUNTERS and fields[0].replace(".", "").isdecimal():
+            found[fields[2].partition(":")[0]] = float(fields[0])
+    if not found:
+        return "perf stat: this machine lets none of the processor's counters be read"
+    parts = [f"{name} {value:.3g}" for name, value in found.items()]
+    if found.get("cycles") and "instructions" in found:
+        parts.append(f"{found['instructions'] / found['cycles']:.2f} instructions a cycle")
+    return f"perf stat: {', '.join(parts)}"
 
 
 def by_name(lines: list[str]) -> list[str]:
@@ -128,22 +149,24 @@ def main() -> int:
         try:
             attention = load_attention(arguments.kernel)
 
-            def repeat(most: float) -> tuple[int, float]:
+            def repeat(most: float, limit_s: float = MEASURED_S) -> tuple[int, float]:
                 """Call for a while; how often, and seconds."""
                 calls, start = 0, time.perf_counter()
-                while (spent := time.perf_counter() - start) < MEASURED_S and calls < most:
+                while (spent := time.perf_counter() - start) < limit_s and calls < most:
                     attention(*inputs.tensors, causal=inputs.causal, scale=inputs.scale)
                     calls += 1
                 return calls, spent
 
             attention(*inputs.tensors, causal=inputs.causal, scale=inputs.scale)
+            plain_calls, plain_s = repeat(MOST_CALLS, MEASURED_S / 4)
             with profiler(activities=[ProfilerActivity.CPU]) as seen:
                 calls, spent = repeat(MOST_CALLS)
         except Exception as error:
             sys.stderr.write(f"{describe(error)}\n")
             return 1
         rows = [(each.key, each.count, each.self_cpu_time_total) for each in seen.key_averages()]
-        output.write(msgspec.json.encode(table(rows, calls=calls, spent_s=spent)) + b"\n")
+        plain_us = plain_s / plain_calls * 1e6
+        output.write(msgspec.json.encode(table(rows, calls=calls, spent_s=spent, plain_us=plain_us)) + b"\n")
         output.flush()
         if sys.stdin.buffer.readline():
             repeat(math.inf)
@@ -151,11 +174,16 @@ def main() -> int:
     return 0
 
 
-def table(rows: list[tuple[str, int, float]], *, calls: int, spent_s: float) -> str:
-    """Operations by their own time: rows of name, how often and microseconds, over so many calls and seconds."""
+def table(rows: list[tuple[str, int, float]], *, calls: int, spent_s: float, plain_us: float) -> str:
+    """Operations by their own time: rows of name, how often and microseconds, over so many calls and seconds.
+
+    plain_us: what a call takes that no profiler watches.
+    """
     per_call_us = spent_s / calls * 1e6
     largest = sorted(rows, key=lambda row: -row[2])[:ROWS]
-    lines = [f"torch's profiler: {per_call_us:,.1f} us a call ({calls} calls, the profiler's own time included)"]
+    lines = [
+        f"torch's profiler: {per_call_us:,.1f} us a call ({calls} calls), {plain_us:,.1f} us where it does not watch"
+    ]
     for name, count, total_us in largest:
         own_us = total_us / calls
         lines.append(f"{own_us:>12,.1f} us {own_us / per_call_us:>6.1%}  {count / calls:>8.1f} x {name}")

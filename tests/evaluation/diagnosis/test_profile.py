@@ -10,7 +10,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.diagnosis.profile import by_name, profile, table
+from pytest_avo.evaluation.diagnosis.profile import by_name, counters, profile, table
 
 SHAPE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32")
 SOFTMAX = """
@@ -73,8 +73,8 @@ def test_it_is_confined(tmp_path: Path) -> None:
 
 def test_the_table_is_sorted_and_adds_up() -> None:
     rows = [("small", 10, 1000.0), ("large", 20, 6000.0)]
-    head, first, second, outside = table(rows, calls=10, spent_s=0.01).splitlines()
-    assert head == "torch's profiler: 1,000.0 us a call (10 calls, the profiler's own time included)"
+    head, first, second, outside = table(rows, calls=10, spent_s=0.01, plain_us=850.0).splitlines()
+    assert head == "torch's profiler: 1,000.0 us a call (10 calls), 850.0 us where it does not watch"
     assert first.split() == ["600.0", "us", "60.0%", "2.0", "x", "large"]
     assert second.split() == ["100.0", "us", "10.0%", "1.0", "x", "small"]
     assert outside.split()[:3] == ["300.0", "us", "30.0%"]
@@ -91,3 +91,9 @@ def test_code_without_symbols_counts_for_its_library() -> None:
         "    69.80%  libgomp.so.1  (no symbols)",
         "    20.00%  libtorch_cpu.so  at::native::softmax(int)",
     ]
+
+
+def test_counters_of_the_processor_in_a_line() -> None:
+    said = "1000,,cycles:u,1,100.00,,\n2500,,instructions:u,1,100.00,,\n<not supported>,,cache-misses,0,100.00,,\n"
+    assert counters(said) == "perf stat: cycles 1e+03, instructions 2.5e+03, 2.50 instructions a cycle"
+    assert counters("<not supported>,,cycles,0,,,").endswith("lets none of the processor's counters be read")

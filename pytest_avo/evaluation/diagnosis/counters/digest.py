@@ -1,4 +1,4 @@
-"""What a reader needs of a launch's counters: some twenty lines, beside those of another kernel's longest launch."""
+"""What a reader needs of a launch's counters: some thirty lines, beside those of another kernel's longest launch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_avo.evaluation.diagnosis.counters.call import Launch
 from pytest_avo.evaluation.diagnosis.counters.measured import NOT_STALLED, MeasuredLaunch
 
 DURATION = "gpu__time_duration.sum"
-PIPES_SHOWN, STALLS_SHOWN, LINES_SHOWN, LINES_BESIDE = 4, 5, 7, 3
+PIPES_SHOWN, STALLS_SHOWN, LINES_SHOWN, LINES_BESIDE = 3, 4, 5, 2
 _PIPE = re.compile(r"sm__(?:inst_executed_)?pipe_(\w+?)(?:_cycles_active)?\.avg\.pct_of_peak_sustained_active")
 _STALL = re.compile(r"smsp__average_warps?_(?:latency_)?issue_stalled_(\w+?)(?:_per_issue_active)?\.ratio")
 LIMITS = {
@@ -20,7 +20,7 @@ LIMITS = {
     "launch__occupancy_limit_blocks": "blocks",
     "launch__occupancy_limit_barriers": "barriers",
 }
-WIDTH, COLUMN = 36, 28
+WIDTH, COLUMN = 36, 30
 
 Cell = Callable[[MeasuredLaunch], str]
 
@@ -33,7 +33,8 @@ def longest(launches: Sequence[MeasuredLaunch]) -> MeasuredLaunch:
 def digest(draft: Sequence[MeasuredLaunch], beside: Sequence[MeasuredLaunch], *, label: str) -> str:
     """The longest launch of a draft's call beside that of another kernel, called `label`; () where there is none."""
     first, second = longest(draft), longest(beside) if beside else None
-    heads = ["draft", *([label] if second else [])]
+    named = [("draft", first), *([(label, second)] if second else [])]
+    heads = [f"{name}: {launch.name}"[: COLUMN - 2] for name, launch in named]
     lines = [_line("", heads)]
     lines += [_line(name, [cell(launch) for launch in (first, second) if launch]) for name, cell in ROWS]
     lines.append("stalls, of the cycles that a warp waits to issue again:")
@@ -106,7 +107,7 @@ def _tensor(launch: MeasuredLaunch) -> str:
 
 def _pipes(launch: MeasuredLaunch) -> str:
     shown = [f"{name} {value:.0f}%" for name, value in pipes(launch) if not name.startswith(("tensor", "shared"))]
-    return ", ".join(shown[: PIPES_SHOWN - 1]) or "?"
+    return ", ".join(shown[:PIPES_SHOWN]) or "?"
 
 
 def _dram(launch: MeasuredLaunch) -> str:
@@ -140,7 +141,7 @@ def _limiter(launch: MeasuredLaunch) -> str:
         return "?"
     least = min(known.values())
     names = [name for name, blocks in known.items() if blocks == least]
-    return f"{' and '.join(names)} ({least:.0f})"
+    return f"{', '.join(names)} ({least:.0f})"
 
 
 def _resources(launch: MeasuredLaunch) -> str:
@@ -158,7 +159,10 @@ def _size(launch: MeasuredLaunch) -> str:
 def _warps(launch: MeasuredLaunch) -> str:
     active = launch.get("smsp__warps_active.avg.per_cycle_active")
     eligible = launch.get("smsp__warps_eligible.avg.per_cycle_active")
-    return "?" if active is None or eligible is None else f"{active:.2f}, {eligible:.2f}"
+    issuing = launch.get("smsp__issue_active.avg.pct_of_peak_sustained_active", "smsp__issue_active.avg.pct")
+    if active is None or eligible is None or issuing is None:
+        return "?"
+    return f"{active:.2f}, {eligible:.2f} ({issuing:.0f}% of cycles)"
 
 
 def _spilled(launch: MeasuredLaunch) -> str:
@@ -167,11 +171,9 @@ def _spilled(launch: MeasuredLaunch) -> str:
 
 
 ROWS: tuple[tuple[str, Cell], ...] = (
-    ("function", lambda launch: launch.name[: COLUMN - 2]),
     ("duration", _us),
     ("clock of the multiprocessors", _clock),
     ("compute, of its peak", _percent("sm__throughput.avg.pct_of_peak_sustained_elapsed")),
-    ("memory, of its peak", _percent("gpu__compute_memory_throughput.avg.pct_of_peak_sustained_elapsed")),
     ("tensor pipe", _tensor),
     ("other pipes", _pipes),
     ("DRAM", _dram),
@@ -185,11 +187,7 @@ ROWS: tuple[tuple[str, Cell], ...] = (
     ("requests to spilled registers", _spilled),
     ("occupancy, of what is possible", _occupancy),
     ("blocks a multiprocessor limited by", _limiter),
-    ("warps a scheduler: active, eligible", _warps),
-    (
-        "cycles in which one issues",
-        _percent("smsp__issue_active.avg.pct_of_peak_sustained_active", "smsp__issue_active.avg.pct"),
-    ),
+    ("warps active, ready (one issues in)", _warps),
 )
 
 

@@ -14,7 +14,7 @@ from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.child import Child
-from pytest_avo.evaluation.diagnosis.counters import call
+from pytest_avo.evaluation.diagnosis.counters.call import FAULT
 from pytest_avo.evaluation.diagnosis.counters.measured import MeasuredLaunch, measured
 
 LIMIT_S = 180.0
@@ -71,16 +71,19 @@ def count(kernel: Kernel, shape: Shape, *, environment: Mapping[str, str], confi
 
 def fault_of(said: str) -> str:
     """What the kernel raised, by the line that its process ends with; "" where it did not."""
-    lines = [line for line in said.splitlines() if line.startswith(call.FAULT)]
-    return lines[-1].removeprefix(call.FAULT) if lines else ""
+    lines = [line for line in said.splitlines() if line.startswith(FAULT)]
+    return lines[-1].removeprefix(FAULT) if lines else ""
 
 
 def why_none(said: str) -> str:
     """Why ncu counted nothing, by what it printed."""
     if "ERR_NVGPUCTRPERM" in said:
         return "the driver lets only administrators read the GPU's counters (ERR_NVGPUCTRPERM)"
-    lines = [line.lstrip("= ") for line in said.splitlines() if line.startswith(("==ERROR==", "==WARNING=="))]
-    return f"ncu: {' '.join(lines[0].split())}" if lines else "ncu counted nothing, and does not say why"
+    for kind in ("ERROR", "WARNING"):
+        for line in said.splitlines():
+            if line.startswith(f"=={kind}=="):
+                return f"ncu: {' '.join(line.removeprefix(f'=={kind}==').split())}"
+    return "ncu counted nothing, and does not say why"
 
 
 def with_libraries(environment: Mapping[str, str]) -> dict[str, str]:
