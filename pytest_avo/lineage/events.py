@@ -140,6 +140,15 @@ class DirectionTaken(Fact, frozen=True, tag="direction_taken"):
     member: int
 
 
+class DirectionLeft(Fact, frozen=True, tag="direction_left"):
+    """The attempt that took up a direction did not follow it, by its own account or because it proposed nothing."""
+
+    directions: int
+    index: int
+    generation: int
+    member: int
+
+
 class FenceMark(Fact, frozen=True, tag="fence"):
     """The mark of foreign text in this run's prompts, kept so that a resumed step reads as it did before."""
 
@@ -166,6 +175,7 @@ AnyFact = (
     | LessonLearnt
     | Directions
     | DirectionTaken
+    | DirectionLeft
     | FenceMark
     | Note
 )

@@ -149,6 +149,8 @@ class Proposal:
     tokens_out: int = 0
     cost: float = 0.0
     lesson: str = ""
+    follows: bool = True
+    """Whether it is what the step was told to try, where it was told something."""
     failed: str = ""
     """Why the step ended without a candidate; nothing is evaluated then and the attempt counts as failed."""
 

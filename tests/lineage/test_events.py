@@ -13,6 +13,7 @@ import pytest
 from pytest_avo.lineage.events import (
     KINDS,
     Direction,
+    DirectionLeft,
     Directions,
     DirectionTaken,
     Fact,
@@ -45,6 +46,7 @@ FACTS: tuple[Fact, ...] = (
     LessonLearnt("Tiles of 64 spill.", "tiling", "spills", generation=3, member=1),
     Directions(5, "a stall", "It waits.", [Direction("Pack the keys", start_from="g0002")]),
     DirectionTaken(4, 0, 6, 1),
+    DirectionLeft(4, 0, 6, 1),
     FenceMark("9f2c"),
     Note("mine", {"why": ["a", None, 1.5]}),
 )

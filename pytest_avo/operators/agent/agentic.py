@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from pytest_avo.lineage.records import GEOMEAN
 from pytest_avo.operators.agent.asking import AskingOperator
@@ -94,7 +95,8 @@ class _Step:
             return self._best(str(error))
         submission = self.drafting.submission
         assert submission is not None, "the conversation ends with one"
-        return self._proposal(submission.source, submission.hypothesis, submission.predicted)
+        proposal = self._proposal(submission.source, submission.hypothesis, submission.predicted)
+        return replace(proposal, follows=submission.followed)
 
     def _converse(self) -> None:
         junk = 0

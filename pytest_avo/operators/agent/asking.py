@@ -7,7 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.lineage.events import Directions, DirectionTaken
+from pytest_avo.lineage.events import DirectionLeft, Directions, DirectionTaken
 from pytest_avo.operators.agent import supervisor
 from pytest_avo.operators.agent.context import Context
 from pytest_avo.operators.agent.supervisor import Given, Review
@@ -60,6 +60,8 @@ class AskingOperator(ABC):
             context = self._context(task)
             direction = self._direction(task, context, answers) if self.settings.use_supervisor else None
             proposal = self.vary(context, direction, answers)
+            if direction is not None and (proposal.failed or not proposal.follows):
+                task.record(DirectionLeft(direction.event, direction.index, task.generation, task.member))
         except EndpointUnavailable as error:
             raise OperatorFailed(str(error)) from error
         except RecordingEnds as end:

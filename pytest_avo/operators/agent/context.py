@@ -16,6 +16,7 @@ from pytest_avo.operators.agent.supervisor import Given
 from pytest_avo.operators.agent.templates import render
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.knowledge import versions
+from pytest_avo.operators.knowledge.drafts import draft_line, drafts_of
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.chat import Message
@@ -24,8 +25,11 @@ from pytest_avo.operators.operator import Task
 
 CHARS_PER_TOKEN = 3
 INCUMBENT, SCORES, LINEAGE, REJECTED, LESSONS, DIRECTIONS, KNOWLEDGE = 0.30, 0.04, 0.05, 0.06, 0.05, 0.03, 0.03
+DRAFTS = 0.04
 """Shares of the context: together about half, so that the step itself has the other."""
 MAX_LESSONS = 12
+DRAFT_PARENTS = 3
+"""Versions whose drafts a supervisor sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Context:
             "incumbent": self._incumbent(),
             "lineage": self._lineage(),
             "rejected": self._rejected(),
+            "drafts": self._drafts(),
             "lessons": self._lessons(symptom),
             "directions": self._listed(supervisor.ledger_lines(self.task.view), DIRECTIONS) or "None yet.",
             "count": str(self.settings.directions),
@@ -152,6 +157,18 @@ class Context:
         others = [pair for pair in self._finished() if pair[1].status != "promoted"]
         lines = [versions.line(attempt, outcome, None) for attempt, outcome in others]
         return self._listed(lines, REJECTED) or "None yet."
+
+    def _drafts(self) -> str:
+        """Drafts on the last parents that no attempt submitted, newest first."""
+        view, task = self.task.view, self.task
+        submitted = {attempt.digest for attempt in view.attempts()}
+        parents = dict.fromkeys(attempt.parent for attempt, _ in self._finished() if attempt.parent is not None)
+        parents[task.parent.id] = None
+        lines = []
+        for parent in sorted(parents, reverse=True)[:DRAFT_PARENTS]:
+            seen = drafts_of(view, view.attempt(parent), task.shapes, floor=task.floor)
+            lines += [draft_line(view, draft) for draft in reversed(seen) if draft.digest not in submitted]
+        return self._listed(lines, DRAFTS) or "None."
 
     def _lessons(self, hint: str) -> str:
         if self.memory is None:

@@ -14,7 +14,7 @@ from itertools import pairwise
 import msgspec
 
 from pytest_avo.core.likeness import normalised
-from pytest_avo.lineage.events import Direction, Directions, DirectionTaken
+from pytest_avo.lineage.events import Direction, DirectionLeft, Directions, DirectionTaken
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.agent_settings import AgentSettings
@@ -25,6 +25,8 @@ from pytest_avo.operators.model.reply import last_object
 ALIKE = 0.8
 """Share of changed lines in common from which two edits of one parent are near-duplicates."""
 REVIEW_TOKENS = 8192
+MOST_OFFERS = 2
+"""Attempts that a direction is given to, where they do not follow it."""
 FRUITLESS = frozenset({"incorrect", "crashed", "timeout", "rejected", "unsupported", "failed", "duplicate"})
 
 
@@ -43,7 +45,8 @@ class Given:
     index: int
     direction: Direction
     taken_by: tuple[int, int] | None
-    """Generation and member."""
+    """Generation and member of the attempt that follows it; one that left it is none, unless MOST_OFFERS did."""
+    left_by: tuple[tuple[int, int], ...] = ()
 
 
 def symptom(view: View, settings: AgentSettings) -> str:
@@ -75,12 +78,18 @@ def symptom(view: View, settings: AgentSettings) -> str:
 
 def given(view: View) -> list[Given]:
     """All directions of the run, oldest first."""
-    takings = [event.fact for event in view.events(DirectionTaken)]
-    taken = {(fact.directions, fact.index): (fact.generation, fact.member) for fact in takings}
+    takings: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for taking in (event.fact for event in view.events(DirectionTaken)):
+        takings.setdefault((taking.directions, taking.index), []).append((taking.generation, taking.member))
+    leavings = [event.fact for event in view.events(DirectionLeft)]
+    left = {(fact.directions, fact.index, fact.generation, fact.member) for fact in leavings}
     found: list[Given] = []
     for event in view.events(Directions):
         for index, direction in enumerate(event.fact.items):
-            found.append(Given(event.id, index, direction, taken.get((event.id, index))))
+            by = takings.get((event.id, index), [])
+            left_by = tuple(step for step in by if (event.id, index, *step) in left)
+            followed = [step for step in by if step not in left_by or len(left_by) >= MOST_OFFERS]
+            found.append(Given(event.id, index, direction, followed[-1] if followed else None, left_by))
     return found
 
 
@@ -107,7 +116,8 @@ def ledger_lines(view: View) -> list[str]:
     lines = []
     for each in reversed(given(view)):
         if each.taken_by is None:
-            lines.append(f"not taken up: {each.direction.title}")
+            by = ", ".join(f"g{generation:04d}" for generation, _ in each.left_by)
+            lines.append(f"not taken up{f' (left by {by})' if by else ''}: {each.direction.title}")
         elif each.taken_by in ended:
             attempt, outcome = ended[each.taken_by]
             lines.append(f"{version_name(attempt)} {outcome.status}: {each.direction.title} {outcome.reason}".rstrip())

@@ -122,6 +122,9 @@ class Submit(Arguments, frozen=True):
         dict[str, float],
         Meta(description="shape id or geomean -> ratio of incumbent's time to the draft's, above 1 is faster"),
     ] = field(default_factory=dict)
+    followed: Annotated[
+        bool, Meta(description="false where a direction was suggested and the candidate does something else")
+    ] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,7 @@ class Submission:
     source: str
     hypothesis: str
     predicted: dict[str, float]
+    followed: bool = True
 
 
 class DraftTools:
@@ -238,7 +242,7 @@ class DraftTools:
             source = self.task.view.source(earlier.digest)
         else:
             self._look_again()
-        self.submission = Submission(source, " ".join(arguments.hypothesis.split()), predicted)
+        self.submission = Submission(source, " ".join(arguments.hypothesis.split()), predicted, arguments.followed)
         return "submitted: the harness verifies it now"
 
     def _look_again(self) -> None:

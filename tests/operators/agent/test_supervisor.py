@@ -13,7 +13,7 @@ from pytest_avo.operators.agent.supervisor import given, ledger_lines, symptom
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.operator import Proposal
 from tests.operators.model_server import ModelServer, Turn, calls, edit, says
-from tests.operators.steps import SEED, World
+from tests.operators.steps import SEED, SHAPES, World
 
 Serve = Callable[[Sequence[Turn]], ModelServer]
 Make = Callable[..., AgenticOperator]
@@ -117,6 +117,40 @@ def test_a_stuck_search_is_reviewed_and_its_directions_are_taken_up_in_turn(
     assert "supervisor: 2 directions: Pack the keys; Split the keys" in world.said
     assert "supervisor: The kernel waits for memory." in world.said
     assert "  direction: Pack the keys" in world.said
+
+
+def test_a_direction_that_was_not_followed_is_given_once_more(world: World, serve: Serve, agent: Make) -> None:
+    for speed in (99, 98, 97, 96):
+        fail(world, speed=speed)
+    left = {"hypothesis": "the loop was the bottleneck", "followed": False}
+    drafts = [("evaluate_draft", {"timed": True}), edit("SPEED = 93", "SPEED = 95")]
+    steps = [
+        calls(edit("SPEED = 100", "SPEED = 93"), *drafts, ("submit", left)),
+        calls(edit("SPEED = 100", "SPEED = 94"), SUBMIT),
+    ]
+    model = serve([says(json.dumps({"directions": [{"title": "Pack the keys"}]})), *steps])
+    operator = agent(model, stall=4, directions=1)
+    for _ in range(2):
+        proposal = operator.propose(world.task())
+        assert proposal is not None
+        assert "Pack the keys" in model.requests[-1]["messages"][1]["content"]
+        world.settle(proposal)
+        (direction,) = given(world.view)
+        if len(direction.left_by) == 1 and direction.taken_by is None:
+            assert ledger_lines(world.view) == ["not taken up (left by g0005): Pack the keys"]
+    assert (direction.taken_by, direction.left_by) == ((6, 0), ((5, 0),))
+
+
+def test_a_review_sees_drafts_that_nobody_submitted(world: World, serve: Serve, agent: Make) -> None:
+    for speed in (99, 98, 97, 96):
+        fail(world, speed=speed)
+    world.task().evaluate(SEED.replace("100", "150"), SHAPES, timed=True)
+    world.task().evaluate(SEED.replace('"right"', '"wrong"'), SHAPES, timed=True)
+    model = serve([says(json.dumps(REVIEW)), calls(edit("SPEED = 100", "SPEED = 95"), SUBMIT)])
+    agent(model, stall=4, directions=1).propose(world.task())
+    asked = model.requests[0]["messages"][0]["content"]
+    assert "on seed | +1 -1 lines | 2 faster | 1.500x" in asked
+    assert """| 2 incorrect | begins 'RESULT = "wrong"' -> max error 0.5 > 0.001""" in asked
 
 
 def test_a_draft_starts_where_the_direction_says(world: World, serve: Serve, agent: Make) -> None:
