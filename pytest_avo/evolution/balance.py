@@ -1,13 +1,24 @@
-"""What an evolution came to: its attempts and totals, for the tables at its end."""
+"""What an evolution came to: its best kernel, its attempts and totals, for the tables at its end."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
+import msgspec
+
+from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
+from pytest_avo.core.verdict import Verdict, judge, judge_alone
 from pytest_avo.evolution.campaign import DRAFT, PURPOSES, Campaign
+from pytest_avo.evolution.trials import Trials
 from pytest_avo.lineage.events import SeedComparison
+from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal.lineage import AttemptRow, Summary
+
+Evaluations = Mapping[str, Evaluation]
+"""By shape."""
 
 
 def attempt_rows(campaign: Campaign) -> list[AttemptRow]:
@@ -65,4 +76,48 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         evaluations=len(evaluations),
         of_seed=sum(len(view.evaluations(view.attempts()[0].id, purpose)) for purpose in PURPOSES),
         resume_hint=resume_hint,
+    )
+
+
+def final_rows(
+    campaign: Campaign, trials: Trials, compared: Evaluations | None, *, say: Callable[[str], None]
+) -> list[ResultRow]:
+    """The rows of the best kernel; none where that is the seed.
+
+    compared: what was measured beside seed and peers when it was promoted, if this process did that. Else the peers are
+    measured anew, and the seed is not: how much faster the kernel is than that was answered when it was promoted, and
+    stands shape by shape where its confirmation was beside the seed.
+    """
+    seed, best = campaign.view.attempts()[0], campaign.incumbent
+    if best.id == seed.id:
+        return []
+    confirmed = campaign.stored(best, "confirm")
+    known: Evaluations = confirmed if best.parent == seed.id else {}
+    if compared is not None:
+        known = measured = compared
+    elif campaign.plan.peers:
+        say("timing the best kernel beside its peers")
+        measured = trials.beside_peers(campaign.kernel(best))
+    else:
+        measured = confirmed
+    return [_row(campaign, shape, measured[shape.id], known.get(shape.id)) for shape in campaign.plan.shapes]
+
+
+def _row(campaign: Campaign, shape: Shape, measured: Evaluation, beside_seed: Evaluation | None) -> ResultRow:
+    verdict = judge_alone(measured, shape)
+    if verdict.is_good and beside_seed is not None:
+        verdict = _as_promoted(verdict, judge(beside_seed, shape, floor=campaign.floor))
+    return result_row(
+        measured,
+        verdict,
+        node_id=f"{campaign.plan.name}::{shape.id}",
+        kernel=campaign.plan.name,
+        target=campaign.plan.target,
+        shape=shape,
+    )
+
+
+def _as_promoted(measured: Verdict, promoted: Verdict) -> Verdict:
+    return msgspec.structs.replace(
+        measured, kind=promoted.kind, reason=promoted.reason, baseline=promoted.baseline, notes=promoted.notes
     )

@@ -228,7 +228,6 @@ class Campaign:
         self, proposal: Proposal, *, generation: int, member: int, parent: Attempt
     ) -> tuple[Attempt, Attempt | None]:
         """Record a proposal; also the earlier attempt that is the same program, whatever its comments, if there is."""
-        proposal = proposal.storable()
         earlier = self.view.find_by_digest(source_digest(proposal.source)) or self._programs.find(proposal.source)
         # Before the attempt: killed in between, it is proposed again and this event is not the last of its kind.
         self.record(

@@ -15,8 +15,9 @@ from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import flaw
-from pytest_avo.core.verdict import judge, judge_together
+from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.devices.device import DeviceKind
+from pytest_avo.evolution.balance import final_rows
 from pytest_avo.evolution.campaign import Campaign, Plan, matching
 from pytest_avo.evolution.conditions import conditions
 from pytest_avo.evolution.consultation import Consultation
@@ -29,7 +30,7 @@ from pytest_avo.lineage.records import Attempt
 from pytest_avo.operators.catalogue import entry
 from pytest_avo.operators.operator import OperatorStopped, Proposal, VariationOperator
 from pytest_avo.report import text
-from pytest_avo.report.rows import ResultRow, result_row
+from pytest_avo.report.rows import ResultRow
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
@@ -117,7 +118,8 @@ class Loop:
             for generation in range(1, self._settings.generations + 1):
                 if not self._generation(generation):
                     break
-            self._compare_with_seed()
+            compared = self._settlement.beside_seed.get(self.campaign.incumbent.id)
+            self.final = final_rows(self.campaign, self.trials, compared, say=self._console.say)
 
     def _introduce(self) -> None:
         campaign, console = self.campaign, self._console
@@ -220,28 +222,6 @@ class Loop:
         self._present(trial)
         return self.trials.finish(trial)
 
-    def _compare_with_seed(self) -> None:
-        """The best kernel beside the seed, shape by shape: as it was promoted, or anew if another process did that."""
-        campaign, plan = self.campaign, self.campaign.plan
-        seed, best = campaign.view.attempts()[0], campaign.incumbent
-        if best.id == seed.id:
-            return
-        evaluations = self._settlement.beside_seed.get(best.id)
-        if evaluations is None:
-            self._console.say("comparing the best kernel with the seed")
-            evaluations = self.trials.compare(campaign.kernel(best), campaign.kernel(seed))
-        self.final = [
-            result_row(
-                evaluations[shape.id],
-                judge(evaluations[shape.id], shape, floor=campaign.floor),
-                node_id=f"{plan.name}::{shape.id}",
-                kernel=plan.name,
-                target=plan.target,
-                shape=shape,
-            )
-            for shape in plan.shapes
-        ]
-
     def close(self) -> None:
         """Tell operators to stop and close the lineage."""
         self.consultation.close()
@@ -249,9 +229,13 @@ class Loop:
 
 
 def _storable(proposal: Proposal) -> Proposal:
-    """The proposal, failed where its text holds what no file can: halves of characters, which an operator may send."""
+    """The proposal, failed where its text holds what no file can: halves of characters, which an operator may send.
+
+    NUL is spelled out but in a source, where Python refuses it: no command line takes it, as --avo-commit makes one.
+    """
     texts = {name: getattr(proposal, name) for name in ("source", "hypothesis", "lesson", "failed")}
     clean = {name: found.encode(errors="backslashreplace").decode() for name, found in texts.items()}
-    if clean == texts:
-        return proposal
-    return replace(proposal, **{**clean, "failed": clean["failed"] or "its text holds characters that no file can"})
+    if clean != texts:
+        clean["failed"] = clean["failed"] or "its text holds characters that no file can"
+    spelled = {name: found if name == "source" else found.replace("\0", "\\x00") for name, found in clean.items()}
+    return replace(proposal, **spelled)

@@ -99,6 +99,12 @@ class Trials:
         futures = self._submit(kernel, seed, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, role="seed")
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
+    def beside_peers(self, kernel: Kernel) -> dict[str, Evaluation]:
+        """Time a kernel beside the peers alone; nothing is recorded."""
+        plan, asked = confirmation(self._assessor.settings.plan), self._campaign.plan
+        futures = self._submit(kernel, None, plan, shapes=asked.shapes, fresh=True, peers=asked.peers)
+        return {shape: self._assessor.wait(future) for shape, future in futures.items()}
+
     def _begin(
         self, candidate: Candidate, purpose: Purpose, begin: Callable[[], Mapping[str, Future[Evaluation]]]
     ) -> Trial:
@@ -108,7 +114,7 @@ class Trials:
     def _submit(
         self,
         kernel: Kernel,
-        baseline: Kernel,
+        baseline: Kernel | None,
         plan: TimingPlan,
         *,
         shapes: tuple[Shape, ...],
@@ -123,7 +129,7 @@ class Trials:
             shapes=shapes,
             limits=self._assessor.settings.limits,
             plan=plan,
-            baseline=Subject(f"{baseline.label} ({role})", baseline.source),
+            baseline=None if baseline is None else Subject(f"{baseline.label} ({role})", baseline.source),
             peers=peers,
             fixed="" if peers else asked.fixed,
             fresh=fresh,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -154,15 +154,6 @@ class Proposal:
     failed: str = ""
     """Why the step ended without a candidate; nothing is evaluated then and the attempt counts as failed."""
 
-    def storable(self) -> Proposal:
-        """The same without what neither a lineage nor git takes: halves of surrogate pairs, and NUL outside the source.
-
-        Both are replaced by a question mark.
-        """
-        source, *texts = (_whole(text) for text in (self.source, self.hypothesis, self.lesson))
-        hypothesis, lesson = (text.replace("\0", "?") for text in texts)
-        return replace(self, source=source, hypothesis=hypothesis, lesson=lesson)
-
 
 class VariationOperator(Protocol):
     """Varies a kernel."""
@@ -179,7 +170,3 @@ class VariationOperator(Protocol):
 
         InvalidInput for a user's mistake, OperatorStopped or BudgetExhausted where it cannot go on.
         """
-
-
-def _whole(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()

@@ -11,7 +11,6 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.lineage.records import AttemptOutcome
-from pytest_avo.operators.operator import Proposal
 from tests.evolution.world import World, measured_seed, proposal, source
 
 
@@ -111,12 +110,3 @@ def test_attempts_are_called_by_generation_and_by_member_where_there_are_several
 def test_a_variant_that_broke_its_declarations_has_a_fault(campaign: Campaign) -> None:
     broken, _ = campaign.add(proposal("AVO = 3\n"), generation=1, member=0, parent=campaign.incumbent)
     assert "AVO" in campaign.kernel(broken).fault
-
-
-def test_what_an_operator_says_is_stored_whatever_characters_it_has(campaign: Campaign) -> None:
-    """Half a surrogate pair fits neither SQLite nor a pipe, and NUL no command line, which --avo-commit makes of it."""
-    seed = measured_seed(campaign)
-    odd = Proposal("x = '\ud800'\n", "half \ud83d, and \0", lesson="\udfff\0")
-    attempt, _ = campaign.add(odd, generation=1, member=0, parent=seed)
-    stored = campaign.view.attempt(attempt.id)
-    assert (stored.hypothesis, campaign.view.source(stored.digest)) == ("half ?, and ?", "x = '?'\n")

@@ -11,7 +11,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.evolution.trials import Trial
-from pytest_avo.lineage.events import Resumed
+from pytest_avo.lineage.events import Resumed, SeedComparison
 from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
 from tests.evolution.world import FIRST, SECOND, SHAPES, Operator, World, proposal, source
@@ -38,7 +38,8 @@ def test_a_winner_lands_in_the_file_and_the_rest_is_turned_down_with_a_reason(wo
     assert "generation 2: crashed" in told
     assert "generation 4: promoted  2.0" in told
     assert "(2.00x the seed) now in kernels/tiny.py" in told
-    assert "comparing the best kernel with the seed" in told
+    assert "timing the best kernel beside its peers" in told
+    assert world.evaluator.requests[-1].baseline is None, "how it stands beside the seed was its confirmation"
 
 
 def test_the_seed_beside_itself_gives_the_noise_floor(world: World) -> None:
@@ -181,6 +182,24 @@ def test_how_fast_the_best_kernel_is_was_measured_beside_the_seed_and_nothing_el
         assert loop.final[0].verdict.baseline is not None
         assert loop.final[0].verdict.baseline.ratio == pytest.approx(4.0, rel=0.01)
         assert loop.campaign.view.log_score(loop.campaign.incumbent.id) == pytest.approx(math.log(4), rel=0.01)
+
+
+def test_the_rows_of_the_best_kernel_repeat_its_confirmation_and_add_the_peers(world: World) -> None:
+    world.changes |= {"generations": 1}
+    with world.loop(Operator({(1, 0): proposal(source(200), "with \0, half \ud83d")})) as loop:
+        loop.run()
+        assert loop.final == []
+        outcomes = loop.campaign.view.outcomes()
+        assert [outcome.status for outcome in outcomes.values()] == ["seed", "failed"]
+    world.changes |= {"generations": 2, "resume": True}
+    with world.loop(Operator({(2, 0): proposal(source(200), "with \0")})) as loop:
+        loop.run()
+        assert loop.campaign.incumbent.hypothesis == "with \\x00"
+        assert [row.verdict.kind for row in loop.final] == ["faster", "faster"]
+        total = loop.campaign.view.events(SeedComparison)[-1].fact
+        ratios = [row.verdict.baseline.ratio for row in loop.final if row.verdict.baseline]
+        assert math.prod(ratios) ** (1 / len(ratios)) == pytest.approx(total.ratio)
+        assert all("torch-sdpa" in row.verdict.peers for row in loop.final)
 
 
 def test_a_resumed_run_says_what_it_does_otherwise_and_who_proposed_what(world: World) -> None:
