@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from pytest_avo.command import history, report, step
 from pytest_avo.command.connection import NoStep
@@ -36,11 +37,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     if given.json:
         reply = Reply(text=json.dumps({"status": reply.status, "text": reply.text, **reply.data}), status=reply.status)
+    say(reply.text, sys.stderr if _is_error(reply) and not given.json else sys.stdout)
+    return reply.status
+
+
+def say(text: str, stream: TextIO) -> None:
+    """Print a reply; what the locale's encoding lacks, or a file's name that is no text, is spelled out."""
+    encoding = stream.encoding or "utf-8"
     try:
-        print(reply.text, file=sys.stderr if _is_error(reply) and not given.json else sys.stdout, flush=True)
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except BrokenPipeError:  # `avo log | head`
         sys.stdout = None
-    return reply.status
 
 
 def _is_error(reply: Reply) -> bool:

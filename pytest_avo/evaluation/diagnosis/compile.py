@@ -60,6 +60,8 @@ class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
     local_stores: int
     hot_local: int
     failures: tuple[str, ...]
+    tried: bool = False
+    """An autotuner tried it and chose another: its failures are no failure of the shape."""
 
 
 class ShapeError(msgspec.Struct, frozen=True, tag="error"):
@@ -95,7 +97,13 @@ def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: 
 
         return assemble(specialisation.ptx, arch=ARCHITECTURES[target], options=specialisation.ptxas_options)
 
-    with DryRun(target) as run, CudaBuilds(folder) as builds:
+    def cost(specialisation: Specialisation) -> float:
+        """By how much an autotuner is to avoid a configuration: for what fails, then for local memory in loops."""
+        assembly = analyse(specialisation)
+        failures = _figures(assembly, specialisation.shared_bytes, target)["failures"]
+        return 1e6 * len(failures) + assembly.hot_local
+
+    with DryRun(target, cost=cost) as run, CudaBuilds(folder) as builds:
 
         def failed(index: int, error: Exception) -> Record:
             if builds.is_missed:
@@ -145,6 +153,7 @@ def report(index: int, launch: Launch, assembly: Assembly, target: str) -> Launc
         grid=launch.grid,
         shared_bytes=specialisation.shared_bytes,
         num_warps=specialisation.num_warps,
+        tried=launch.tried,
         **_figures(assembly, specialisation.shared_bytes, target),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +23,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime.errors import OutOfResources
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 TARGETS = {"sm90": GPUTarget("cuda", 90, 32)}
 SHARED_LIMIT_BYTES = 232448
@@ -72,10 +72,14 @@ class Specialisation:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """A specialisation and the grid it was launched with; grid is None if the device would have refused the launch."""
+    """A specialisation and the grid it was launched with; grid is None if the device would have refused the launch.
+
+    tried: an autotuner tried it and chose another.
+    """
 
     specialisation: Specialisation
     grid: tuple[int, int, int] | None
+    tried: bool = False
 
 
 class DryRun:
@@ -84,16 +88,19 @@ class DryRun:
     It replaces Triton's driver for the whole process and does not put it back: use a process of its own.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, cost: Callable[[Specialisation], float] = lambda _: 0.0) -> None:
+        """cost: what autotuners choose by, the least, since nothing can be timed."""
         if target not in TARGETS:
             raise ValueError(f"target {target!r}: expected one of {', '.join(TARGETS)}")
         self._target = TARGETS[target]
         self._compiled: dict[str, Specialisation] = {}
         self._launches: list[Launch] = []
+        self._tried: list[Launch] = []
+        self._cost = cost
         self._device = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        triton.runtime.driver.set_active(_Driver(self._target, self._record))
+        triton.runtime.driver.set_active(_Driver(self._target, self._record, self._benchmark))
         triton.set_allocator(lambda size, align, stream: None)
         knobs.compilation.listener = self._on_compile
         self._device.enter_context(pretended_device())
@@ -106,9 +113,11 @@ class DryRun:
     def launches(self, call: Callable[[], object]) -> list[Launch]:
         """Run call() and return its launches, one for each different pair of specialisation and grid.
 
-        A launch that needs more shared memory than the device has is among them, without a grid.
+        A launch that needs more shared memory than the device has is among them, without a grid. What autotuners tried
+        beside what they chose comes last.
         """
         self._launches.clear()
+        self._tried.clear()
         try:
             call()
         except OutOfResources as error:
@@ -116,7 +125,9 @@ class DryRun:
             if error.name != "shared memory" or key not in self._compiled:
                 raise
             self._launches.append(Launch(self._compiled[key], None))
-        return list(dict.fromkeys(self._launches))
+        launches = dict.fromkeys(self._launches)
+        others = dict.fromkeys(launch for launch in self._tried if launch not in launches)
+        return [*launches, *(replace(launch, tried=True) for launch in others)]
 
     def _on_compile(self, *, src: Any, metadata: dict[str, Any], metadata_group: dict[str, str], **_: object) -> None:
         """Triton compiled something, or found it in its cache."""
@@ -132,6 +143,15 @@ class DryRun:
             ptx=ptx.read_text(encoding="utf-8"),
             ptxas_options=tuple(options),
         )
+
+    def _benchmark(self, call: Callable[[], object], *, quantiles: Sequence[float], **_: object) -> list[float]:
+        """Run a configuration once, so that it is compiled, and say what it costs."""
+        begun = len(self._launches)
+        call()
+        self._tried += self._launches[begun:]
+        del self._launches[begun:]
+        costs = [self._cost(launch.specialisation) for launch in self._tried[-1:]]
+        return [sum(costs)] * len(quantiles)
 
     def _record(self, key: str, grid: tuple[int, int, int]) -> None:
         self._launches.append(Launch(self._compiled[key], grid))
@@ -160,8 +180,14 @@ def _constants(source: Any, metadata: Mapping[str, Any]) -> tuple[tuple[str, str
 class _Driver:
     """The part of Triton's driver interface that compiling and launching use."""
 
-    def __init__(self, target: GPUTarget, record: Callable[[str, tuple[int, int, int]], None]) -> None:
+    def __init__(
+        self,
+        target: GPUTarget,
+        record: Callable[[str, tuple[int, int, int]], None],
+        benchmark: Callable[..., list[float]],
+    ) -> None:
         self._target = target
+        self._benchmark = benchmark
         self.utils = _Utils()
         self.launcher_cls = lambda source, metadata: _Launcher(metadata.hash, record)
 
@@ -187,13 +213,8 @@ class _Driver:
         return torch.cpu
 
     def get_benchmarker(self) -> Callable[..., list[float]]:
-        """For autotuners: run once, so that the configuration is compiled, and call all equally fast."""
-
-        def benchmark(call: Callable[[], object], *, quantiles: list[float], **_: object) -> list[float]:
-            call()
-            return [0.0] * len(quantiles)
-
-        return benchmark
+        """For autotuners."""
+        return self._benchmark
 
     def get_empty_cache_for_benchmark(self) -> torch.Tensor:
         return torch.empty(0)

@@ -89,7 +89,7 @@ def failures(launches: Sequence[LaunchReport]) -> list[str]:
         alike = [other for other in launches if other.kernel == launch.kernel and other is not launch]
         own = [each for each in launch.constants if not all(each in other.constants for other in alike)]
         which = f"{launch.kernel}[{pairs(own)}]" if named[launch.kernel] > 1 and own else launch.kernel
-        found += [f"{which}: {failure}" for failure in launch.failures]
+        found += [f"{which}: {failure}" for failure in launch.failures if not launch.tried]
     return found
 
 
@@ -189,5 +189,5 @@ def _cells(row: int, launch: LaunchReport, shapes: int) -> dict[str, str]:
         "serialised": "yes" if launch.wgmma_serialized else "no",
         "local": str(launch.local_loads + launch.local_stores),
         "in loops": str(launch.hot_local),
-        "verdict": "fails" if launch.failures else "ok",
+        "verdict": "tried" if launch.tried else "fails" if launch.failures else "ok",
     }

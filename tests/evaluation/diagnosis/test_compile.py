@@ -55,6 +55,7 @@ def second(x, y, SIZE: tl.constexpr):
     product = tl.dot(tl.load(x + short[:, None] * SIZE + long), tl.load(y + long[:, None] * 128 + short))
     tl.store(x + short[:, None] * 128 + short, product.to(tl.bfloat16))
 
+@triton.autotune(configs=[triton.Config({}, num_warps=warps) for warps in (1, 2)], key=[])
 @triton.jit
 def fallback(x):
     tl.store(x, 1.0)
@@ -153,13 +154,16 @@ def test_a_refused_launch_is_told_from_another_that_needs_as_much(tmp_path: Path
     """Triton raises a copy of its first error at later launches; what is caught is no launch of the shape."""
     kernel = tmp_path / "greedy.py"
     kernel.write_text(GREEDY)
-    first, caught, again = compiled(kernel, [shape(), shape(causal=True), shape(batch=2)], tmp_path / "cache")
+    shapes = [shape(), shape(causal=True), shape(batch=2)]
+    first, caught, tried, again = compiled(kernel, shapes, tmp_path / "cache")
     assert isinstance(first, LaunchReport)
     assert (first.kernel, first.grid) == ("second", None)
     assert first.constants == (("SIZE", "512"), ("num_stages", "3"))
     assert first.failures == (f"shared memory {first.shared_bytes} bytes, over the limit of 232448",)
     assert isinstance(caught, LaunchReport)
-    assert (caught.kernel, caught.grid, caught.failures) == ("fallback", (1, 1, 1), ())
+    assert (caught.kernel, caught.grid, caught.num_warps, caught.tried) == ("fallback", (1, 1, 1), 1, False)
+    assert isinstance(tried, LaunchReport)
+    assert (tried.kernel, tried.num_warps, tried.tried) == ("fallback", 2, True)
     assert again == msgspec.structs.replace(first, shape=2)
 
 

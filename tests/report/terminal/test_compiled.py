@@ -64,6 +64,7 @@ def test_what_was_not_compiled_is_said_once_for_each_reason() -> None:
 def test_failures_say_which_of_several_launches_has_them() -> None:
     spilled = launch(**OTHER, failures=("registers spilled: 8 bytes stored, 8 bytes loaded",))
     assert failures([LAUNCH, spilled]) == ["attend[BLOCK_M=64]: registers spilled: 8 bytes stored, 8 bytes loaded"]
+    assert failures([LAUNCH, msgspec.structs.replace(spilled, tried=True)]) == []
     assert failures([spilled]) == ["attend: registers spilled: 8 bytes stored, 8 bytes loaded"]
 
 
