@@ -13,6 +13,8 @@ Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsuppor
 Look = Literal["", "profile", "compile", "scratch", "machine"]
 """With what to look into a kernel where it runs: profilers, its compiler, a script (then the subject) that imports the
 baseline as `draft`; or at the machine alone."""
+Calls = Literal["graph", "eager"]
+"""How timed calls are made on a GPU: replayed from a CUDA graph, or launched one by one, the host's part included."""
 KERNEL = "kernel"
 BASELINE = "baseline"
 """Names of the two arms that every comparison may have; the other arms are peers, by their own names."""
@@ -37,7 +39,8 @@ class TimingPlan(msgspec.Struct, frozen=True):
 
     margin: with a baseline, stop as soon as the geomean against it lies wholly on one side of this log-ratio, at 99%
     over all looks, which are made after min_rounds, twice as many, and so on. precision: without a margin, stop when
-    every 95% interval is within +-precision. budget_s: for all rounds, warming up not counted.
+    every 95% interval is within +-precision. budget_s: for all rounds, warming up not counted. calls: how they are made
+    on a GPU; a CPU has but one way. costs: measure too what a single eager call costs the host.
     """
 
     min_rounds: int = 5
@@ -46,6 +49,8 @@ class TimingPlan(msgspec.Struct, frozen=True):
     budget_s: float = 30.0
     precision: float = 0.01
     margin: float | None = None
+    calls: Calls = "graph"
+    costs: bool = False
 
 
 class Subject(msgspec.Struct, frozen=True):
@@ -103,6 +108,15 @@ class Conditions(msgspec.Struct, frozen=True):
     """Reason -> share of the rounds."""
 
 
+class CallCost(msgspec.Struct, frozen=True):
+    """What an eager call takes of the host, in seconds, less what a kernel that does nothing takes there."""
+
+    host_s: float
+    """Until it returns: on a GPU the work is enqueued then, and nobody waited for it."""
+    idle_s: float
+    """Of a single call, from a process and a device at rest until its result is there."""
+
+
 class Timing(msgspec.Struct, frozen=True):
     """Raw samples of one shape. Every arm ran once in each round, on the same inputs."""
 
@@ -120,6 +134,12 @@ class Timing(msgspec.Struct, frozen=True):
     """Seconds per call that the work takes at the device's own rates; 0 where they are not known."""
     kinds: tuple[tuple[str, ...], ...] = ()
     """launches -> the kind of inputs of each round; () where all were normal."""
+    costs: dict[str, CallCost] = {}
+    """By arm, where that was asked for."""
+    harness_s: float = 0.0
+    """Seconds per call that a kernel which does nothing takes: subtracted from every sample."""
+    eager: bool = False
+    """Whether calls were launched one by one on a GPU; else they were replayed from CUDA graphs."""
 
     @property
     def kinds_by_launch(self) -> tuple[tuple[str, ...], ...]:

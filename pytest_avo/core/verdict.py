@@ -38,6 +38,10 @@ class Comparison(msgspec.Struct, frozen=True):
     ci95: tuple[float, float]
     kinds: dict[str, OfKind] = {}
     """By kind of inputs, where there are several."""
+    host_us: float | None = None
+    """The host's part of an eager call; None where it was not measured."""
+    idle_us: float | None = None
+    """A single eager call, from rest until its result is there."""
 
     @property
     def kinds_differ(self) -> bool:
@@ -55,6 +59,9 @@ class Verdict(msgspec.Struct, frozen=True):
     median_us: float | None = None
     tflops: float | None = None
     gbps: float | None = None
+    host_us: float | None = None
+    idle_us: float | None = None
+    """Of an eager call, as in Comparison."""
     baseline: Comparison | None = None
     peers: dict[str, Comparison] = {}
     notes: tuple[str, ...] = ()
@@ -113,6 +120,8 @@ def judge(evaluation: Evaluation, shape: Shape, *, floor: float) -> Verdict:
         median_us=seconds * 1e6,
         tflops=shape.flops / seconds / 1e12,
         gbps=shape.bytes_moved / seconds / 1e9,
+        host_us=_host_us(timing, KERNEL),
+        idle_us=_idle_us(timing, KERNEL),
         baseline=baseline,
         peers=compared,
         notes=evaluation.notes,
@@ -158,7 +167,17 @@ def compare(timing: Timing, arm: str) -> Comparison:
         ratio=ratio.estimate,
         ci95=(ratio.low, ratio.high),
         kinds=of_kinds(_intervals(paired_by_kind(timing, arm))),
+        host_us=_host_us(timing, arm),
+        idle_us=_idle_us(timing, arm),
     )
+
+
+def _host_us(timing: Timing, arm: str) -> float | None:
+    return timing.costs[arm].host_s * 1e6 if arm in timing.costs else None
+
+
+def _idle_us(timing: Timing, arm: str) -> float | None:
+    return timing.costs[arm].idle_s * 1e6 if arm in timing.costs else None
 
 
 def of_kinds(gains: Mapping[str, Interval]) -> dict[str, OfKind]:

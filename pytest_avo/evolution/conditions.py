@@ -39,6 +39,7 @@ def conditions(settings: Settings, operator: VariationOperator) -> dict[str, str
         "max-evaluations": budget.max_evaluations,
         "price-input": prices.input_per_million if prices else None,
         "price-output": prices.output_per_million if prices else None,
+        "calls": "" if settings.plan.calls == "graph" else settings.plan.calls,
         "max-rounds": settings.plan.max_rounds,
         "limits": f"build={settings.limits.build:g},check={settings.limits.check:g},time={settings.limits.time:g}",
         "accept": settings.accept,

@@ -204,7 +204,7 @@ def until_decided(plan: TimingPlan, limit: float) -> TimingPlan:
 def thorough(plan: TimingPlan) -> TimingPlan:
     """As many rounds as a question may take, over several launches, never cut short by a result."""
     rounds = plan.max_rounds if plan.margin is not None else PATIENCE * plan.max_rounds
-    return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None)
+    return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None, costs=False)
 
 
 def on(request: EvaluationRequest, cases: Sequence[Comparand]) -> EvaluationRequest:

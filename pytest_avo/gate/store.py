@@ -83,6 +83,8 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         timing, entry = evaluation.timing, self._entry(case)
         if entry is None or timing is None:
             return f"{self.name} has no {case.name} on this shape"
+        if entry.timing.eager != timing.eager:
+            return f"{self.name} was timed with --avo-calls {'eager' if entry.timing.eager else 'graph'}"
         peer = common_peer(entry.timing, timing)
         common = [kind for kind in timing.kind_names if kind in entry.timing.kind_names]
         if not common:

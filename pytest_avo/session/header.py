@@ -19,6 +19,7 @@ def header(assessor: Assessor, *, peers: Sequence[str], baseline: str = "") -> s
         f"triton {installed_version('triton')}",
         f"peers {', '.join(peers) or 'none'}",
         *([f"compared with {baseline}"] if baseline else []),
+        f"calls {'eager' if assessor.device.target == 'cpu' else assessor.settings.plan.calls}",
         f"sandbox {assessor.confinement}",
         f"noise floor {assessor.floor:.1%}" + (f" of {noise.measured}" if noise else " assumed"),
     ]

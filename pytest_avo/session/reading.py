@@ -13,7 +13,7 @@ import pytest
 from pytest_avo import PACKAGE
 from pytest_avo.core.disk.folder import FOLDER
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import Limits, TimingPlan
+from pytest_avo.core.evaluation import Calls, Limits, TimingPlan
 from pytest_avo.core.kernel import TARGETS
 from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
@@ -60,7 +60,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         shapes=_names(option.text("avo_shapes")) or ((INTERPRETED,) if mode == "interpret" else ()),
         peers=None if not peers else () if peers == "none" else _names(peers),
         limits=_limits(option.text("avo_limits")),
-        plan=_plan(option.value("avo_max_rounds")),
+        plan=_plan(option.value("avo_max_rounds"), option.value("avo_calls")),
         sandbox=option.value("avo_sandbox"),
         gate=_gate(option),
         files={
@@ -113,10 +113,10 @@ def _limits(text: str) -> Limits:
     return Limits(**given)
 
 
-def _plan(max_rounds: int | None) -> TimingPlan:
+def _plan(max_rounds: int | None, calls: Calls) -> TimingPlan:
+    default = TimingPlan(calls=calls)
     if max_rounds is None:
-        return TimingPlan()
-    default = TimingPlan()
+        return default
     return msgspec.structs.replace(default, max_rounds=max_rounds, min_rounds=min(default.min_rounds, max_rounds))
 
 

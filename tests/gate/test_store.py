@@ -129,6 +129,11 @@ def test_without_a_peer_in_common_times_are_compared_as_they_are(tmp_path: Path)
     assert found.interval().estimate == pytest.approx(-math.log(1.2), abs=0.005)
 
 
+def test_eager_calls_are_not_compared_with_replayed_ones(tmp_path: Path) -> None:
+    eager = msgspec.structs.replace(timed(0.010, 0.030), eager=True)
+    assert gains(eager, timed(0.010, 0.030), tmp_path) == "baseline main was timed with --avo-calls eager"
+
+
 def test_a_shape_that_it_lacks_is_named(tmp_path: Path) -> None:
     saved(tmp_path, row(shape(batch=2)))
     found = loaded(tmp_path).gains(CASE, Evaluation(shape().id, "ok", timing=timed(0.01, None)))

@@ -38,7 +38,7 @@ def test_a_right_kernel_passes_and_a_wrong_one_fails_with_its_reason(project: Pr
     assert result.ret == 1
     result.stdout.fnmatch_lines(
         [
-            "avo: * (bench; * peers torch-sdpa; sandbox *)",
+            "avo: * (bench; * peers torch-sdpa; calls eager; sandbox *)",
             f"kernels/good.py::{SHAPES[0]} CORRECT*",
             "*geomean vs torch-sdpa*2 correct*",
             f"FAILED kernels/wrong.py::{SHAPES[0]} - Failed: inc*",

@@ -25,7 +25,7 @@ import torch
 from pytest_avo.core.evaluation import Outcome
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation.arms.memory import Memory, Written
-from pytest_avo.evaluation.arms.replies import Done, Form, Loaded, Raised, decode
+from pytest_avo.evaluation.arms.replies import Done, Enqueued, Form, Loaded, Raised, decode
 from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
@@ -45,6 +45,7 @@ ALERT_S = {"cpu": 0.0, "cuda": 0.1}
 more, now less. Where kernels run on a CPU they need the core."""
 _UNREAD = "did not take the request that it was to answer"
 Phase = Literal["build", "check", "time"]
+_Reply = Loaded | Enqueued | Done
 
 
 class KernelFault(Exception):
@@ -149,29 +150,59 @@ class Arm:
         phase: Phase,
         guarded: bool = False,
         like_timed: bool = False,
+        eager: bool = False,
     ) -> Slice:
         """Call the kernel once on each of the inputs and return outputs and seconds.
 
         The arguments are written while the process is frozen; the clock stops only once it is frozen again, so that an
         early "done" buys no time in which the work is finished. Timed calls on a GPU, and others that must look like
-        them, are replayed from a CUDA graph where the kernel can be captured in one. guarded: all that lies around the
-        arguments is NaN.
+        them, are replayed from a CUDA graph where the kernel can be captured in one, unless they are to be `eager`.
+        guarded: all that lies around the arguments is NaN.
         """
         self.freeze()
         calls, written = self._write(batch, dtype, guarded=guarded)
-        replay = (phase == "time" or like_timed) and self.given.place == "cuda"
-        self._send(self._request(calls, replay=replay), phase)
+        replay = (phase == "time" or like_timed) and not eager and self.given.place == "cuda"
+        seconds, done = self._ask(self._request(calls, replay=replay), phase=phase, limit_s=limit_s)
+        return self._slice(done, batch, dtype, calls, written, seconds=seconds, phase=phase)
+
+    def enqueue(self, batch: Sequence[Inputs], dtype: Dtype, *, limit_s: float) -> Slice:
+        """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
+        self.freeze()
+        calls, written = self._write(batch, dtype, guarded=False)
+        seconds, enqueued = self._ask({"do": "enqueue", "calls": calls}, phase="time", limit_s=limit_s)
+        if not isinstance(enqueued, Enqueued):
+            raise KernelFault("rejected", "answered a call that was not asked")
+        _, done = self._ask({"do": "finish"}, phase="time", limit_s=limit_s)
+        return self._slice(done, batch, dtype, calls, written, seconds=seconds, phase="time")
+
+    def _ask(self, request: dict[str, object], *, phase: Phase, limit_s: float) -> tuple[float, _Reply]:
+        """The judge's seconds from a request to the reply, and that; the process is frozen before and after."""
+        self._send(request, phase)
         self.require_standstill()
         start = time.perf_counter()
         self.thaw()  # finds the request there: waking a process twice would be measured
         try:
-            done = self._reply(phase=phase, limit_s=limit_s)
+            reply = self._reply(phase=phase, limit_s=limit_s)
         except KernelRaised:
             self.freeze()
             raise
         seconds = self.freeze() - start
         self._limit_memory()
         self._refuse_extra_replies()
+        return seconds, reply
+
+    def _slice(
+        self,
+        done: _Reply,
+        batch: Sequence[Inputs],
+        dtype: Dtype,
+        calls: list[dict[str, object]],
+        written: list[Written],
+        *,
+        seconds: float,
+        phase: Phase,
+    ) -> Slice:
+        """What was answered, if it is what was asked; KernelFault where not."""
         if not isinstance(done, Done) or done.calls != len(batch):
             raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
         for form in done.forms:
@@ -283,7 +314,7 @@ class Arm:
         except OSError:
             raise KernelEnded(phase) from None
 
-    def _reply(self, *, phase: Phase, limit_s: float) -> Loaded | Done:
+    def _reply(self, *, phase: Phase, limit_s: float) -> _Reply:
         """Wait for the only reply to a request."""
         try:
             self._wait(phase, limit_s)

@@ -16,6 +16,10 @@ class Loaded(msgspec.Struct, frozen=True, tag_field="said", tag="loaded", forbid
     """The kernel's file is imported."""
 
 
+class Enqueued(msgspec.Struct, frozen=True, tag_field="said", tag="enqueued", forbid_unknown_fields=True):
+    """All calls of a request have returned; what they put on the device may still be under way."""
+
+
 class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_unknown_fields=True):
     """The kernel raised; `refused` if it said that it does not do this shape."""
 
@@ -46,10 +50,10 @@ class Done(msgspec.Struct, frozen=True, tag_field="said", tag="done", forbid_unk
     """Whether the calls came from a CUDA graph, without the host's part of their launches."""
 
 
-_decoder = msgspec.json.Decoder(Loaded | Raised | Done)
+_decoder = msgspec.json.Decoder(Loaded | Enqueued | Raised | Done)
 
 
-def decode(message: bytes) -> Loaded | Raised | Done:
+def decode(message: bytes) -> Loaded | Enqueued | Raised | Done:
     """A reply; msgspec.DecodeError, ValueError or RecursionError for any other message."""
-    reply: Loaded | Raised | Done = _decoder.decode(message)
+    reply: Loaded | Enqueued | Raised | Done = _decoder.decode(message)
     return reply

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from random import Random
 
 import msgspec
@@ -135,7 +136,8 @@ class Examiner:
             first_s += time.perf_counter() - start if first else 0.0
             if case.required and case.kind == "needle" and inputs is not None:
                 self._check_nudges(arm, case, inputs, random, limit_s=max(0.001, left_s))
-                self._check_slices(arm, shape, random, source, limit_s=max(0.001, left_s))
+                eager = request.plan is not None and request.plan.calls == "eager"
+                self._check_slices(arm, shape, random, source, limit_s=max(0.001, left_s), eager=eager)
             seconds = time.perf_counter() - start
             build_s += seconds if first and case.required else 0.0
             spent_s += 0.0 if first else seconds
@@ -192,7 +194,9 @@ class Examiner:
             if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
                 raise KernelFault("incorrect", f"{found} ({nudge.what})")
 
-    def _check_slices(self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, limit_s: float) -> None:
+    def _check_slices(
+        self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, limit_s: float, eager: bool
+    ) -> None:
         """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused."""
         stream = Stream(shape, source)
         kinds = random.sample(UNUSUAL, k=len(UNUSUAL))
@@ -205,7 +209,10 @@ class Examiner:
             changed = mix_all(batch, here, random, source)
             what = f"a slice with {', '.join(here)} inputs" if here else "a slice"
             try:
-                out = arm.call(batch, shape.dtype, limit_s=limit_s, phase="check", like_timed=True).outputs()
+                call = partial(
+                    arm.call, batch, shape.dtype, limit_s=limit_s, phase="check", like_timed=True, eager=eager
+                )
+                out = call().outputs()
             except KernelRaised as error:
                 raise _raised(error, what, again=True) from None
             except KernelEnded as error:
@@ -238,8 +245,7 @@ class Examiner:
         notes = [f"{name}: {self._absent[other]}" for name, other in others.items() if other in self._absent]
         subjects = {KERNEL: request.subject}
         subjects |= {name: other for name, other in others.items() if other not in self._absent}
-        if self._place == "cuda":
-            subjects[EMPTY] = peer(EMPTY)
+        subjects[EMPTY] = peer(EMPTY)
         start = time.perf_counter()
         while True:
             race = Race(
@@ -324,7 +330,8 @@ class _Launch:
         plan = self._request.plan
         started: dict[str, Arm] = {}
         for name, subject in self._subjects.items():
-            if plan is not None and (plan.launches > 1 or (self._request.fresh and name != KERNEL)):
+            anew = plan is not None and (plan.launches > 1 or (self._request.fresh and name != KERNEL))
+            if anew and name != EMPTY:
                 self._arms.drop(name)
             try:
                 started[name] = self._arms.get(name, subject, self._request.shapes, self._request.limits)

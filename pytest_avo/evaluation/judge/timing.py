@@ -7,8 +7,9 @@ little.
 Rounds take the kinds of inputs of a shape in turn, the same for all arms: a race ends where every kind had its turn, be
 it that its time is spent.
 
-On a GPU one more arm runs along, a kernel of ours that does nothing. What a slice of it takes (waking the process,
-asking, copying results out) is what every other slice takes beside its kernel's work, and is subtracted from it.
+One more arm runs along, a kernel of ours that does nothing: on a GPU in every round, on a CPU while others warm up.
+What a slice of it takes (waking the process, asking, copying results out) is what every other slice takes beside its
+kernel's work, and is subtracted from it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from statistics import median
 
 import torch
 
 from pytest_avo.core import stats
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Reading, Timing, TimingPlan
+from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, Slice
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
@@ -32,6 +34,7 @@ from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
 from pytest_avo.evaluation.judge.aftermath import Aftermath
+from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
 
@@ -51,6 +54,8 @@ CLOCK_SLACK_S = {"cpu": 0.005, "cuda": 0.001}
 CLOCK_FACTOR = 2.0
 """How far a process's own account of a slice may fall short of the judge's, beyond twice what honest arms show: a
 share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the call."""
+EMPTY_SLICES = 5
+"""Of the empty arm, where it is timed apart from the rounds."""
 LEAST_SHARE = 0.02
 """What is left of a slice at least when the empty one is subtracted: a kernel that takes no time is a mistake."""
 
@@ -96,6 +101,7 @@ class Race:
         self._aftermath = Aftermath(KERNEL)
         self._readings: list[Reading] = []
         self._launched: set[str] = set()
+        self._costs: dict[str, dict[str, CallCost]] = {}
         self._order: list[str] = []
         self._backwards = True
 
@@ -115,6 +121,8 @@ class Race:
             for shape in self._shapes:
                 self._warm_up(shape, arms)
             placement.settle()
+            if plan.costs and not self._costs:
+                self._costs = {shape.id: self._call_costs(shape, arms) for shape in self._shapes}
             started = time.monotonic()
             for index in range(rounds):
                 say(f"round {number * rounds + index + 1} of at most {rounds * plan.launches}")
@@ -145,6 +153,9 @@ class Race:
                 readings=tuple(self._readings),
                 too_few=self._too_few(done),
                 kinds=tuple(tuple(launch) for launch in self._kinds[shape.id]),
+                costs=self._costs.get(shape.id, {}),
+                eager=self._place == "cuda" and plan.calls == "eager",
+                harness_s=median(self._empty_s(shape.id)) / self._calls[shape.id],
             )
             for shape in self._shapes
         }
@@ -178,6 +189,26 @@ class Race:
         batch = self._streams[shape.id].draw(calls)
         for name, arm in arms.items():
             self._slice(shape, name, arm, batch)
+        if EMPTY in arms and self._place == "cpu":
+            for _ in range(EMPTY_SLICES):
+                found = self._slice(shape, EMPTY, arms[EMPTY], batch)
+                self._slices[shape.id][EMPTY][-1].append(found.seconds)
+
+    def _call_costs(self, shape: Shape, arms: Mapping[str, Arm]) -> dict[str, CallCost]:
+        def ask(name: str, batch: list[Inputs], enqueue: bool) -> Slice:
+            arm = arms[name]
+            if enqueue:
+                return self._ask(shape, name, arm, lambda: arm.enqueue(batch, shape.dtype, limit_s=self._limit_s))
+            call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=True)
+            return self._ask(shape, name, arm, call)
+
+        return call_costs(
+            sorted(arms),
+            draw=self._streams[shape.id].draw,
+            ask=ask,
+            look_at=partial(self._look_at, shape),
+            most_calls=self._room.max_calls(shape),
+        )
 
     def _draw_order(self, arms: Mapping[str, Arm]) -> None:
         """The order of the next round: what ran just before leaves its mark on clocks and caches."""
@@ -193,6 +224,8 @@ class Race:
         out = torch.empty(0)
         results: dict[str, Slice] = {}
         for name in self._order:
+            if name == EMPTY and self._place == "cpu":
+                continue
             result = results[name] = self._slice(shape, name, arms[name], batch)
             if name == KERNEL:
                 out = result.outputs()  # as they are now, whatever becomes of them while others run
@@ -214,24 +247,36 @@ class Race:
             raise ArmFault(KERNEL, shape.id, KernelFault("incorrect", f"{found} (a timed call)"))
 
     def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs]) -> Slice:
-        try:
-            result = arm.call(batch, shape.dtype, limit_s=self._limit_s, phase="time")
-            if uses_foreign_cores(arm.pid):
-                raise KernelFault("rejected", "runs on cores that it was not given")
+        eager = self._plan.calls == "eager"
+        call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager)
+        result = self._ask(shape, name, arm, call)
+        if name != EMPTY or self._place == "cuda":
             self._unclaimed[shape.id].setdefault(name, []).append(result.seconds - result.claimed_s)
-        except (KernelFault, KernelEnded) as error:
-            raise ArmFault(name, shape.id, error) from None
-        if self._place == "cuda" and name != EMPTY and not result.replayed:
+        if self._place == "cuda" and name != EMPTY and not (eager or result.replayed):
             self._launched.add(name)
         return result
+
+    def _ask(self, shape: Shape, name: str, arm: Arm, ask: Callable[[], Slice]) -> Slice:
+        """What an arm answers; ArmFault where it fails."""
+        try:
+            result = ask()
+            if uses_foreign_cores(arm.pid):
+                raise KernelFault("rejected", "runs on cores that it was not given")
+        except (KernelFault, KernelEnded) as error:
+            raise ArmFault(name, shape.id, error) from None
+        return result
+
+    def _empty_s(self, shape: str) -> list[float]:
+        """Seconds of an empty slice, by launch."""
+        launches = self._slices[shape].get(EMPTY, [])
+        return [median(rounds) if rounds else 0.0 for rounds in launches] or [0.0] * len(self._kinds[shape])
 
     def _seconds(self, shape: str, arm: str) -> list[list[float]]:
         """Seconds per call, by launch and round: the slices less what an empty one takes."""
         calls, slices = self._calls[shape], self._slices[shape]
-        empty = [median(rounds) if rounds else 0.0 for rounds in slices.get(EMPTY, [[]] * len(slices[arm]))]
         return [
             [max(slice_s - overhead, LEAST_SHARE * slice_s) / calls for slice_s in rounds]
-            for rounds, overhead in zip(slices[arm], empty, strict=True)
+            for rounds, overhead in zip(slices[arm], self._empty_s(shape), strict=True)
         ]
 
     def _too_few(self, rounds: int) -> str:

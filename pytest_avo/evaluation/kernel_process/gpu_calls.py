@@ -47,6 +47,7 @@ class GpuCalls:
         )
         self._slices: dict[str, _Slice] = {}
         self._pool = torch.cuda.graph_pool_handle()
+        self._enqueued: tuple[list[Any], _Slice] | None = None
 
     def answer(self, attention: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Make the calls of a request, or replay them, and say what they returned."""
@@ -57,6 +58,19 @@ class GpuCalls:
             self._slices[name] = self._captured(attention, self._slice(request["calls"]))
         found = self._slices[name]
         return self._launch(attention, found) if found.graph is None else self._replay(found, found.graph)
+
+    def enqueue(self, attention: Any, request: dict[str, Any]) -> None:
+        """Launch the calls of a request and wait for none of them."""
+        wanted = self._slice(request["calls"])
+        self._enqueued = _call_all(attention, wanted), wanted
+
+    def finish(self) -> dict[str, Any]:
+        """Wait for the calls that were enqueued and say what they returned."""
+        if self._enqueued is None:
+            raise RuntimeError("nothing was enqueued")
+        _synchronize()
+        (results, wanted), self._enqueued = self._enqueued, None
+        return {"calls": len(results), "forms": _forms(results, wanted), "seconds": 0.0, "replayed": False}
 
     def _slice(self, calls: list[dict[str, Any]]) -> _Slice:
         places = [result_place(self._result, call) for call in calls]

@@ -21,6 +21,7 @@ class HostCalls:
             torch.frombuffer(mmap.mmap(descriptor, os.fstat(descriptor).st_size), dtype=torch.uint8)
             for descriptor in (CHILD_INPUT, CHILD_OUTPUT)
         )
+        self._enqueued: dict[str, Any] = {}
 
     def answer(self, attention: Any, request: dict[str, Any]) -> dict[str, Any]:
         """Make the calls of a request and say what they returned."""
@@ -33,3 +34,11 @@ class HostCalls:
             deliver(out, result_place(self._result, call))
             forms.append(form(out, arguments))
         return {"calls": len(forms), "forms": distinct(forms), "seconds": total_s}
+
+    def enqueue(self, attention: Any, request: dict[str, Any]) -> None:
+        """Make the calls of a request; here they are finished when they return."""
+        self._enqueued = self.answer(attention, request)
+
+    def finish(self) -> dict[str, Any]:
+        """What the calls that were enqueued returned."""
+        return self._enqueued

@@ -38,6 +38,11 @@ def serve(*, threads: int, place: str, sizes: Sequence[int]) -> None:
             if request["do"] == "load":
                 attention = _load()
                 reply: dict[str, Any] = {"said": "loaded"}
+            elif request["do"] == "enqueue":
+                caller.enqueue(attention, request)
+                reply = {"said": "enqueued"}
+            elif request["do"] == "finish":
+                reply = {"said": "done", **caller.finish()}
             else:
                 reply = {"said": "done", **caller.answer(attention, request)}
         except Exception as error:

@@ -113,6 +113,9 @@ def _result(row: ResultRow) -> dict[str, object]:
         "reason": verdict.reason,
         "failed": row.failed,
         "median_us": verdict.median_us,
+        "host_us": verdict.host_us,
+        "idle_us": verdict.idle_us,
+        "harness_us": None if row.timing is None else row.timing.harness_s * 1e6,
         "tflops": verdict.tflops,
         "gbps": verdict.gbps,
         "roofline_fraction": row.roofline_fraction,
@@ -120,6 +123,8 @@ def _result(row: ResultRow) -> dict[str, object]:
         "peers": {
             name: {
                 "median_us": beside.median_us,
+                "host_us": beside.host_us,
+                "idle_us": beside.idle_us,
                 "ratio": beside.ratio,
                 "ci95": list(beside.ci95),
                 "kinds": {kind: {"ratio": x.ratio, "ci95": list(x.ci95)} for kind, x in beside.kinds.items()},

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from pytest_avo.core.verdict import Comparison
+from pytest_avo.core.verdict import Comparison, Verdict
 from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, arms, comparisons
 
 LEAST_TFLOPS = 0.1
 """A kernel that is slower on every shape is told in GFLOP/s."""
+MUCH = 0.1
+"""Share of a call's time from which on it is shown what the call costs beside."""
 DECODE_QUERIES = 16
 """Up to so many query rows a shape is bound by memory and shown in GB/s: a tile of them fills no matrix unit."""
 
@@ -24,6 +26,8 @@ class TableLayout:
     peers: tuple[str, ...]
     intervals: bool = True
     roofline: bool = True
+    calls: bool = True
+    """What eager calls take of the host, where that is much."""
     kinds: bool = True
     """What was timed beside it on the kind of inputs where the kernel stands worst, where kinds differ."""
     whole_shapes: bool = True
@@ -69,6 +73,7 @@ def table(rows: Sequence[ResultRow], layout: TableLayout) -> Table:
         columns += [_median(rows), _throughput(rows)]
         columns += _roofline(rows) if layout.roofline else []
         columns += [_peer(rows, peer, layout) for peer in layout.peers]
+        columns += _calls(rows, layout) if layout.calls else []
         columns += _kinds(rows, layout) if layout.kinds else []
     columns.append(Column("verdict", tuple(row.verdict.kind for row in rows), "left"))
     if layout.details:
@@ -80,7 +85,8 @@ def table(rows: Sequence[ResultRow], layout: TableLayout) -> Table:
 def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[TableLayout]:
     """Layouts from the fullest to the narrowest.
 
-    Intervals go first, then the share of the roofline, then shared parts of shapes, then kinds of inputs, then peers.
+    Intervals go first, then the share of the roofline, then shared parts of shapes, then what calls cost the host, then
+    kinds of inputs, then peers.
     """
     peers = arms(rows)
     return [
@@ -88,9 +94,16 @@ def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[TableLa
         TableLayout(peers, intervals=False, details=details),
         TableLayout(peers, intervals=False, roofline=False, details=details),
         TableLayout(peers, intervals=False, roofline=False, whole_shapes=False, details=details),
+        TableLayout(peers, intervals=False, roofline=False, whole_shapes=False, calls=False, details=details),
         *(
             TableLayout(
-                peers[:count], intervals=False, roofline=False, kinds=False, whole_shapes=False, details=details
+                peers[:count],
+                intervals=False,
+                roofline=False,
+                calls=False,
+                kinds=False,
+                whole_shapes=False,
+                details=details,
             )
             for count in range(len(peers), -1, -1)
         ),
@@ -157,6 +170,37 @@ def _peer(rows: Sequence[ResultRow], name: str, layout: TableLayout) -> Column:
         else:
             cells.append(text.ratio(beside.ratio, beside.ci95, bounds=layout.intervals))
     return Column(f"vs {name}" if layout.intervals else name, tuple(cells))
+
+
+def _calls(rows: Sequence[ResultRow], layout: TableLayout) -> list[Column]:
+    """What an eager call takes beside the device's time: of the host alone, and from rest until its result is there.
+
+    Of the kernel and what was timed beside it, each where that is more than MUCH of its own time.
+    """
+    columns = []
+    for header, found in (("host us", _host_us), ("from rest us", _idle_us)):
+        cells = []
+        for row in rows:
+            timed = {"": row.verdict} | {name: x for name, x in comparisons(row).items() if name in layout.peers}
+            figures = {name: found(each, row.target) for name, each in timed.items()}
+            cells.append(", ".join(f"{name} {text.significant(x)}".strip() for name, x in figures.items() if x))
+        if any(cells):
+            columns.append(Column(header, tuple(cell or text.ABSENT for cell in cells), "left"))
+    return columns
+
+
+def _host_us(timed: Verdict | Comparison, target: str) -> float | None:
+    """The host's part of a call; None where it is little, and on a CPU, where it is all of the call."""
+    if target == "cpu" or not timed.host_us or not timed.median_us:
+        return None
+    return timed.host_us if timed.host_us > MUCH * timed.median_us else None
+
+
+def _idle_us(timed: Verdict | Comparison, target: str) -> float | None:
+    """A single call from rest; None where it takes little more than one among others."""
+    if not timed.idle_us or not timed.median_us:
+        return None
+    return timed.idle_us if timed.idle_us > (1 + MUCH) * timed.median_us else None
 
 
 def _kinds(rows: Sequence[ResultRow], layout: TableLayout) -> list[Column]:

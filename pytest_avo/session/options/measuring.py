@@ -97,6 +97,14 @@ MEASURING = (
         help="Stop a comparison after N interleaved rounds at the latest (default: 30)",
     ),
     _measuring(
+        flag="--avo-calls",
+        choices=("graph", "eager"),
+        default="graph",
+        modes=TIMED,
+        help="How timed calls are made on a GPU, and so which time verdicts and gates use: replayed from a CUDA graph, "
+        "or launched one by one, the host's part included (default: {default}). A CPU has eager calls alone",
+    ),
+    _measuring(
         flag="--avo-sandbox",
         choices=("auto", "require", "off"),
         default="auto",

@@ -11,6 +11,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Timing, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
+from pytest_avo.evaluation.judge.peers import EMPTY, peer
 from pytest_avo.evaluation.judge.timing import ArmFault, Race
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
@@ -105,6 +106,16 @@ def test_the_budget_ends_a_race_and_is_shared_by_its_launches(confined: Laborato
     assert timing.stopped == "time budget of 0.5 s spent"
     assert len(rounds(timing)) == 2
     assert all(1 <= count < 2000 for count in rounds(timing))
+
+
+def test_what_single_calls_cost_and_what_the_harness_takes_are_measured_beside_the_rounds(confined: Laboratory) -> None:
+    plan = TimingPlan(min_rounds=2, max_rounds=2, costs=True)
+    timing = race(confined, {KERNEL: ONCE, PEER: THRICE, EMPTY: peer(EMPTY).source}, plan)
+    assert set(timing.seconds) == set(timing.costs) == {KERNEL, PEER}
+    for cost in (timing.costs[PEER], timing.costs[KERNEL]):
+        assert 0.008 < cost.host_s < 0.2
+        assert 0.008 < cost.idle_s < 0.2
+    assert 0 < timing.harness_s < 0.008
 
 
 def test_kinds_of_inputs_take_turns_and_a_race_ends_with_whole_turns(confined: Laboratory) -> None:

@@ -57,6 +57,24 @@ def test_how_near_the_device_s_best_a_kernel_comes_is_a_column_where_that_is_kno
     assert "roofline" not in table(rows[1:], wide).headers
 
 
+def test_what_calls_cost_the_host_is_a_column_where_that_is_much_of_the_device_s_time() -> None:
+    slow = msgspec.structs.replace(PEERS["fa3"], host_us=122.0, idle_us=1320.0)
+    made = row(shape(), peers={"fa3": slow})
+    costly = replace_verdict(made, "sm90", host_us=41.0, idle_us=500.0)
+    cheap = replace_verdict(row(shape(batch=2), peers=PEERS), "sm90", host_us=39.0, idle_us=430.0)
+    assert column([costly, cheap], "host us") == ["41.0, fa3 122", "-"]
+    assert column([costly, cheap], "from rest us") == ["500", "-"]
+    assert "host us" not in table([cheap], TableLayout(("fa3",))).headers
+    assert "host us" not in table([replace_verdict(made, "cpu", host_us=400.0)], TableLayout(("fa3",))).headers
+    narrow = next(each for each in layouts([costly]) if not each.calls)
+    assert "host us" not in table([costly], narrow).headers
+
+
+def replace_verdict(of: ResultRow, target: str, **figures: float) -> ResultRow:
+    verdict = msgspec.structs.replace(of.verdict, **figures)
+    return msgspec.structs.replace(of, target=target, verdict=verdict)
+
+
 def test_an_absent_peer_leaves_a_dash() -> None:
     rows = [row(shape(), peers=PEERS), row(shape(batch=2))]
     assert column(rows, "vs fa3") == ["1.21 [1.18, 1.24]", "-"]
@@ -94,9 +112,10 @@ def test_layouts_give_up_intervals_first_then_the_roofline_then_shapes_then_kind
     plain = replace(full, intervals=False)
     bare = replace(plain, roofline=False)
     short = replace(bare, whole_shapes=False)
-    bound = replace(short, kinds=False)
+    costless = replace(short, calls=False)
+    bound = replace(costless, kinds=False)
     fewer = [replace(bound, peers=peers) for peers in (("fa3",), ())]
-    assert layouts(rows) == [full, plain, bare, short, bound, *fewer]
+    assert layouts(rows) == [full, plain, bare, short, costless, bound, *fewer]
 
 
 def test_the_worst_kind_of_inputs_is_a_column_where_kinds_differ_beyond_the_noise() -> None:
