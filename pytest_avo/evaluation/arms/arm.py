@@ -46,6 +46,7 @@ more, now less. Where kernels run on a CPU they need the core."""
 _UNREAD = "did not take the request that it was to answer"
 Phase = Literal["build", "check", "time"]
 _Reply = Loaded | Enqueued | Done
+_Do = Literal["call", "launch", "replay", "enqueue"]
 
 
 class KernelFault(Exception):
@@ -126,7 +127,7 @@ class Arm:
         self.result = result
         self._link = link
         self._tree = tree
-        self._captured: set[str] = set()
+        self._named: set[tuple[str, str]] = set()
         self._memory_bytes = memory_bytes
         self._free_bytes = memory_use.free_bytes()
 
@@ -161,15 +162,16 @@ class Arm:
         """
         self.freeze()
         calls, written = self._write(batch, dtype, guarded=guarded)
-        replay = (phase == "time" or like_timed) and not eager and self.given.place == "cuda"
-        seconds, done = self._ask(self._request(calls, replay=replay), phase=phase, limit_s=limit_s)
+        timed = phase == "time" or like_timed
+        how: _Do = "call" if not timed else "launch" if eager else "replay"
+        seconds, done = self._ask(self._request(how, calls), phase=phase, limit_s=limit_s)
         return self._slice(done, batch, dtype, calls, written, seconds=seconds, phase=phase)
 
     def enqueue(self, batch: Sequence[Inputs], dtype: Dtype, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
         self.freeze()
         calls, written = self._write(batch, dtype, guarded=False)
-        seconds, enqueued = self._ask({"do": "enqueue", "calls": calls}, phase="time", limit_s=limit_s)
+        seconds, enqueued = self._ask(self._request("enqueue", calls), phase="time", limit_s=limit_s)
         if not isinstance(enqueued, Enqueued):
             raise KernelFault("rejected", "answered a call that was not asked")
         _, done = self._ask({"do": "finish"}, phase="time", limit_s=limit_s)
@@ -290,14 +292,14 @@ class Arm:
         self.result.settle()
         return calls, written
 
-    def _request(self, calls: list[dict[str, object]], *, replay: bool) -> dict[str, object]:
-        """What is sent. A slice that was captured before is named alone: what it is made of is known there."""
-        if not replay:
-            return {"do": "call", "calls": calls}
+    def _request(self, how: _Do, calls: list[dict[str, object]]) -> dict[str, object]:
+        """What is sent. On a GPU a slice that was asked for before is named alone: what it is made of is known there."""
+        if how == "call" or self.given.place != "cuda":
+            return {"do": "enqueue" if how == "enqueue" else "call", "calls": calls}
         name = hashlib.sha256(msgspec.json.encode(calls)).hexdigest()[:16]
-        new = name not in self._captured
-        self._captured.add(name)
-        return {"do": "replay", "name": name, "calls": calls if new else []}
+        new = (how, name) not in self._named
+        self._named.add((how, name))
+        return {"do": how, "name": name, "calls": calls if new else []}
 
     def _output(self, offset: int, inputs: Inputs, dtype: Dtype) -> torch.Tensor:
         """A copy of one result, which lies in memory as (batch, seqlen, heads, head_dim)."""

@@ -46,6 +46,7 @@ class GpuCalls:
             for descriptor, size in ((CHILD_INPUT, given_bytes), (CHILD_OUTPUT, result_bytes))
         )
         self._slices: dict[str, _Slice] = {}
+        self._captures: dict[str, _Slice] = {}
         self._pool = torch.cuda.graph_pool_handle()
         self._enqueued: tuple[list[Any], _Slice] | None = None
 
@@ -53,15 +54,17 @@ class GpuCalls:
         """Make the calls of a request, or replay them, and say what they returned."""
         if request["do"] == "call":
             return self._launch(attention, self._slice(request["calls"]))
+        if request["do"] == "launch":
+            return self._launch(attention, self._named(request))
         name = request["name"]
-        if name not in self._slices:
-            self._slices[name] = self._captured(attention, self._slice(request["calls"]))
-        found = self._slices[name]
+        if name not in self._captures:
+            self._captures[name] = self._captured(attention, self._slice(request["calls"]))
+        found = self._captures[name]
         return self._launch(attention, found) if found.graph is None else self._replay(found, found.graph)
 
     def enqueue(self, attention: Any, request: dict[str, Any]) -> None:
         """Launch the calls of a request and wait for none of them."""
-        wanted = self._slice(request["calls"])
+        wanted = self._named(request)
         self._enqueued = _call_all(attention, wanted), wanted
 
     def finish(self) -> dict[str, Any]:
@@ -71,6 +74,13 @@ class GpuCalls:
         _synchronize()
         (results, wanted), self._enqueued = self._enqueued, None
         return {"calls": len(results), "forms": _forms(results, wanted), "seconds": 0.0, "replayed": False}
+
+    def _named(self, request: dict[str, Any]) -> _Slice:
+        """The slice of a request that names it; what it is made of is sent with the first of them alone."""
+        name = request["name"]
+        if name not in self._slices:
+            self._slices[name] = self._slice(request["calls"])
+        return self._slices[name]
 
     def _slice(self, calls: list[dict[str, Any]]) -> _Slice:
         places = [result_place(self._result, call) for call in calls]

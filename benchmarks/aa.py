@@ -1,0 +1,78 @@
+"""A kernel beside itself, again and again, as an evolution screens candidates: none must be found faster.
+
+    python benchmarks/aa.py RESULTS [--number 100] [--rounds 6] [--seconds 400] [--shapes 1]
+
+Each time the candidate is kernels/cpu/quickstart.py with another comment, so that it is a new kernel in a new process,
+and the incumbent is always the same text, as in an evolution. Estimates of the ratio are written to RESULTS, a line of
+JSON each, when they are known, so that runs can be made in pieces. At the end stands what all of them amount to: the
+median and how many lie above 1, which must be half of them; how far they spread; and how many intervals of one-sided
+99% bounds leave 1 out to either side, which must be 2 of 100.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+
+from pytest_avo.core.evaluation import EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.ranking import ONE_SIDED_99, geomean_gain
+from pytest_avo.core.shape import read_suite
+from pytest_avo.evaluation.pool.pool import Pool
+
+ROOT = Path(__file__).parents[1]
+KERNEL = (ROOT / "kernels" / "cpu" / "quickstart.py").read_text()
+
+
+def main() -> None:
+    """Compare until there are as many more as were asked for, or the time is up."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--number", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--seconds", type=float, default=400.0)
+    parser.add_argument("--shapes", type=int, default=1, help="how many of the suite quickstart, from its end")
+    options = parser.parse_args()
+    shapes = tuple(read_suite(ROOT / "shapes" / "quickstart.toml")[-options.shapes :])
+    plan = TimingPlan(min_rounds=options.rounds, max_rounds=options.rounds)
+    deadline = time.monotonic() + options.seconds
+    pool = Pool(["popen"])
+    try:
+        for number in range(options.number):
+            if time.monotonic() > deadline:
+                break
+            subject = Subject("candidate", f"{KERNEL}\n# {number}\n")
+            request = EvaluationRequest(
+                0, subject, shapes, plan=plan, baseline=Subject("incumbent", KERNEL), fixed="torch-sdpa"
+            )
+            start = time.monotonic()
+            found = {shape: future.result() for shape, future in pool.submit(request).items()}
+            gain = geomean_gain(found, shapes, confidence=ONE_SIDED_99).exp()
+            line = {"ratio": gain.estimate, "low": gain.low, "high": gain.high, "seconds": time.monotonic() - start}
+            with options.results.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+    finally:
+        pool.close()
+    print(summary([json.loads(line) for line in options.results.read_text().splitlines()]))
+
+
+def summary(rows: list[dict[str, float]]) -> str:
+    """What all comparisons amount to, in a line."""
+    ratios = sorted(row["ratio"] for row in rows)
+    above = sum(ratio > 1 for ratio in ratios)
+    least = min(above, len(ratios) - above)
+    chance = min(1.0, 2 * sum(math.comb(len(ratios), k) for k in range(least + 1)) / 2 ** len(ratios))
+    faster, slower = sum(row["low"] > 1 for row in rows), sum(row["high"] < 1 for row in rows)
+    spread = statistics.stdev(ratios) if len(ratios) > 1 else 0.0
+    return (
+        f"{len(ratios)} comparisons: median {statistics.median(ratios):.4f}, {above} above 1 (p {chance:.2f}), "
+        f"deviation {spread:.2%}; called faster {faster}, slower {slower}; "
+        f"{statistics.median(row['seconds'] for row in rows):.2f} s each"
+    )
+
+
+if __name__ == "__main__":
+    main()
