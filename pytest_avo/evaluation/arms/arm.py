@@ -293,7 +293,7 @@ class Arm:
         return calls, written
 
     def _request(self, how: _Do, calls: list[dict[str, object]]) -> dict[str, object]:
-        """What is sent. On a GPU a slice that was asked for before is named alone: what it is made of is known there."""
+        """What is sent. On a GPU a slice that was asked for before is named alone: what is in it is known there."""
         if how == "call" or self.given.place != "cuda":
             return {"do": "enqueue" if how == "enqueue" else "call", "calls": calls}
         name = hashlib.sha256(msgspec.json.encode(calls)).hexdigest()[:16]

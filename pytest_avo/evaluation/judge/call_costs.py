@@ -16,7 +16,7 @@ from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.judge.peers import EMPTY
 
 TURNS = 9
-"""Of every arm for either figure. The least counts: a host is interrupted, and woken with cold caches, never sped up."""
+"""Of every arm for either figure. The least counts: a host is interrupted, or has cold caches, never sped up."""
 ENQUEUED_CALLS = 32
 """In one turn of the host's time: few enough for the device's queue to take them all, if each launches up to thirty."""
 
