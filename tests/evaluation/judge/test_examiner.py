@@ -78,7 +78,7 @@ class Desk:
 @pytest.fixture
 def desk(confined: Laboratory) -> Iterator[Desk]:
     yield Desk(confined)
-    for name in (KERNEL, BASELINE, *peers.PEERS):
+    for name in (KERNEL, BASELINE, peers.EMPTY, *peers.PEERS):
         confined.arms.drop(name)
 
 
