@@ -10,9 +10,14 @@ ROOT = Path("/sys/fs/cgroup")
 OWN = Path("/proc/self/cgroup")
 
 
+def machine_bytes() -> int:
+    """The memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def memory_bytes(root: Path = ROOT, own: Path = OWN) -> int:
     """The memory that may be used: the machine's, or a group's limit."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [machine_bytes()]
     for names in (("memory.max", ""), ("memory.limit_in_bytes", "memory")):
         limits += [int(text) for text in _read(root, own, *names) if text.isdecimal() and int(text)]
     return min(limits)

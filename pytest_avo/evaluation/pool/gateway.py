@@ -13,7 +13,7 @@ import msgspec
 
 from pytest_avo import __version__
 from pytest_avo.core.evaluation import Hello, WorkerConfig, WorkerMessage
-from pytest_avo.evaluation.linux import python
+from pytest_avo.evaluation.linux import cgroup, python
 
 CONNECT_LIMIT_S = 120.0
 SILENCE_LIMIT_S = 60.0
@@ -50,6 +50,7 @@ class Gateway:
         self.spec = spec
         self.config = config
         self._group: Any = None
+        self._gateway: Any = None
         self._channel: Any = None
         self._socket: Any = None
         self._cut = False
@@ -70,7 +71,7 @@ class Gateway:
         except OSError as error:
             _close_left_open(error)
             raise
-        self._socket = getattr(gateway._io, "sock", None)
+        self._gateway, self._socket = gateway, getattr(gateway._io, "sock", None)
         with self._cutting:
             self._group = group
         if self._cut:
@@ -95,8 +96,15 @@ class Gateway:
         self._channel.send(msgspec.json.encode(message))
 
     def receive(self, *, within_s: float | None = None) -> WorkerMessage:
-        """The next message, within SILENCE_LIMIT_S unless another limit is given."""
-        message: WorkerMessage = _decode.decode(self._channel.receive(timeout=within_s or SILENCE_LIMIT_S))
+        """The next message, within SILENCE_LIMIT_S unless another limit is given.
+
+        ConnectionError, which says what is known of its end, where the worker is not there any more.
+        """
+        try:
+            found = self._channel.receive(timeout=within_s or SILENCE_LIMIT_S)
+        except EOFError as error:
+            raise ConnectionError(_how_it_ended(self._gateway) or str(error)) from None
+        message: WorkerMessage = _decode.decode(found)
         return message
 
     def cut(self) -> None:
@@ -155,4 +163,10 @@ def _how_it_ended(gateway: Any) -> str:
         status = process.wait(timeout=2.0)
     except Exception:  # still there: it closed its end for reasons of its own
         return ""
-    return STATUS.get(status, "") if host_of(str(gateway.spec)) else f"its python ended with status {status}"
+    if host_of(str(gateway.spec)):
+        return STATUS.get(status, "")
+    if status >= 0:
+        return f"its python ended with status {status}"
+    room = cgroup.memory_bytes()
+    limited = f", its control group allows {room / 1e6:.0f} MB of memory" if room < cgroup.machine_bytes() else ""
+    return f"its python was ended by signal {-status}{limited}"

@@ -47,7 +47,8 @@ def fail(item: pytest.Item, error: InvalidInput | EvaluatorError) -> None:
     is_machine = isinstance(error, EvaluatorError)
     kernel = Path(item.nodeid.partition("::")[0]).as_posix()
     item.stash[KEY] = Unmeasured(kernel, item.name, str(error), is_machine=is_machine)
-    pytest.fail(f"{'evaluator' if is_machine else 'usage'}: {error}", pytrace=False)
+    # Not pytest.fail, which pytest would show after the error that it is raised for.
+    raise pytest.fail.Exception(f"{'evaluator' if is_machine else 'usage'}: {error}", pytrace=False) from None
 
 
 def attach_unmeasured(item: pytest.Item, report: pytest.TestReport) -> None:

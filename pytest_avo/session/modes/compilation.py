@@ -64,7 +64,7 @@ class CompileItem(pytest.Item):
             compilation.start(_selected(self))
             mine = compilation.records(kernel)[self.shape.id]
         except EvaluatorError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
         for record in mine:
             if isinstance(record, ShapeUnknown):
                 self._skip(record.reason)

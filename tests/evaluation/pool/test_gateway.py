@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from pytest_avo import __version__
 from pytest_avo.core.evaluation import WorkerConfig
+from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused, host_of, with_batch_mode
 from tests import sshd
 
@@ -46,6 +49,22 @@ def test_options_of_the_user_come_before_ours() -> None:
     assert found.startswith("ssh=-o BatchMode=no alpha -o BatchMode=yes ")
     assert found.endswith("//python=python3")
     assert with_batch_mode("popen//python=python3") == "popen//python=python3"
+
+
+def test_what_ended_a_worker_of_this_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    ended = SimpleNamespace(_io=SimpleNamespace(popen=process), spec="popen")
+    gateway = Gateway("popen", CONFIG)
+    gateway._gateway, gateway._channel = ended, SimpleNamespace(receive=_at_its_end)
+    process.kill()
+    monkeypatch.setattr(cgroup, "machine_bytes", lambda: 8 * 10**9)
+    monkeypatch.setattr(cgroup, "memory_bytes", lambda: 3 * 10**8)
+    with pytest.raises(ConnectionError, match="ended by signal 9, its control group allows 300 MB of memory"):
+        gateway.receive()
+
+
+def _at_its_end(timeout: float) -> bytes:
+    raise EOFError("couldn't load message header, expected 9 bytes, got 0")
 
 
 @needs_sshd
