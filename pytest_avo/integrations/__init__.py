@@ -1,0 +1,1 @@
+"""Where models meet the kernels: `transformers`, and torch's own choice of attention."""

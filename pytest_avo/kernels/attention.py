@@ -1,0 +1,66 @@
+"""`attention`: the way of one call, from tensors to the kernel that takes it or to torch."""
+
+from __future__ import annotations
+
+import torch
+
+from pytest_avo.kernels import dispatch, gradients, operators
+from pytest_avo.kernels.choice import Choice
+from pytest_avo.kernels.tensors import key_of, obstacle
+from pytest_avo.kernels.torch_answer import torch_answer
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool = False, scale: float | None = None
+) -> torch.Tensor:
+    """softmax(q k^T * scale) v by the fastest kernel that was measured near such a shape, else by torch.
+
+    q is (batch, heads_q, seqlen_q, head_dim), k and v are (batch, heads_kv, seqlen_kv, head_dim), of any strides; query
+    head h reads key/value head h // (heads_q // heads_kv). `scale` is 1/sqrt(head_dim) by default. The causal mask is
+    aligned bottom-right: the last query sees every key; a row that sees no key is zero. The result has q's dtype,
+    device and shape, and any strides. What no kernel takes (`why` says what) torch answers, or raises its error.
+    """
+    if torch.compiler.is_compiling():
+        return _traced(q, k, v, causal=causal, scale=scale)
+    key = key_of(q, k, v, causal)
+    if key is None:
+        return _unusual(q, k, v, causal=causal, scale=scale)
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return _traced(q, k, v, causal=causal, scale=scale)
+    return dispatch.call(key, q, k, v, causal=causal, scale=scale)
+
+
+def why(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool = False) -> Choice:
+    """What `attention` would do with these tensors here and now, and for what reason; nothing is computed."""
+    q, k, v = (_plain(x) for x in (q, k, v))
+    key = key_of(q, k, v, causal)
+    if key is None:
+        return Choice(None, obstacle(q, k, v))
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        return Choice(None, "gradients are needed")
+    return dispatch.explained(key)
+
+
+def _unusual(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None) -> torch.Tensor:
+    """Parameters are plain tensors under another name; all else is torch's."""
+    if any(type(x) is torch.nn.Parameter for x in (q, k, v)):
+        return attention(_plain(q), _plain(k), _plain(v), causal=causal, scale=scale)
+    return torch_answer(q, k, v, causal=bool(causal), scale=scale)
+
+
+def _plain(x: torch.Tensor) -> torch.Tensor:
+    return x.view(x.shape) if type(x) is torch.nn.Parameter else x
+
+
+def _traced(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None) -> torch.Tensor:
+    """The same as a graph has it, and with gradients: by an operator where one fits, else by torch's own."""
+    needs = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    fits = gradients.flash_backward(q, k, v, causal) if needs else operators.fits(q, k, v)
+    if not fits or torch.is_autocast_enabled(q.device.type):
+        return torch_answer(q, k, v, causal=causal, scale=scale)
+    factor = float(q.shape[3]) ** -0.5 if scale is None else scale
+    if needs:
+        out: torch.Tensor = operators.attention_with_lse(q, k, v, causal, factor)[0]
+        return out
+    alone: torch.Tensor = operators.attention_alone(q, k, v, causal, factor)
+    return alone

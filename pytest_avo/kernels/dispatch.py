@@ -1,0 +1,119 @@
+"""From a call's key to the kernel that takes it: chosen once, kept, and dropped when it refuses or fails."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pytest_avo.kernels import shelf
+from pytest_avo.kernels.choice import Choice, ranked
+from pytest_avo.kernels.shelf import Winner
+from pytest_avo.kernels.tensors import Key, place, shape_of
+from pytest_avo.kernels.torch_answer import torch_answer
+
+
+@dataclass(frozen=True, slots=True)
+class Taker:
+    """A kernel as calls of one key go to it."""
+
+    winner: Winner
+    attention: Any
+    device: torch.device
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **given: Any) -> Any:
+        """Run the kernel on the device that its tensors are on."""
+        if self.device.type == "cpu" or torch.cuda.current_device() == self.device.index:
+            return self.attention(q, k, v, **given)
+        with torch.cuda.device(self.device):
+            return self.attention(q, k, v, **given)
+
+
+_takers: dict[Key, Taker | None] = {}
+_refusals: dict[tuple[Path, Key], str] = {}
+
+
+def use(folder: str | Path, *, results: Iterable[str | Path] = ()) -> int:
+    """Let `attention` choose from the kernels of a folder too; returns how many of them were measured beside torch.
+
+    Measured means: in the files of `--avo-json` given as `results`, or in the lineage of the project around the folder
+    with the very text that the file has now. The kernels' files are executed in this process when they are chosen, so
+    name no folder that you would not import from. InvalidInput where the folder or a file cannot be read.
+    """
+    measured = shelf.add(folder, results=results)
+    _takers.clear()
+    _refusals.clear()
+    return measured
+
+
+def taker(key: Key) -> Taker | None:
+    """What takes calls of this key; None where torch does."""
+    try:
+        return _takers[key]
+    except KeyError:
+        return _takers.setdefault(key, _choose(key))
+
+
+def call(
+    key: Key, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None
+) -> torch.Tensor:
+    """Run what takes the key; a kernel that refuses or fails is not asked again, and the next one or torch answers."""
+    while (kernel := taker(key)) is not None:
+        factor = key.head_dim**-0.5 if scale is None else float(scale)
+        try:
+            out: torch.Tensor = kernel(q, k, v, causal=bool(causal), scale=factor)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            refuse(kernel, key, error)
+        else:
+            return out
+    return torch_answer(q, k, v, causal=bool(causal), scale=scale)
+
+
+def explained(key: Key) -> Choice:
+    """What takes calls of this key, and what speaks for it."""
+    taken, shape = taker(key), shape_of(key)
+    if shape is None:
+        return Choice(None, "nothing to compute, or a dtype, head_dim or number of heads that no kernel claims")
+    target, device = place(key.device)
+    refused = []
+    for winner, row in ranked(shape, target, device):
+        if taken is not None and winner is taken.winner:
+            beside = f"{row.ratio:.2f}x torch on {row.shape.id}, the nearest measured, on {row.device}, {row.date}"
+            return Choice(winner.path, beside, row)
+        refused.append(f"{winner.path.name}: {_refusals.get((winner.path, key), '')}")
+    return Choice(None, "; ".join(refused) or f"no kernel for {target} was measured to beat torch near {shape.id}")
+
+
+def refuse(kernel: Taker, key: Key, error: Exception) -> None:
+    """Ask this kernel no more for such calls; what is not a refusal by the contract is told, once."""
+    _note(kernel.winner.path, key, error)
+    _takers.pop(key, None)
+
+
+def _choose(key: Key) -> Taker | None:
+    shape = shape_of(key)
+    if shape is None:
+        return None
+    for winner, _ in ranked(shape, *place(key.device)):
+        if (winner.path, key) in _refusals:
+            continue
+        try:
+            return Taker(winner, winner.load().attention, key.device)
+        except Exception as error:
+            _note(winner.path, key, error)
+    return None
+
+
+def _note(path: Path, key: Key, error: Exception) -> None:
+    if isinstance(error, NotImplementedError):
+        _refusals[path, key] = f"refused: {error}"
+        return
+    _refusals[path, key] = f"failed: {type(error).__name__}: {error}"
+    told = f"{path} {_refusals[path, key]}; it is not asked again for such shapes"
+    warnings.warn(told, RuntimeWarning, stacklevel=5)

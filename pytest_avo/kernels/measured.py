@@ -1,0 +1,127 @@
+"""What was measured of kernels: rows of the file that ships, of `--avo-json`, and of a lineage."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import msgspec
+
+from pytest_avo import PACKAGE
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import KERNEL, Evaluation
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import compare
+from pytest_avo.lineage.view import View, runs
+
+SHIPPED = PACKAGE / "kernels" / "measured.csv"
+TORCH = ("torch-sdpa", "fa2")
+"""The peer that is torch's own choice: on a CPU by that name; on a GPU its default is FlashAttention-2."""
+COLUMNS = ("kernel", "device", "date", "shape", "median_us", "ratio", "low")
+_ID = re.compile(
+    r"b(?P<batch>\d+)-h(?P<heads_q>\d+)(kv(?P<heads_kv>\d+))?-q(?P<seqlen_q>\d+)-k(?P<seqlen_kv>\d+)"
+    r"-d(?P<head_dim>\d+)-(?P<mask>causal|full)-(?P<dtype>f32|bf16|f16)(-s[^-]+)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One kernel on one shape beside torch, right on it."""
+
+    kernel: str
+    """Its file as the results name it."""
+    digest: str
+    """Of its text, "" where the results do not say."""
+    device: str
+    date: str
+    shape: Shape
+    median_us: float
+    """Of a call."""
+    ratio: float
+    """Torch's time over the kernel's: above 1 the kernel is faster."""
+    low: float
+    """The lower end of the ratio's 95% interval."""
+
+
+def shape_of(id_: str) -> Shape | None:
+    """The shape that a generated id names; None where it names none."""
+    found = _ID.fullmatch(id_)
+    if found is None:
+        return None
+    sizes = {name: int(found[name]) for name in ("batch", "heads_q", "seqlen_q", "seqlen_kv", "head_dim")}
+    table = {**sizes, "heads_kv": int(found["heads_kv"] or found["heads_q"]), "causal": found["mask"] == "causal"}
+    try:
+        return msgspec.convert({**table, "dtype": found["dtype"]}, Shape)
+    except msgspec.ValidationError:
+        return None
+
+
+def shipped() -> tuple[Measurement, ...]:
+    """The measurements that come with the package."""
+    with SHIPPED.open(encoding="utf-8", newline="") as file:
+        return tuple(_of_row(row) for row in csv.DictReader(file))
+
+
+def _of_row(row: dict[str, str]) -> Measurement:
+    shape = shape_of(row["shape"])
+    assert shape is not None
+    figures = (float(row[name]) for name in ("median_us", "ratio", "low"))
+    return Measurement(row["kernel"], "", row["device"], row["date"], shape, *figures)
+
+
+def of_results(path: Path) -> tuple[Measurement, ...]:
+    """The rows of a file of `--avo-json` that tell how a right kernel does beside torch; InvalidInput if it is none."""
+    expected = f"{path}: expected a file that --avo-json wrote"
+    try:
+        document = msgspec.json.decode(path.read_bytes())
+        date, results = str(document["datetime"])[:10], document["avo"]["results"]
+        return tuple(_of_results(results, date))
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InvalidInput(expected) from None
+
+
+def _of_results(results: list[dict[str, Any]], date: str) -> Iterator[Measurement]:
+    for result in results:
+        shape = shape_of(result["shape"])
+        beside = next((result["peers"][peer] for peer in TORCH if peer in result["peers"]), None)
+        if result["failed"] or shape is None or beside is None or not result["median_us"]:
+            continue
+        figures = float(result["median_us"]), float(beside["ratio"]), float(beside["ci95"][0])
+        yield Measurement(result["kernel"], "", result["device"], date, shape, *figures)
+
+
+def of_lineage(path: Path) -> tuple[Measurement, ...]:
+    """What the runs of a lineage measured of the kernels that they promoted, and of their seeds."""
+    found: list[Measurement] = []
+    for run in runs(path):
+        with View(path, run.id) as view:
+            for attempt in view.attempts():
+                outcome = view.outcome(attempt.id)
+                if outcome is None or outcome.status not in ("promoted", "seed"):
+                    continue
+                stored = view.evaluations(attempt.id, "confirm") or view.evaluations(attempt.id, "screen")
+                for each in stored:
+                    shape, figures = shape_of(each.evaluation.shape), _of_evaluation(each.evaluation)
+                    if each.digest == attempt.digest and shape is not None and figures is not None:
+                        names = run.kernel, attempt.digest, run.fingerprint.device, attempt.created[:10]
+                        found.append(Measurement(*names, shape, *figures))
+    return tuple(found)
+
+
+def _of_evaluation(evaluation: Evaluation) -> tuple[float, float, float] | None:
+    """Median, ratio and its lower end; None where the kernel was not right or torch was not timed beside it."""
+    timing = evaluation.timing
+    if evaluation.outcome != "ok" or timing is None or timing.too_few:
+        return None
+    peer = next((name for name in TORCH if name in timing.seconds), None)
+    if peer is None:
+        return None
+    beside = compare(timing, peer)
+    return median(x for launch in timing.seconds[KERNEL] for x in launch) * 1e6, beside.ratio, beside.ci95[0]

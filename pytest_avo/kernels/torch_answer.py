@@ -1,0 +1,49 @@
+"""torch's own attention by this package's convention: what answers whatever no kernel takes, and judges nothing."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+
+def torch_answer(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None
+) -> torch.Tensor:
+    """Attention by torch, differentiable; torch's own error where the arguments fit no attention.
+
+    q is (..., heads_q, seqlen_q, head_dim), k and v (..., heads_kv, seqlen_kv, head_dim). The causal mask is aligned
+    bottom-right, where torch's own is aligned top-left; a row that sees no key is zero.
+    """
+    if q.is_nested or k.is_nested or v.is_nested:
+        return _nested(q, k, v, causal=causal, scale=scale)
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() < 3:
+            raise ValueError(f"{name}: expected (batch, heads, seqlen, head_dim), got {tuple(x.shape)}")
+    grouped = q.shape[-3] != k.shape[-3] or q.shape[-3] != v.shape[-3]
+    queries, keys = q.shape[-2], k.shape[-2]
+    if not causal or (queries == 1 and keys):
+        return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
+    if queries == keys:
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
+    if queries > keys:
+        blind = q.new_zeros((*q.shape[:-2], queries - keys, v.shape[-1]))
+        seeing = torch_answer(q[..., queries - keys :, :], k, v, causal=True, scale=scale)
+        return torch.cat([blind, seeing], dim=-2)
+    mask = (
+        causal_lower_right(queries, keys)  # by which torch's flash attention for GPUs takes it
+        if q.is_cuda and not torch.compiler.is_compiling()
+        else torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    )
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+def _nested(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None) -> torch.Tensor:
+    """Nested tensors as torch takes them; where lengths of q and k differ, its causal mask would be the other one."""
+    alike = q.layout is torch.jagged and k.layout is torch.jagged and q.shape[2] == k.shape[2]
+    if causal and not alike:
+        raise NotImplementedError(
+            "attention: causal on nested tensors needs the jagged layout and the same lengths of q and k, because "
+            "torch aligns their mask top-left"
+        )
+    return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
