@@ -23,12 +23,17 @@ from typing import Any
 import torch
 from tabulate import tabulate
 from torch.profiler import ProfilerActivity, profile, record_function
-from transformers import AttentionInterface, DynamicCache, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig
-from transformers import LlamaForCausalLM
+from transformers import (
+    AttentionInterface,
+    DynamicCache,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from pytest_avo.integrations.transformers import register
-from pytest_avo.kernels import why
 
 ARMS = ("eager", "sdpa", "avo")
 STEPS = 8  # single tokens behind a prompt, in one timed slice
@@ -44,8 +49,10 @@ def llama(gpu: bool) -> torch.nn.Module:
 
 def gemma(gpu: bool) -> torch.nn.Module:
     sizes = dict(hidden_size=2560, intermediate_size=10240) if gpu else dict(hidden_size=1152, intermediate_size=6912)
-    heads = dict(num_attention_heads=8, num_key_value_heads=4) if gpu else dict(
-        num_attention_heads=4, num_key_value_heads=1
+    heads = (
+        dict(num_attention_heads=8, num_key_value_heads=4)
+        if gpu
+        else dict(num_attention_heads=4, num_key_value_heads=1)
     )
     config = Gemma3TextConfig(
         vocab_size=32000,
@@ -168,7 +175,10 @@ def profiled(model: Any, tokens: torch.Tensor, context: int, device: torch.devic
     cache = DynamicCache(config=model.config)
     found = {}
     gpu = device.type == "cuda"
-    for phase, spans in {"prefill": [(0, context)], "decode": [(n, n + 1) for n in range(context, context + 4)]}.items():
+    for phase, spans in {
+        "prefill": [(0, context)],
+        "decode": [(n, n + 1) for n in range(context, context + 4)],
+    }.items():
         with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as record:
             with record_function("all"):
                 for first, last in spans:

@@ -15,7 +15,7 @@ import torch
 ATTRIBUTE = "_avo_spans"
 
 
-class Span(NamedTuple):
+class KeyRun(NamedTuple):
     """The keys that a sequence sees and the queries that see any, each from the first to behind the last."""
 
     first_query: int
@@ -31,9 +31,9 @@ class Spans:
     q_length: int
     kv_length: int
     causal: bool
-    each: tuple[Span, ...]
+    each: tuple[KeyRun, ...]
 
-    def groups(self) -> list[tuple[slice, Span]]:
+    def groups(self) -> list[tuple[slice, KeyRun]]:
         """Neighbours in the batch with the same span, as a slice of the batch."""
         found = []
         start = 0
@@ -69,7 +69,7 @@ def spans_of_mask(mask: torch.Tensor) -> Spans | None:
     runs = _runs(mask[:, 0, 0])
     if runs is None:
         return None
-    each = tuple(Span(0, 1, first, last) for first, last in runs)
+    each = tuple(KeyRun(0, 1, first, last) for first, last in runs)
     return Spans(q_length=1, kv_length=mask.shape[3], causal=False, each=each)
 
 
@@ -91,10 +91,10 @@ def spans_of_padding(
     each = []
     for first, end in runs:
         if offset is None:
-            each.append(Span(0, q_length, first, end))
+            each.append(KeyRun(0, q_length, first, end))
             continue
         last = min(end, offset + q_length)
-        span = Span(max(0, first - offset), last - offset, first, last)
+        span = KeyRun(max(0, first - offset), last - offset, first, last)
         if span.last_query <= span.first_query or last <= first:
             return None
         each.append(span)

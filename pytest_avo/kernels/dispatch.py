@@ -25,6 +25,12 @@ class Taker:
     attention: Any
     device: torch.device
 
+    @property
+    def gives_lse(self) -> bool:
+        """Whether it claims to return the log-sum-exp too."""
+        claim = self.winner.kernel.claim
+        return claim is not None and claim.lse
+
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **given: Any) -> Any:
         """Run the kernel on the device that its tensors are on."""
         if self.device.type == "cpu" or torch.cuda.current_device() == self.device.index:
@@ -73,6 +79,26 @@ def call(
         else:
             return out
     return torch_answer(q, k, v, causal=bool(causal), scale=scale)
+
+
+def call_with_lse(
+    key: Key, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """What the kernel of the key answers, with the log-sum-exp (batch, heads_q, seqlen_q) of its scores, in float32.
+
+    None where no kernel takes the key or the one that does claims no log-sum-exp.
+    """
+    while (kernel := taker(key)) is not None and kernel.gives_lse:
+        factor = key.head_dim**-0.5 if scale is None else float(scale)
+        try:
+            out, lse = kernel(q, k, v, causal=bool(causal), scale=factor, return_lse=True)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            refuse(kernel, key, error)
+        else:
+            return out, lse
+    return None
 
 
 def explained(key: Key) -> Choice:

@@ -48,7 +48,9 @@ def attention_with_lse(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention and its log-sum-exp (batch, heads_q, seqlen_q) in float32, from which gradients are computed."""
     with _without_autocast(q.device):
-        out, lse = gradients.forward(q, k, v, causal=causal, scale=scale)
+        key = key_of(q, k, v, causal)
+        found = None if key is None else dispatch.call_with_lse(key, q, k, v, causal=causal, scale=scale)
+        out, lse = found or gradients.forward(q, k, v, causal=causal, scale=scale)
         return _as_models_do(out), lse.contiguous()
 
 

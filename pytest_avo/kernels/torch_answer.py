@@ -10,22 +10,22 @@ from torch.nn.functional import scaled_dot_product_attention
 def torch_answer(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None
 ) -> torch.Tensor:
-    """Attention by torch, differentiable; torch's own error where the arguments fit no attention.
+    """Attention by torch, differentiable; ValueError or torch's own error where the arguments fit no attention.
 
     q is (..., heads_q, seqlen_q, head_dim), k and v (..., heads_kv, seqlen_kv, head_dim). The causal mask is aligned
     bottom-right, where torch's own is aligned top-left; a row that sees no key is zero.
     """
     if q.is_nested or k.is_nested or v.is_nested:
         return _nested(q, k, v, causal=causal, scale=scale)
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dim() < 3:
-            raise ValueError(f"{name}: expected (batch, heads, seqlen, head_dim), got {tuple(x.shape)}")
-    grouped = q.shape[-3] != k.shape[-3] or q.shape[-3] != v.shape[-3]
+    _check(q, k, v)
+    heads: dict[str, bool] = {}
+    if q.shape[-3] != k.shape[-3] or q.shape[-3] != v.shape[-3]:
+        heads["enable_gqa"] = True
     queries, keys = q.shape[-2], k.shape[-2]
     if not causal or (queries == 1 and keys):
-        return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
+        return scaled_dot_product_attention(q, k, v, scale=scale, **heads)
     if queries == keys:
-        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, **heads)
     if queries > keys:
         blind = q.new_zeros((*q.shape[:-2], queries - keys, v.shape[-1]))
         seeing = torch_answer(q[..., queries - keys :, :], k, v, causal=True, scale=scale)
@@ -35,7 +35,21 @@ def torch_answer(
         if q.is_cuda and not torch.compiler.is_compiling()
         else torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     )
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, **heads)
+
+
+def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+    """ValueError for sizes that fit no attention: where there is nothing to compute, torch itself looks at none."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if x.dim() < 3:
+            raise ValueError(f"{name}: expected (batch, heads, seqlen, head_dim), got {tuple(x.shape)}")
+    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
+    if q.shape[-1] != k.shape[-1]:
+        raise ValueError(f"expected one head_dim of q and k, got {shapes}")
+    if k.shape[-3:-1] != v.shape[-3:-1]:
+        raise ValueError(f"expected as many heads and keys in k as in v, got {shapes}")
+    if q.shape[-3] and (not k.shape[-3] or q.shape[-3] % k.shape[-3]):
+        raise ValueError(f"expected heads of q to be a multiple of those of k and v, got {shapes}")
 
 
 def _nested(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None) -> torch.Tensor:
