@@ -42,17 +42,19 @@ EAGER_LIMIT = 2**31  # bytes of scores beyond which eager is left out
 
 
 def llama(gpu: bool) -> torch.nn.Module:
-    sizes = dict(hidden_size=4096, intermediate_size=14336, num_hidden_layers=8) if gpu else SMALL_LLAMA
-    heads = dict(num_attention_heads=32, num_key_value_heads=8, head_dim=128 if gpu else 64)
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 8} if gpu else SMALL_LLAMA
+    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128 if gpu else 64}
     return LlamaForCausalLM(LlamaConfig(vocab_size=32000, max_position_embeddings=131072, **sizes, **heads))
 
 
 def gemma(gpu: bool) -> torch.nn.Module:
-    sizes = dict(hidden_size=2560, intermediate_size=10240) if gpu else dict(hidden_size=1152, intermediate_size=6912)
+    sizes = (
+        {"hidden_size": 2560, "intermediate_size": 10240} if gpu else {"hidden_size": 1152, "intermediate_size": 6912}
+    )
     heads = (
-        dict(num_attention_heads=8, num_key_value_heads=4)
+        {"num_attention_heads": 8, "num_key_value_heads": 4}
         if gpu
-        else dict(num_attention_heads=4, num_key_value_heads=1)
+        else {"num_attention_heads": 4, "num_key_value_heads": 1}
     )
     config = Gemma3TextConfig(
         vocab_size=32000,
@@ -67,7 +69,7 @@ def gemma(gpu: bool) -> torch.nn.Module:
     return Gemma3ForCausalLM(config)
 
 
-SMALL_LLAMA = dict(hidden_size=2048, intermediate_size=8192, num_hidden_layers=2)
+SMALL_LLAMA = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 2}
 MODELS = {"llama": llama, "gemma": gemma}
 
 
