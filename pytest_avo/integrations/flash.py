@@ -29,7 +29,7 @@ aten = torch.ops.aten
 class Activation:
     """Holds the override; without it torch is as it was."""
 
-    library: torch.library.Library | None
+    library: Any
 
     def remove(self) -> None:
         """Undo it, as `torch.nn.attention.restore_flash_attention_impl` asks."""
@@ -50,7 +50,7 @@ def register() -> str:
 
 
 def _activate() -> Activation:
-    library = torch.library.Library("aten", "IMPL", "CUDA")
+    library: Any = torch.library.Library("aten", "IMPL", "CUDA")  # type: ignore[no-untyped-call]
     library.impl("_scaled_dot_product_flash_attention", _forward, "CUDA", allow_override=True)
     return Activation(library)
 

@@ -18,14 +18,14 @@ def torch_answer(
     if q.is_nested or k.is_nested or v.is_nested:
         return _nested(q, k, v, causal=causal, scale=scale)
     _check(q, k, v)
-    heads: dict[str, bool] = {}
+    grouped = False
     if q.shape[-3] != k.shape[-3] or q.shape[-3] != v.shape[-3]:
-        heads["enable_gqa"] = True
+        grouped = True  # a plain bool, where a graph of any length would have a comparison
     queries, keys = q.shape[-2], k.shape[-2]
     if not causal or (queries == 1 and keys):
-        return scaled_dot_product_attention(q, k, v, scale=scale, **heads)
+        return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)
     if queries == keys:
-        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, **heads)
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
     if queries > keys:
         blind = q.new_zeros((*q.shape[:-2], queries - keys, v.shape[-1]))
         seeing = torch_answer(q[..., queries - keys :, :], k, v, causal=True, scale=scale)
@@ -35,7 +35,7 @@ def torch_answer(
         if q.is_cuda and not torch.compiler.is_compiling()
         else torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     )
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, **heads)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
 def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
