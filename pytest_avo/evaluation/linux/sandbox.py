@@ -35,6 +35,8 @@ _MAX_SHARED_BYTES = 1 << 30
 _MAX_FILE_BYTES = 2 << 30
 _MAX_OPEN_FILES = 512
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys")
+_PROFILERS = ("/opt/nvidia",)
+"""Where NVIDIA's profilers keep the code that they load into a process."""
 _PROC_FILES = ("cpuinfo", "meminfo", "stat", "filesystems", "sys", "self", "version")
 _COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -215,7 +217,7 @@ def _restrict_files(confinement: Confinement, *, own_mounts: bool, own_proc: boo
         proc += ["/proc/driver/nvidia", "/proc/devices", "/proc/modules"]
         write.append("/proc/self/task")  # the driver names its threads there
         devices += [str(path) for path in Path("/dev").glob("nvidia*") if not path.is_dir()]
-    read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc]
+    read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc, *(_PROFILERS if watched else ())]
     landlock.restrict(read=read, write=write, devices=devices, reach_out=watched)
 
 

@@ -36,8 +36,6 @@ class Launch(msgspec.Struct, frozen=True):
     block: tuple[int, ...] = ()
     registers: int = 0
     shared_bytes: int = 0
-    occupancy_pct: float = 0.0
-    """That the launch allows, as CUPTI estimates it."""
 
 
 def launches(trace: dict[str, Any]) -> list[Launch]:
@@ -51,7 +49,6 @@ def launches(trace: dict[str, Any]) -> list[Launch]:
             block=tuple(event["args"].get("block", ())),
             registers=int(event["args"].get("registers per thread", 0)),
             shared_bytes=int(event["args"].get("shared memory", 0)),
-            occupancy_pct=float(event["args"].get("est. achieved occupancy %", 0)),
         )
         for event in sorted(events, key=lambda event: float(event["ts"]))
     ]

@@ -21,6 +21,7 @@ LIMITS = {
     "launch__occupancy_limit_barriers": "barriers",
 }
 WIDTH, COLUMN = 36, 30
+SM_REGISTERS, SM_SHARED_BYTES, SM_WARPS, SM_BLOCKS = 65_536, 228 << 10, 64, 32
 
 Cell = Callable[[MeasuredLaunch], str]
 
@@ -52,7 +53,7 @@ def digest(draft: Sequence[MeasuredLaunch], beside: Sequence[MeasuredLaunch], *,
 
 def traced(draft: Sequence[Launch], beside: Sequence[Launch], *, label: str) -> str:
     """The launches of a call as they are without counters, beside those of another kernel."""
-    lines = [f"{'launch':<44}{'time':>12}  {'grid':>16}  {'block':>12}  registers  shared  occupancy"]
+    lines = [f"{'launch':<44}{'time':>12}  {'grid':>16}  {'block':>12}  registers  shared  occupancy, limited by"]
     for name, launches in (("draft", draft), (label, beside)):
         lines += [f"{name}:", *(_launch_line(launch) for launch in launches)] if launches else []
     return "\n".join(lines)
@@ -60,10 +61,29 @@ def traced(draft: Sequence[Launch], beside: Sequence[Launch], *, label: str) -> 
 
 def _launch_line(launch: Launch) -> str:
     grid, block = ("x".join(map(str, sizes)) for sizes in (launch.grid, launch.block))
+    share, limits = occupancy(launch)
     return (
         f"  {launch.name[:42]:<42}{launch.us:>9,.1f} us  {grid:>16}  {block:>12}  {launch.registers:>9}  "
-        f"{launch.shared_bytes / 1024:>2.0f} KiB  {launch.occupancy_pct:>8.0f}%"
+        f"{launch.shared_bytes / 1024:>2.0f} KiB  {share:>8.1%}  {', '.join(limits)}"
     )
+
+
+def occupancy(launch: Launch) -> tuple[float, list[str]]:
+    """Share of a multiprocessor's warps that a launch can have at a time, and what limits it, on a Hopper GPU.
+
+    By the CUDA Programming Guide's table of compute capability 9.0: registers are given out 256 at a time to a warp,
+    and 1 KiB of shared memory a block is the system's.
+    """
+    warps = -(-math.prod(launch.block) // 32)
+    registers = -(-launch.registers * 32 // 256) * 256 * warps
+    blocks = {
+        "registers": SM_REGISTERS // max(1, registers),
+        "shared memory": SM_SHARED_BYTES // (launch.shared_bytes + 1024),
+        "warps": SM_WARPS // max(1, warps),
+        "blocks": SM_BLOCKS,
+    }
+    least = min(blocks.values())
+    return least * warps / SM_WARPS, [name for name, count in blocks.items() if count == least]
 
 
 # ---- the table

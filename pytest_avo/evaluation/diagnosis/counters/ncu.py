@@ -81,7 +81,7 @@ def why_none(said: str) -> str:
         return "the driver lets only administrators read the GPU's counters (ERR_NVGPUCTRPERM)"
     for kind in ("ERROR", "WARNING"):
         for line in said.splitlines():
-            if line.startswith(f"=={kind}=="):
+            if line.startswith(f"=={kind}==") and "unmodified GPU clocks" not in line:
                 return f"ncu: {' '.join(line.removeprefix(f'=={kind}==').split())}"
     return "ncu counted nothing, and does not say why"
 

@@ -64,11 +64,17 @@ def test_launches_of_a_trace_in_their_order() -> None:
         "cat": "kernel", "name": "attend", "ts": 2, "dur": 12.5,
         "args": {
             "grid": [64, 1, 1], "block": [128, 1, 1], "registers per thread": 168, "shared memory": 2048,
-            "est. achieved occupancy %": 19,
         },
     }  # fmt: skip
     earlier = {**event, "name": "fill", "ts": 1}
     found = launches({"traceEvents": [event, {"cat": "cpu_op", "name": "x"}, earlier]})
     assert [each.name for each in found] == ["fill", "attend"]
-    assert found[1] == Launch("attend", 12.5, (64, 1, 1), (128, 1, 1), 168, 2048, 19.0)
+    assert found[1] == Launch("attend", 12.5, (64, 1, 1), (128, 1, 1), 168, 2048)
     assert "12.5 us" in digest.traced(found, [], label="")
+
+
+def test_occupancy_is_that_which_ncu_counts(call: list[MeasuredLaunch]) -> None:
+    """ncu: 18.75% possible, one block a multiprocessor, by registers and shared memory."""
+    attend = Launch("attend", 1486.4, (132, 1, 1), (384, 1, 1), 168, 197_000)
+    assert digest.occupancy(attend) == (0.1875, ["registers", "shared memory"])
+    assert call[1].get("sm__maximum_warps_per_active_cycle_pct") == 18.75

@@ -24,6 +24,10 @@ KERNEL = Kernel(path=Path("kernel.py"), source="", claim=None, tunables=(), faul
             "the driver lets only administrators read the GPU's counters (ERR_NVGPUCTRPERM)",
         ),
         ("==WARNING== No kernels were profiled.\n", "ncu: No kernels were profiled."),
+        (
+            "==WARNING== Note: Running with unmodified GPU clocks.\n==WARNING== No kernels were profiled.\n",
+            "ncu: No kernels were profiled.",
+        ),
         ("", "ncu counted nothing, and does not say why"),
     ],
 )
