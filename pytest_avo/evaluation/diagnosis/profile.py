@@ -32,6 +32,7 @@ MEASURED_S = 1.0
 MOST_CALLS = 300
 """That torch's profiler watches: it takes longer to count the operations of thousands of short calls than they took."""
 ROWS = 15
+LONGEST_SYMBOL = 100
 SAMPLES_PER_S = 1000
 COUNTERS = ("cycles", "instructions", "cache-misses", "branch-misses", "dTLB-load-misses")
 
@@ -126,7 +127,7 @@ def by_name(lines: list[str]) -> list[str]:
             key = found[2], symbol
             shares[key] = shares.get(key, 0.0) + float(found[1])
     largest = sorted(shares.items(), key=lambda pair: -pair[1])
-    return [f"{share:9.2f}%  {library}  {symbol}" for (library, symbol), share in largest]
+    return [f"{share:9.2f}%  {library}  {symbol[:LONGEST_SYMBOL]}" for (library, symbol), share in largest]
 
 
 def main() -> int:

@@ -12,6 +12,9 @@ from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.operator import Task
 from pytest_avo.report.text import duration
 
+CONTRACT = "## The contract"
+"""Where what is no matter of the folder begins in AGENTS.md."""
+
 
 def task_text(task: Task, *, python: str) -> str:
     """TASK.md: what this step is to vary, by which rule, in which direction, with which budget."""
@@ -69,6 +72,12 @@ def agents_text(task: Task) -> str:
     text = resources.files(__package__).joinpath("prompts", "AGENTS.md").read_text(encoding="utf-8")
     shape = task.shapes[0].id
     return string.Template(text).substitute(shape=shape, spent=str(SPENT), kernel=task.view.run.kernel)
+
+
+def contract_text(task: Task) -> str:
+    """The contract, and what counts as cheating, out of AGENTS.md: for who sees no files."""
+    text = agents_text(task)
+    return text[text.index(CONTRACT) :]
 
 
 def _budget(task: Task) -> str:

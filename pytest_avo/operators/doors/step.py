@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from msgspec import Meta
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.likeness import normalised
 from pytest_avo.operators.budget import BudgetExhausted
+from pytest_avo.operators.doors.briefing import contract_text, task_text
 from pytest_avo.operators.doors.tickets import Ticket, Tickets
 from pytest_avo.operators.doors.wire import CLOSED, DONE, FAILED, SPENT, USAGE, WRONG, Reply, Request
 from pytest_avo.operators.doors.work_folder import WorkFolder
@@ -36,6 +38,13 @@ class Status(Arguments, frozen=True):
     """Say where the step stands: draft, direction, budget, evaluations that run."""
 
 
+class ReadTask(Arguments, frozen=True):
+    """Read what this step is: claim, rule of promotion, direction, shapes with figures, budget; the contract.
+
+    Read it first, and again when a new step begins.
+    """
+
+
 class Wait(Arguments, frozen=True):
     """Wait for an evaluation that runs; after a submission, for its verdict and the next step."""
 
@@ -46,7 +55,11 @@ def _answered_elsewhere(_: Arguments) -> str:
     raise AssertionError("the door answers it")
 
 
-FOLDER_TOOLS = (ToolSpec("status", Status, _answered_elsewhere), ToolSpec("wait", Wait, _answered_elsewhere))
+FOLDER_TOOLS = (
+    ToolSpec("read_task", ReadTask, _answered_elsewhere),
+    ToolSpec("status", Status, _answered_elsewhere),
+    ToolSpec("wait", Wait, _answered_elsewhere),
+)
 """What only a member's folder has: a chat waits for every answer, and has its status in its prompt."""
 
 
@@ -136,6 +149,8 @@ class Step:
             return self.status()
         if request.tool == "tools":
             return self._described()
+        if request.tool == "read_task":
+            return Reply(text=f"{task_text(self.task, python=sys.executable)}\n{contract_text(self.task)}")
         if self.ended.is_set():
             text = "this step has ended; `avo wait` returns when its candidate is judged and the next step begins"
             return Reply(text=text, status=CLOSED)
@@ -214,6 +229,14 @@ class Step:
         ]
         return {"versions": rows}
 
+    def _before(self) -> str:
+        """How this member's attempt before this step ended; "" where there was none."""
+        view, task = self.task.view, self.task
+        mine = [x for x in view.attempts() if x.member == task.member and 0 < x.generation < task.generation]
+        if not mine:
+            return ""
+        return versions.line(mine[-1], view.outcome(mine[-1].id), view.log_scores().get(mine[-1].id))
+
     def status(self) -> Reply:
         """Where the step stands, in a few lines."""
         task, ledger = self.task, self.task.ledger
@@ -227,6 +250,8 @@ class Step:
         ]
         if task.direction:
             lines.append(f"direction: {task.direction}")
+        if before := self._before():
+            lines.append(f"your last attempt: {before}")
         left_s, evaluations = self.left_s, ledger.evaluations_left()
         if is_open and left_s is not None:
             lines.append(f"time: the step ends in {duration(left_s)}")

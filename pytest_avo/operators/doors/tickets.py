@@ -28,7 +28,7 @@ class Ticket:
             return self.reply.result(timeout=seconds)
         except TimeoutError:
             text = f"ticket {self.number} ({self.what}) runs since {duration(time.monotonic() - self.began)}: "
-            text += f"`avo wait {self.number}` waits for it"
+            text += f"wait with ticket {self.number} (`avo wait {self.number}`)"
             return Reply(text=text, status=RUNNING, data={"ticket": self.number})
 
 

@@ -89,11 +89,11 @@ def scores(view: View, attempt: Attempt, shapes: Sequence[Shape], *, floor: floa
 
 
 def roofline(evaluation: Evaluation, verdict: Verdict) -> str:
-    """`, 41% of the roofline (least 120.3 us)`: what a correct kernel may still gain; "" where it is not known."""
+    """`, 0.41 of the roofline (least 120.3 us)`: what a correct kernel may still gain; "" where it is not known."""
     least_s = evaluation.timing.least_s if evaluation.timing else 0.0
     if not least_s or not verdict.median_us or not verdict.is_good:
         return ""
-    return f", {least_s * 1e6 / verdict.median_us:.0%} of the roofline (least {least_s * 1e6:,.1f} us)"
+    return f", {least_s * 1e6 / verdict.median_us:.2g} of the roofline (least {least_s * 1e6:,.1f} us)"
 
 
 def score_line(verdict: Verdict, *, baseline: str = "its parent") -> str:

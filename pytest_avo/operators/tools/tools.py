@@ -6,6 +6,7 @@ A call never raises for a model's mistake: what was wrong is the answer, so that
 from __future__ import annotations
 
 import difflib
+import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -50,7 +51,7 @@ class ToolSpec(Generic[A]):
         """The tool as it goes to the model."""
         schema = msgspec.json.schema(self.arguments)
         parameters = _inlined(schema, schema["$defs"])
-        return Tool(self.name, parameters.pop("description"), parameters)
+        return Tool(self.name, inspect.cleandoc(parameters.pop("description")), parameters)
 
 
 MISTAKES = (Mistake, EditError, KnowledgeError, UnknownVersion)

@@ -41,6 +41,9 @@ def test_a_step_over_mcp(outside: Make, open_step: Open) -> None:
         tools = {tool.name: tool for tool in (await session.list_tools()).tools}
         assert {"edit_draft", "evaluate_draft", "search_knowledge", "status", "wait", "submit"} <= set(tools)
         assert "search" in str(tools["edit_draft"].input_schema)
+        told = text(await session.call_tool("read_task", {}))
+        assert "- Promotion: correct on every shape" in told
+        assert told.count("## The contract") == 1
         change = {"search": "SPEED = 100", "replacement": "SPEED = 120"}
         assert "now: +1 -1" in text(await session.call_tool("edit_draft", {"replacements": [change]}))
         assert "SPEED = 120" in (member.folder / "draft.py").read_text()
