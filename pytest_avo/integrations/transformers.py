@@ -51,7 +51,7 @@ def mask(
     **rest: Any,
 ) -> torch.Tensor | None:
     """The mask of `sdpa`, None where causality says all, with the spans of keys that the sequences see noted on it."""
-    made = sdpa_mask(
+    made: torch.Tensor | None = sdpa_mask(
         batch_size,
         q_length,
         kv_length,
