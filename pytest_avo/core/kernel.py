@@ -30,7 +30,7 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Every function takes `return_lse` and returns the log-sum-exp of the scores too."""
     varlen: bool = False
     """It has `attention_varlen`, for sequences of different lengths packed one behind the other."""
-    paged: bool | Annotated[int, msgspec.Meta(ge=1)] = False
+    paged: bool | Annotated[int, msgspec.Meta(ge=1, le=256)] = False
     """It has `attention_paged`, for keys and values in blocks: of any size, or of multiples of so many tokens."""
 
     def __str__(self) -> str:

@@ -33,5 +33,5 @@ def attention(q, k, v, *, causal, scale):
         return plain(q, k, v, causal, scale)
 
     while True:
-        link.send(json.dumps({"said": "done", **caller.answer(honest, request)}).encode())
+        link.send(json.dumps({"said": "done", **caller.answer({"attention": honest}, request)}).encode())
         request = json.loads(link.recv(1 << 17, socket.MSG_PEEK))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import select
 import signal
@@ -26,7 +27,7 @@ from pytest_avo.core.evaluation import Outcome
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation.arms.memory import Memory, Written
 from pytest_avo.evaluation.arms.replies import Done, Enqueued, Form, Loaded, Raised, decode
-from pytest_avo.evaluation.correctness.inputs import Inputs
+from pytest_avo.evaluation.correctness.inputs import Arguments
 from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
@@ -79,6 +80,8 @@ class Slice:
     """A copy of the output of a call; to be asked for before the process is called again."""
     outputs: Callable[[], torch.Tensor]
     """Copies of all outputs of calls of one shape, (calls, batch, heads_q, seqlen_q, head_dim)."""
+    lse: Callable[[int], torch.Tensor]
+    """A copy of the log-sum-exp of a call, in float32, where it was asked for."""
 
 
 class Log:
@@ -144,7 +147,7 @@ class Arm:
 
     def call(
         self,
-        batch: Sequence[Inputs],
+        batch: Sequence[Arguments],
         dtype: Dtype,
         *,
         limit_s: float,
@@ -152,22 +155,23 @@ class Arm:
         guarded: bool = False,
         like_timed: bool = False,
         eager: bool = False,
+        lse: bool = False,
     ) -> Slice:
-        """Call the kernel once on each of the inputs and return outputs and seconds.
+        """Call the kernel once on each of the arguments and return outputs and seconds.
 
         The arguments are written while the process is frozen; the clock stops only once it is frozen again, so that an
         early "done" buys no time in which the work is finished. Timed calls on a GPU, and others that must look like
         them, are replayed from a CUDA graph where the kernel can be captured in one, unless they are to be `eager`.
-        guarded: all that lies around the arguments is NaN.
+        guarded: all that lies around the arguments is NaN. lse: ask for the log-sum-exp too.
         """
         self.freeze()
-        calls, written = self._write(batch, dtype, guarded=guarded)
+        calls, written = self._write(batch, dtype, guarded=guarded, lse=lse)
         timed = phase == "time" or like_timed
         how: _Do = "call" if not timed else "launch" if eager else "replay"
         seconds, done = self._ask(self._request(how, calls), phase=phase, limit_s=limit_s)
         return self._slice(done, batch, dtype, calls, written, seconds=seconds, phase=phase)
 
-    def enqueue(self, batch: Sequence[Inputs], dtype: Dtype, *, limit_s: float) -> Slice:
+    def enqueue(self, batch: Sequence[Arguments], dtype: Dtype, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
         self.freeze()
         calls, written = self._write(batch, dtype, guarded=False)
@@ -196,7 +200,7 @@ class Arm:
     def _slice(
         self,
         done: _Reply,
-        batch: Sequence[Inputs],
+        batch: Sequence[Arguments],
         dtype: Dtype,
         calls: list[dict[str, object]],
         written: list[Written],
@@ -208,7 +212,7 @@ class Arm:
         if not isinstance(done, Done) or done.calls != len(batch):
             raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
         for form in done.forms:
-            _check_form(form, batch[0], dtype, place=self.given.place)
+            _check_form(form, batch[0], dtype, place=self.given.place, lse="lse" in calls[0])
         # Only who is timed has the device alone: while checks share it, another's work answers just as late.
         if phase == "time" and self.result.response_s() > BUSY_S:
             raise KernelFault("rejected", "left work running on the device after its calls")
@@ -223,6 +227,7 @@ class Arm:
             outputs=lambda: torch.stack(
                 [self._output(at, each, dtype) for at, each in zip(outputs, batch, strict=True)]
             ),
+            lse=lambda number: self._lse(int(str(calls[number]["lse"])), batch[number]),
         )
 
     def freeze(self) -> float:
@@ -264,14 +269,17 @@ class Arm:
         self.result.close()
 
     def _write(
-        self, batch: Sequence[Inputs], dtype: Dtype, *, guarded: bool
+        self, batch: Sequence[Arguments], dtype: Dtype, *, guarded: bool, lse: bool = False
     ) -> tuple[list[dict[str, object]], list[Written]]:
         calls: list[dict[str, object]] = []
         places: list[tuple[int, torch.Tensor]] = []
         guard = GUARD_BYTES if guarded else 0
         end, out = guard, 0
         for inputs in batch:
-            call: dict[str, object] = {"dtype": dtype, "causal": inputs.causal, "scale": inputs.scale, "out": out}
+            call: dict[str, object] = {
+                "function": inputs.function, "dtype": dtype, "causal": inputs.causal, "scale": inputs.scale,
+                "numbers": inputs.numbers, "out": out,
+            }  # fmt: skip
             for name, x in zip("qkv", inputs.tensors, strict=True):
                 elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
                 # Of a single call a start that no vector's width divides is part of the layout.
@@ -281,11 +289,20 @@ class Arm:
                     "offset": offset, "elements": elements, "shape": list(x.shape), "stride": list(x.stride()),
                 }  # fmt: skip
                 end = _aligned(offset + elements * DTYPE_BYTES[dtype] + guard)
+            tables: dict[str, object] = {}
+            for name, table in inputs.tables.items():
+                places.append((end, table.flatten()))
+                tables[name] = {"offset": end, "shape": list(table.shape)}
+                end = _aligned(end + table.nbytes) + (ALIGNMENT if guarded else 0)
+            call["tables"] = tables
             out = _aligned(out + inputs.q.numel() * DTYPE_BYTES[dtype])
+            if lse:
+                call["lse"] = out
+                out = _aligned(out + 4 * math.prod(lse_shape(inputs)))
             calls.append(call)
         if guarded:
             self.given.poison(end)
-        written = [(self.given.tensor(dtype=dtype, elements=len(x), offset=offset), x) for offset, x in places]
+        written = [(self.given.tensor(x.dtype, elements=len(x), offset=offset), x) for offset, x in places]
         for place, original in written:
             place.copy_(original)
         self.result.poison(out)
@@ -301,11 +318,17 @@ class Arm:
         self._named.add((how, name))
         return {"do": how, "name": name, "calls": calls if new else []}
 
-    def _output(self, offset: int, inputs: Inputs, dtype: Dtype) -> torch.Tensor:
-        """A copy of one result, which lies in memory as (batch, seqlen, heads, head_dim)."""
+    def _output(self, offset: int, inputs: Arguments, dtype: Dtype) -> torch.Tensor:
+        """A copy of one result: (batch, heads, seqlen, head_dim) in the models' order, or (tokens, heads, head_dim)."""
+        found = self.result.tensor(TORCH_DTYPES[dtype], elements=inputs.q.numel(), offset=offset).clone()
+        if inputs.q.dim() == 3:
+            return found.view(inputs.q.shape)
         batch, heads, seqlen, head_dim = inputs.q.shape
-        found = self.result.tensor(dtype=dtype, elements=inputs.q.numel(), offset=offset).clone()
         return found.view(batch, seqlen, heads, head_dim).transpose(1, 2)
+
+    def _lse(self, offset: int, inputs: Arguments) -> torch.Tensor:
+        shape = lse_shape(inputs)
+        return self.result.tensor(torch.float32, elements=math.prod(shape), offset=offset).clone().view(shape)
 
     def _send(self, request: dict[str, object], phase: Phase) -> None:
         """Send a request. One that the socket has no room for is the kernel's doing: it left others unread there."""
@@ -374,17 +397,28 @@ def _aligned(offset: int) -> int:
     return -(-offset // ALIGNMENT) * ALIGNMENT
 
 
-def _check_form(form: Form, inputs: Inputs, dtype: Dtype, *, place: str) -> None:
-    """The form of a result: exact type, shape, dtype and device, in memory of its own."""
+def lse_shape(inputs: Arguments) -> tuple[int, ...]:
+    """Of the log-sum-exp: (batch, heads_q, seqlen_q), or (heads_q, tokens) where sequences are packed."""
+    rows = tuple(inputs.q.shape[:-1])
+    return rows if len(rows) == 3 else rows[::-1]
+
+
+def _check_form(form: Form, inputs: Arguments, dtype: Dtype, *, place: str, lse: bool) -> None:
+    """The form of a result, or of a log-sum-exp: exact type, shape, dtype and device, in memory of its own."""
+    if form.role == "pair":
+        raise KernelFault("incorrect", f"returned a {form.type} for return_lse=True, expected a tuple (out, lse)")
+    is_lse = lse and form.role == "lse"
+    what, shape = ("lse", lse_shape(inputs)) if is_lse else ("output", tuple(inputs.q.shape))
     if not form.plain:
-        raise KernelFault("rejected", f"returned a {form.type}, expected a plain torch.Tensor")
-    wanted = str(TORCH_DTYPES[dtype]).removeprefix("torch.")
-    for what, got, expected in (
-        ("shape", form.shape, list(inputs.q.shape)),
+        where = "" if what == "output" else f" as {what}"
+        raise KernelFault("rejected", f"returned a {form.type}{where}, expected a plain torch.Tensor")
+    wanted = str(torch.float32 if is_lse else TORCH_DTYPES[dtype]).removeprefix("torch.")
+    for quality, got, expected in (
+        ("shape", form.shape, list(shape)),
         ("dtype", form.dtype, wanted),
         ("device", form.device, place),
     ):
         if got != expected:
-            raise KernelFault("incorrect", f"output {what} is {got}, expected {expected}")
+            raise KernelFault("incorrect", f"{what} {quality} is {got}, expected {expected}")
     if form.aliased:
-        raise KernelFault("rejected", "output shares memory with an input")
+        raise KernelFault("rejected", f"{what} shares memory with an input")

@@ -12,9 +12,7 @@ from functools import cache
 
 import torch
 
-from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation.devices import gpu_memory
-from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 _libc = ctypes.CDLL(None)
 POISON = 0xFF
@@ -42,9 +40,9 @@ class Memory:
         """Kind of torch device that the memory is on: "cpu" or "cuda"."""
         return self._content.device.type
 
-    def tensor(self, *, dtype: Dtype, elements: int, offset: int) -> torch.Tensor:
+    def tensor(self, dtype: torch.dtype, *, elements: int, offset: int) -> torch.Tensor:
         """A view of `elements` numbers from a byte offset on."""
-        return self._content[offset : offset + elements * DTYPE_BYTES[dtype]].view(TORCH_DTYPES[dtype])
+        return self._content[offset : offset + elements * dtype.itemsize].view(dtype)
 
     def poison(self, size: int) -> None:
         """Fill the first `size` bytes with NaN."""

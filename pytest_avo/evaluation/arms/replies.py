@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -28,9 +28,11 @@ class Raised(msgspec.Struct, frozen=True, tag_field="said", tag="error", forbid_
 
 
 class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the kernel's process says that a call returned."""
+    """What the kernel's process says that a call returned, or a part of it where it was to return (out, lse)."""
 
     plain: bool
+    role: Literal["out", "lse", "pair"] = "out"
+    """What is described: an output, a log-sum-exp, or something else in the place of both."""
     type: Annotated[str, msgspec.Meta(max_length=MAX_REASON)] = "Tensor"
     shape: Annotated[list[int], msgspec.Meta(max_length=64)] = []
     dtype: Annotated[str, msgspec.Meta(max_length=32)] = ""

@@ -26,7 +26,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 ORDERED: tuple[Layout, ...] = ("bshd", "bhsd", "sbhd")
 GAPS: tuple[Layout, ...] = ("padded", "slots", "cache")
 REPEATED: tuple[Layout, ...] = ("one batch", "one head")
-_LAYOUTS: dict[str, tuple[Layout, ...]] = {
+LAYOUTS: dict[str, tuple[Layout, ...]] = {
     "models'": ("bshd",), "other order": ("bhsd", "sbhd"), "gaps": GAPS, "repeated": REPEATED,
 }  # fmt: skip
 FACTORS: dict[str, tuple[str, ...]] = {
@@ -46,18 +46,24 @@ TOGETHER = {"kind": ("mask",), "vectors": ("lengths",)}
 any layout, and each alignment beside each layout may be a build of its own."""
 
 
-def battery(shape: Shape, random: Random, *, longest: int = LONGEST_BESIDE, place: str = "cpu") -> list[Case]:
-    """The single calls to check for a shape, in random order after the first; slices are checked besides.
+def battery(
+    shape: Shape, random: Random, *, longest: int = LONGEST_BESIDE, place: str = "cpu", lse: bool = False
+) -> list[Case]:
+    """The single plain calls to check for a shape, in random order after the first; slices are checked besides.
 
     longest: of the lengths beside the claimed ones; place: kind of torch device. On a GPU every vector of 16 bytes is
-    aligned, as the contract says: torch's own attention ends in a misaligned address otherwise.
+    aligned, as the contract says: torch's own attention ends in a misaligned address otherwise. lse: of a kernel that
+    returns a log-sum-exp too, which is asked for at the claimed shape and in some of the calls beside it.
     """
     factors = FACTORS if place == "cpu" else {**FACTORS, "vectors": ("aligned",)}
-    rows = covering(factors, random, together=TOGETHER)
+    if lse:
+        factors = {**factors, "lse": ("plain", "asked")}
+    rows = covering(factors, random, together={**TOGETHER, "lse": ("mask", "lengths", "heads")})
     layouts = random.sample([*ORDERED, *GAPS], k=3)
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
         *(_beside(shape, row, random, longest) for row in rows),
+        *([Case("log-sum-exp", shape, lse=True)] if lse else []),
     ]
     random.shuffle(rest)
     return [Case("normal", shape, random.choice(("normal", "plain"))), *rest]
@@ -80,26 +86,35 @@ def _beside(shape: Shape, row: Levels, random: Random, longest: int) -> Case:
         "more queries": (random.randint(*many), random.randint(*few)),
         "one query": (1, random.randint(1, longest)),
     }
+    changes: dict[str, object] = {
+        "causal": row["mask"] == "causal",
+        "batch": 1 if row["batch"] == "one" else random.randint(2, MOST_BATCHES_BESIDE),
+        **dict(zip(("heads_q", "heads_kv"), heads_of(row["heads"], shape, random), strict=True)),
+        **dict(zip(("seqlen_q", "seqlen_kv"), lengths[row["lengths"]], strict=True)),
+        "scale": scale_of(row["scale"], random),
+    }
+    layouts = [LAYOUTS[row[name]] for name in "qkv"]
+    q, k, v = ("odd" if row["vectors"] == "odd" and x != REPEATED else random.choice(x) for x in layouts)
+    kind: Kind = next(kind for kind in KINDS if kind == row["kind"])
+    return Case(kind, _changed(shape, changes), kind, (q, k, v), required=False, lse=row.get("lse") == "asked")
+
+
+def heads_of(level: str, shape: Shape, random: Random) -> tuple[int, int]:
+    """Query heads and key/value heads: those of the claimed shape, or a few of a kind."""
     heads_kv, group = random.choice((2, 3)), random.choice((2, 3))
-    heads = {
+    return {
         "claimed": (shape.heads_q, shape.heads_kv),
         "equal": (heads_kv, heads_kv),
         "grouped": (heads_kv * group, heads_kv) if heads_kv * group <= MOST_HEADS_BESIDE else (4, 2),
         "one for all": (heads_kv, 1),
-    }
+    }[level]
+
+
+def scale_of(level: str, random: Random) -> float | None:
+    """A factor on the scores; None is 1/sqrt(head_dim)."""
     small = math.exp(random.uniform(math.log(1e-4), math.log(0.05)))
-    scales = {"usual": None, "small": float(f"{small:.3g}"), "one": 1.0, "large": round(random.uniform(1.2, 4), 2)}
-    changes: dict[str, object] = {
-        "causal": row["mask"] == "causal",
-        "batch": 1 if row["batch"] == "one" else random.randint(2, MOST_BATCHES_BESIDE),
-        **dict(zip(("heads_q", "heads_kv"), heads[row["heads"]], strict=True)),
-        **dict(zip(("seqlen_q", "seqlen_kv"), lengths[row["lengths"]], strict=True)),
-        "scale": scales[row["scale"]],
-    }
-    layouts = [_LAYOUTS[row[name]] for name in "qkv"]
-    q, k, v = ("odd" if row["vectors"] == "odd" and x != REPEATED else random.choice(x) for x in layouts)
-    kind: Kind = next(kind for kind in KINDS if kind == row["kind"])
-    return Case(kind, _changed(shape, changes), kind, (q, k, v), required=False)
+    large = round(random.uniform(1.2, 4), 2)
+    return {"usual": None, "small": float(f"{small:.3g}"), "one": 1.0, "large": large}[level]
 
 
 def _changed(shape: Shape, changes: dict[str, object]) -> Shape:

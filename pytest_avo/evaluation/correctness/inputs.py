@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from pytest_avo.core.shape import InputKind, Shape
+from pytest_avo.core.signature import ATTENTION
 from pytest_avo.evaluation.correctness.kinds import Kind, impose, plant_needles
 from pytest_avo.evaluation.correctness.layouts import Layout, laid_out, repeat
 from pytest_avo.evaluation.correctness.noise import Numbers
@@ -24,7 +26,7 @@ NEEDLES_IN = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One call to check. `required` is False for shapes that the kernel did not claim: there it may refuse."""
+    """One plain call to check. `required` is False for shapes that the kernel did not claim: there it may refuse."""
 
     name: str
     shape: Shape
@@ -32,11 +34,13 @@ class Case:
     layouts: tuple[Layout, Layout, Layout] = ("bshd", "bshd", "bshd")
     """Of q, k and v."""
     required: bool = True
+    lse: bool = False
+    """Whether the log-sum-exp is asked for too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """Arguments of one call: q (batch, heads_q, seqlen_q, head_dim), k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+class Arguments:
+    """Of one call of one of a kernel's functions: three tensors by position, all else by name."""
 
     q: torch.Tensor
     k: torch.Tensor
@@ -47,6 +51,24 @@ class Inputs:
     @property
     def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.q, self.k, self.v
+
+    @property
+    def function(self) -> str:
+        return ATTENTION.name
+
+    @property
+    def tables(self) -> Mapping[str, torch.Tensor]:
+        """Contiguous tensors of int32, by name."""
+        return {}
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs(Arguments):
+    """Of attention(): q (batch, heads_q, seqlen_q, head_dim), k and v (batch, heads_kv, seqlen_kv, head_dim)."""
 
 
 def draw(case: Case, generator: torch.Generator) -> Inputs:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from pytest_avo.core.shape import DTYPE_BYTES, Shape
 from pytest_avo.evaluation.correctness.battery import largest_beside
+from pytest_avo.evaluation.correctness.extensions.cases import LARGEST_BLOCK, SPARE_BLOCKS
 from pytest_avo.evaluation.correctness.layouts import GAP, SLOTS
 
 ALIGNMENT = 256
@@ -93,9 +94,12 @@ def batch_bytes(shape: Shape, calls: int) -> tuple[int, int]:
 
 
 def guarded_bytes(shape: Shape) -> tuple[int, int]:
-    """Memory for the arguments and the result of one call in any layout, guards included."""
-    queries = shape.heads_q * (shape.seqlen_q + SLOTS)
-    keys = shape.heads_kv * (shape.seqlen_kv + SLOTS)
-    elements = shape.batch * (queries + 2 * keys) * (shape.head_dim + GAP)
-    given = elements * DTYPE_BYTES[shape.dtype] + 3 * ALIGNMENT + 4 * (GUARD_BYTES + ALIGNMENT)
-    return given, batch_bytes(shape, 1)[1]
+    """Memory for the arguments and the results of one checked call of any function, in any layout, guards included."""
+    queries = shape.batch * shape.heads_q * (shape.seqlen_q + SLOTS)
+    # In blocks keys take the most: every sequence may have a last block with one token, and some blocks have none.
+    keys = shape.heads_kv * (shape.batch * (shape.seqlen_kv + LARGEST_BLOCK) + SPARE_BLOCKS * LARGEST_BLOCK)
+    elements = (queries + 2 * keys) * (shape.head_dim + GAP)
+    tables = 4 * shape.batch * (shape.seqlen_kv + SPARE_BLOCKS + 1)
+    given = elements * DTYPE_BYTES[shape.dtype] + tables + 7 * ALIGNMENT + 4 * (GUARD_BYTES + ALIGNMENT)
+    lse = 4 * shape.batch * shape.heads_q * shape.seqlen_q + ALIGNMENT
+    return given, batch_bytes(shape, 1)[1] + lse

@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from random import Random
 
 import msgspec
 import torch
 
-from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import (
     BASELINE,
     FIXED,
@@ -24,12 +25,15 @@ from pytest_avo.core.evaluation import (
     Timing,
     TimingPlan,
 )
+from pytest_avo.core.kernel import Claim, parse_kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised, Phase
 from pytest_avo.evaluation.arms.arms import Arms
-from pytest_avo.evaluation.correctness.battery import battery
-from pytest_avo.evaluation.correctness.correctness import fault, fault_near
-from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw
+from pytest_avo.evaluation.correctness.correctness import fault_near
+from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
+from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
 from pytest_avo.evaluation.correctness.kinds import UNUSUAL
 from pytest_avo.evaluation.correctness.mixture import calls_of_all_kinds, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
@@ -126,7 +130,7 @@ class Examiner:
         """
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         spent_s, build_s, first_s = 0.0, 0.0, 0.0
-        for case in battery(shape, random, place=self._place):
+        for case in all_cases(shape, _claim(subject), random, place=self._place):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape)
@@ -134,7 +138,7 @@ class Examiner:
             start = time.perf_counter()
             inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
             first_s += time.perf_counter() - start if first else 0.0
-            if case.required and case.kind == "needle" and inputs is not None:
+            if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
                 self._check_nudges(arm, case, inputs, random, limit_s=max(0.001, left_s))
                 eager = request.plan is not None and request.plan.calls == "eager"
                 self._check_slices(arm, shape, random, source, limit_s=max(0.001, left_s), eager=eager)
@@ -161,14 +165,13 @@ class Examiner:
                     raise ArmFault(BASELINE, shape.id, error) from None
 
     def _check_case(
-        self, arm: Arm, case: Case, generator: torch.Generator, *, limit_s: float, first: bool
-    ) -> Inputs | None:
-        """The inputs that were answered rightly; None where the kernel refused a shape that it did not claim."""
-        inputs = draw(case, generator)
+        self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, limit_s: float, first: bool
+    ) -> Arguments | None:
+        """What was answered rightly; None where the kernel refused what it did not claim."""
+        inputs = draw_any(case, generator)
+        phase: Phase = "build" if first else "check"
         try:
-            result = arm.call(
-                [inputs], case.shape.dtype, limit_s=limit_s, phase="build" if first else "check", guarded=True
-            )
+            result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase=phase, guarded=True, lse=case.lse)
         except KernelRaised as error:
             if case.required or error.outcome != "unsupported":
                 where = "" if case.required else f", {case.shape.id}"
@@ -176,7 +179,7 @@ class Examiner:
             return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
-        if found := fault(inputs, result.output(0)):
+        if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
             where = "" if case.required else f", {case.shape.id}"
             raise KernelFault("incorrect", f"{found} ({case.name}{where})")
         return inputs
@@ -300,6 +303,13 @@ class Examiner:
         found = self._arms.fault(KERNEL, error)
         log = self._arms.log(KERNEL)
         return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
+
+
+def _claim(subject: Subject) -> Claim | None:
+    try:
+        return parse_kernel(subject.source, path=Path(subject.label)).claim
+    except InvalidInput:  # said where the kernel was read
+        return None
 
 
 def _later(evaluation: Evaluation, waited_s: float) -> Evaluation:

@@ -6,13 +6,14 @@ own graph does. A kernel that cannot be captured is called as it is, and the rep
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from pytest_avo.evaluation.devices import gpu_memory
-from pytest_avo.evaluation.kernel_process.calls import deliver, distinct, form, result_place, tensors
+from pytest_avo.evaluation.kernel_process.calls import deliver_all, distinct, forms, function, options, places, tensors
 from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT
 
 WARM_UP_CALLS = 2
@@ -31,7 +32,8 @@ class _Slice:
 
     calls: list[dict[str, Any]]
     arguments: list[list[torch.Tensor]]
-    places: list[torch.Tensor]
+    options: list[dict[str, Any]]
+    places: list[tuple[torch.Tensor, ...]]
     graph: torch.cuda.CUDAGraph | None = None
     forms: list[dict[str, Any]] = field(default_factory=list)
 
@@ -50,22 +52,22 @@ class GpuCalls:
         self._pool = torch.cuda.graph_pool_handle()
         self._enqueued: tuple[list[Any], _Slice] | None = None
 
-    def answer(self, attention: Any, request: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, functions: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
         """Make the calls of a request, or replay them, and say what they returned."""
         if request["do"] == "call":
-            return self._launch(attention, self._slice(request["calls"]))
+            return self._launch(functions, self._slice(request["calls"]))
         if request["do"] == "launch":
-            return self._launch(attention, self._named(request))
+            return self._launch(functions, self._named(request))
         name = request["name"]
         if name not in self._captures:
-            self._captures[name] = self._captured(attention, self._slice(request["calls"]))
+            self._captures[name] = self._captured(functions, self._slice(request["calls"]))
         found = self._captures[name]
-        return self._launch(attention, found) if found.graph is None else self._replay(found, found.graph)
+        return self._launch(functions, found) if found.graph is None else self._replay(found, found.graph)
 
-    def enqueue(self, attention: Any, request: dict[str, Any]) -> None:
+    def enqueue(self, functions: Mapping[str, Any], request: dict[str, Any]) -> None:
         """Launch the calls of a request and wait for none of them."""
         wanted = self._named(request)
-        self._enqueued = _call_all(attention, wanted), wanted
+        self._enqueued = _call_all(functions, wanted), wanted
 
     def finish(self) -> dict[str, Any]:
         """Wait for the calls that were enqueued and say what they returned."""
@@ -83,14 +85,15 @@ class GpuCalls:
         return self._slices[name]
 
     def _slice(self, calls: list[dict[str, Any]]) -> _Slice:
-        places = [result_place(self._result, call) for call in calls]
-        return _Slice(calls, [tensors(self._given, call) for call in calls], places)
+        arguments = [tensors(self._given, call) for call in calls]
+        by_name = [options(self._given, call) for call in calls]
+        return _Slice(calls, arguments, by_name, [places(self._result, call) for call in calls])
 
-    def _launch(self, attention: Any, wanted: _Slice) -> dict[str, Any]:
+    def _launch(self, functions: Mapping[str, Any], wanted: _Slice) -> dict[str, Any]:
         start, end = _mark(), _mark()
         _synchronize()
         _record(start)
-        results = _call_all(attention, wanted)
+        results = _call_all(functions, wanted)
         _record(end)
         _synchronize()
         seconds = _elapsed_ms(start, end) / 1e3
@@ -106,18 +109,18 @@ class GpuCalls:
         seconds = _elapsed_ms(start, end) / 1e3
         return {"calls": len(recorded.calls), "forms": recorded.forms, "seconds": seconds, "replayed": True}
 
-    def _captured(self, attention: Any, wanted: _Slice) -> _Slice:
+    def _captured(self, functions: Mapping[str, Any], wanted: _Slice) -> _Slice:
         """The slice with its graph; without, where the kernel resists."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.stream(stream):
                 for _ in range(WARM_UP_CALLS):
-                    _call(attention, wanted, 0)
+                    _call(functions, wanted, 0)
             _synchronize()
             with torch.cuda.graph(graph, pool=self._pool):
                 # Copied in the graph too, since hundreds of launches by hand take now more, now less.
-                results = _call_all(attention, wanted)
+                results = _call_all(functions, wanted)
         except Exception as error:
             print(f"not captured in a CUDA graph: {error}", flush=True)  # noqa: T201 - the kernel's log
             _synchronize()
@@ -129,19 +132,20 @@ def _mark() -> torch.cuda.Event:
     return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
 
-def _call(attention: Any, wanted: _Slice, number: int) -> Any:
-    call = wanted.calls[number]
-    return attention(*wanted.arguments[number], causal=call["causal"], scale=call["scale"])
+def _call(functions: Mapping[str, Any], wanted: _Slice, number: int) -> Any:
+    called = function(functions, wanted.calls[number])
+    return called(*wanted.arguments[number], **wanted.options[number])
 
 
-def _call_all(attention: Any, wanted: _Slice) -> list[Any]:
+def _call_all(functions: Mapping[str, Any], wanted: _Slice) -> list[Any]:
     """The results of all calls, each copied out before the next call: a kernel may use its buffer again."""
     results = []
     for number, place in enumerate(wanted.places):
-        results.append(_call(attention, wanted, number))
-        deliver(results[-1], place)
+        results.append(_call(functions, wanted, number))
+        deliver_all(results[-1], place)
     return results
 
 
 def _forms(results: list[Any], asked: _Slice) -> list[dict[str, Any]]:
-    return distinct([form(out, qkv) for out, qkv in zip(results, asked.arguments, strict=True)])
+    each = zip(results, asked.arguments, asked.calls, strict=True)
+    return distinct([found for out, qkv, call in each for found in forms(out, qkv, call)])

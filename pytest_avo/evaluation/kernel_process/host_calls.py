@@ -5,11 +5,12 @@ from __future__ import annotations
 import mmap
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from pytest_avo.evaluation.kernel_process.calls import deliver, distinct, form, result_place, tensors
+from pytest_avo.evaluation.kernel_process.calls import deliver_all, distinct, forms, function, options, places, tensors
 from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT
 
 
@@ -23,21 +24,22 @@ class HostCalls:
         )
         self._enqueued: dict[str, Any] = {}
 
-    def answer(self, attention: Any, request: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, functions: Mapping[str, Any], request: dict[str, Any]) -> dict[str, Any]:
         """Make the calls of a request and say what they returned."""
-        forms, total_s = [], 0.0
+        found, total_s = [], 0.0
         for call in request["calls"]:
-            arguments = tensors(self._given, call)
+            called = function(functions, call)
+            arguments, by_name = tensors(self._given, call), options(self._given, call)
             start = time.perf_counter()
-            out = attention(*arguments, causal=call["causal"], scale=call["scale"])
+            out = called(*arguments, **by_name)
             total_s += time.perf_counter() - start
-            deliver(out, result_place(self._result, call))
-            forms.append(form(out, arguments))
-        return {"calls": len(forms), "forms": distinct(forms), "seconds": total_s}
+            deliver_all(out, places(self._result, call))
+            found += forms(out, arguments, call)
+        return {"calls": len(request["calls"]), "forms": distinct(found), "seconds": total_s}
 
-    def enqueue(self, attention: Any, request: dict[str, Any]) -> None:
+    def enqueue(self, functions: Mapping[str, Any], request: dict[str, Any]) -> None:
         """Make the calls of a request; here they are finished when they return."""
-        self._enqueued = self.answer(attention, request)
+        self._enqueued = self.answer(functions, request)
 
     def finish(self) -> dict[str, Any]:
         """What the calls that were enqueued returned."""

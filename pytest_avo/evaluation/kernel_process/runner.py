@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pytest_avo.evaluation.kernel_process.host_calls import HostCalls
-from pytest_avo.evaluation.kernel_process.wire import CHILD_SOCKET, KERNEL_FILE, MAX_MESSAGE
+from pytest_avo.evaluation.kernel_process.wire import CHILD_SOCKET, FUNCTIONS, KERNEL_FILE, MAX_MESSAGE
 
 
 def serve(*, threads: int, place: str, sizes: Sequence[int]) -> None:
@@ -29,22 +29,22 @@ def serve(*, threads: int, place: str, sizes: Sequence[int]) -> None:
     torch.set_num_threads(threads)
     link = socket.socket(fileno=CHILD_SOCKET)
     caller: Any = None
-    attention: Any = None
+    functions: dict[str, Any] = {}
     while message := link.recv(MAX_MESSAGE):
         request = json.loads(message)
         try:
             if caller is None:
                 caller = _caller(place, sizes)
             if request["do"] == "load":
-                attention = _load()
+                functions = _load()
                 reply: dict[str, Any] = {"said": "loaded"}
             elif request["do"] == "enqueue":
-                caller.enqueue(attention, request)
+                caller.enqueue(functions, request)
                 reply = {"said": "enqueued"}
             elif request["do"] == "finish":
                 reply = {"said": "done", **caller.finish()}
             else:
-                reply = {"said": "done", **caller.answer(attention, request)}
+                reply = {"said": "done", **caller.answer(functions, request)}
         except Exception as error:
             reply = _error(error)
         link.send(json.dumps(reply).encode())
@@ -58,14 +58,16 @@ def _caller(place: str, sizes: Sequence[int]) -> Any:
     return GpuCalls(*sizes)
 
 
-def _load() -> Any:
+def _load() -> dict[str, Any]:
+    """Import the kernel's file; what it offers, by name."""
     spec = importlib.util.spec_from_file_location("kernel", os.path.join(os.getcwd(), KERNEL_FILE))
     if spec is None or spec.loader is None:
         raise ImportError("kernel file cannot be loaded")
     module = importlib.util.module_from_spec(spec)
     sys.modules["kernel"] = module
     spec.loader.exec_module(module)
-    return module.attention
+    module.attention  # noqa: B018 - its absence is an error now, that of others when they are called
+    return {name: getattr(module, name) for name in FUNCTIONS if hasattr(module, name)}
 
 
 def _error(error: Exception) -> dict[str, Any]:

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 import time
+from pathlib import Path
+from random import Random
 
 import pytest
 import torch
 
-from pytest_avo.evaluation.arms.arm import KernelRaised
+from pytest_avo.core.kernel import Claim
+from pytest_avo.evaluation.arms.arm import KernelFault, KernelRaised
 from pytest_avo.evaluation.correctness.correctness import fault
-from pytest_avo.evaluation.correctness.inputs import Case, draw
+from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
+from pytest_avo.evaluation.correctness.inputs import Arguments, Case, draw
 from pytest_avo.evaluation.correctness.layouts import Layout
 from pytest_avo.evaluation.linux import processes
+from tests.evaluation.correctness.extensions import everything
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
 FORM = {"plain": True, "shape": [1, 4, 48, 64], "dtype": "float32", "device": "cpu"}
@@ -57,10 +65,10 @@ def test_requests_that_are_answered_unread_are_rejected(confined: Laboratory) ->
         out = honest(q, k, v, causal=causal, scale=scale)
         link.setsockopt(socket.SOL_SOCKET, 42, 0)  # SO_PEEK_OFF
         caller, load = frame.f_locals["caller"], sys._getframe(0)
-        caller.answer(lambda *x, **y: out, frame.f_locals["request"])
+        caller.answer({"attention": lambda *x, **y: out}, frame.f_locals["request"])
         link.send(DONE)
         while message := link.recv(1 << 17, socket.MSG_PEEK):
-            caller.answer(honest, json.loads(message))
+            caller.answer({"attention": honest}, json.loads(message))
             link.send(DONE)
     """
     source = (
@@ -192,6 +200,48 @@ def test_calls_of_a_slice_have_arguments_and_results_of_their_own(confined: Labo
     result = confined.arm(kernel()).call(batch, "bf16", limit_s=20, phase="time")
     assert [fault(inputs, out) for inputs, out in zip(batch, map(result.output, range(3)), strict=True)] == [None] * 3
     assert 0 < result.claimed_s < result.seconds
+
+
+def asked(case: SequencesCase | Case) -> Arguments:
+    return draw_any(case, torch.Generator().manual_seed(2))
+
+
+def test_all_that_a_kernel_may_offer_is_called_with_what_it_takes(confined: Laboratory) -> None:
+    arm = confined.arm(Path(everything.__file__).read_text())
+    claim = Claim("cpu", ("smoke",), lse=True, varlen=True, paged=True)
+    cases = [case for case in all_cases(shape(dtype="bf16"), claim, Random(1), longest=60) if case.lse][::3]
+    for case in cases:
+        call = asked(case)
+        result = arm.call([call], "bf16", limit_s=20, phase="check", guarded=True, lse=True)
+        assert answer_fault(call, result.output(0), result.lse(0)) is None, case
+
+
+@pytest.mark.parametrize(
+    ("returned", "outcome", "words"),
+    [
+        ("out", "incorrect", "returned a Tensor for return_lse=True, expected a tuple (out, lse)"),
+        ("[out, lse]", "incorrect", "returned a list for return_lse=True"),
+        ("out, None", "rejected", "returned a NoneType as lse, expected a plain torch.Tensor"),
+        ("out, lse.double()", "incorrect", "lse dtype is float64, expected float32"),
+        ("out, lse[..., None]", "incorrect", "lse shape is [1, 4, 48, 1], expected [1, 4, 48]"),
+        ("out.float(), lse", "incorrect", "output dtype is float32, expected bfloat16"),
+        ("out, q.view(torch.float32)[..., 0]", "rejected", "lse shares memory with an input"),
+    ],
+)
+def test_what_comes_with_a_log_sum_exp_has_a_form(
+    confined: Laboratory, returned: str, outcome: str, words: str
+) -> None:
+    source = Path(everything.__file__).read_text()
+    source += f"""
+honest = attention
+def attention(q, k, v, *, causal, scale, return_lse):
+    out, lse = honest(q, k, v, causal=causal, scale=scale, return_lse=True)
+    return {returned}
+"""
+    arm = confined.arm(source)
+    with pytest.raises(KernelFault, match=re.escape(words)) as raised:
+        arm.call([asked(Case("", shape(dtype="bf16")))], "bf16", limit_s=20, phase="check", lse=True)
+    assert raised.value.outcome == outcome
 
 
 def test_a_frozen_process_uses_no_time(confined: Laboratory) -> None:

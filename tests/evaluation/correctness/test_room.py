@@ -5,10 +5,22 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+import torch
 
+from pytest_avo.core.kernel import Claim
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness.battery import battery, largest_beside
-from pytest_avo.evaluation.correctness.room import HOST, Room, batch_bytes, gpu_room, guarded_bytes
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
+from pytest_avo.evaluation.correctness.room import (
+    ALIGNMENT,
+    GUARD_BYTES,
+    HOST,
+    Room,
+    batch_bytes,
+    gpu_room,
+    guarded_bytes,
+)
 from tests.evaluation.laboratory import shape
 
 SHAPES = [
@@ -32,6 +44,20 @@ def test_there_is_room_for_every_call_of_a_battery(case: Shape, room: Room) -> N
             assert wanted[1] <= result
             if not call.required:
                 assert wanted <= guarded_bytes(largest_beside(case))
+
+
+@pytest.mark.parametrize("case", [SHAPES[0], SHAPES[1], shape(heads=(2, 2), lengths=(9, 700), head_dim=16)])
+def test_there_is_room_for_all_that_a_kernel_may_offer(case: Shape) -> None:
+    given, _ = HOST.for_shapes([case])
+    least = guarded_bytes(case)[0], guarded_bytes(largest_beside(case))[0]
+    for seed, claim in enumerate((Claim("cpu", ("a",), varlen=True, paged=True), Claim("cpu", ("a",), paged=256))):
+        for call in all_cases(case, claim, Random(seed)):
+            if isinstance(call, SequencesCase):
+                asked = draw_any(call, torch.Generator().manual_seed(seed))
+                spans = [1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) for x in asked.tensors]
+                used = sum(spans) * asked.q.itemsize + sum(x.nbytes for x in asked.tables.values())
+                assert used + 3 * (GUARD_BYTES + ALIGNMENT) + 4 * ALIGNMENT <= max(least)
+                assert used <= given
 
 
 @pytest.mark.parametrize("free_gib", [10, 22, 78, 139])

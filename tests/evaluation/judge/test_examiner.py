@@ -21,6 +21,7 @@ from pytest_avo.evaluation.judge import peers
 from pytest_avo.evaluation.judge.examiner import Examiner
 from pytest_avo.evaluation.judge.rates import Rates
 from pytest_avo.evaluation.judge.roofline import Roofline
+from tests.evaluation.correctness.extensions import everything
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
 ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
@@ -97,6 +98,20 @@ def test_importing_a_kernel_is_counted_once_however_many_shapes_it_has(desk: Des
     found = desk.examine(kernel(top="import time; time.sleep(1.5)"), shapes=[ONE, TWO])
     assert found[ONE.id].build_s > 1.5
     assert found[TWO.id].build_s < 1.5
+
+
+def test_what_a_kernel_claims_beside_the_plain_call_is_checked_too(desk: Desk) -> None:
+    source = Path(everything.__file__).read_text()
+    assert desk.examine(source, shapes=[ONE])[ONE.id].reason == ""
+    said = " ".join(desk.said)
+    assert "varlen, claimed lengths" in said
+    assert "paged, claimed lengths" in said
+    wrong = source.replace("k_cache.shape[1]\n", "k_cache.shape[1]\n    causal = True\n")
+    found = desk.examine(wrong, shapes=[ONE])[ONE.id]
+    assert found.outcome == "incorrect"
+    assert "(paged, " in found.reason
+    refusing = source.replace("def attention_varlen", "attention_varlen = None\n\n\ndef unused")
+    assert desk.examine(refusing, shapes=[ONE])[ONE.id].outcome == "crashed"
 
 
 def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:

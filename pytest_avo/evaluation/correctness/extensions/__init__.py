@@ -1,0 +1,1 @@
+"""What a kernel may offer beside the plain call, checked: log-sum-exp, packed sequences, keys and values in blocks."""
