@@ -86,8 +86,10 @@ class RunHooks:
     def __init__(self, run: KernelRun) -> None:
         self.run = run
 
-    def pytest_report_header(self) -> str:
-        return self.run.header()
+    def pytest_report_header(self, config: pytest.Config) -> list[str]:
+        from pytest_avo.session.screen import fitted
+
+        return fitted(config, self.run.header())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
@@ -121,7 +123,8 @@ class RunHooks:
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.run.keep(report)
+        if str(report.outcome) != "rerun":  # pytest-rerunfailures': another report of the item follows
+            self.run.keep(report)
 
     def pytest_report_teststatus(
         self, report: pytest.CollectReport | pytest.TestReport
@@ -167,8 +170,10 @@ class ServeHooks:
     def __init__(self, serving: Serving) -> None:
         self.serving = serving
 
-    def pytest_report_header(self) -> str:
-        return self.serving.header()
+    def pytest_report_header(self, config: pytest.Config) -> list[str]:
+        from pytest_avo.session.screen import fitted
+
+        return fitted(config, self.serving.header())
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self) -> bool:

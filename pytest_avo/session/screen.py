@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_avo.report.terminal.terminal import WIDTH
+from pytest_avo.report.text import wrapped
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -25,6 +26,14 @@ def columns(config: pytest.Config) -> int:
     if reporter is None or not (reporter.isatty or os.environ.get("COLUMNS", "").isdecimal()):
         return WIDTH
     return min(MOST_COLUMNS, max(LEAST_COLUMNS, int(config.get_terminal_writer().fullwidth)))
+
+
+def fitted(config: pytest.Config, line: str) -> list[str]:
+    """A line as lines that fit the terminal; one where it goes to a file."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not reporter.isatty:
+        return [line]
+    return wrapped(line, columns(config), indent=2)
 
 
 class BesideCapture:

@@ -12,6 +12,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.run.settings import Settings
+from pytest_avo.session.surroundings import refuse_unsendable
 
 UNREADABLE = Shape(
     batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"
@@ -41,6 +42,7 @@ class Selection:
         A mistake in one is kept in `mistakes`, for that file to fail; InvalidInput where there is nothing but mistakes.
         """
         paths = list(dict.fromkeys(self._kernel_files(arguments)))
+        refuse_unsendable(self._config, paths)
         for path in paths:
             try:
                 self.shapes(self.kernel(path))

@@ -29,7 +29,14 @@ from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
 from pytest_avo.session.outputs import PAGE
 from pytest_avo.session.reading import read_settings
-from pytest_avo.session.surroundings import console_of, take_over_spool, take_over_workers, usage_errors, worker_index
+from pytest_avo.session.surroundings import (
+    console_of,
+    refuse_unsendable,
+    take_over_spool,
+    take_over_workers,
+    usage_errors,
+    worker_index,
+)
 
 MEASURED: Mapping[Mode, Callable[[pytest.Config, Console, Assessor], KernelRun]] = {
     "bench": Bench,
@@ -65,6 +72,7 @@ def start(config: pytest.Config) -> KernelRun:
         run = begin(config, settings, spool)
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = run.selection.default_paths()
+        refuse_unsendable(config, [config.rootpath, config.invocation_params.dir, *map(Path, config.args)])
     return run
 
 

@@ -177,3 +177,24 @@ def test_the_kernel_is_confined_while_its_host_code_runs(hopper: Project) -> Non
 
 def test_a_word_that_is_neither_target_nor_path_is_a_usage_error(project: Project) -> None:
     project.refuses("--avo-compile: expected one of sm90, or a path, got 'sm75'", "--avo-compile", "sm75")
+
+
+def test_items_are_skipped_by_a_marker_as_any_tests(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As conftest.py and other plugins (pytest-benchmark's --benchmark-only) do; it says where the item is."""
+    monkeypatch.setattr(compilation, "compiled_records", compiled_at_once)
+    project.kernel("one.py", GOOD.replace("cpu", "sm90") + "\nREGISTERS = 168")
+    project.pytester.makeconftest(
+        "import pytest\n"
+        "def pytest_collection_modifyitems(items):\n"
+        "    items[0].add_marker(pytest.mark.skip(reason='not today'))\n"
+    )
+    result = project.pytester.runpytest_inprocess("--avo-compile", "kernels/one.py", "-rs", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED [[]1] kernels/one.py*: not today"])
+
+
+def test_xdist_is_not_given_names_that_it_cannot_send(project: Project) -> None:
+    name = os.fsdecode(b"na\xefve.py")
+    project.kernel(name, GOOD.replace("cpu", "sm90"))
+    refused = "-n: pytest-xdist sends names as UTF-8, which *kernels/na\\xefve.py is not: run without -n"
+    project.refuses(refused, "--avo-compile", "kernels", "--dist", "load")

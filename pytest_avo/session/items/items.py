@@ -118,8 +118,8 @@ class KernelItem(pytest.Item):
             pytest.skip(reason)
         pytest.fail(reason, pytrace=False)
 
-    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
-        return self.path, None, self.name
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        return self.path, 0, self.name
 
     @property
     def kernel_name(self) -> str:

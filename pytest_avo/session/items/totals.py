@@ -58,8 +58,8 @@ class TotalItem(pytest.Item):
         if not self.total.passes:
             pytest.fail(self.total.reason, pytrace=False)
 
-    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
-        return self.path, None, self.name
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        return self.path, 0, self.name
 
     def _evaluations(self) -> dict[str, Evaluation]:
         known = {item.shape.id: item.evaluation for item in self.items if item.evaluation is not None}

@@ -38,8 +38,8 @@ class MistakenItem(pytest.Item):
     def runtest(self) -> None:
         fail(self, InvalidInput(self.parent.reason))
 
-    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
-        return self.path, None, self.name
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        return self.path, 0, self.name
 
 
 def fail(item: pytest.Item, error: InvalidInput | EvaluatorError) -> None:

@@ -80,8 +80,8 @@ class CompileItem(pytest.Item):
         self.found = CompiledItem(self.nodeid, skipped=reason)
         pytest.skip(reason)
 
-    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
-        return self.path, None, self.name
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        return self.path, 0, self.name
 
 
 class Compilation(KernelRun):

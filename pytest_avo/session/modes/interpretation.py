@@ -67,8 +67,8 @@ class InterpretItem(pytest.Item):
         if wrong:
             pytest.fail(wrong, pytrace=False)
 
-    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
-        return self.path, None, self.name
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        return self.path, 0, self.name
 
 
 class Interpretation(KernelRun):

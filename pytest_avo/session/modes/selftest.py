@@ -84,8 +84,8 @@ class CheatItem(pytest.Item):
         if not self.row.is_as_expected:
             pytest.fail(f"{self.row.got}: {self.row.reason}; expected {self.row.expected}", pytrace=False)
 
-    def reportinfo(self) -> tuple[os.PathLike[str], None, str]:
-        return self.path, None, self.name
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        return self.path, 0, self.name
 
     def _row(self, got: str, reason: str) -> SelftestRow:
         return SelftestRow(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 
+from pytest_avo.plugin import RunHooks
 from pytest_avo.report.results import Unmeasured
 from pytest_avo.session.items.carried import UNMEASURED
 from pytest_avo.session.items.tally import Tally
+from pytest_avo.session.kernel_run import KernelRun
 
 OK, FAILED, INTERNAL, USAGE = 0, 1, 3, 4
 
@@ -41,3 +46,12 @@ def test_the_exit_status_says_whose_fault_it_is(reports: list[pytest.TestReport]
     for each in reports:
         tally.keep(each)
     assert tally.exit_status(status) == expected
+
+
+def test_what_is_run_again_counts_once() -> None:
+    """pytest-rerunfailures reports every try; the last one has another outcome."""
+    kept: list[pytest.TestReport] = []
+    hooks = RunHooks(cast("KernelRun", SimpleNamespace(keep=kept.append)))
+    for outcome in ("rerun", "rerun", "passed"):
+        hooks.pytest_runtest_logreport(report(outcome))
+    assert [str(each.outcome) for each in kept] == ["passed"]
