@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
+from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel, spelled_out
 from pytest_avo.core.shape import Shape
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.surroundings import refuse_unsendable
 
 UNREADABLE = Shape(
     batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32", source="none"
@@ -103,3 +102,12 @@ class Selection:
             elif path.is_file() and self.is_kernel(path, named=True):
                 self.named.add(path)
                 yield path
+
+
+def refuse_unsendable(config: pytest.Config, paths: Iterable[Path]) -> None:
+    """InvalidInput for a name that is no UTF-8 where pytest-xdist would have to send it to its workers."""
+    if getattr(config.option, "dist", "no") == "no" or hasattr(config, "workerinput"):
+        return
+    for path in paths:
+        if str(path) != (plain := spelled_out(str(path))):
+            raise InvalidInput(f"-n: pytest-xdist sends names as UTF-8, which {plain} is not: run without -n")

@@ -29,9 +29,9 @@ from pytest_avo.session.modes.noise import NoiseRun
 from pytest_avo.session.modes.selftest import SelfTest
 from pytest_avo.session.outputs import PAGE
 from pytest_avo.session.reading import read_settings
+from pytest_avo.session.selection import refuse_unsendable
 from pytest_avo.session.surroundings import (
     console_of,
-    refuse_unsendable,
     take_over_spool,
     take_over_workers,
     usage_errors,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import spelled_out
 from pytest_avo.evaluation.spool.places import SpoolAddress, spool_of
 from pytest_avo.report.terminal.status import Screen
 from pytest_avo.run.console import Console
@@ -51,15 +49,6 @@ def take_over_workers(config: pytest.Config) -> list[str]:
     specs = [str(spec) for spec in parse_tx_spec_config(config)]
     config.option.dist = "no"
     return specs
-
-
-def refuse_unsendable(config: pytest.Config, paths: Iterable[Path]) -> None:
-    """InvalidInput for a name that is no UTF-8 where pytest-xdist would have to send it to its workers."""
-    if getattr(config.option, "dist", "no") == "no" or hasattr(config, "workerinput"):
-        return
-    for path in paths:
-        if str(path) != (plain := spelled_out(str(path))):
-            raise InvalidInput(f"-n: pytest-xdist sends names as UTF-8, which {plain} is not: run without -n")
 
 
 def console_of(config: pytest.Config) -> Console:
