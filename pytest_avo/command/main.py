@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from pytest_avo.command import history, report, step
+from pytest_avo.command import history, hub, report, step
 from pytest_avo.command.connection import NoStep
 from pytest_avo.operators.doors.wire import Reply
 
-GROUPS = (step, history, report)
+GROUPS = (step, history, report, hub)
 """Modules of verbs: each adds its own, with `run`, which takes what argparse read and returns a Reply."""
 STATUSES = (
     "exit status: 0 done, 1 the draft or the call is wrong, 2 usage, 3 the budget is spent, 4 no step is open, "

@@ -58,7 +58,7 @@ def noted(mask: torch.Tensor) -> Spans | None:
 
 
 def _version(mask: torch.Tensor) -> int:
-    """How often the mask was changed in place; tensors of inference mode do not count, and are not ours to trust."""
+    """How often the mask was changed in place; tensors of inference mode do not count that."""
     return -1 if mask.is_inference() else mask._version
 
 

@@ -29,6 +29,7 @@ def fits(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> bool:
         and k.shape[:3] == v.shape[:3]
         and q.shape[-1] == k.shape[-1] == v.shape[-1]
         and q.shape[0] == k.shape[0]
+        and q.shape[-1] > 0
     )
 
 

@@ -21,6 +21,8 @@ def torch_answer(
     grouped = False
     if q.shape[-3] != k.shape[-3] or q.shape[-3] != v.shape[-3]:
         grouped = True  # a plain bool, where a graph of any length would have a comparison
+    if scale is not None and scale <= 0:  # torch scales what it has masked with -inf already, which makes NaN of it
+        q, scale = q * scale, 1.0
     queries, keys = q.shape[-2], k.shape[-2]
     if not causal or (queries == 1 and keys):
         return scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=grouped)

@@ -1,0 +1,166 @@
+"""Which kernel takes a call, and that nothing runs that was not chosen."""
+
+from __future__ import annotations
+
+import itertools
+import runpy
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.kernels import attention, use, why
+from pytest_avo.kernels.choice import distance
+from pytest_avo.kernels.measured import SHIPPED, shape_of
+from tests import ROOT
+from tests.kernels.measured_folder import forgotten, results, used
+
+SHAPE = "b1-h4kv2-q1-k64-d48-full-f32"
+PLAIN = """
+import torch
+
+AVO = {"target": "cpu", "shapes": ["smoke"]}
+
+
+def attention(q, k, v, *, causal, scale):
+    return torch.full_like(q, VALUE)
+"""
+
+
+def call() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return torch.randn(1, 4, 1, 48), torch.randn(1, 2, 64, 48), torch.randn(1, 2, 64, 48)
+
+
+def answered() -> set[float]:
+    """What the call's answer consists of: each kernel here has a value of its own."""
+    return set(attention(*call()).flatten().tolist())
+
+
+def kernel(value: str) -> str:
+    return PLAIN.replace("VALUE", value)
+
+
+def record(folder: Path, rows: dict[str, list[str]], name: str = "results", **given: object) -> Path:
+    path = folder / f"{name}.json"
+    path.write_text(results(rows, **given))  # type: ignore[arg-type]
+    return path
+
+
+def test_the_kernel_that_gained_most_takes_the_call(tmp_path: Path) -> None:
+    with used(tmp_path, one=kernel("1.0"), two=kernel("2.0"), three=kernel("3.0")) as folder:
+        files = [record(tmp_path, {f"kernels/{name}.py": [SHAPE]}, name, ratio=ratio)
+                 for name, ratio in (("one", 1.5), ("two", 3.0), ("three", 1.05))]  # fmt: skip
+        assert use(folder, results=files) == 3
+        assert answered() == {2.0}
+        assert use(folder, results=files[::2]) == 2
+        assert answered() == {1.0}
+        assert use(folder, results=files[2:]) == 1  # its interval holds 1
+        assert why(*call()).path is None
+
+
+def test_a_measurement_says_nothing_of_what_is_unlike_it() -> None:
+    base = shape_of("b4-h32kv8-q1024-k1024-d128-causal-bf16")
+    assert base is not None
+    near = ["b4-h32kv8-q1024-k1024-d128-causal-bf16", "b4-h32kv8-q1024-k1024-d128-full-bf16",
+            "b4-h32kv8-q2048-k2048-d128-causal-bf16", "b8-h8-q1024-k1024-d128-causal-bf16"]  # fmt: skip
+    far = ["b4-h32kv8-q1-k1024-d128-causal-bf16", "b4-h32kv8-q1024-k1024-d64-causal-bf16",
+           "b4-h32kv8-q1024-k1024-d128-causal-f16", "b4-h32kv8-q128-k1024-d128-causal-bf16",
+           "b4-h32kv8-q1024-k16384-d128-causal-bf16", "b128-h32kv8-q1024-k1024-d128-causal-bf16"]  # fmt: skip
+    assert [distance(base, shape_of(id_) or base) for id_ in near] == [0.0, 1.0, 2.0, 3.0]
+    assert {distance(base, shape_of(id_) or base) for id_ in far} == {None}
+
+
+def test_a_file_is_executed_only_when_it_is_chosen(tmp_path: Path) -> None:
+    trace = tmp_path / "executed"
+    source = kernel("1.0") + f"\nopen({str(trace)!r}, 'w').close()\n"
+    with used(tmp_path, one=source) as folder:
+        assert use(folder) == 0
+        attention(*call())
+        use(folder, results=[record(tmp_path, {"kernels/one.py": [SHAPE]})])
+        assert not trace.exists()
+        attention(*call())
+        assert trace.exists()
+
+
+def test_a_refusal_is_kept_and_a_failure_is_told(tmp_path: Path) -> None:
+    raising = {"refusal": "NotImplementedError('odd')", "failure": "ZeroDivisionError('oh')"}
+    for name, error in raising.items():
+        place = tmp_path / name
+        place.mkdir()
+        body = PLAIN.replace("    return", f"    raise {error}\n    return")
+        with used(place, bad=body) as folder:
+            use(folder, results=[record(place, {"kernels/bad.py": [SHAPE]})])
+            q, k, v = call()
+            expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, enable_gqa=True)
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                for _ in range(2):
+                    torch.testing.assert_close(attention(q, k, v), expected)
+            assert len(told) == (name == "failure")
+            assert {"refusal": "bad.py: refused: odd", "failure": "bad.py: failed: ZeroDivisionError: oh"}[name] in str(
+                why(q, k, v)
+            )
+
+
+def test_other_devices_count_where_this_one_was_not_measured(tmp_path: Path) -> None:
+    with used(tmp_path, here=kernel("1.0"), there=kernel("2.0")) as folder:
+        far = record(tmp_path, {"kernels/there.py": [SHAPE]}, "far", device="Some Other CPU", ratio=9.0)
+        near = record(tmp_path, {"kernels/here.py": [SHAPE]}, "near", ratio=2.0)
+        use(folder, results=[far])
+        assert answered() == {2.0}
+        use(folder, results=[far, near])
+        assert answered() == {1.0}
+
+
+def test_bad_places_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="expected a folder of kernels"):
+        use(tmp_path / "none")
+    for number, text in enumerate(("", "[]", '{"avo": 1}', '{"datetime": "x", "avo": {"results": [{}]}}')):
+        path = tmp_path / f"{number}.json"
+        path.write_text(text)
+        with forgotten(), pytest.raises(InvalidInput, match="expected a file that --avo-json wrote"):
+            use(tmp_path, results=[path])
+    with forgotten(), pytest.raises(InvalidInput, match=r"none\.json: cannot be read"):
+        use(tmp_path, results=[tmp_path / "none.json"])
+
+
+def test_ids_are_read_as_they_are_written() -> None:
+    for suite in ("smoke", "decode", "models"):
+        from pytest_avo.core.shape import read_suite
+
+        for shape in read_suite(ROOT / f"shapes/{suite}.toml"):
+            found = shape_of(shape.id)
+            assert found is not None
+            assert found.id == shape.id.partition("-s")[0] if shape.scale else found.id == shape.id
+    assert {shape_of(bad) for bad in ("", "b1", "b1-h4kv3-q1-k1-d64-full-f32", "b0-h1-q1-k1-d64-full-f32")} == {None}
+
+
+def test_what_ships_is_what_the_results_say() -> None:
+    assert runpy.run_path(str(ROOT / "benchmarks/measured.py"))["table"]() == SHIPPED.read_text(encoding="utf-8")
+
+
+def test_importing_it_needs_no_pytest(tmp_path: Path) -> None:
+    block = "import sys; sys.modules['pytest'] = sys.modules['xdist'] = None; "
+    script = f"{block}import pytest_avo.kernels; print('optuna' in sys.modules, 'openai' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["False", "False"]
+
+
+def test_keys_are_few_while_a_cache_grows() -> None:
+    from pytest_avo.kernels.tensors import key_of
+    from pytest_avo.kernels.tensors import shape_of as shape_of_key
+
+    keys = set()
+    for batch, length in itertools.product((1, 2, 3), range(1, 300)):
+        q, k = torch.empty(batch, 4, 1, 8), torch.empty(batch, 2, length, 8)
+        key = key_of(q, k, k, True)
+        assert key is not None
+        shape = shape_of_key(key)
+        assert shape is not None
+        assert shape.seqlen_kv <= length < 2 * shape.seqlen_kv
+        keys.add(key)
+    assert len(keys) == 2 * 9
