@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,15 +15,15 @@ import numpy as np
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
 from pytest_avo.core.ranking import paired
-from pytest_avo.core.stats import Interval
-from pytest_avo.lineage.events import NoiseFloor, PredictionChecked, SeedComparison, Spending
+from pytest_avo.core.stats import Interval, interval
+from pytest_avo.lineage.events import NoiseFloor, PredictionChecked, Profiled, Raced, SeedComparison, Spending
 from pytest_avo.lineage.records import GEOMEAN, Attempt, AttemptOutcome, Purpose
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.versions import version_name
 from pytest_avo.operators.model.transcript import recorded, run_folder, transcript_path
-from pytest_avo.report.page.facts import UNDER_WAY, AttemptFacts, RunFacts, ShapeFacts
+from pytest_avo.report.page.facts import UNDER_WAY, AttemptFacts, DraftFacts, LookFacts, RunFacts, ShapeFacts
 
-PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land", "draft")
+PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
 EXCERPT = 1500
 """Characters of what a model said last that are shown of a transcript."""
 
@@ -53,6 +55,7 @@ class Chronicle:
         under_way = [self._attempt(each, None) for each in attempts.values() if each.id not in outcomes]
         return RunFacts(
             number=run.id,
+            project=_project(view.path),
             kernel=run.kernel,
             operator=run.settings.get("operator", run.operator),
             started=run.started,
@@ -70,9 +73,16 @@ class Chronicle:
         beside_seed = {x.fact.attempt: x.fact for x in self._view.events(SeedComparison)}
         judgements = {x.fact.attempt: x.fact.text for x in self._view.events(PredictionChecked)}
         scores = self._view.log_scores()
+        seen = self._looked_into()
+        names = {attempt.digest: version_name(attempt) for attempt in self._view.attempts()}
         evaluations, cost, tokens = 0, 0.0, 0
         found = []
-        for each in self._ended.values():
+        for ended in self._ended.values():
+            each = ended
+            if ended.is_kept:  # nothing else is the parent of drafts, which come after its end
+                drafts = self._drafts(ended.id, names)
+                made = sum(len(draft.outcomes) for draft in drafts)
+                each = replace(ended, drafts=drafts, own_evaluations=ended.own_evaluations + made)
             evaluations, cost, tokens = evaluations + each.own_evaluations, cost + each.cost, tokens + each.tokens
             total, score = beside_seed.get(each.id), scores.get(each.id)
             speed = None
@@ -88,12 +98,51 @@ class Chronicle:
                     each,
                     speed=speed,
                     judgement=judgement,
+                    looks=tuple(seen.get((each.generation, each.member), ())),
                     evaluations=evaluations,
                     total_cost=cost,
                     total_tokens=tokens,
                 )
             )
         return found
+
+    def _looked_into(self) -> dict[tuple[int, int], list[LookFacts]]:
+        """Profiles and races of each step, by generation and member."""
+        looks: list[tuple[int, int, int, LookFacts]] = []
+        for profiled in self._view.events(Profiled):
+            seen = profiled.fact
+            title = f"profile of draft {seen.digest[:6]} on {seen.shape}"
+            looks.append((profiled.id, seen.generation, seen.member, LookFacts(title, seen.text)))
+        for raced in self._view.events(Raced):
+            race = raced.fact
+            title = f"race of draft {race.digest[:6]} beside {race.against}"
+            looks.append((raced.id, race.generation, race.member, LookFacts(title, race.text)))
+        found: dict[tuple[int, int], list[LookFacts]] = {}
+        for _, generation, member, look in sorted(looks, key=lambda each: each[0]):
+            found.setdefault((generation, member), []).append(look)
+        return found
+
+    def _drafts(self, parent: int, names: Mapping[str, str]) -> tuple[DraftFacts, ...]:
+        """The drafts that were evaluated against an attempt, in that order."""
+        stored: dict[str, dict[str, Evaluation]] = {}
+        for each in self._view.evaluations(parent, "draft"):
+            stored.setdefault(each.digest, {})[each.evaluation.shape] = each.evaluation
+        found = []
+        for digest, evaluations in stored.items():
+            timed = [each.timing for each in evaluations.values() if each.timing and BASELINE in each.timing.seconds]
+            gains = [interval(paired(timing, BASELINE)).estimate for timing in timed if not timing.too_few]
+            reason = next((each.reason for each in evaluations.values() if each.outcome != "ok"), "")
+            found.append(
+                DraftFacts(
+                    name=digest[:6],
+                    outcomes=tuple(each.outcome for each in evaluations.values()),
+                    timed=len(timed),
+                    ratio=math.exp(sum(gains) / len(gains)) if gains else None,
+                    reason=reason,
+                    became=names.get(digest, ""),
+                )
+            )
+        return tuple(found)
 
     def _attempt(self, attempt: Attempt, outcome: AttemptOutcome | None) -> AttemptFacts:
         stored = {purpose: self._view.evaluations(attempt.id, purpose) for purpose in PURPOSES}
@@ -139,8 +188,7 @@ def shape_facts(attempt: Attempt, evaluation: Evaluation) -> ShapeFacts:
     if timing is not None:
         median_us = float(np.median(np.concatenate(timing.seconds[KERNEL]))) * 1e6
         if BASELINE in timing.seconds and attempt.parent is not None:
-            low, middle, high = np.exp(np.quantile(np.concatenate(paired(timing, BASELINE)), (0.25, 0.5, 0.75)))
-            ratio = Interval(float(middle), float(low), float(high))
+            ratio = interval(paired(timing, BASELINE)).exp()
     return ShapeFacts(
         shape=evaluation.shape,
         outcome=evaluation.outcome,
@@ -149,6 +197,11 @@ def shape_facts(attempt: Attempt, evaluation: Evaluation) -> ShapeFacts:
         ratio=ratio,
         predicted=attempt.predicted.get(evaluation.shape),
     )
+
+
+def _project(lineage: Path) -> str:
+    """The name of the folder that a lineage's `.avo` stands in."""
+    return lineage.absolute().parent.parent.name
 
 
 def _known(outcome: AttemptOutcome) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class ExportRow(msgspec.Struct, frozen=True, kw_only=True):
     shape_reason: str | None
     shape_median_us: float | None
     shape_gain: float | None
-    shape_gain_q1: float | None
-    shape_gain_q3: float | None
+    shape_gain_low: float | None
+    shape_gain_high: float | None
     shape_predicted: float | None
 
 
@@ -84,8 +84,8 @@ MEANINGS = {
     "shape_reason": "why, in words",
     "shape_median_us": "median time of a call",
     "shape_gain": "ratio to the parent there: median over the rounds",
-    "shape_gain_q1": "first quartile over the rounds",
-    "shape_gain_q3": "third quartile",
+    "shape_gain_low": "lower end of its 95% interval",
+    "shape_gain_high": "upper end",
     "shape_predicted": "the gain there that was predicted",
 }
 """Column -> what it holds."""
@@ -167,8 +167,8 @@ def _row(run: RunFacts, attempt: AttemptFacts, found: ShapeFacts | None) -> Expo
         shape_reason=found.reason if found else None,
         shape_median_us=found.median_us if found else None,
         shape_gain=there[0],
-        shape_gain_q1=there[1],
-        shape_gain_q3=there[2],
+        shape_gain_low=there[1],
+        shape_gain_high=there[2],
         shape_predicted=found.predicted if found else None,
     )
 

@@ -21,12 +21,21 @@ PLOT = 300
 """Width of the part of a chart that has the bars."""
 
 
+class OnKind(msgspec.Struct, frozen=True):
+    """The ratio on one kind of inputs."""
+
+    ratio: float
+    ci95: tuple[float, float]
+
+
 class Beside(msgspec.Struct, frozen=True):
     """What the kernel was timed beside. ratio = its time / the kernel's: above 1 the kernel is faster."""
 
     median_us: float
     ratio: float
     ci95: tuple[float, float]
+    kinds: dict[str, OnKind] = {}
+    """By kind of inputs, where it was timed on several."""
 
 
 class BenchResult(msgspec.Struct, frozen=True):
@@ -92,12 +101,40 @@ def bench_page(benches: Sequence[BenchResults]) -> str:
                     dict.fromkeys(name for results in found.values() for each in results for name in each.peers)
                 ),
                 "speed": Markup(_ratios(next(iter(found.values())))),
+                "kinds": [
+                    (bench.name, kinds_of(results))
+                    for bench, results in ((benches[index], results) for index, results in found.items())
+                ],
                 "throughput": Markup(_throughput(next(iter(found.values())))),
                 "changes": _changes(found),
             }
             for (kernel, device), found in groups.items()
         ],
     )
+
+
+@dataclass(frozen=True, slots=True)
+class KindRow:
+    """A kernel beside one peer on one shape, by kind of inputs."""
+
+    shape: str
+    peer: str
+    ratios: list[OnKind | None]
+    """In the order of the kinds."""
+    differ: bool
+    """Whether two of their intervals do not meet."""
+
+
+def kinds_of(results: Sequence[BenchResult]) -> tuple[list[str], list[KindRow]]:
+    """The kinds of inputs that occur, and a row for each shape and peer that was timed on them."""
+    beside = [(each.shape, name, found) for each in results for name, found in each.peers.items() if found.kinds]
+    kinds = list(dict.fromkeys(kind for _, _, found in beside for kind in found.kinds))
+    rows = []
+    for shape, peer, found in beside:
+        ends = [each.ci95 for each in found.kinds.values()]
+        differ = max(low for low, _ in ends) > min(high for _, high in ends)
+        rows.append(KindRow(shape, peer, [found.kinds.get(kind) for kind in kinds], differ))
+    return kinds, rows
 
 
 def _changes(found: dict[int, list[BenchResult]]) -> list[tuple[str, float, float, float]]:

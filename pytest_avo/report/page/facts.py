@@ -21,8 +21,32 @@ class ShapeFacts:
     reason: str = ""
     median_us: float | None = None
     ratio: Interval | None = None
-    """Parent's time / the attempt's: the median over the rounds, and their quartiles."""
+    """Parent's time / the attempt's, with its 95% interval."""
     predicted: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftFacts:
+    """A draft that was evaluated on top of an attempt, on some shapes."""
+
+    name: str
+    outcomes: tuple[str, ...]
+    """One for each shape that it was tried on."""
+    timed: int
+    ratio: float | None
+    """Parent's time / the draft's: the geomean over the shapes that were timed."""
+    reason: str
+    """Why it failed where it did."""
+    became: str
+    """The attempt that submitted it, if one did."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookFacts:
+    """What an operator saw of a draft on the way: a profile, or a race."""
+
+    title: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +77,10 @@ class AttemptFacts:
     judgement: str = ""
     shapes: tuple[ShapeFacts, ...] = ()
     transcript: str = ""
+    looks: tuple[LookFacts, ...] = ()
+    """Of its step."""
+    drafts: tuple[DraftFacts, ...] = ()
+    """That were made on top of it."""
     own_evaluations: int = 0
     seconds: float = 0.0
     cost: float = 0.0
@@ -74,6 +102,8 @@ class RunFacts:
     """One run, complete or not. Attempts are in the order in which they ended; what is under way comes last."""
 
     number: int
+    project: str
+    """The folder that it belongs to."""
     kernel: str
     operator: str
     started: str

@@ -52,7 +52,11 @@ class RunSection:
     """What the template needs of a run."""
 
     key: int
+    title: str
+    """Which run it is, with its project where another run has its number."""
     facts: RunFacts
+    most_looked: int
+    """Characters of a profile that are shown."""
     tree: Markup
     heat_map: Markup
     calibration: Markup
@@ -75,8 +79,11 @@ def runs_page(runs: Sequence[RunFacts], *, live: str = "") -> str:
     """The page. `live` is the state that it shows, where its server has newer ones."""
     attempts = sum(len(run.attempts) for run in runs) or 1
     most_lines = max(FEWEST_LINES, min(MOST_LINES, DIFF_LINES // attempts))
+    titles = run_titles(runs)
     sections = [
-        _section(run, key=index, most_lines=most_lines, most_characters=max(120, EXCERPTS // attempts))
+        _section(
+            run, key=index, title=titles[index], most_lines=most_lines, most_characters=max(120, EXCERPTS // attempts)
+        )
         for index, run in enumerate(runs)
     ]
     kernels = ", ".join(dict.fromkeys(run.kernel for run in runs))
@@ -85,18 +92,33 @@ def runs_page(runs: Sequence[RunFacts], *, live: str = "") -> str:
         title=f"Evolution of {kernels}",
         live=live,
         runs=sections,
-        trajectories=[Markup(each) for each in trajectories(runs)],
+        trajectories=[Markup(each) for each in trajectories(runs, titles)],
         legend=[(LEGEND_NAMES.get(status, status), _symbol(status)) for status in LEGEND],
         shades=SHADES,
     )
 
 
-def _section(run: RunFacts, *, key: int, most_lines: int, most_characters: int) -> RunSection:
+def run_titles(runs: Sequence[RunFacts]) -> list[str]:
+    """`Run 3`, or `Run 3 of PROJECT` where several runs have that number; told apart by a letter where that is none."""
+    numbers = Counter(run.number for run in runs)
+    named = [f"Run {run.number}" + (f" of {run.project}" if numbers[run.number] > 1 else "") for run in runs]
+    alike = Counter(named)
+    seen: Counter[str] = Counter()
+    found = []
+    for name in named:
+        seen[name] += 1
+        found.append(f"{name} ({chr(ord('a') + seen[name] - 1)})" if alike[name] > 1 else name)
+    return found
+
+
+def _section(run: RunFacts, *, key: int, title: str, most_lines: int, most_characters: int) -> RunSection:
     ended = [each for each in run.attempts if each.status not in (UNDER_WAY, "seed")]
     speeds = [each.speed for each in run.promoted if each.speed]
     return RunSection(
         key=key,
+        title=title,
         facts=run,
+        most_looked=4 * most_characters,
         tree=Markup(tree(run)),
         heat_map=Markup(heat_map(run)),
         calibration=Markup(calibration(run)),

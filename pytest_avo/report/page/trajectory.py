@@ -46,15 +46,18 @@ TOKENS = Across("tokens", lambda each: each.total_tokens)
 COST = Across("cost, in the currency of the prices", lambda each: each.total_cost, 0.0)
 
 
-def trajectories(runs: Sequence[RunFacts]) -> list[str]:
-    """The charts that have something to show: a run without a model has neither tokens nor cost."""
+def trajectories(runs: Sequence[RunFacts], titles: Sequence[str]) -> list[str]:
+    """The charts that have something to show: a run without a model has neither tokens nor cost.
+
+    titles: what each run is called.
+    """
     ended = [each for run in runs for each in run.attempts if each.status != UNDER_WAY]
     shown = [GENERATIONS, EVALUATIONS, MINUTES]
     shown += [across for across in (TOKENS, COST) if any(across.of(each) for each in ended)]
-    return [trajectory(runs, across) for across in shown]
+    return [trajectory(runs, across, titles) for across in shown]
 
 
-def trajectory(runs: Sequence[RunFacts], over: Across) -> str:
+def trajectory(runs: Sequence[RunFacts], over: Across, titles: Sequence[str]) -> str:
     """One chart."""
     ended = [each for run in runs for each in run.attempts if each.status != UNDER_WAY]
     chart = drawing(f"Speed as a ratio to the seed, best so far, over {over.name}")
@@ -67,11 +70,11 @@ def trajectory(runs: Sequence[RunFacts], over: Across) -> str:
     _floor(chart, across, over)
     for index, run in enumerate(runs):
         _best(chart, run, over, across, up, index=index)
-    for run in runs:
+    for run, title in zip(runs, titles, strict=True):
         for each in run.attempts:
             if each.status != UNDER_WAY:
                 y = up(each.speed.estimate) if each.speed else HEIGHT - BOTTOM - STRIP / 2
-                prefix = f"run {run.number}, " if len(runs) > 1 else ""
+                prefix = f"{title}, " if len(runs) > 1 else ""
                 chart.append(titled(mark(each.status, across(over.of(each)), y), prefix + _said(each)))
         _labels(chart, run.promoted, over, across, up)
     return svg(chart)

@@ -7,11 +7,17 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
 from pytest_avo.evolution.chronicle import Chronicle
+from pytest_avo.lineage.events import Profiled
+from pytest_avo.lineage.records import AttemptOutcome
+from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.report.page.facts import RunFacts
-from pytest_avo.report.page.runs import causes, runs_page
-from tests.report.page.scripted import HOSTILE, SHAPES, scripted_run
+from pytest_avo.report.page.runs import causes, run_titles, runs_page
+from tests.report.page.scripted import HOSTILE, SHAPES, scripted_run, source
 
 VOID = {"meta", "link", "img", "br", "input", "hr"}
 OPTIONAL = {"tr", "td", "th", "thead", "tbody", "li", "p"}
@@ -96,6 +102,51 @@ def test_runs_are_laid_over_each_other(tmp_path: Path) -> None:
     assert 'class="best r1"' in first_chart
     ids = [each["id"] for _, each in Elements(page).found if "id" in each]
     assert len(ids) == len(set(ids))
+
+
+def test_runs_of_one_number_are_told_apart_by_their_projects(tmp_path: Path) -> None:
+    runs = [facts(tmp_path / name, attempts=2, seed=seed) for name, seed in (("one", 1), ("two", 2))]
+    assert run_titles(runs) == ["Run 1 of one", "Run 1 of two"]
+    assert run_titles(runs[:1]) == ["Run 1"]
+    assert run_titles([runs[0], runs[0]]) == ["Run 1 of one (a)", "Run 1 of one (b)"]
+    page = runs_page(runs)
+    assert page.count(">Run 1 of two<") == 1
+    assert "<title>Run 1 of two, g0001" in page
+
+
+def test_drafts_profiles_and_races_stand_where_they_were_made(tmp_path: Path) -> None:
+    path = tmp_path / "lineage.sqlite3"
+    run = scripted_run(path, attempts=3)
+    samples: dict[str, tuple[tuple[float, ...], ...]] = {KERNEL: ((1.0, 1.0, 1.0),), BASELINE: ((1.5, 1.5, 1.5),)}
+    with Store.open(path) as store, View(path, run.id) as view:
+        seed = view.attempts()[0].id
+        store.add_outcome(AttemptOutcome(seed, "seed"))
+        timed = [Evaluation(shape, "ok", timing=Timing(samples, calls=1, stopped="")) for shape in SHAPES[:2]]
+        store.add_evaluations(seed, "draft", timed, source=source(1))
+        wrong = Evaluation(SHAPES[0], "incorrect", reason=HOSTILE)
+        store.add_evaluations(seed, "draft", [wrong], source=source(99))
+        store.add_event(run.id, Profiled(1, 0, "ab" * 32, SHAPES[0], 3.0, text=f"tensor pipe 84% {HOSTILE}"))
+        found = Chronicle(view).facts()
+    (before,) = (each for each in found.attempts if each.id == seed)
+    (first,) = (each for each in found.attempts if each.name == "g0001")
+    assert [(each.outcomes, each.timed, each.became) for each in before.drafts] == [
+        (("ok", "ok"), 2, "g0001"),
+        (("incorrect",), 0, ""),
+    ]
+    assert before.drafts[0].ratio == pytest.approx(1.5)
+    assert before.own_evaluations == 3
+    assert [each.title for each in first.looks] == [f"profile of draft ababab on {SHAPES[0]}"]
+    page = runs_page([found])
+    assert "2 drafts evaluated on top of it" in page
+    assert "tensor pipe 84%" in page
+    assert HOSTILE not in page
+
+
+def test_shapes_have_intervals_of_their_own(tmp_path: Path) -> None:
+    run = facts(tmp_path, attempts=10)
+    known = [found.ratio for each in run.attempts for found in each.shapes if found.ratio]
+    assert all(ratio.low <= ratio.estimate <= ratio.high for ratio in known)
+    assert "95% interval" in runs_page([run])
 
 
 def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
