@@ -11,6 +11,7 @@ from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.evaluator import Evaluator
+from pytest_avo.evaluation.linux.cgroup import memory_bytes, memory_limit
 from pytest_avo.evaluation.linux.sandbox import offered_layers
 from pytest_avo.evaluation.pool.pool import Pool
 from pytest_avo.evaluation.spool.client import SpoolClient
@@ -26,13 +27,20 @@ LAYERS = ("pid namespace", "no network", "landlock", "seccomp", "own mounts")
 """What confines a kernel where the user requires that it is confined."""
 
 
+LEAST_MEMORY_BYTES = 500_000_000
+"""With less a control group kills honest kernels: 470 MB was too little, 580 enough, with torch 2.13 on a CPU."""
+
+
 def assess_here(
     settings: Settings, console: Console, *, ordinal: int = 0, specs: Sequence[str] = ("popen",)
 ) -> Assessor:
     """Have kernels evaluated on this machine; InvalidInput where it does not confine them as the user requires.
 
-    ordinal: of this process among those that deal the machine's devices; specs: of its workers' gateways.
+    Also where it has too little memory. ordinal: of this process among those that deal the machine's devices; specs: of
+    its workers' gateways.
     """
+    if (limited := memory_limit()) and memory_bytes() < LEAST_MEMORY_BYTES:
+        raise InvalidInput(f"{limited}, expected at least {LEAST_MEMORY_BYTES / 1e6:.0f}: torch in several processes")
 
     def start(target: str) -> Evaluator:
         kind = deal(ordinal, target).fingerprint()

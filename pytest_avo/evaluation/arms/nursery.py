@@ -19,7 +19,7 @@ from pytest_avo.core.kernel import text_digest
 from pytest_avo.evaluation.arms.arm import Arm, Log
 from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
-from pytest_avo.evaluation.linux import processes, python
+from pytest_avo.evaluation.linux import cgroup, processes, python
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
 from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.linux.sandbox import PID_NAMESPACE
@@ -130,7 +130,10 @@ class Nursery:
         _verify_gone(arm.pid)
         arm.log.finish()
         code = os.waitstatus_to_exitcode(status)
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with status {code}"
+        if code >= 0:
+            return f"exited with status {code}"
+        limited = cgroup.memory_limit() if code == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{f', {limited}' if limited else ''}"
 
     def kill(self) -> None:
         """End the zygote, and with it all that it forked."""

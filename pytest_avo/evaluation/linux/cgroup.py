@@ -23,6 +23,12 @@ def memory_bytes(root: Path = ROOT, own: Path = OWN) -> int:
     return min(limits)
 
 
+def memory_limit(root: Path = ROOT, own: Path = OWN) -> str:
+    """`its control group allows 300 MB of memory`, where a group limits that; else ""."""
+    room = memory_bytes(root, own)
+    return f"its control group allows {room / 1e6:.0f} MB of memory" if room < machine_bytes() else ""
+
+
 def cores(root: Path = ROOT, own: Path = OWN) -> int:
     """How many cores may be kept busy: those that the process may run on, or as many as a group's quota pays for."""
     limits = [float(len(os.sched_getaffinity(0)))]

@@ -167,6 +167,5 @@ def _how_it_ended(gateway: Any) -> str:
         return STATUS.get(status, "")
     if status >= 0:
         return f"its python ended with status {status}"
-    room = cgroup.memory_bytes()
-    limited = f", its control group allows {room / 1e6:.0f} MB of memory" if room < cgroup.machine_bytes() else ""
-    return f"its python was ended by signal {-status}{limited}"
+    limited = cgroup.memory_limit()
+    return f"its python was ended by signal {-status}{f', {limited}' if limited else ''}"

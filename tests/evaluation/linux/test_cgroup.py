@@ -57,3 +57,9 @@ def test_the_tightest_limit_of_a_group_or_of_one_around_it_holds(
 
 def test_a_machine_without_control_groups_has_what_it_has(tmp_path: Path) -> None:
     assert cgroup.cores(tmp_path / "none", tmp_path / "none") == HERE
+
+
+def test_a_limit_of_memory_is_said_where_there_is_one(tmp_path: Path) -> None:
+    assert cgroup.memory_limit(*machine(tmp_path, "0::/\n", {"memory.max": "max"})) == ""
+    limited = machine(tmp_path, "0::/\n", {"memory.max": "300000000"})
+    assert cgroup.memory_limit(*limited) == "its control group allows 300 MB of memory"

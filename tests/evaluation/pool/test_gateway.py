@@ -58,7 +58,7 @@ def test_what_ended_a_worker_of_this_machine_is_said(monkeypatch: pytest.MonkeyP
     gateway._gateway, gateway._channel = ended, SimpleNamespace(receive=_at_its_end)
     process.kill()
     monkeypatch.setattr(cgroup, "machine_bytes", lambda: 8 * 10**9)
-    monkeypatch.setattr(cgroup, "memory_bytes", lambda: 3 * 10**8)
+    monkeypatch.setattr(cgroup, "memory_bytes", lambda *_: 3 * 10**8)
     with pytest.raises(ConnectionError, match="ended by signal 9, its control group allows 300 MB of memory"):
         gateway.receive()
 
