@@ -73,19 +73,15 @@ def floor_of(comparisons: Sequence[Interval]) -> float:
 
 def paired(timing: Timing, arm: str) -> list[list[float]]:
     """Log-ratios log(t_arm / t_kernel), per launch and round; every kind of inputs counts alike."""
-    launches = zip(_raw(timing, arm), timing.kinds_by_launch, strict=True)
-    return [stats.levelled(rounds, kinds) for rounds, kinds in launches]
+    return stats.levelled(_raw(timing, arm), timing.kinds_by_launch)
 
 
 def paired_by_kind(timing: Timing, arm: str) -> dict[str, list[list[float]]]:
     """The same on each kind of inputs alone; none where there is but one."""
     if len(timing.kind_names) < 2:
         return {}
-    launches = list(zip(_raw(timing, arm), timing.kinds_by_launch, strict=True))
-    return {
-        kind: [stats.levelled(rounds, kinds, at=kind) for rounds, kinds in launches if kind in kinds]
-        for kind in timing.kind_names
-    }
+    raw = _raw(timing, arm)
+    return {kind: stats.levelled(raw, timing.kinds_by_launch, at=kind) for kind in timing.kind_names}
 
 
 def _raw(timing: Timing, arm: str) -> list[list[float]]:

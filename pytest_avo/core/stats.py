@@ -3,20 +3,30 @@
 A comparison of two kernels is a set of rounds; in one round both ran once on the same inputs, so the quantity of
 interest is the paired log-ratio d = log(t_reference / t_kernel): above zero the kernel is faster. Rounds belong to
 launches (one launch is one process per kernel); memory layout differs between launches, so rounds within one are not
-independent and the bootstrap resamples launches first, rounds second (Kalibera and Jones, Rigorous Benchmarking in
-Reasonable Time, 2013).
+independent, and what launches differ by counts as soon as it is more than what rounds explain (Kalibera and Jones,
+Rigorous Benchmarking in Reasonable Time, 2013).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-RESAMPLES = 2000
+WINSOR = 2.5
+ROBUST = 1.4826
+"""Deviations of a normal distribution in its median absolute deviation."""
+EQUAL = 1e-9
+"""Log-ratios that differ by less are equal; where half of them are, they are no measure of the others."""
+BEYOND_CHANCE = 2.0
+"""Ratio of two estimates of one variance from which on they are taken for different."""
+STEPS = 32769
+"""Of the angles at which Student's distribution is computed."""
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -46,87 +56,171 @@ def log_ratios(reference_s: Sequence[float], kernel_s: Sequence[float]) -> list[
     return [float(x) for x in np.log(np.asarray(reference_s) / np.asarray(kernel_s))]
 
 
-def levelled(launch: Sequence[float], kinds: Sequence[str], *, at: str = "") -> list[float]:
-    """Log-ratios of a launch whose rounds had inputs of several kinds, as if every kind had the same.
+def levelled(launches: Launches, kinds: Sequence[Sequence[str]], *, at: str = "") -> list[list[float]]:
+    """Log-ratios of rounds whose inputs were of several kinds, by launch, as if every kind had the same.
 
-    The location of the result is the mean over kinds of each kind's median, or the median of the kind `at`. Its spread
-    is that of every round around the median of the others of its kind, which is as much wider than around the median
-    of all as that owes to the round itself; for one kind, wider by how few of the rounds it has. As they are where
-    some kind has a single round, or there is but one kind.
+    The centre of the result is the mean over kinds of each kind's median over all launches, or the median of the kind
+    `at`. Its spread is that of every round around the median of the others of its kind, which is as much wider than
+    around the median of all as that owes to the round itself; for one kind, wider by how few of the rounds it has. As
+    they are where some kind has a single round, or there is but one kind. at: only launches that had that kind.
     """
-    if len(launch) != len(kinds):
-        raise ValueError(f"one kind a round wanted, got {len(kinds)} for {len(launch)}")
-    rounds: dict[str, list[float]] = {}
-    for value, kind in zip(launch, kinds, strict=True):
-        rounds.setdefault(kind, []).append(value)
-    if len(rounds) == 1 or min(map(len, rounds.values())) < 2:
-        return list(rounds[at] if at else launch)
-    around = np.concatenate(
-        [[x - np.median(each[:i] + each[i + 1 :]) for i, x in enumerate(each)] for each in rounds.values()]
-    )
+    flat, names = [x for each in launches for x in each], [name for each in kinds for name in each]
+    if [len(each) for each in launches] != [len(each) for each in kinds]:
+        raise ValueError(f"one kind a round wanted, got {len(names)} for {len(flat)}")
+    places: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        places.setdefault(name, []).append(index)
+    if len(places) == 1 or min(map(len, places.values())) < 2:
+        kept = [
+            [x for x, name in zip(*each, strict=True) if not at or name == at]
+            for each in zip(launches, kinds, strict=True)
+        ]
+        return [each for each in kept if each]
+    values, around = np.asarray(flat), np.zeros(len(flat))
+    medians = {name: float(np.median(values[where])) for name, where in places.items()}
+    for where in places.values():
+        for index in where:
+            around[index] = values[index] - np.median([values[other] for other in where if other != index])
     around -= np.median(around)
+    centre = medians[at] if at else float(np.mean(list(medians.values())))
     if at:
-        around *= np.sqrt(len(launch) / (len(rounds[at]) - 1))
-    centre = np.median(rounds[at]) if at else np.mean([np.median(each) for each in rounds.values()])
-    return [float(x) for x in centre + around]
+        around *= math.sqrt(len(flat) / (len(places[at]) - 1))
+    ends = np.cumsum([len(each) for each in launches])[:-1]
+    return [
+        (centre + each).tolist() for each, own in zip(np.split(around, ends), kinds, strict=True) if not at or at in own
+    ]
 
 
-def location(launches: Launches) -> float:
-    """The point estimate: median over the rounds of a launch, mean over launches."""
-    return float(np.mean([np.median(rounds) for rounds in launches]))
+class Located(msgspec.Struct, frozen=True):
+    """A location, the variance of its estimate, and the degrees of freedom that the variance was estimated with."""
+
+    estimate: float
+    variance: float
+    freedom: float
 
 
-def bootstrap_locations(launches: Launches, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """`location` of `resamples` cluster-bootstrap replicates: launches with replacement, then rounds within each."""
-    random = np.random.default_rng(seed)
-    medians: Floats = np.empty((len(launches), resamples))
-    for index, rounds in enumerate(launches):
-        values = np.asarray(rounds, dtype=np.float64)
-        picks = random.integers(0, len(values), size=(resamples, len(values)))
-        medians[index] = np.median(values[picks], axis=1)
-    if len(launches) == 1:
-        return np.asarray(medians[0], dtype=np.float64)
-    chosen = random.integers(0, len(launches), size=(len(launches), resamples))
-    return np.asarray(np.take_along_axis(medians, chosen, axis=0).mean(axis=0), dtype=np.float64)
+def located(launches: Launches) -> Located:
+    """Where log-ratios lie: the mean over launches of the mean over rounds, late rounds drawn in.
+
+    A round that is farther from its launch's median than WINSOR robust deviations of all counts as that far (Huber's
+    winsorised mean): machines interrupt. The variance is that of rounds around their launches' means, or of launches
+    around theirs where that is more: what rounds of a launch share, its processes' memory, only launches show. How many
+    degrees of freedom the larger one has matters only where it is larger beyond chance.
+    """
+    values = [np.asarray(rounds, dtype=np.float64) for rounds in launches]
+    count, number = sum(map(len, values)), len(values)
+    medians = [np.median(x) for x in values]
+    residuals = np.concatenate([x - m for x, m in zip(values, medians, strict=True)])
+    typical = float(np.median(np.abs(residuals)))
+    reach = WINSOR * ROBUST * typical if typical > EQUAL else math.inf
+    drawn = [m + np.clip(x - m, -reach, reach) for x, m in zip(values, medians, strict=True)]
+    means = np.array([x.mean() for x in drawn])
+    estimate = float(means.mean())
+    inner = count - number
+    squares = sum(float(((x - x.mean()) ** 2).sum()) for x in drawn)
+    shares = sum(1 / len(x) for x in drawn) / number**2
+    within = squares / inner * shares if inner else 0.0
+    if number == 1:
+        return Located(estimate, within, max(inner, 1))
+    between = float(means.var(ddof=1)) / number
+    return _larger(Located(estimate, within, max(inner, 1)), Located(estimate, between, number - 1))
 
 
-def interval(launches: Launches, *, confidence: float = 0.95, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Two-sided percentile interval of `location`."""
-    return _percentiles(location(launches), bootstrap_locations(launches, resamples=resamples, seed=seed), confidence)
+def located_together(shapes: Mapping[str, Launches], weights: Mapping[str, float] | None = None) -> Located:
+    """The weighted mean over shapes of where their log-ratios lie.
 
-
-def geomean_interval(
-    shapes: Mapping[str, Launches],
-    weights: Mapping[str, float] | None = None,
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Interval of the weighted mean over shapes of `location`, still on the log scale (exp() of it is the geomean)."""
+    Variances add, and their freedom as Welch and Satterthwaite have it; where what shapes share in a launch, or in a
+    round of the only one, makes the mean vary by more than that, so it does.
+    """
     if not shapes:
         raise ValueError("a geomean wants at least one shape")
     share = np.array([1.0 if weights is None else weights[name] for name in shapes])
     share = share / share.sum()
-    estimate = float(np.dot(share, [location(launches) for launches in shapes.values()]))
-    replicates = np.stack(
-        [bootstrap_locations(x, resamples=resamples, seed=seed + i) for i, x in enumerate(shapes.values())]
-    )
-    return _percentiles(estimate, share @ replicates, confidence)
+    found = [located(launches) for launches in shapes.values()]
+    estimate = float(np.dot(share, [each.estimate for each in found]))
+    parts = [w**2 * each.variance for w, each in zip(share, found, strict=True)]
+    variance = sum(parts)
+    squares = sum(part**2 / each.freedom for part, each in zip(parts, found, strict=True))
+    apart = Located(estimate, variance, variance**2 / squares if squares else 1.0)
+    common = _together(list(shapes.values()), share)
+    return apart if common is None or len(shapes) == 1 else _larger(apart, common)
 
 
-def p_above(launches: Launches, bound: float, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """One-sided p-value of "the location is above `bound`": how often chance alone would say so if it were not.
-
-    The share of bootstrap replicates at or below the bound, the data themselves counted as one of them, so that it is
-    never zero: a claim cannot be surer than 1 / (resamples + 1).
-    """
-    return _p_value(bootstrap_locations(launches, resamples=resamples, seed=seed) <= bound)
+def interval(launches: Launches, *, confidence: float = 0.95) -> Interval:
+    """Two-sided interval of where log-ratios lie, by Student's distribution."""
+    return interval_of(located(launches), confidence=confidence)
 
 
-def p_below(launches: Launches, bound: float, *, resamples: int = RESAMPLES, seed: int = 0) -> float:
+def geomean_interval(
+    shapes: Mapping[str, Launches], weights: Mapping[str, float] | None = None, *, confidence: float = 0.95
+) -> Interval:
+    """Interval of the weighted mean over shapes, still on the log scale (exp() of it is the geomean)."""
+    return interval_of(located_together(shapes, weights), confidence=confidence)
+
+
+def interval_of(found: Located, *, confidence: float) -> Interval:
+    """The two-sided interval of a location."""
+    half = student_quantile((1 + confidence) / 2, found.freedom) * math.sqrt(found.variance)
+    return Interval(found.estimate, found.estimate - half, found.estimate + half)
+
+
+def p_above(launches: Launches, bound: float) -> float:
+    """One-sided p-value of "the location is above `bound`": how often chance alone would say so if it were not."""
+    found = located(launches)
+    if not found.variance:
+        return float(found.estimate <= bound)
+    return student_share((bound - found.estimate) / math.sqrt(found.variance), found.freedom)
+
+
+def p_below(launches: Launches, bound: float) -> float:
     """One-sided p-value of "the location is below `bound`"."""
-    return _p_value(bootstrap_locations(launches, resamples=resamples, seed=seed) >= bound)
+    return p_above([[-x for x in rounds] for rounds in launches], -bound)
+
+
+def student_share(t: float, freedom: float) -> float:
+    """Share of Student's distribution below t."""
+    angles, shares = _student(freedom)
+    return float(np.interp(math.atan(t / math.sqrt(freedom)), angles, shares))
+
+
+def student_quantile(share: float, freedom: float) -> float:
+    """Below which t that share of Student's distribution lies."""
+    angles, shares = _student(freedom)
+    return math.sqrt(freedom) * math.tan(float(np.interp(share, shares, angles)))
+
+
+@lru_cache(maxsize=256)
+def _student(freedom: float) -> tuple[Floats, Floats]:
+    """Shares of Student's distribution by the angle whose tangent is t / sqrt(freedom).
+
+    Over that angle its density is the cosine to the power of freedom - 1.
+    """
+    angles = np.linspace(-math.pi / 2, math.pi / 2, STEPS)
+    density = np.cos(angles).clip(0.0) ** (max(freedom, 1.0) - 1)
+    shares = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    return angles, shares / shares[-1]
+
+
+def _larger(one: Located, other: Located) -> Located:
+    """The larger of two variances of one estimate, with the first one's freedom unless the other's is far larger."""
+    if other.variance > BEYOND_CHANCE * one.variance:
+        return other
+    return Located(one.estimate, max(one.variance, other.variance), one.freedom)
+
+
+def _together(shapes: Sequence[Launches], share: Floats) -> Located | None:
+    """The mean over shapes from what each launch, or round of the only one, has of it; None where they do not match."""
+    counts = [[len(rounds) for rounds in launches] for launches in shapes]
+    if len(counts[0]) > 1:
+        if any(len(each) != len(counts[0]) for each in counts):
+            return None
+        units = [[located([rounds]).estimate for rounds in launches] for launches in shapes]
+    else:
+        if any(each != counts[0] for each in counts):
+            return None
+        units = [list(launches[0]) for launches in shapes]
+    means = share @ np.array(units)
+    return None if len(means) < 2 else located([means.tolist()])
 
 
 def looks(first: int, last: int) -> tuple[int, ...]:
@@ -164,13 +258,3 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
-
-
-def _p_value(against: NDArray[np.bool_]) -> float:
-    return (1 + int(against.sum())) / (1 + len(against))
-
-
-def _percentiles(estimate: float, replicates: Floats, confidence: float) -> Interval:
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high))

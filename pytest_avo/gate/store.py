@@ -92,11 +92,8 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         launches = _differences(entry.timing, timing, peer, common)
         by_kind = {}
         if len(common) > 1:
-            by_kind = {
-                kind: [stats.levelled(*launch, at=kind) for launch in launches if kind in launch[1]] for kind in common
-            }
-        levelled = [stats.levelled(*launch) for launch in launches]
-        return Gains.of_one(case.shape, levelled, relative_to=peer or "", by_kind=by_kind)
+            by_kind = {kind: stats.levelled(*launches, at=kind) for kind in common}
+        return Gains.of_one(case.shape, stats.levelled(*launches), relative_to=peer or "", by_kind=by_kind)
 
     def median_us(self, case: Comparand, evaluation: Evaluation) -> float:
         """The stored time in microseconds per call."""
@@ -111,7 +108,7 @@ class StoredBaseline(msgspec.Struct, frozen=True):
 
 def _differences(
     old: Timing, new: Timing, peer: str | None, common: Sequence[str]
-) -> list[tuple[list[float], list[str]]]:
+) -> tuple[list[list[float]], list[list[str]]]:
     """Log times old less new, launch after launch, of the rounds on common kinds of inputs, and their kinds.
 
     The rounds of the two runs are independent: pairing those of a kind in any order gives the spread of the difference.
@@ -121,12 +118,14 @@ def _differences(
     for value, kind in then:
         of_kind.setdefault(kind, []).append(value)
     past = {kind: itertools.cycle(values) for kind, values in of_kind.items()}
-    found = []
+    differences: list[list[float]] = []
+    names: list[list[str]] = []
     for launch, kinds in zip(relative(new, peer), new.kinds_by_launch, strict=True):
         kept = [(now, kind) for now, kind in zip(launch, kinds, strict=True) if kind in common]
         if kept:
-            found.append(([next(past[kind]) - now for now, kind in kept], [kind for _, kind in kept]))
-    return found
+            differences.append([next(past[kind]) - now for now, kind in kept])
+            names.append([kind for _, kind in kept])
+    return differences, names
 
 
 def relative(timing: Timing, peer: str | None) -> list[list[float]]:

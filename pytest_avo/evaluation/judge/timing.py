@@ -323,8 +323,8 @@ class Race:
         return "intervals narrow enough" if widths and max(widths) < plan.precision else ""
 
     def _paired(self, shape: str, arm: str) -> list[list[float]]:
-        pairs = zip(self._seconds(shape, arm), self._seconds(shape, KERNEL), self._kinds[shape], strict=True)
-        return [stats.levelled(stats.log_ratios(x, y), kinds) for x, y, kinds in pairs]
+        pairs = zip(self._seconds(shape, arm), self._seconds(shape, KERNEL), strict=True)
+        return stats.levelled([stats.log_ratios(x, y) for x, y in pairs], self._kinds[shape])
 
     def _in_turns(self, rounds: int) -> int:
         """So many rounds of a launch, or as many more as it takes for every kind of inputs to have as many turns."""

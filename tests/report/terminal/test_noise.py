@@ -9,7 +9,7 @@ def test_a_row_says_how_far_a_kernel_was_from_itself() -> None:
     rows = [NoiseRow("kernels/a.py::b1", [[0.0, 0.02, 0.01], [0.01, 0.01, 0.01]])]
     header, _, line = (line.text for line in table(rows))
     assert header.split("  ")[0] == "kernel and shape"
-    assert line.split()[:4] == ["kernels/a.py::b1", "2", "6", "1.01"]
+    assert line.split()[:4] == ["kernels/a.py::b1", "2", "6", "1.010"]
 
 
 def test_nothing_measured_shows_nothing() -> None:
