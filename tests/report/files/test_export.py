@@ -62,8 +62,22 @@ def test_every_item_is_a_result_the_failed_ones_too() -> None:
     assert good["median_us"] == 400.0
     assert good["roofline_fraction"] is None
     assert good["peers"] == {
-        "baseline": {"median_us": 1210.0, "ratio": 1.05, "ci95": [1.0, 1.1], "kinds": {}},
-        "torch-sdpa": {"median_us": 1210.0, "ratio": 1.2, "ci95": [1.1, 1.3], "kinds": {}},
+        "baseline": {
+            "median_us": 1210.0,
+            "host_us": None,
+            "idle_us": None,
+            "ratio": 1.05,
+            "ci95": [1.0, 1.1],
+            "kinds": {},
+        },
+        "torch-sdpa": {
+            "median_us": 1210.0,
+            "host_us": None,
+            "idle_us": None,
+            "ratio": 1.2,
+            "ci95": [1.1, 1.3],
+            "kinds": {},
+        },
     }
     assert (bad["verdict"], bad["reason"], bad["median_us"], bad["peers"]) == (
         "incorrect",
