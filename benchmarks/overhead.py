@@ -98,7 +98,7 @@ def plain_loop(loop: Loop) -> float:
     import torch
 
     from pytest_avo.evaluation.correctness import inputs
-    from pytest_avo.evaluation.judge.timing import WARM_UP_CALLS, WARM_UP_S
+    from pytest_avo.evaluation.judge.timing import WARM_UP_CALLS
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     space: dict[str, object] = {}
@@ -115,11 +115,8 @@ def plain_loop(loop: Loop) -> float:
 
     start = time.perf_counter()
     one = stream.draw(1)
-    for _ in range(2):  # warmed up as the harness does
-        for _ in range(WARM_UP_CALLS["cpu"]):
-            if sum(times) < WARM_UP_S:
-                timed(one)
-        times.clear()
+    for _ in range(2 * WARM_UP_CALLS):  # as the harness does, for two arms
+        timed(one)
     for _ in range(1 + ROUNDS):
         batch = stream.draw(loop.calls)
         for _ in range(2):

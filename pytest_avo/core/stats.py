@@ -210,15 +210,14 @@ def _larger(one: Located, other: Located) -> Located:
 
 def _together(shapes: Sequence[Launches], share: Floats) -> Located | None:
     """The mean over shapes from what each launch, or round of the only one, has of it; None where they do not match."""
-    counts = [[len(rounds) for rounds in launches] for launches in shapes]
-    if len(counts[0]) > 1:
-        if any(len(each) != len(counts[0]) for each in counts):
-            return None
-        units = [[located([rounds]).estimate for rounds in launches] for launches in shapes]
+    numbers = {len(launches) for launches in shapes}
+    if len(numbers) > 1:
+        return None
+    if numbers == {1}:
+        shortest = min(len(launches[0]) for launches in shapes)  # further rounds were not everybody's
+        units = [list(launches[0])[:shortest] for launches in shapes]
     else:
-        if any(each != counts[0] for each in counts):
-            return None
-        units = [list(launches[0]) for launches in shapes]
+        units = [[located([rounds]).estimate for rounds in launches] for launches in shapes]
     means = share @ np.array(units)
     return None if len(means) < 2 else located([means.tolist()])
 

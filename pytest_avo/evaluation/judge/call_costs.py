@@ -26,13 +26,13 @@ def call_costs(
     *,
     draw: Callable[[int], list[Inputs]],
     ask: Callable[[str, list[Inputs], bool], Slice],
-    look_at: Callable[[list[Inputs], torch.Tensor, dict[str, Slice]], None],
+    look_at: Callable[[list[Inputs], torch.Tensor], None],
     most_calls: int,
 ) -> dict[str, CallCost]:
     """By arm; what the empty one takes is subtracted from all others.
 
     draw: fresh inputs of so many calls, of which a slice takes most_calls; ask: have an arm make eager calls, all
-    enqueued (True) or waited for; look_at: is shown the inputs of a turn, what the kernel returned and all slices.
+    enqueued (True) or waited for; look_at: is shown the inputs of a turn and what the kernel returned.
     """
     host = _seconds(names, min(ENQUEUED_CALLS, most_calls), True, draw=draw, ask=ask, look_at=look_at)
     idle = _seconds(names, 1, False, draw=draw, ask=ask, look_at=look_at)
@@ -46,17 +46,17 @@ def _seconds(
     *,
     draw: Callable[[int], list[Inputs]],
     ask: Callable[[str, list[Inputs], bool], Slice],
-    look_at: Callable[[list[Inputs], torch.Tensor, dict[str, Slice]], None],
+    look_at: Callable[[list[Inputs], torch.Tensor], None],
 ) -> dict[str, float]:
     """Seconds per call of every arm, less those of the empty one."""
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(TURNS):
-        batch, slices, out = draw(calls), {}, torch.empty(0)
+        batch, out = draw(calls), torch.empty(0)
         for name in names if turn % 2 else reversed(names):
-            slices[name] = ask(name, batch, enqueue)
+            found = ask(name, batch, enqueue)
+            seconds[name].append(found.seconds / calls)
             if name == KERNEL:
-                out = slices[name].outputs()
-            seconds[name].append(slices[name].seconds / calls)
-        look_at(batch, out, slices)
+                out = found.outputs()
+        look_at(batch, out)
     empty_s = min(seconds[EMPTY]) if EMPTY in seconds else 0.0
     return {name: max(0.0, min(found) - empty_s) for name, found in seconds.items()}

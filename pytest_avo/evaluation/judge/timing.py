@@ -5,7 +5,7 @@ the next, all but the one being timed frozen. What is kept are the paired times;
 little.
 
 Rounds take the kinds of inputs of a shape in turn, the same for all arms: a race ends where every kind had its turn, be
-it that its time is spent.
+it that its time is spent. When it ends, and which shapes the next round is for, stopping.py says.
 
 One more arm runs along, a kernel of ours that does nothing: on a GPU in every round, on a CPU while others warm up.
 What a slice of it takes (waking the process, asking, copying results out) is what every other slice takes beside its
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from random import Random
 from statistics import median
@@ -37,18 +37,11 @@ from pytest_avo.evaluation.judge.aftermath import Aftermath
 from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
+from pytest_avo.evaluation.judge.stopping import LEAST_ROUNDS, Stopping
 
-LEAST_WARM_UP_CALLS = 2
-WARM_UP_CALLS = {"cpu": 16, "cuda": 2}
-WARM_UP_S = 0.25
-"""Untimed calls of every arm, by kind of device, fewer where they take longer than this. The kernel was called a few
-dozen times by its check and is ahead of the others until they have been too."""
-LEAST_ROUNDS = 5
-"""Below so many, or what was asked for where that is less, a comparison says nothing."""
-LEAST_TURNS = 3
-"""Of every kind of inputs, where there are several: the median of two is a mean, which one late round moves."""
-RISK = 0.01
-"""Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
+WARM_UP_CALLS = 2
+"""Untimed calls of every arm on a shape, besides a whole slice of them: one builds what is built in first calls, the
+other tells how many calls make a slice. More changed nothing (docs/trust.md)."""
 CLOCK_TOLERANCE = 0.10
 CLOCK_SLACK_S = {"cpu": 0.005, "cuda": 0.001}
 CLOCK_FACTOR = 2.0
@@ -112,53 +105,65 @@ class Race:
 
     def run(self, launch: Callable[[], Mapping[str, Arm]], say: Callable[[str], None]) -> dict[str, Timing]:
         """Race the arms that `launch` provides (fresh ones on every call but the first); ArmFault when one fails."""
-        plan = self._plan
-        rounds = self._in_turns(math.ceil(plan.max_rounds / plan.launches))
+        stopping = Stopping(self._plan, self._shapes, turns=self._turns)
         stopped, done = "", 0
-        for number in range(plan.launches):
+        for number in range(self._plan.launches):
             arms = launch()
             placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
             for shape in self._shapes:
                 self._warm_up(shape, arms)
             placement.settle()
-            if plan.costs and not self._costs:
+            if self._plan.costs and not self._costs:
                 self._costs = {shape.id: self._call_costs(shape, arms) for shape in self._shapes}
-            started = time.monotonic()
-            for index in range(rounds):
-                say(f"round {number * rounds + index + 1} of at most {rounds * plan.launches}")
-                self._draw_order(arms)
-                for shape in self._shapes:
-                    self._round(shape, arms, shape.inputs[index % len(shape.inputs)])
-                if reading := self._reading():
-                    self._readings.append(reading)
-                done += 1
-                spent_s = time.monotonic() - started
-                if reason := self._verdict_is_in(index + 1, spent_s):
-                    stopped = reason
-                    break
+            reason, rounds = self._rounds(arms, stopping, say, before=number * stopping.rounds)
+            done += rounds
             placement.release()
             self._require_standstill(arms)
+            stopped = reason or stopped
+            if reason := stopping.after_launch(number + 1, self._paired):
+                stopped = reason
+                break
         self._check_clocks()
         if found := self._aftermath.found():
             raise ArmFault(KERNEL, found[0], KernelFault("rejected", f"left work running: {found[1]}"))
-        return {
-            shape.id: Timing(
-                seconds={
-                    arm: tuple(tuple(rounds) for rounds in self._seconds(shape.id, arm))
-                    for arm in self._slices[shape.id]
-                    if arm != EMPTY
-                },
-                calls=self._calls[shape.id],
-                stopped=stopped or f"all {rounds * plan.launches} rounds done",
-                readings=tuple(self._readings),
-                too_few=self._too_few(done),
-                kinds=tuple(tuple(launch) for launch in self._kinds[shape.id]),
-                costs=self._costs.get(shape.id, {}),
-                eager=self._place == "cuda" and plan.calls == "eager",
-                harness_s=median(self._empty_s(shape.id)) / self._calls[shape.id],
-            )
-            for shape in self._shapes
-        }
+        stopped = stopped or f"all {stopping.rounds * self._plan.launches} rounds done"
+        return {shape.id: self._timing(shape, stopped, done) for shape in self._shapes}
+
+    def _rounds(
+        self, arms: Mapping[str, Arm], stopping: Stopping, say: Callable[[str], None], *, before: int
+    ) -> tuple[str, int]:
+        """The rounds of a launch: why they ended before all were made, or "", and how many there were."""
+        started = time.monotonic()
+        round_s = dict.fromkeys(self._kinds, 0.0)
+        for index in range(stopping.rounds):
+            say(f"round {before + index + 1} of at most {stopping.rounds * self._plan.launches}")
+            self._draw_order(arms)
+            for shape in list(stopping.open):
+                begun = time.monotonic()
+                self._round(shape, arms, shape.inputs[index % len(shape.inputs)])
+                round_s[shape.id] += time.monotonic() - begun
+            if reading := self._reading():
+                self._readings.append(reading)
+            others = arms.keys() - {KERNEL, EMPTY}
+            spent_s = time.monotonic() - started
+            if reason := stopping.after_round(index + 1, spent_s, self._paired, others=others, round_s=round_s):
+                return reason, index + 1
+        return "", stopping.rounds
+
+    def _timing(self, shape: Shape, stopped: str, done: int) -> Timing:
+        """What was measured of a shape, in `done` rounds."""
+        arms = [arm for arm in self._slices[shape.id] if arm != EMPTY]
+        return Timing(
+            seconds={arm: tuple(tuple(rounds) for rounds in self._seconds(shape.id, arm)) for arm in arms},
+            calls=self._calls[shape.id],
+            stopped=stopped,
+            readings=tuple(self._readings),
+            too_few=self._too_few(done),
+            kinds=tuple(tuple(launch) for launch in self._kinds[shape.id]),
+            costs=self._costs.get(shape.id, {}),
+            eager=self._place == "cuda" and self._plan.calls == "eager",
+            harness_s=median(self._empty_s(shape.id)) / self._calls[shape.id],
+        )
 
     def _require_standstill(self, arms: Mapping[str, Arm]) -> None:
         """Nobody may have been at work since its last slice either."""
@@ -174,13 +179,9 @@ class Race:
         self._kinds[shape.id].append([])
         for name, arm in arms.items():
             self._slices[shape.id].setdefault(name, []).append([])
-            spent_s = 0.0
-            for number in range(WARM_UP_CALLS[self._place]):
-                if number >= LEAST_WARM_UP_CALLS and spent_s > WARM_UP_S:
-                    break
+            for _ in range(WARM_UP_CALLS):
                 # Arguments of their own, as timed calls have: a kernel must not know when it counts.
                 seconds[name] = self._slice(shape, name, arm, self._streams[shape.id].draw(1)).seconds
-                spent_s += seconds[name]
         overhead = seconds.pop(EMPTY, 0.0)
         wanted = math.ceil(self._room.slice_s / max(min(seconds.values()) - overhead, 1e-6))
         calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), wanted))
@@ -206,7 +207,7 @@ class Race:
             sorted(arms),
             draw=self._streams[shape.id].draw,
             ask=ask,
-            look_at=partial(self._look_at, shape),
+            look_at=lambda batch, out: self._look_at(shape, batch, out, plain_outputs(batch)),
             most_calls=self._room.max_calls(shape),
         )
 
@@ -221,26 +222,30 @@ class Race:
         batch = self._streams[shape.id].draw(self._calls[shape.id], kind)
         self._kinds[shape.id][-1].append(kind)
         mix_timed(batch, self._random, self._source)
-        out = torch.empty(0)
-        results: dict[str, Slice] = {}
+        rival = self._rival(arms)
+        out, other = torch.empty(0), torch.empty(0)
         for name in self._order:
             if name == EMPTY and self._place == "cpu":
                 continue
-            result = results[name] = self._slice(shape, name, arms[name], batch)
-            if name == KERNEL:
-                out = result.outputs()  # as they are now, whatever becomes of them while others run
+            result = self._slice(shape, name, arms[name], batch)
+            if name in (KERNEL, rival) or self._place == "cpu":
+                # As they are now, whatever becomes of them while others run; of all, since a copy leaves its mark on
+                # the caches that the next one finds.
+                outputs = result.outputs()
+                out, other = (outputs, other) if name == KERNEL else (out, outputs if name == rival else other)
             self._slices[shape.id][name][-1].append(result.seconds)
             if name != EMPTY:
                 self._aftermath.note(shape.id, name, result.seconds)
-        self._look_at(shape, batch, out, results)
+        self._look_at(shape, batch, out, other if rival else plain_outputs(batch))
 
-    def _look_at(self, shape: Shape, batch: list[Inputs], out: torch.Tensor, results: Mapping[str, Slice]) -> None:
-        """Check a round's outputs: all of them beside those of a rival, and some rows that chance picks.
+    @staticmethod
+    def _rival(arms: Iterable[str]) -> str:
+        """Whose outputs the kernel's are compared with, or "": an incumbent, which may share its faults, comes last."""
+        rivals = sorted(set(arms) - {KERNEL, EMPTY}, key=lambda name: (name == BASELINE, name))
+        return rivals[0] if rivals else ""
 
-        A peer is asked before the incumbent, which may have the kernel's own faults.
-        """
-        rivals = sorted(results.keys() - {KERNEL, EMPTY}, key=lambda name: name == BASELINE)
-        other = results[rivals[0]].outputs() if rivals else plain_outputs(batch)
+    def _look_at(self, shape: Shape, batch: list[Inputs], out: torch.Tensor, other: torch.Tensor) -> None:
+        """Check a round's outputs: all of them beside those of a rival, and some rows that chance picks."""
         chosen = self._random.randrange(len(batch))
         found = slice_fault(batch, out, other) or sampled_fault(batch[chosen], out[chosen], self._random)
         if found:
@@ -293,42 +298,9 @@ class Race:
         said = f"{rounds} round{'' if rounds == 1 else 's'}"
         return f"{said} in the time budget of {self._plan.budget_s:g} s, a verdict takes {least}"
 
-    def _verdict_is_in(self, rounds: int, spent_s: float) -> str:
-        """Why no further round of this launch is needed, or "". Several launches are never cut short by a result.
-
-        rounds, spent_s: of this launch.
-        """
-        plan = self._plan
-        if spent_s > plan.budget_s / plan.launches:
-            return f"time budget of {plan.budget_s:g} s spent"
-        least = plan.min_rounds if self._turns == 1 else max(plan.min_rounds, LEAST_TURNS * self._turns)
-        last = self._in_turns(plan.max_rounds)
-        first = min(self._in_turns(least), last)
-        if rounds < first or rounds % self._turns or plan.launches > 1:
-            return ""
-        if plan.margin is not None:
-            looks = stats.looks(first, last)
-            if rounds not in looks:
-                return ""
-            shapes = {shape.id: self._paired(shape.id, BASELINE) for shape in self._shapes}
-            weights = {shape.id: shape.weight for shape in self._shapes}
-            confidence = stats.confidence_of_looks(len(looks), risk=RISK)
-            bound = stats.geomean_interval(shapes, weights, confidence=confidence)
-            if bound.low > plan.margin:
-                return "plainly faster"
-            return "not faster" if bound.high < plan.margin else ""
-        others = self._slices[self._shapes[0].id].keys() - {KERNEL, EMPTY}
-        arms = [(shape.id, arm) for shape in self._shapes for arm in others]
-        widths = [stats.interval(self._paired(shape, arm)).half_width for shape, arm in arms]
-        return "intervals narrow enough" if widths and max(widths) < plan.precision else ""
-
     def _paired(self, shape: str, arm: str) -> list[list[float]]:
         pairs = zip(self._seconds(shape, arm), self._seconds(shape, KERNEL), strict=True)
         return stats.levelled([stats.log_ratios(x, y) for x, y in pairs], self._kinds[shape])
-
-    def _in_turns(self, rounds: int) -> int:
-        """So many rounds of a launch, or as many more as it takes for every kind of inputs to have as many turns."""
-        return self._turns * math.ceil(rounds / self._turns)
 
     def _check_clocks(self) -> None:
         """Reject a kernel whose process accounts for less, or more, of the measured time than the other arms do."""

@@ -28,7 +28,7 @@ def test_what_a_kernel_that_does_nothing_takes_is_subtracted_and_never_more_than
         return Slice(seconds, 0.0, False, lambda _: out, lambda: out, lambda _: out)
 
     found = call_costs(
-        list(HOST_S), draw=draw, ask=ask, look_at=lambda batch, out, _: looked.append((len(batch), float(out[0]))),
+        list(HOST_S), draw=draw, ask=ask, look_at=lambda batch, out: looked.append((len(batch), float(out[0]))),
         most_calls=4,
     )  # fmt: skip
     assert set(found) == {KERNEL, "fa3"}

@@ -129,7 +129,7 @@ def test_kinds_of_inputs_take_turns_and_a_race_ends_with_whole_turns(confined: L
     assert kinds["spread"].ratio < 0.8 * kinds["normal"].ratio
     plan = TimingPlan(min_rounds=1, max_rounds=40, precision=5.0)
     timing = race(confined, {KERNEL: ONCE, PEER: ONCE}, plan, of=turns)
-    assert rounds(timing) == [6]
+    assert rounds(timing) == [4]
 
 
 def test_a_kind_of_inputs_that_had_no_turn_leaves_no_verdict(confined: Laboratory) -> None:

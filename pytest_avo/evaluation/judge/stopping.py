@@ -1,0 +1,124 @@
+"""When a comparison was measured enough, and which of its shapes still need rounds: rules on figures alone.
+
+Rounds are spent where something is open. Where a margin asks one question of all shapes together, further rounds go to
+those whose share of the doubt is worth their time; a kernel that hardly can get above the margin any more is let go.
+Without a margin a shape is done when its own intervals are narrow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from statistics import NormalDist
+
+from pytest_avo.core import stats
+from pytest_avo.core.evaluation import BASELINE, TimingPlan
+from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import Interval, Launches
+
+LEAST_ROUNDS = 5
+"""Below so many, or what was asked for where that is less, a comparison says nothing."""
+LEAST_TURNS = 2
+"""Of every kind of inputs, where there are several: what rounds of a kind vary by takes two of them."""
+LEAST_LAUNCHES = 3
+"""Of a comparison over several, before it is looked at."""
+RISK = 0.01
+"""Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
+HOPELESS = 0.05
+"""Chance of getting above the margin with all rounds that are left, below which they are not made."""
+WORTH = 0.5
+"""Least ratio of a shape's share of the doubt to its share of the time, for it to get further rounds."""
+_DEVIATIONS = NormalDist().inv_cdf(1 - RISK)
+"""Of an estimate in half of its interval, about."""
+Paired = Callable[[str, str], Launches]
+"""Log-ratios of a shape beside an arm, by launch."""
+
+
+class Stopping:
+    """The rules of one comparison over shapes whose kinds of inputs take `turns` rounds until all had theirs."""
+
+    def __init__(self, plan: TimingPlan, shapes: Sequence[Shape], *, turns: int) -> None:
+        self._plan = plan
+        self._turns = turns
+        self._weights = {shape.id: shape.weight for shape in shapes}
+        self.open = list(shapes)
+        """Those that the next round is for."""
+        least = plan.min_rounds if turns == 1 else max(plan.min_rounds, LEAST_TURNS * turns)
+        self.rounds = self._in_turns(math.ceil(plan.max_rounds / plan.launches))
+        """Of a launch at most."""
+        self._first = min(self._in_turns(least), self.rounds)
+        self._looks = stats.looks(self._first, self.rounds)
+        if plan.launches > 1:
+            self._looks = stats.looks(min(LEAST_LAUNCHES, plan.launches), plan.launches)
+
+    def after_round(
+        self, rounds: int, spent_s: float, paired: Paired, *, others: Collection[str], round_s: Mapping[str, float]
+    ) -> str:
+        """Why no further round of this launch is needed, or "".
+
+        rounds, spent_s: of this launch; others: the arms that the kernel is compared with; round_s: by shape, seconds
+        that its rounds took.
+        """
+        plan = self._plan
+        if spent_s > plan.budget_s / plan.launches:
+            return f"time budget of {plan.budget_s:g} s spent"
+        if rounds < self._first or rounds % self._turns or plan.launches > 1:
+            return ""
+        if plan.margin is not None:
+            return self._looked_at(rounds, self.rounds, paired, round_s) if rounds in self._looks else ""
+        if not others:
+            return ""
+        self.open = [x for x in self.open if max(_width(paired(x.id, arm)) for arm in others) >= plan.precision]
+        return "" if self.open else "intervals narrow enough"
+
+    def after_launch(self, launches: int, paired: Paired) -> str:
+        """Why no further launch is needed, or ""."""
+        if self._plan.launches == 1 or self._plan.margin is None or launches not in self._looks:
+            return ""
+        return self._looked_at(launches, self._plan.launches, paired, {})
+
+    def _looked_at(self, done: int, last: int, paired: Paired, round_s: Mapping[str, float]) -> str:
+        """What the margin's question comes to after `done` of `last` rounds, or launches; "" where it is open."""
+        margin = self._plan.margin
+        assert margin is not None
+        shapes = {shape: paired(shape, BASELINE) for shape in self._weights}
+        confidence = stats.confidence_of_looks(len(self._looks), risk=RISK)
+        bound = stats.geomean_interval(shapes, self._weights, confidence=confidence)
+        if bound.low > margin:
+            return "plainly faster"
+        if bound.high < margin:
+            return "not faster"
+        if margin >= 0 and chance_of_rising(bound, margin, done / last) < HOPELESS:
+            return "hardly can become faster"
+        self._allot(shapes, round_s)
+        return ""
+
+    def _allot(self, shapes: Mapping[str, Launches], round_s: Mapping[str, float]) -> None:
+        """Give the next rounds to the shapes whose share of the doubt is worth their time."""
+        doubts = {shape: self._weights[shape] ** 2 * stats.located(each).variance for shape, each in shapes.items()}
+        doubt, time_s = sum(doubts.values()), sum(round_s.values())
+        if not doubt or not time_s:
+            return
+        worth = {shape: each / doubt / (round_s[shape] / time_s) for shape, each in doubts.items()}
+        self.open = [x for x in self.open if worth[x.id] >= WORTH] or self.open
+
+    def _in_turns(self, rounds: int) -> int:
+        """So many rounds of a launch, or as many more as it takes for every kind of inputs to have as many turns."""
+        return self._turns * math.ceil(rounds / self._turns)
+
+
+def chance_of_rising(bound: Interval, margin: float, done: float) -> float:
+    """How likely the interval ends above the margin, after `done`, a share of what may be measured, came to `bound`.
+
+    The estimate wanders as a mean does whose rest is drawn around it, and its interval narrows with the root of what it
+    rests on (conditional power under the present estimate).
+    """
+    if done >= 1 or not bound.half_width:
+        return float(bound.low > margin)
+    half = bound.half_width * math.sqrt(done)
+    deviation = bound.half_width / _DEVIATIONS * math.sqrt(1 - done)
+    return NormalDist().cdf((bound.estimate - half - margin) / deviation)
+
+
+def _width(launches: Launches) -> float:
+    return stats.interval(launches).half_width
