@@ -22,6 +22,9 @@ DEVIATION = 0.683
 ONE_SIDED_99 = 0.98
 """Confidence of a two-sided interval whose ends are one-sided 99% bounds."""
 
+SAME = 0.01
+"""Log-ratio below which a user calls two kernels the same, however noisy the machine is."""
+
 Speed = Literal["faster", "same", "slower", "ambiguous"]
 """Of a right kernel beside another."""
 Failing = Literal["incorrect", "crashed", "timeout", "rejected", "unsupported"]
@@ -34,7 +37,7 @@ def ranking(gain: Interval, *, floor: float, limit: float | None = None) -> Spee
 
     With a limit on the slowdown, a log-ratio too, the question is whether the kernel is slower than allowed: ambiguous
     where the interval leaves that open, slower where it is slower beyond noise and yet within what is allowed. Without
-    one, noise is the measure.
+    one, noise is the measure, and kernels are the same where the interval lies within SAME.
     """
     if gain.low > floor:
         return "faster"
@@ -42,7 +45,7 @@ def ranking(gain: Interval, *, floor: float, limit: float | None = None) -> Spee
         return "ambiguous"
     if gain.high < -floor:
         return "slower"
-    return "same" if limit is not None or (-floor <= gain.low and gain.high <= floor) else "ambiguous"
+    return "same" if limit is not None or (gain.low >= -SAME and gain.high <= SAME) else "ambiguous"
 
 
 def leaning(gain: Interval, *, floor: float) -> str:
@@ -130,5 +133,15 @@ def _timings(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> 
 
 
 def noise_floor(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> float:
-    """The log-ratio below which a difference is noise, from an A/A run: the seed timed against itself."""
+    """The log-ratio below which a gain is none, from an A/A run: the seed timed against itself.
+
+    What rounds and launches vary by is in every interval already. What is left is a deviation from none that the A/A
+    run's own interval does not cover; where it covers none, 0.3%.
+    """
+    gain = geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)
+    return max(LEAST_FLOOR, gain.low, -gain.high)
+
+
+def unrest(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> float:
+    """How far apart, as a log-ratio, the same two kernels may be measured at different times: from an A/A run too."""
     return floor_of([geomean_gain(evaluations, shapes, confidence=DEVIATION)])

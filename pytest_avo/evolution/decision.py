@@ -28,8 +28,11 @@ from pytest_avo.core.stats import Interval
 from pytest_avo.operators.operator import Accept
 
 SCREEN_ROUNDS = 20
-CONFIRM_LAUNCHES = 3
-CONFIRM_ROUNDS = 24
+SEED_ROUNDS = 12
+CONFIRM_LAUNCHES = 6
+CONFIRM_ROUNDS = 18
+COMPARE_LAUNCHES = 3
+"""Of the best kernel beside the seed or its peers, where nothing is to be decided."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -65,12 +68,24 @@ def accepts(measured: Interval, floor: float, *, accept: Accept) -> bool:
 
 
 def screening(plan: TimingPlan, *, floor: float | None) -> TimingPlan:
-    """How a candidate is timed first: until it is plainly faster or plainly not, in one launch."""
-    rounds = min(plan.max_rounds, SCREEN_ROUNDS)
+    """How a candidate is timed first: until it is plainly faster or plainly not, in one launch.
+
+    floor: None for the seed, which is timed beside itself.
+    """
+    rounds = min(plan.max_rounds, SEED_ROUNDS if floor is None else SCREEN_ROUNDS)
     return msgspec.structs.replace(plan, max_rounds=rounds, margin=floor)
 
 
-def confirmation(plan: TimingPlan) -> TimingPlan:
-    """How a winner is timed once more: a fixed number of rounds over several launches, never cut short by a result."""
+def confirmation(plan: TimingPlan, *, floor: float | None) -> TimingPlan:
+    """How a winner is timed once more: a turn of all kinds of inputs in each of several launches.
+
+    After half of the launches it ends where the gain is plainly above the floor, or hardly can be any more.
+    """
     rounds = min(plan.max_rounds * CONFIRM_LAUNCHES, CONFIRM_ROUNDS)
-    return msgspec.structs.replace(plan, max_rounds=rounds, launches=CONFIRM_LAUNCHES, margin=None)
+    return msgspec.structs.replace(plan, max_rounds=rounds, launches=CONFIRM_LAUNCHES, margin=floor)
+
+
+def comparison(plan: TimingPlan) -> TimingPlan:
+    """How the best kernel is timed beside the seed and peers at the end: a fixed number of rounds."""
+    rounds = min(plan.max_rounds * COMPARE_LAUNCHES, CONFIRM_ROUNDS)
+    return msgspec.structs.replace(plan, max_rounds=rounds, launches=COMPARE_LAUNCHES, margin=None)

@@ -17,8 +17,9 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 
 LEAST_MISSING = math.log(1.1)
-FLOORS_MISSING = 4.0
-"""What may be missing of a gain, as a log-ratio and in noise floors: a machine is not the same an hour later."""
+UNREST_MISSING = 4.0
+"""What may be missing of a gain, as a log-ratio and in what the machine's noise comes to: it is not the same an hour
+later."""
 
 
 def standing(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> Interval | None:
@@ -34,11 +35,11 @@ def standing(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> 
 
 
 def unshown(
-    now: Mapping[str, Evaluation], then: Mapping[str, Evaluation], shapes: Sequence[Shape], *, floor: float
+    now: Mapping[str, Evaluation], then: Mapping[str, Evaluation], shapes: Sequence[Shape], *, unrest: float
 ) -> str:
     """Why a gain is not believed, or "": `now` of a candidate beside an incumbent, `then` of that as a candidate.
 
-    Nothing is said where either was timed without the fixed arm, or on other kinds of inputs. floor: a log-ratio.
+    Nothing is said where either was timed without the fixed arm, or on other kinds of inputs. unrest: a log-ratio.
     """
     if _kinds(now, shapes) != _kinds(then, shapes):
         return ""
@@ -49,7 +50,7 @@ def unshown(
     shown = present.estimate - past.estimate
     # Of all three estimates what speaks for the kernel.
     doubt = gain.half_width + math.hypot(present.half_width, past.half_width)
-    if gain.estimate - shown - doubt <= max(LEAST_MISSING, FLOORS_MISSING * floor):
+    if gain.estimate - shown - doubt <= max(LEAST_MISSING, UNREST_MISSING * unrest):
         return ""
     return (
         f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel
+from pytest_avo.core.ranking import LEAST_FLOOR, noise_floor
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import flaw
 from pytest_avo.core.verdict import judge_together
@@ -146,7 +147,11 @@ class Loop:
                 if campaign.view.outcome(seed.id) is None:  # else a run that ended here is resumed
                     self._settlement.dismiss(candidate, decision)
                 return False
-            campaign.measure_noise(seed, evaluations)
+            comparisons = [evaluations]
+            if noise_floor(evaluations, campaign.plan.shapes) > LEAST_FLOOR:
+                # Chance shows once: what is left of it in new processes is this machine's.
+                comparisons.append(self.trials.finish(self.trials.measure(candidate, "confirm", kernel, floor=None)))
+            campaign.measure_noise(seed, comparisons)
         floor = f"noise floor {campaign.floor:.2%}"
         self._console.say(f"{floor}: a candidate must be faster by more than that, at 99% confidence")
         return True

@@ -65,7 +65,9 @@ class Settlement:
 
         They are measured beside their parents at the same time, and settled one after the other.
         """
-        trials = [self._trials.measure(candidate, "confirm", candidate.parent) for candidate, _ in promising]
+        # What only has to be no slower is no question of the floor.
+        floor = None if self._settings.accept == "match" else self._campaign.floor
+        trials = [self._trials.measure(each, "confirm", each.parent, floor=floor) for each, _ in promising]
         for (candidate, screened), trial in zip(promising, trials, strict=True):
             evaluations = self._trials.finish(trial)
             confirmed = self._decide(evaluations)
@@ -125,7 +127,9 @@ class Settlement:
         score = scores[attempt.parent] + confirmed.estimate
         if score > scores[best.id]:
             # Scores add up errors along two chains: the two kernels themselves say which is faster.
-            landed = self._trials.finish(self._trials.measure(candidate, "land", campaign.kernel(best)))
+            floor = None if self._settings.accept == "match" else campaign.floor
+            trial = self._trials.measure(candidate, "land", campaign.kernel(best), floor=floor)
+            landed = self._trials.finish(trial)
             landing = self._decide(landed)
             refused = landing.gain is None or self._refusal(best.id, landing, landed)
             if landing.gain is not None and not refused and self._is_accepted(attempt, landing.gain):
@@ -188,7 +192,7 @@ class Settlement:
         campaign = self._campaign
         other = campaign.view.attempt(beside)
         then = campaign.stored(other, "confirm") or campaign.stored(other, "screen")
-        return unshown(evaluations, then, campaign.plan.shapes, floor=campaign.floor)
+        return unshown(evaluations, then, campaign.plan.shapes, unrest=campaign.unrest)
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)

@@ -10,7 +10,7 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, T
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evolution.campaign import Campaign
-from pytest_avo.evolution.decision import confirmation, screening
+from pytest_avo.evolution.decision import comparison, confirmation, screening
 from pytest_avo.lineage.records import Attempt, Purpose
 from pytest_avo.run.assessor import Assessor
 
@@ -64,9 +64,12 @@ class Trials:
             ),
         )
 
-    def measure(self, candidate: Candidate, purpose: Purpose, beside: Kernel) -> Trial:
-        """Begin to time a candidate beside another kernel, in fresh processes and on fresh inputs."""
-        plan = confirmation(self._assessor.settings.plan)
+    def measure(self, candidate: Candidate, purpose: Purpose, beside: Kernel, *, floor: float | None) -> Trial:
+        """Begin to time a candidate beside another kernel, in fresh processes and on fresh inputs.
+
+        floor: what its gain must exceed, a log-ratio; None where there is no such question.
+        """
+        plan = confirmation(self._assessor.settings.plan, floor=floor)
         return self._begin(
             candidate,
             purpose,
@@ -93,7 +96,7 @@ class Trials:
 
     def compare(self, kernel: Kernel, seed: Kernel) -> dict[str, Evaluation]:
         """Time a kernel beside the seed and the peers, in fresh processes; nothing is recorded."""
-        plan, asked = confirmation(self._assessor.settings.plan), self._campaign.plan
+        plan, asked = comparison(self._assessor.settings.plan), self._campaign.plan
         # Called what it is: a resumed run is answered by what it asked before, and a child of the seed was confirmed
         # beside the same text.
         futures = self._submit(kernel, seed, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, role="seed")
@@ -101,7 +104,7 @@ class Trials:
 
     def beside_peers(self, kernel: Kernel) -> dict[str, Evaluation]:
         """Time a kernel beside the peers alone; nothing is recorded."""
-        plan, asked = confirmation(self._assessor.settings.plan), self._campaign.plan
+        plan, asked = comparison(self._assessor.settings.plan), self._campaign.plan
         futures = self._submit(kernel, None, plan, shapes=asked.shapes, fresh=True, peers=asked.peers)
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 

@@ -16,9 +16,12 @@ class Fact(msgspec.Struct, frozen=True, tag_field="kind"):
 
 
 class NoiseFloor(Fact, frozen=True, tag="noise"):
-    """What the run's A/A comparison of its seed gave, a log-ratio."""
+    """What the run's A/A comparison of its seed gave, log-ratios."""
 
     floor: float
+    """Below which a gain is none."""
+    unrest: float = 0.0
+    """How far apart the same kernels may be measured at different times; 0 in runs that did not tell."""
 
 
 class SeedComparison(Fact, frozen=True, tag="total"):

@@ -142,7 +142,7 @@ def test_candidates_are_screened_beside_their_parent_and_peers_and_confirmed_alo
     assert screening.plan.margin == pytest.approx(0.003)
     assert (confirmation.fresh, confirmation.peers) == (True, ())
     assert confirmation.plan is not None
-    assert (confirmation.plan.launches, confirmation.plan.margin) == (3, None)
+    assert (confirmation.plan.launches, confirmation.plan.margin) == (6, 0.003)
     assert (final.fresh, final.peers) == (True, ("torch-sdpa",))
     assert [request.target for request in world.evaluator.requests] == ["cpu"] * 4
 

@@ -87,15 +87,13 @@ def test_a_candidate_that_cannot_be_read_is_not_sent_to_the_evaluator(
 
 
 @pytest.mark.parametrize("purpose", ["confirm", "land"])
-def test_a_measurement_is_of_fresh_processes_and_never_cut_short(
-    world: World, campaign: Campaign, trials: Trials, purpose: str
-) -> None:
+def test_a_measurement_is_of_fresh_processes(world: World, campaign: Campaign, trials: Trials, purpose: str) -> None:
     tried = candidate(campaign, source(200))
-    trials.finish(trials.measure(tried, purpose, campaign.kernel(campaign.incumbent)))  # type: ignore[arg-type]
+    trials.finish(trials.measure(tried, purpose, campaign.kernel(campaign.incumbent), floor=0.02))  # type: ignore[arg-type]
     (request,) = world.evaluator.requests
     assert (request.fresh, request.peers) == (True, ())
     assert request.plan is not None
-    assert (request.plan.launches, request.plan.margin, request.plan.max_rounds) == (3, None, 18)
+    assert (request.plan.launches, request.plan.margin, request.plan.max_rounds) == (6, 0.02, 18)
     assert len(campaign.view.evaluations(tried.attempt.id, purpose)) == 2  # type: ignore[arg-type]
 
 

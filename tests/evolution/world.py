@@ -308,7 +308,7 @@ def measured_seed(campaign: Campaign) -> Attempt:
     seed = campaign.view.attempts()[0]
     subject = Subject("tiny.py", campaign.view.source(seed.digest))
     request = EvaluationRequest(0, subject, SHAPES, plan=TimingPlan(), baseline=subject)
-    campaign.measure_noise(seed, {x.id: Evaluation(x.id, "ok", timing=timing_of(request)) for x in SHAPES})
+    campaign.measure_noise(seed, [{x.id: Evaluation(x.id, "ok", timing=timing_of(request)) for x in SHAPES}])
     return seed
 
 
