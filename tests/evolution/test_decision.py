@@ -39,7 +39,6 @@ def ranking(
         (-0.05, -0.05, "slower"),
         (0.05, -0.20, "slower"),
         (0.003, 0.003, "same"),
-        (0.0205, -0.0145, "ambiguous"),
     ],
 )
 def test_the_geomean_over_shapes_decides(one: float, two: float, expected: str) -> None:

@@ -66,7 +66,7 @@ def test_further_rounds_go_to_the_shapes_whose_doubt_is_worth_their_time() -> No
     assert after(stopping, 5, paired(0.01, noise, 5)) == ""
     assert [each.id for each in stopping.open] == [NOISY.id]
     dear = Stopping(TimingPlan(max_rounds=40, margin=0.003), [QUIET, NOISY], turns=1)
-    found = paired(0.01, SAME_NOISE, 5)
+    found = paired(0.01, {QUIET.id: 0.02, NOISY.id: 0.015}, 5)
     dear.after_round(5, 1.0, found, others=PEERS, round_s={QUIET.id: 1.0, NOISY.id: 19.0})
     assert [each.id for each in dear.open] == [QUIET.id]
 

@@ -69,15 +69,17 @@ def test_every_arm_is_timed_in_every_round(confined: Laboratory) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sources", "reason"),
+    ("sources", "reasons"),
     [
-        ({KERNEL: THRICE, BASELINE: ONCE}, "not faster"),
-        ({KERNEL: ONCE, BASELINE: THRICE}, "plainly faster"),
+        ({KERNEL: THRICE, BASELINE: ONCE}, ("not faster", "hardly can become faster")),
+        ({KERNEL: ONCE, BASELINE: THRICE}, ("plainly faster",)),
     ],
 )
-def test_a_plain_result_stops_the_race_early(confined: Laboratory, sources: dict[str, str], reason: str) -> None:
+def test_a_plain_result_stops_the_race_early(
+    confined: Laboratory, sources: dict[str, str], reasons: tuple[str, ...]
+) -> None:
     timing = race(confined, sources, TimingPlan(min_rounds=5, max_rounds=40, margin=0.003))
-    assert timing.stopped == reason
+    assert timing.stopped in reasons
     assert rounds(timing)[0] < 40
 
 
@@ -91,9 +93,9 @@ def test_a_kernel_without_rivals_is_timed_to_the_end(confined: Laboratory) -> No
     assert rounds(timing) == [5]
 
 
-def test_several_launches_are_new_processes_and_never_cut_short_by_a_result(confined: Laboratory) -> None:
+def test_several_launches_are_new_processes_and_none_is_cut_short_by_a_result(confined: Laboratory) -> None:
     launches: list[None] = []
-    plan = TimingPlan(min_rounds=2, max_rounds=9, launches=3, margin=0.003, precision=5.0)
+    plan = TimingPlan(min_rounds=2, max_rounds=9, launches=3, precision=5.0)
     timing = race(confined, {KERNEL: THRICE, BASELINE: ONCE}, plan, launched=lambda: launches.append(None))
     assert len(launches) == 3
     assert rounds(timing) == [3, 3, 3]
