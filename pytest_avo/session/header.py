@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pytest_avo import __version__
+from pytest_avo.core.disk.places import is_noexec, scratch_folder
 from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.run.assessor import Assessor
 
@@ -22,5 +23,13 @@ def header(assessor: Assessor, *, peers: Sequence[str], baseline: str = "") -> s
         f"calls {'eager' if assessor.device.target == 'cpu' else assessor.settings.plan.calls}",
         f"sandbox {assessor.confinement}",
         f"noise floor {assessor.floor:.1%}" + (f" of {noise.measured}" if noise else " assumed"),
+        *([] if assessor.is_remote else limits()),
     ]
     return f"avo: {__version__} ({'; '.join(parts)})"
+
+
+def limits() -> list[str]:
+    """What cannot work on this machine, whatever the kernel."""
+    if is_noexec(scratch_folder()):
+        return ["temporary folders are mounted noexec, no kernel can load what it builds: set TMPDIR to another"]
+    return []

@@ -1,0 +1,13 @@
+"""The line at the start of a run."""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_avo.session import header
+
+
+@pytest.mark.parametrize("noexec", [False, True])
+def test_what_cannot_work_here_is_said_at_the_start(noexec: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header, "is_noexec", lambda _: noexec)
+    assert ("mounted noexec" in " ".join(header.limits())) is noexec
