@@ -13,6 +13,8 @@ from pytest_avo.report.rows import ResultRow, arms, comparisons
 
 LEAST_TFLOPS = 0.1
 """A kernel that is slower on every shape is told in GFLOP/s."""
+LEAST_GBPS = 0.1
+"""The same of MB/s."""
 MUCH = 0.1
 """Share of a call's time from which on it is shown what the call costs beside."""
 DECODE_QUERIES = 16
@@ -130,12 +132,17 @@ def _median(rows: Sequence[ResultRow]) -> Column:
 
 
 def _throughput(rows: Sequence[ResultRow]) -> Column:
-    fastest = max((row.verdict.tflops or 0.0 for row in rows), default=0.0)
-    flops, factor = ("TFLOP/s", 1.0) if fastest >= LEAST_TFLOPS else ("GFLOP/s", 1e3)
-    units = ["GB/s" if row.shape.seqlen_q <= DECODE_QUERIES else flops for row in rows]
+    by_memory = [row.shape.seqlen_q <= DECODE_QUERIES for row in rows]
+    tflops = max(
+        (row.verdict.tflops or 0.0 for row, memory in zip(rows, by_memory, strict=True) if not memory), default=0.0
+    )
+    gbps = max((row.verdict.gbps or 0.0 for row, memory in zip(rows, by_memory, strict=True) if memory), default=0.0)
+    flops, flops_factor = ("TFLOP/s", 1.0) if tflops >= LEAST_TFLOPS else ("GFLOP/s", 1e3)
+    bytes_, bytes_factor = ("GB/s", 1.0) if gbps >= LEAST_GBPS else ("MB/s", 1e3)
+    units = [bytes_ if memory else flops for memory in by_memory]
     figures = [
-        text.significant(row.verdict.gbps if unit == "GB/s" else _times(row.verdict.tflops, factor))
-        for row, unit in zip(rows, units, strict=True)
+        text.significant(_times(row.verdict.gbps, bytes_factor) if memory else _times(row.verdict.tflops, flops_factor))
+        for row, memory in zip(rows, by_memory, strict=True)
     ]
     if len(set(units)) == 1:
         return Column(units[0], tuple(figures))

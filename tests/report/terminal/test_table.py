@@ -38,6 +38,8 @@ def test_decode_shapes_are_shown_by_their_bandwidth() -> None:
     assert column([row(shape(queries=1))], "GB/s") == ["5.25"]
     assert column([row(shape(queries=16))], "GB/s") == ["5.41"]
     assert column([row(shape(queries=17))], "GFLOP/s") == ["22.3"]
+    slow = [row(shape(queries=1), median_us=1e6)]
+    assert [each.header for each in table(slow, TableLayout(())).columns][2] == "MB/s"
 
 
 def test_a_mixed_table_names_the_unit_in_each_cell() -> None:
