@@ -3,20 +3,48 @@
 The order of the arms changes from round to round, so every arm runs at times right after the kernel and at times before
 it. An honest kernel leaves warm or cold caches, which is a matter of some percent; work that goes on takes a core, or a
 part of the device, from whoever is next.
+
+What rounds show is a suspicion: on a busy machine a few dozen times, grouped afterwards, differ by half for no reason.
+So it is put to a trial: the slowed arm is called again and again, right after the kernel or right after itself, which
+of the two is drawn each time. Whatever else the machine does then strikes both alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
+from typing import Literal
 
 import numpy as np
 
 LEAST_SLICES = 8
-"""Of either kind, before anything is said."""
+"""Of either kind, before anything is suspected."""
 MOST_SLOWED = 0.3
 """Share by which most of the slices after the kernel may exceed most of all others."""
 QUICK, SLOW = 0.4, 0.75
 """Quantiles. A machine that is busy for a while slows down some slices, a kernel that works on every one after it."""
+TRIALS = 16
+"""Slices of either kind in a trial."""
+SURE = 0.25
+"""Quantile in the place of QUICK there: three of four slices after the kernel are slower than three of four others,
+which chance makes of 16 and 16 once in some thousand trials, before they are to be slower by MOST_SLOWED."""
+MOST_NOISE = 2.0
+"""Ratio of the quantiles SLOW and SURE of the other slices above which nothing can be told."""
+Outcome = Literal["guilty", "innocent", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """Whom a kernel seems to slow down, on which shape, and by what share."""
+
+    shape: str
+    arm: str
+    slowed: float
+
+    @property
+    def words(self) -> str:
+        return f"{self.arm} takes {self.slowed:.0%} longer right after it"
 
 
 @dataclass(slots=True)
@@ -35,13 +63,31 @@ class Aftermath:
             kept.setdefault((shape, arm), []).append(seconds)
         self._last = arm
 
-    def found(self) -> tuple[str, str] | None:
-        """The shape, and in words what became of whom, where the kernel slows others down; else None."""
+    def suspicion(self) -> Suspicion | None:
+        """Who seems to be slowed down most by the kernel, or None."""
+        found: list[Suspicion] = []
         for (shape, arm), after in self._after.items():
             other = self._other.get((shape, arm), [])
-            if min(len(after), len(other)) < LEAST_SLICES:
-                continue
-            quick, slow = float(np.quantile(after, QUICK)), float(np.quantile(other, SLOW))
-            if quick > (1 + MOST_SLOWED) * slow:
-                return shape, f"{arm} takes {quick / slow - 1:.0%} longer right after it"
-        return None
+            if min(len(after), len(other)) >= LEAST_SLICES:
+                found.append(Suspicion(shape, arm, _slowed(after, other, quick=QUICK)))
+        worst = max(found, key=lambda each: each.slowed, default=None)
+        return worst if worst is not None and worst.slowed > MOST_SLOWED else None
+
+
+def tried(seconds: Callable[[bool], float], random: Random) -> tuple[Outcome, float]:
+    """Put a suspicion to a trial: what comes of it, and the share by which the kernel slows the arm down.
+
+    seconds: of a slice of the suspected arm, right after the kernel (True) or right after itself (False).
+    """
+    times: dict[bool, list[float]] = {True: [], False: []}
+    for after in random.sample([True, False] * TRIALS, k=2 * TRIALS):
+        times[after].append(seconds(after))
+    slowed = _slowed(times[True], times[False], quick=SURE)
+    if slowed > MOST_SLOWED:
+        return "guilty", slowed
+    calm = float(np.quantile(times[False], SLOW)) <= MOST_NOISE * float(np.quantile(times[False], SURE))
+    return ("innocent" if calm else "unclear"), slowed
+
+
+def _slowed(after: list[float], other: list[float], *, quick: float) -> float:
+    return float(np.quantile(after, quick)) / float(np.quantile(other, SLOW)) - 1

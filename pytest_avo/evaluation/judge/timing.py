@@ -33,7 +33,7 @@ from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
-from pytest_avo.evaluation.judge.aftermath import Aftermath
+from pytest_avo.evaluation.judge.aftermath import Aftermath, tried
 from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
@@ -124,10 +124,9 @@ class Race:
                 stopped = reason
                 break
         self._check_clocks()
-        if found := self._aftermath.found():
-            raise ArmFault(KERNEL, found[0], KernelFault("rejected", f"left work running: {found[1]}"))
+        unclear = self._aftermath_unclear(arms)
         stopped = stopped or f"all {stopping.rounds * self._plan.launches} rounds done"
-        return {shape.id: self._timing(shape, stopped, done) for shape in self._shapes}
+        return {shape.id: self._timing(shape, stopped, self._too_few(done) or unclear) for shape in self._shapes}
 
     def _rounds(
         self, arms: Mapping[str, Arm], stopping: Stopping, say: Callable[[str], None], *, before: int
@@ -150,20 +149,40 @@ class Race:
                 return reason, index + 1
         return "", stopping.rounds
 
-    def _timing(self, shape: Shape, stopped: str, done: int) -> Timing:
-        """What was measured of a shape, in `done` rounds."""
+    def _timing(self, shape: Shape, stopped: str, too_few: str) -> Timing:
+        """What was measured of a shape, and why that may be too little."""
         arms = [arm for arm in self._slices[shape.id] if arm != EMPTY]
         return Timing(
             seconds={arm: tuple(tuple(rounds) for rounds in self._seconds(shape.id, arm)) for arm in arms},
             calls=self._calls[shape.id],
             stopped=stopped,
             readings=tuple(self._readings),
-            too_few=self._too_few(done),
+            too_few=too_few,
             kinds=tuple(tuple(launch) for launch in self._kinds[shape.id]),
             costs=self._costs.get(shape.id, {}),
             eager=self._place == "cuda" and self._plan.calls == "eager",
             harness_s=median(self._empty_s(shape.id)) / self._calls[shape.id],
         )
+
+    def _aftermath_unclear(self, arms: Mapping[str, Arm]) -> str:
+        """Why nobody can say whether the kernel left work running, or ""; ArmFault where it did."""
+        suspicion = self._aftermath.suspicion()
+        if suspicion is None:
+            return ""
+        shape = next(shape for shape in self._shapes if shape.id == suspicion.shape)
+        other = suspicion.arm
+
+        def seconds(after_kernel: bool) -> float:
+            batch = self._streams[shape.id].draw(self._calls[shape.id])
+            first = KERNEL if after_kernel else other
+            self._slice(shape, first, arms[first], batch)
+            return self._slice(shape, other, arms[other], batch).seconds
+
+        outcome, slowed = tried(seconds, self._random)
+        if outcome == "guilty":
+            found = f"left work running: {other} takes {slowed:.0%} longer right after it"
+            raise ArmFault(KERNEL, shape.id, KernelFault("rejected", found))
+        return f"machine too busy to say whether it left work running ({suspicion.words})" * (outcome == "unclear")
 
     def _require_standstill(self, arms: Mapping[str, Arm]) -> None:
         """Nobody may have been at work since its last slice either."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pytest_avo.evaluation.judge.aftermath import LEAST_SLICES, Aftermath
+from random import Random
+
+from pytest_avo.evaluation.judge.aftermath import LEAST_SLICES, Aftermath, tried
 
 ORDER = ("kernel", "other", "other", "kernel")
 """Two rounds, as a race has them: the other arm right after the kernel, and right before it."""
@@ -20,17 +22,42 @@ def after(*, slowed: float, rounds: int = LEAST_SLICES, arm: str = "other", dist
     return found
 
 
-def test_an_arm_that_always_takes_longer_after_the_kernel_is_found() -> None:
-    assert after(slowed=1.5).found() == ("shape", "other takes 50% longer right after it")
+def test_an_arm_that_always_takes_longer_after_the_kernel_is_suspected() -> None:
+    found = after(slowed=1.5).suspicion()
+    assert found is not None
+    assert (found.shape, found.words) == ("shape", "other takes 50% longer right after it")
 
 
 def test_cold_caches_are_no_fault() -> None:
-    assert after(slowed=1.2).found() is None
+    assert after(slowed=1.2).suspicion() is None
 
 
 def test_a_machine_that_is_busy_for_a_while_is_no_fault() -> None:
-    assert after(slowed=1.0, rounds=20, disturbed=6).found() is None
+    assert after(slowed=1.0, rounds=20, disturbed=6).suspicion() is None
 
 
 def test_a_few_slices_say_nothing() -> None:
-    assert after(slowed=9.0, rounds=LEAST_SLICES - 1).found() is None
+    assert after(slowed=9.0, rounds=LEAST_SLICES - 1).suspicion() is None
+
+
+def trial(seed: int, *, slowed: float, noise: float) -> str:
+    """What a trial makes of an arm that takes 1 s, or `slowed` after the kernel, times up to 1 + `noise`."""
+    random = Random(seed)
+    return tried(lambda after: (slowed if after else 1.0) * (1 + noise * random.random() ** 2), random)[0]
+
+
+def test_a_trial_finds_work_that_goes_on() -> None:
+    assert {trial(seed, slowed=1.6, noise=0.2) for seed in range(100)} == {"guilty"}
+    assert {trial(seed, slowed=2.0, noise=0.5) for seed in range(100)} == {"guilty"}
+
+
+def test_a_trial_acquits_on_a_quiet_machine() -> None:
+    assert {trial(seed, slowed=1.1, noise=0.3) for seed in range(100)} == {"innocent"}
+
+
+def test_a_trial_condemns_nobody_for_what_a_busy_machine_does() -> None:
+    assert "guilty" not in {trial(seed, slowed=1.0, noise=4.0) for seed in range(2000)}
+
+
+def test_a_trial_says_when_nothing_can_be_told() -> None:
+    assert trial(0, slowed=1.0, noise=8.0) == "unclear"

@@ -11,6 +11,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Timing, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
+from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
 from pytest_avo.evaluation.judge.timing import ArmFault, Race
 from tests.evaluation.laboratory import Laboratory, kernel, shape
@@ -238,6 +239,16 @@ def test_a_process_that_has_itself_continued_is_rejected(laboratory: Laboratory)
     with pytest.raises(ArmFault, match="while it was to stand still") as error:
         race(laboratory, {KERNEL: source, BASELINE: kernel()}, TimingPlan(min_rounds=20, max_rounds=20))
     assert error.value.arm == KERNEL
+
+
+def test_a_suspicion_is_put_to_a_trial(confined: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Aftermath, "suspicion", lambda _: Suspicion(SHAPE.id, BASELINE, 0.5))
+    timing = race(confined, {KERNEL: ONCE, BASELINE: ONCE}, TimingPlan(min_rounds=5, max_rounds=5))
+    assert rounds(timing) == [5]
+    assert timing.too_few in (
+        "",
+        "machine too busy to say whether it left work running (baseline takes 50% longer right after it)",
+    )
 
 
 CLOCKS = {
