@@ -6,13 +6,16 @@ What both are drawn from can be computed, to first order, for a row with weights
 eps of the inputs' dtype, u' of single precision, in which half precision is summed; to round once errs by u / sqrt(3).
 
     scores      u^2 / 3 sum_j w_j^2 m_j^2 (v_j - o)^2
+    weights     u^2 / 3 sum_j w_j^2 v_j^2
     sums        u'^2 / 3 n [(sum_j w_j |v_j|)^2 + o^2]
     result      u^2 / 3 o^2
 
-m_j is what a score and its weight are rounded by, in units of u. Where a sum is as precise as its terms (single
-precision) each of them is rounded: |q| |k| scale sqrt(1 + head_dim / 3) bounds what they add up to. Else the score is
-rounded once, and the queries once when they are scaled beforehand. exp adds |s|, |s - max| and two units in the last
-place. Both sums over n keys, of values and of weights, may be made one term after the other.
+m_j is what a score is rounded by, in units of u. Where a sum is as precise as its terms (single precision) each of them
+is rounded: |q| |k| scale sqrt(1 + head_dim / 3) bounds what they add up to, and exp adds |s|, |s - max| and two units
+in the last place. In half precision the score is rounded once, and the queries once when they are scaled beforehand;
+weights are rounded for their product with the values alone: what divides the product was added up before, so that such
+errors of values that are much alike do not cancel. Both sums over n keys, of values and of weights, may be made one
+term after the other.
 
 Two effects are not of first order. Where score errors are large (scores of thousands in half precision) two keys change
 places: w_j stands for at most w_j exp(4 deviations of the score). And a term below half a unit in the last place of the
@@ -26,6 +29,7 @@ few independent errors: the elements of a row share one where two keys compete, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,41 +79,75 @@ def expected(inputs: Inputs, part: Part) -> Expected:
     out, size = weigh(w, v), v.abs()
     unit, sum_unit = (torch.finfo(dtype).eps / 2 for dtype in (inputs.q.dtype, torch.float32))
     rounding = _score_rounding(q * inputs.scale, k, w, is_single=inputs.q.dtype == torch.float32)
-    swapped = (w * (SWAP * unit / math.sqrt(3) * rounding.sqrt()).exp()).clamp_max(1)
-    spread = swapped.square() * rounding
-    scores = weigh(spread, v.square()) - 2 * out * weigh(spread, v) + out.square() * spread.sum(-1, keepdim=True)
-    by_scores = unit**2 / 3 * scores.clamp_min(0)
+    swapped = (w * (SWAP * unit / math.sqrt(3) * rounding.sqrt()).exp()).clamp_max(1).square()
+    through_scores, through_weights = swapped * rounding, swapped * (inputs.q.dtype != torch.float32)
+    apart, shared_scores = _apart(through_scores, v, out)
+    alike, shared_weights = _apart(through_weights, v, torch.zeros_like(out))
+    by_keys = (unit**2 / 3) * (apart + alike)
     sums = k.shape[2] * (weigh(w, size).square() + out.square())
     by_element = unit**2 / 3 * out.square() + sum_unit**2 / 3 * sums
-    variance = by_scores + by_element
-    # Of each key: how much all elements of a row err through its weight.
-    through = (spread * (v.square().sum(-1)[:, :, None, None, :] - 2 * weigh(out, v.transpose(-1, -2)))).add_(
-        spread * out.square().sum(-1, keepdim=True)
-    )
-    competing = through.sum(-1).square() / through.square().sum(-1).clamp_min(1e-300)
+    variance = by_keys + by_element
     small = w * (w < LOST * sum_unit)
     lost = weigh(small, size) + out.abs() * small.sum(-1, keepdim=True)
     return Expected(
         peak=variance.amax(-1).sqrt(),
         usual=variance.mean(-1).sqrt(),
-        independent=_independent(by_scores.mean(-1), by_element.mean(-1), competing, elements=v.shape[-1]),
+        independent=_independent(
+            by_keys.mean(-1),
+            by_element.mean(-1),
+            shared=[unit**2 / 3 * shared for shared in (shared_scores, shared_weights)],
+            competing=_competing(through_scores, through_weights, v, out),
+            elements=v.shape[-1],
+        ),
         lost=lost.amax(-1),
     )
 
 
-def _independent(
-    by_scores: torch.Tensor, by_element: torch.Tensor, competing: torch.Tensor, *, elements: int
+def _apart(through: torch.Tensor, v: torch.Tensor, middle: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """sum_j through_j (v_j - middle)^2 for every element of every row, and what of its mean all elements share.
+
+    They share what the mean of the v_j - middle makes: of values with an offset one error makes nearly all of a row's.
+    """
+    total, first = through.sum(-1, keepdim=True), weigh(through, v)
+    found = weigh(through, v.square()) - 2 * middle * first + middle.square() * total
+    shared = (first - middle * total).square() / total.clamp_min(1e-300)
+    return found.clamp_min(0), shared.mean(-1)
+
+
+def _competing(
+    through_scores: torch.Tensor, through_weights: torch.Tensor, v: torch.Tensor, out: torch.Tensor
 ) -> torch.Tensor:
-    """How many errors stand behind a mean square: of the first part as many as keys compete, at most one an element."""
-    shared = by_scores.square() * (1 / elements + 1 / competing.clamp_min(1)) + by_element.square() / elements
-    return ((by_scores + by_element).square() / shared.clamp_min(1e-300)).clamp_min(1)
+    """Through how many keys a row errs: (sum_j x_j)^2 / sum_j x_j^2 of what all elements err through each."""
+    size = v.square().sum(-1)[:, :, None, None, :]
+    apart = size - 2 * weigh(out, v.transpose(-1, -2)) + out.square().sum(-1, keepdim=True)
+    each = through_scores * apart + through_weights * size
+    return each.sum(-1).square() / each.square().sum(-1).clamp_min(1e-300)
+
+
+def _independent(
+    by_keys: torch.Tensor,
+    by_element: torch.Tensor,
+    *,
+    shared: Sequence[torch.Tensor],
+    competing: torch.Tensor,
+    elements: int,
+) -> torch.Tensor:
+    """How many errors stand behind a mean square.
+
+    One behind each part that is shared; of the rest by keys as many as compete, at most one an element.
+    """
+    rest = (by_keys - sum(shared, torch.zeros_like(by_keys))).clamp_min(0)
+    dependent = rest.square() * (1 / elements + 1 / competing.clamp_min(1)) + by_element.square() / elements
+    for part in shared:
+        dependent = dependent + part.square()
+    return ((by_keys + by_element).square() / dependent.clamp_min(1e-300)).clamp_min(1)
 
 
 def _score_rounding(q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, *, is_single: bool) -> torch.Tensor:
     """The square of m, shaped as the weights w; q is scaled."""
     scores = weigh(q, k.transpose(-1, -2))
     if not is_single:
-        return scores.square() + weigh(q.square(), k.square().transpose(-1, -2)) + 1
+        return scores.square() + weigh(q.square(), k.square().transpose(-1, -2))
     length = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, :, None, None, :]
     top = scores.masked_fill(w == 0, -torch.inf).amax(-1, keepdim=True).nan_to_num(neginf=0.0)
     summed: torch.Tensor = length.square() * (1 + q.shape[-1] / 3)

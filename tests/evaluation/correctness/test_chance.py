@@ -18,6 +18,8 @@ from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.reference import both_precisions, parts
 
 MARGIN = 0.5
+NEARLY = 0.65
+"""Where every error is as large as rounding can make it."""
 Way = Callable[[Inputs], torch.Tensor]
 
 
@@ -52,6 +54,14 @@ def scaled_for_exp2(inputs: Inputs) -> torch.Tensor:
     return (p.to(inputs.q.dtype).float() @ inputs.v.float() / total).to(inputs.q.dtype)
 
 
+def below_an_old_maximum(inputs: Inputs) -> torch.Tensor:
+    """Weights relative to a maximum that grew since: the largest is rounded too, and what all are divided by is not."""
+    scores = inputs.q.float() @ inputs.k.float().transpose(-1, -2) * inputs.scale
+    behind = 2.7 * torch.rand(*scores.shape[:-1], 1, generator=torch.Generator().manual_seed(len(inputs.q)))
+    p = (scores - scores.amax(-1, keepdim=True) + behind).exp()
+    return (p.to(inputs.q.dtype).float() @ inputs.v.float() / p.sum(-1, keepdim=True)).to(inputs.q.dtype)
+
+
 def sink_and_shifted(seed: int) -> Inputs:
     """Keys with an offset of 8, values of 3, behind a key that takes nearly all the weight: what was once rejected."""
     found = drawn("f32", "normal", "shifted", seed)
@@ -63,13 +73,21 @@ def sink_and_shifted(seed: int) -> Inputs:
 
 @pytest.mark.parametrize("way", [in_passes, by_torch, scaled_for_exp2])
 def test_sums_may_lose_what_lies_behind_a_sink(way: Way) -> None:
-    assert max(worst_share(inputs, way(inputs)) for inputs in map(sink_and_shifted, range(25))) <= MARGIN
+    assert max(worst_share(inputs, way(inputs)) for inputs in map(sink_and_shifted, range(15))) <= MARGIN
 
 
 @pytest.mark.parametrize("way", [in_passes, by_torch, scaled_for_exp2])
 def test_keys_of_nearly_the_same_large_score_may_change_places(way: Way) -> None:
-    draws = [drawn("bf16", "normal", "products", seed) for seed in range(25)]
+    draws = [drawn("bf16", "normal", "products", seed) for seed in range(15)]
     assert max(worst_share(inputs, way(inputs)) for inputs in draws) <= MARGIN
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_rounded_weights_need_not_cancel(dtype: Dtype) -> None:
+    draws = [Stream(decoding(dtype), generator(seed, "cpu")).draw(1, "sink")[0] for seed in range(12)]
+    assert max(worst_share(inputs, below_an_old_maximum(inputs)) for inputs in draws) <= NEARLY
+    draws = [drawn(dtype, "normal", "shifted", seed) for seed in range(5)]
+    assert max(worst_share(inputs, below_an_old_maximum(inputs)) for inputs in draws) <= NEARLY
 
 
 def test_a_single_row_says_enough_of_a_weak_accumulator() -> None:
