@@ -37,13 +37,26 @@ from pytest_avo.integrations.transformers import register
 
 ARMS = ("eager", "sdpa", "avo")
 STEPS = 8  # single tokens behind a prompt, in one timed slice
+COLUMNS = (
+    "model",
+    "context",
+    "batch",
+    "phase",
+    "arm",
+    "tokens_per_s",
+    "over_sdpa",
+    "attention_share",
+    "attention_over_sdpa",
+    "logit_error",
+)
 MARK = "attention of a layer"
 EAGER_LIMIT = 2**31  # bytes of scores beyond which eager is left out
 
 
 def llama(gpu: bool) -> torch.nn.Module:
     sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 8} if gpu else SMALL_LLAMA
-    heads = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128 if gpu else 64}
+    heads = {"num_attention_heads": 32 if gpu else 16, "num_key_value_heads": 8 if gpu else 4}
+    heads["head_dim"] = 128 if gpu else 64
     return LlamaForCausalLM(LlamaConfig(vocab_size=32000, max_position_embeddings=131072, **sizes, **heads))
 
 
@@ -69,7 +82,7 @@ def gemma(gpu: bool) -> torch.nn.Module:
     return Gemma3ForCausalLM(config)
 
 
-SMALL_LLAMA = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 2}
+SMALL_LLAMA = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 2}
 MODELS = {"llama": llama, "gemma": gemma}
 
 
@@ -78,19 +91,20 @@ def main() -> None:
     register()
     mark_attention()
     device = torch.device(given.device)
-    found = []
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    found: list[dict[str, Any]] = []
     for name in given.models.split(","):
         torch.manual_seed(0)
         model = MODELS[name](device.type == "cuda").eval()
         for context in map(int, given.contexts.split(",")):
-            found += measure(name, model, device, getattr(torch, given.dtype), context, given)
-    columns = ["model", "context", "batch", "phase", "arm", "tokens_per_s", "over_sdpa", "attention_share",
-               "attention_over_sdpa", "logit_error"]  # fmt: skip
-    print(tabulate([[row[key] for key in columns] for row in found], columns, floatfmt=".3g", tablefmt="github"))
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+            rows_here = measure(name, model, device, getattr(torch, given.dtype), context, given)
+            found += rows_here
+            shown = [[row[column] for column in COLUMNS] for row in rows_here]
+            print(tabulate(shown, COLUMNS, floatfmt=".3g", tablefmt="github"), flush=True)
+            if given.json:
+                document = {"where": where, "torch": torch.__version__, "dtype": given.dtype, "rows": found}
+                Path(given.json).write_text(json.dumps(document, indent=1))
     print(f"{where}, torch {torch.__version__}, {given.dtype}, medians of {given.rounds} rounds")
-    if given.json:
-        Path(given.json).write_text(json.dumps({"where": where, "torch": torch.__version__, "rows": found}, indent=1))
 
 
 def arguments() -> argparse.Namespace:

@@ -92,6 +92,10 @@ def call_with_lse(
         factor = key.head_dim**-0.5 if scale is None else float(scale)
         try:
             out, lse = kernel(q, k, v, causal=bool(causal), scale=factor, return_lse=True)
+            if lse.shape != q.shape[:3] or lse.dtype is not torch.float32:
+                raise TypeError(
+                    f"log-sum-exp: expected float32 {tuple(q.shape[:3])}, got {lse.dtype} {tuple(lse.shape)}"
+                )
         except torch.OutOfMemoryError:
             raise
         except Exception as error:

@@ -17,11 +17,13 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import KERNEL, Evaluation
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
+from pytest_avo.lineage.records import Attempt, Purpose
 from pytest_avo.lineage.view import View, runs
 
 SHIPPED = PACKAGE / "kernels" / "measured.csv"
 TORCH = ("torch-sdpa", "fa2")
 """The peer that is torch's own choice: on a CPU by that name; on a GPU its default is FlashAttention-2."""
+PURPOSES: tuple[Purpose, ...] = ("confirm", "screen")
 COLUMNS = ("kernel", "device", "date", "shape", "median_us", "ratio", "low")
 _ID = re.compile(
     r"b(?P<batch>\d+)-h(?P<heads_q>\d+)(kv(?P<heads_kv>\d+))?-q(?P<seqlen_q>\d+)-k(?P<seqlen_kv>\d+)"
@@ -98,21 +100,28 @@ def _of_results(results: list[dict[str, Any]], date: str) -> Iterator[Measuremen
 
 
 def of_lineage(path: Path) -> tuple[Measurement, ...]:
-    """What the runs of a lineage measured of the kernels that they promoted, and of their seeds."""
+    """What the runs of a lineage measured beside torch of the kernels that they promoted, and of their seeds."""
     found: list[Measurement] = []
     for run in runs(path):
         with View(path, run.id) as view:
+            outcomes = view.outcomes()
             for attempt in view.attempts():
-                outcome = view.outcome(attempt.id)
-                if outcome is None or outcome.status not in ("promoted", "seed"):
-                    continue
-                stored = view.evaluations(attempt.id, "confirm") or view.evaluations(attempt.id, "screen")
-                for each in stored:
-                    shape, figures = shape_of(each.evaluation.shape), _of_evaluation(each.evaluation)
-                    if each.digest == attempt.digest and shape is not None and figures is not None:
-                        names = run.kernel, attempt.digest, run.fingerprint.device, attempt.created[:10]
-                        found.append(Measurement(*names, shape, *figures))
+                if attempt.id in outcomes and outcomes[attempt.id].status in ("promoted", "seed"):
+                    found += _of_attempt(view, attempt)
     return tuple(found)
+
+
+def _of_attempt(view: View, attempt: Attempt) -> Iterator[Measurement]:
+    """Its confirmation's rows where torch was timed in it, else its screening's."""
+    done: set[str] = set()
+    for purpose in PURPOSES:
+        for stored in view.evaluations(attempt.id, purpose):
+            id_ = stored.evaluation.shape
+            shape, figures = shape_of(id_), _of_evaluation(stored.evaluation)
+            if id_ not in done and shape is not None and figures is not None:
+                done.add(id_)
+                device = stored.evaluation.device or view.run.fingerprint.device
+                yield Measurement(view.run.kernel, attempt.digest, device, attempt.created[:10], shape, *figures)
 
 
 def _of_evaluation(evaluation: Evaluation) -> tuple[float, float, float] | None:

@@ -8,14 +8,21 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.evaluation import Evaluation, Timing
+from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.kernels import attention, use, why
 from pytest_avo.kernels.choice import distance
 from pytest_avo.kernels.measured import SHIPPED, shape_of
+from pytest_avo.kernels.tensors import place
+from pytest_avo.lineage.records import AttemptOutcome
+from pytest_avo.lineage.store import Store
 from tests import ROOT
 from tests.kernels.measured_folder import forgotten, results, used
 
@@ -31,6 +38,23 @@ def attention(q, k, v, *, causal, scale):
 """
 
 
+LSE = """
+import pathlib, torch
+
+AVO = {"target": "cpu", "shapes": ["smoke"], "lse": True}
+
+
+def attention(q, k, v, *, causal, scale, return_lse=False):
+    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    scores = q @ k.mT * scale
+    lse = scores.logsumexp(dim=-1, keepdim=True)[..., 0]
+    if return_lse:
+        asked = pathlib.Path(__file__).parents[1] / "asked"
+        asked.write_text((asked.read_text() if asked.exists() else "") + pathlib.Path(__file__).stem)
+    return (scores.softmax(dim=-1) @ v, lse) if return_lse else scores.softmax(dim=-1) @ v
+"""
+
+
 def call() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return torch.randn(1, 4, 1, 48), torch.randn(1, 2, 64, 48), torch.randn(1, 2, 64, 48)
 
@@ -38,6 +62,10 @@ def call() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def answered() -> set[float]:
     """What the call's answer consists of: each kernel here has a value of its own."""
     return set(attention(*call()).flatten().tolist())
+
+
+def by_torch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
 def kernel(value: str) -> str:
@@ -104,6 +132,47 @@ def test_a_refusal_is_kept_and_a_failure_is_told(tmp_path: Path) -> None:
             assert {"refusal": "bad.py: refused: odd", "failure": "bad.py: failed: ZeroDivisionError: oh"}[name] in str(
                 why(q, k, v)
             )
+
+
+def test_a_lineage_speaks_for_the_text_that_it_measured(tmp_path: Path) -> None:
+    fast, edited = kernel("1.0"), kernel("2.0")
+    with Store.open(tmp_path / ".avo" / "lineage.sqlite3") as store:
+        machine = fingerprint(target="cpu", device=place(torch.device("cpu"))[1], units=2)
+        run = store.start_run(kernel="kernels/one.py", target="cpu", operator="tuner", seed=1, shapes=(SHAPE,),
+                              fingerprint=machine, settings={})  # fmt: skip
+        attempt = store.add_attempt(run=run.id, generation=0, member=0, parent=None, source=fast, operator="seed",
+                                    hypothesis="", predicted={})  # fmt: skip
+        rounds: dict[str, tuple[tuple[float, ...], ...]] = {"kernel": ((1e-3,) * 8,), "torch-sdpa": ((3e-3,) * 8,)}
+        evaluation = Evaluation(SHAPE, "ok", timing=Timing(rounds, calls=1, stopped=""))
+        store.add_evaluations(attempt.id, "screen", [evaluation])
+        store.add_outcome(AttemptOutcome(attempt.id, "seed"))
+    with used(tmp_path, one="# avo: digest=0 a provenance line is no change\n" + fast, two=edited) as folder:
+        assert use(folder) == 1
+        assert answered() == {1.0}
+        assert "3.00x torch" in str(why(*call()))
+        (folder / "one.py").write_text(edited)
+        assert use(folder) == 0
+        assert why(*call()).path is None
+
+
+def test_gradients_come_from_the_log_sum_exp_of_a_kernel_that_claims_it(tmp_path: Path) -> None:
+    shape = "b1-h4kv2-q1-k64-d48-full-f32"
+    with used(tmp_path, lse=LSE, wrong=LSE.replace("lse = ", "lse = 0 * ").replace("[..., 0]", "")) as folder:
+        for name in ("lse", "wrong"):
+            use(folder, results=[record(tmp_path, {f"kernels/{name}.py": [shape]})])
+            found = []
+            for attend in (attention, by_torch):
+                torch.manual_seed(0)
+                q, k, v = (x.requires_grad_() for x in call())
+                if name == "wrong" and attend is attention:
+                    with pytest.warns(RuntimeWarning, match="log-sum-exp: expected float32"):
+                        out: Any = attend(q, k, v)
+                else:
+                    out = attend(q, k, v)
+                out.square().sum().backward()
+                found.append((q.grad, k.grad, v.grad))
+            torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=1e-5)
+    assert (tmp_path / "asked").read_text() == "lsewrong"
 
 
 def test_other_devices_count_where_this_one_was_not_measured(tmp_path: Path) -> None:
