@@ -141,7 +141,9 @@ class RunHooks:
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         self.run.close()
         if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-            self.run.leave()
+            from pytest_avo.session.outputs import leave
+
+            session.exitstatus = leave(self.run.leave, session)
 
 
 class BenchHooks:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.errors import InvalidInput
 from pytest_avo.lineage.view import View
 from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.report.files.annotations import commands
@@ -20,10 +21,26 @@ PAGE = "html"
 
 
 def write_files(found: Results, paths: Mapping[str, Path]) -> None:
-    """Write a file of each format that has a path; InvalidInput where one cannot be written."""
+    """Write a file of each format that has a path; InvalidInput in the end for those that cannot be written."""
     of = {each.name: each for each in FORMATS}
+    failed = []
     for name, path in paths.items():
-        write_atomically(path, of[name].text(found))
+        try:
+            write_atomically(path, of[name].text(found))
+        except InvalidInput as error:
+            failed.append(str(error))
+    if failed:
+        raise InvalidInput("; ".join(failed))
+
+
+def leave(write: Callable[[], None], session: pytest.Session) -> int:
+    """Have a run write what outlives it; the exit status: of a run that went well, 3 where a disk is full, say."""
+    try:
+        write()
+    except (InvalidInput, OSError) as error:
+        print_apart(session.config, f"ERROR: {error}")
+        return int(session.exitstatus) or pytest.ExitCode.INTERNAL_ERROR
+    return int(session.exitstatus)
 
 
 def write_run_page(view: View, path: Path) -> None:

@@ -179,18 +179,25 @@ def test_a_word_that_is_neither_target_nor_path_is_a_usage_error(project: Projec
     project.refuses("--avo-compile: expected one of sm90, or a path, got 'sm75'", "--avo-compile", "sm75")
 
 
-def test_items_are_skipped_by_a_marker_as_any_tests(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As conftest.py and other plugins (pytest-benchmark's --benchmark-only) do; it says where the item is."""
+def test_items_are_skipped_by_a_marker_and_reported_as_xml_whatever_the_file_is_called(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """conftest.py and other plugins (pytest-benchmark's --benchmark-only) skip so; it says where the item is."""
     monkeypatch.setattr(compilation, "compiled_records", compiled_at_once)
-    project.kernel("one.py", GOOD.replace("cpu", "sm90") + "\nREGISTERS = 168")
+    path = project.kernel(os.fsdecode(b"na\xefve.py"), GOOD.replace("cpu", "sm90") + "\nREGISTERS = 168")
     project.pytester.makeconftest(
         "import pytest\n"
         "def pytest_collection_modifyitems(items):\n"
         "    items[0].add_marker(pytest.mark.skip(reason='not today'))\n"
     )
-    result = project.pytester.runpytest_inprocess("--avo-compile", "kernels/one.py", "-rs", "-p", "no:cacheprovider")
+    result = project.pytester.runpytest_inprocess(
+        "--avo-compile", str(path), "-rs", "-p", "no:cacheprovider", "--junitxml", "j.xml"
+    )
     result.assert_outcomes(passed=1, skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED [[]1] kernels/one.py*: not today"])
+    result.stdout.fnmatch_lines(
+        ["kernels/na\\xefve.py: distinct launches 1", "SKIPPED [[]1] kernels/na*ve.py*: not today"]
+    )
+    assert "na\\xefve" in (project.path / "j.xml").read_text(encoding="utf-8")
 
 
 def test_xdist_is_not_given_names_that_it_cannot_send(project: Project) -> None:

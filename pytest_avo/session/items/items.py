@@ -20,6 +20,7 @@ from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.text import quoted
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.session.items.carried import ROW
+from pytest_avo.session.items.kernel_file import file_of
 from pytest_avo.session.items.unmeasured import attach_unmeasured, fail
 from pytest_avo.session.selection import Selection
 
@@ -54,7 +55,7 @@ class KernelFile(pytest.File):
     @classmethod
     def under(cls, parent: pytest.Collector, *, path: Path, rules: ItemRules, prefix: str = "") -> KernelFile:
         """The file at `path`, its items judged by `rules`; their names begin with `prefix`."""
-        file: KernelFile = cls.from_parent(parent, path=path)
+        file = file_of(cls, parent, path)
         file.rules = rules
         file.prefix = prefix
         return file

@@ -11,6 +11,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.report.results import Unmeasured
 from pytest_avo.session.items.carried import UNMEASURED
+from pytest_avo.session.items.kernel_file import file_of
 
 KEY: pytest.StashKey[Unmeasured] = pytest.StashKey()
 
@@ -22,7 +23,7 @@ class MistakenFile(pytest.File):
 
     @classmethod
     def under(cls, parent: pytest.Collector, *, path: Path, reason: str) -> MistakenFile:
-        file: MistakenFile = cls.from_parent(parent, path=path)
+        file = file_of(cls, parent, path)
         file.reason = reason
         return file
 

@@ -23,6 +23,7 @@ from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.meeting import confinement
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.items.carried import Carried
+from pytest_avo.session.items.kernel_file import file_of
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
@@ -98,7 +99,7 @@ class Compilation(KernelRun):
         self._items: list[CompiledItem] = []
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
-        file: CompileFile = CompileFile.from_parent(parent, path=path)
+        file = file_of(CompileFile, parent, path)
         file.compilation = self
         return file
 

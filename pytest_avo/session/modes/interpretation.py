@@ -13,6 +13,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.interpret import Interpreter, Refused, check
 from pytest_avo.run.meeting import confinement
 from pytest_avo.run.settings import Settings
+from pytest_avo.session.items.kernel_file import file_of
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
@@ -80,7 +81,7 @@ class Interpretation(KernelRun):
         self.selection = Selection(config, settings)
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
-        file: InterpretFile = InterpretFile.from_parent(parent, path=path)
+        file = file_of(InterpretFile, parent, path)
         file.interpretation = self
         return file
 

@@ -25,6 +25,7 @@ from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.session.header import header
 from pytest_avo.session.items.carried import Carried
+from pytest_avo.session.items.kernel_file import file_of
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
@@ -142,7 +143,7 @@ class SelfTest(KernelRun):
         return self._traps
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
-        file: CheatFile = CheatFile.from_parent(parent, path=path)
+        file = file_of(CheatFile, parent, path)
         file.selftest = self
         return file
 
