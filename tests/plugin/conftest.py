@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: F401 - pytester forgets what a test imports, and numpy cannot be imported twice
 import pytest
 
+# pytester forgets what a test imports: what runs in this process need is imported before. (numpy cannot be twice.)
+import tests.plugin.scripted_pool  # noqa: F401
 from tests import ROOT
 
 SUITE = """
@@ -115,6 +119,10 @@ PLUGINS = ("-p", "no:cacheprovider")
 """What runs inside tests load, or not, beside what `quick` says."""
 
 
+SCRIPTED_PLUGINS = (*PLUGINS, "-p", "tests.plugin.scripted_pool")
+"""The same where evaluations are scripted."""
+
+
 def quick(environment: Mapping[str, str]) -> dict[str, str]:
     """An environment in which pytest loads this plugin and xdist alone.
 
@@ -147,11 +155,33 @@ class Project:
         (self.path / "scripted.py").write_text(SCRIPTED)
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        """Run pytest in a process of its own, as a user does."""
+        """Run pytest in a process of its own, as a user does; where evaluations are scripted, in this one.
+
+        To start a process and import everything takes longer than such a run, and workers of xdist need one.
+        """
         with pytest.MonkeyPatch.context() as patch:
             for name, value in quick({}).items():
                 patch.setenv(name, value)
+            if self.plugins == SCRIPTED_PLUGINS and "-n" not in arguments:
+                # pytest says of plugins that are imported already that it cannot rewrite them.
+                patch.setenv("PYTEST_ADDOPTS", "-W ignore::pytest.PytestAssertRewriteWarning", prepend=" ")
+                return self._run_here(*arguments)
             return self.pytester.runpytest_subprocess(*self.plugins, *arguments, timeout=300)
+
+    def _run_here(self, *arguments: str) -> pytest.RunResult:
+        """Run pytest in this process; unlike pytester it keeps what is imported, but for the project's own modules."""
+        out, err, start, path = io.StringIO(), io.StringIO(), time.monotonic(), list(sys.path)
+        sys.path.insert(0, str(self.path))
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                ret = pytest.main([*self.plugins, *arguments])
+        finally:
+            sys.path[:] = path
+            for name, module in list(sys.modules.items()):
+                if str(getattr(module, "__file__", None) or "").startswith(str(self.path)):
+                    del sys.modules[name]
+        outlines, errlines = out.getvalue().splitlines(), err.getvalue().splitlines()
+        return pytest.RunResult(ret, outlines, errlines, time.monotonic() - start)
 
     def refuses(self, message: str, *arguments: str) -> None:
         """A run begins with this usage error (a pattern): of its options, its files or its paths; in this process."""
@@ -249,7 +279,7 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cach
 @pytest.fixture
 def scripted(project: Project) -> Project:
     """Evaluations in the project's runs are scripted: for tests of what becomes of them."""
-    project.plugins = (*PLUGINS, "-p", "tests.plugin.scripted_pool")
+    project.plugins = SCRIPTED_PLUGINS
     return project
 
 

@@ -19,6 +19,7 @@ from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Eval
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.evaluator import Work
+from pytest_avo.evaluation.pool.pool import Pool
 from pytest_avo.run import meeting
 
 PEER_S = 5e-4
@@ -63,9 +64,13 @@ def evaluation_of(request: EvaluationRequest, shape: Shape) -> Evaluation:
 class ScriptedPool:
     """In the place of the pool of workers."""
 
+    layers: bool | None = None
+    """Whether the last one was to confine kernels."""
+
     def __init__(
         self, specs: Sequence[str], *, layers: bool, first_device: int = 0, kind: Fingerprint | None = None
     ) -> None:
+        ScriptedPool.layers = layers
         self._specs = specs
         self._count = 0
 
@@ -97,4 +102,9 @@ class ScriptedPool:
     def close(self) -> None: ...
 
 
-meeting.Pool = ScriptedPool  # type: ignore[assignment, attr-defined]
+def pytest_configure() -> None:
+    meeting.Pool = ScriptedPool  # type: ignore[assignment, attr-defined]
+
+
+def pytest_unconfigure() -> None:
+    meeting.Pool = Pool  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ import pytest
 from tests.plugin.conftest import GOOD, SHAPES, SLOW, WRONG, Project
 
 
+@pytest.mark.usefixtures("scripted")
 def test_collects_an_item_per_kernel_and_claimed_shape(project: Project) -> None:
     project.kernel("good.py", GOOD)
     project.kernel("conftest.py", "")
@@ -19,6 +20,7 @@ def test_collects_an_item_per_kernel_and_claimed_shape(project: Project) -> None
     assert result.ret == 0
 
 
+@pytest.mark.usefixtures("scripted")
 def test_ids_are_selected_by_node_id_and_keyword(project: Project) -> None:
     project.kernel("good.py", GOOD)
     by_id = project.run("--avo-bench", "--co", "-q", f"kernels/good.py::{SHAPES[1]}")
@@ -28,6 +30,7 @@ def test_ids_are_selected_by_node_id_and_keyword(project: Project) -> None:
     assert by_keyword.outlines[0] == f"kernels/good.py::{SHAPES[0]}"
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_right_kernel_passes_and_a_wrong_one_fails_with_its_reason(project: Project) -> None:
     project.kernel("good.py", GOOD)
     project.kernel("wrong.py", WRONG)
@@ -72,8 +75,9 @@ def test_every_way_to_fail_has_its_own_verdict_and_harms_nothing_else(project: P
     for name, text in body.items():
         project.kernel(f"{name}.py", f"{head}def attention(q, k, v, *, causal, scale):\n    {text}\n")
     project.kernel("syntax.py", "AVO = {'target': 'cpu', 'shapes': ['tiny']}\ndef attention(:\n")
+    project.kernel("wrong.py", WRONG)
     project.kernel("zz_good.py", GOOD)
-    files = [f"kernels/{name}.py" for name in (*body, "syntax", "zz_good")]
+    files = [f"kernels/{name}.py" for name in (*body, "syntax", "wrong", "zz_good")]
     result = project.run(
         "--avo-bench", *files, "--avo-limits", "build=2,check=2,time=5", "--avo-max-rounds", "3", "-k",
         SHAPES[0], "--avo-json", "out.json", "--avo-shapes", "tiny",
@@ -93,9 +97,15 @@ def test_every_way_to_fail_has_its_own_verdict_and_harms_nothing_else(project: P
     assert "ValueError: no idea" in reasons["raises.py"][1]
     assert reasons["syntax.py"][0] == "crashed"
     assert "syntax error" in reasons["syntax.py"][1]
+    assert reasons["wrong.py"][0] == "incorrect"
+    assert " > limit " in reasons["wrong.py"][1]
     assert reasons["zz_good.py"][0] == "correct"
+    good = project.json()["avo"]["results"][-1]
+    assert good["median_us"] > 0
+    assert good["peers"]["torch-sdpa"]["ratio"] > 0
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_file_that_does_not_parse_is_one_failing_item(project: Project) -> None:
     project.kernel("syntax.py", "def attention(:\n")
     result = project.run("--avo-bench", "kernels/syntax.py")
@@ -103,6 +113,7 @@ def test_a_file_that_does_not_parse_is_one_failing_item(project: Project) -> Non
     result.stdout.fnmatch_lines(["*crashed: syntax error*line 1*"])
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_kernel_for_another_machine_is_skipped_with_the_reason(project: Project) -> None:
     project.kernel("hopper.py", GOOD.replace('"cpu"', '"sm90"'))
     result = project.run("--avo-bench", "kernels/hopper.py", "-rs", "--avo-json", "out.json")
@@ -127,6 +138,7 @@ def test_a_wrong_declaration_is_a_usage_error(project: Project, source: str, mes
     project.refuses(message, "--avo-bench", "kernels/bad.py")
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_folder_without_kernels_collects_nothing(project: Project) -> None:
     (project.path / "empty").mkdir()
     assert project.run("--avo-bench", "empty").ret == pytest.ExitCode.NO_TESTS_COLLECTED
@@ -167,12 +179,14 @@ def test_bench_and_evolve_exclude_each_other(project: Project) -> None:
     project.refuses("--avo-bench and --avo-evolve: expected one of them", "--avo-bench", "--avo-evolve")
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_kernel_is_never_imported_by_pytest(project: Project) -> None:
     project.kernel("good.py", f"open('imported', 'w').close()\n{SLOW}")
     project.run("--avo-bench", "kernels/good.py", "--co")
     assert not (project.path / "imported").exists()
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_mistake_in_one_file_is_reported_there_and_hides_no_other(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

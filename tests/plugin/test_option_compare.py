@@ -19,10 +19,14 @@ def committed(project: Project) -> Project:
     return project
 
 
-def test_says_what_is_slower_and_skips_what_is_unchanged(committed: Project) -> None:
-    committed.kernel("slow.py", repeated(400))
-    result = committed.compare("-v", "-rs")
-    result.assert_outcomes(passed=2, skipped=2)
+def test_says_what_is_slower_or_has_no_baseline_and_skips_what_is_unchanged(project: Project) -> None:
+    project.kernel("broken.py", GOOD.replace("import torch", "raise OSError"))
+    project.kernel("good.py", GOOD)
+    project.commit()
+    project.kernel("broken.py", GOOD)
+    project.kernel("slow.py", repeated(400))
+    result = project.compare("-v", "-rs")
+    result.assert_outcomes(passed=4, skipped=2)
     assert result.ret == 0, "without --avo-compare-fail it only reports"
     result.stdout.fnmatch_lines(
         [
@@ -34,6 +38,7 @@ def test_says_what_is_slower_and_skips_what_is_unchanged(committed: Project) -> 
             "SKIPPED [[]2[]] *: unchanged since git:main",
         ]
     )
+    result.stdout.fnmatch_lines([f"no baseline  {SHAPES[0]}: git:main fails here: *OSError*"])
 
 
 @pytest.mark.usefixtures("scripted")
@@ -44,19 +49,11 @@ def test_an_unchanged_kernel_is_measured_when_the_user_names_it(committed: Proje
     assert set(committed.json()["avo"]["geomean"]) == {"baseline"}
 
 
+@pytest.mark.usefixtures("scripted")
 def test_everything_unchanged_is_a_run_without_failures(committed: Project) -> None:
     result = committed.compare("--avo-compare-fail", "3%")
     result.assert_outcomes(skipped=4)
     assert result.ret == 0
-
-
-def test_a_baseline_that_fails_does_not_fail_the_kernel(project: Project) -> None:
-    project.kernel("slow.py", GOOD.replace("import torch", "raise OSError"))
-    project.commit()
-    project.kernel("slow.py", GOOD)
-    result = project.compare()
-    result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines([f"no baseline  {SHAPES[0]}: git:main fails here: *OSError*"])
 
 
 @pytest.mark.parametrize(

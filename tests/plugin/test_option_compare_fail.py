@@ -14,7 +14,6 @@ REPORTING = [
     ["-q"],
     ["-v"],
     ["--no-summary"],
-    ["-n", "2"],
     ["--junitxml=junit.xml"],
     ["-p", "no:terminal"],
     ["-q", "-n", "2", "--no-summary", "--junitxml=junit.xml"],
@@ -44,6 +43,7 @@ def test_an_unchanged_kernel_is_exit_status_0(project: Project, reporting: list[
     assert project.compare("kernels/slow.py", *ONE, "-k", SHAPES[0], *reporting).ret == 0
 
 
+@pytest.mark.usefixtures("scripted")
 def test_the_failing_item_has_a_short_reason_and_no_frames(slowed: Project) -> None:
     result = slowed.compare(*ONE, "--junitxml=junit.xml", "-k", SHAPES[0])
     result.assert_outcomes(failed=1)

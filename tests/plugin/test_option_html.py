@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.plugin.conftest import GOOD, SHAPES, SLOW, WRONG, Project
 
+pytestmark = pytest.mark.usefixtures("scripted")
 ROUNDS = ("--avo-max-rounds", "3")
 
 

@@ -10,6 +10,7 @@ import pytest
 from tests.plugin.conftest import GOOD, SHAPES, WRONG, Project
 
 
+@pytest.mark.usefixtures("scripted")
 def test_has_every_item_and_the_geomean(project: Project) -> None:
     project.kernel("good.py", GOOD)
     project.kernel("wrong.py", WRONG)

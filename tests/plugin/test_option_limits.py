@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.plugin.conftest import SHAPES, SLOW, Project
+from tests.plugin.scripted_pool import ScriptedPool
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,7 @@ def test_a_bare_evolve_without_the_ini_key_says_what_to_do(project: Project) -> 
     project.refuses("--avo-evolve: expected a kernel file, or a line 'cpu: PATH' in the ini key*", "--avo-evolve")
 
 
+@pytest.mark.usefixtures("scripted")
 def test_ini_gives_defaults_and_the_command_line_wins(project: Project) -> None:
     project.pytester.makeini("[pytest]\navo_peers = none\navo_shapes = nosuch\navo_kernels = other\n")
     (project.path / "other").mkdir()
@@ -48,7 +50,9 @@ def test_a_peer_is_left_out_with_none(project: Project) -> None:
     assert [row["peers"] for row in project.json()["avo"]["results"]] == [{}, {}]
 
 
+@pytest.mark.usefixtures("scripted")
 def test_the_sandbox_can_be_left_off_and_the_header_says_so(project: Project) -> None:
     result = project.run("--avo-bench", "--avo-sandbox", "off", "--avo-max-rounds", "3", "--avo-peers", "none")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["avo: * sandbox off; *)"])
+    assert ScriptedPool.layers is False, "the pool was asked for none"

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import msgspec
@@ -11,8 +10,10 @@ import pytest
 
 from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError
 from tests import ROOT
+from tests.warm import run_module
 
 SM90 = ROOT / "kernels" / "sm90"
+COMPILE = "pytest_avo.evaluation.diagnosis.compile"
 
 COPY = """
 import torch
@@ -81,10 +82,10 @@ def shape(**changes: Any) -> dict[str, Any]:
     return base | changes
 
 
-def run(kernel: Path, shapes: str, cache: Path) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.compile", str(kernel), "--target", "sm90"]
+def run(kernel: Path, shapes: str, cache: Path) -> CompletedProcess[bytes]:
     environment = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(cache)}
-    return subprocess.run([*command, "--shapes-json", "-"], input=shapes.encode(), capture_output=True, env=environment)
+    arguments = [str(kernel), "--target", "sm90", "--shapes-json", "-"]
+    return run_module(COMPILE, arguments, stdin=shapes.encode(), environment=environment)
 
 
 def compiled(kernel: Path, shapes: list[dict[str, Any]], cache: Path) -> list[Record]:
@@ -165,13 +166,6 @@ def test_a_refused_launch_is_told_from_another_that_needs_as_much(tmp_path: Path
     assert isinstance(tried, LaunchReport)
     assert (tried.kernel, tried.num_warps, tried.tried) == ("fallback", 2, True)
     assert again == msgspec.structs.replace(first, shape=2)
-
-
-def test_the_gluon_kernel_uses_wgmma_without_spills(tmp_path: Path) -> None:
-    (launch,) = launches(compiled(SM90 / "mha.py", [shape(head_dim=64, causal=True)], tmp_path / "cache"))
-
-    assert launch.wgmma_count >= 64
-    assert launch.failures == ()
 
 
 @pytest.mark.parametrize(

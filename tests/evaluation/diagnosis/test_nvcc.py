@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import msgspec
@@ -14,8 +12,9 @@ import pytest
 
 from pytest_avo.evaluation.diagnosis.compile import LaunchReport, Record, ShapeError, ShapeUnknown
 from pytest_avo.evaluation.diagnosis.nvcc import functions, plain_name
+from tests.warm import run_module
 
-from .test_compile import shape
+from .test_compile import COMPILE, shape
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 KERNEL = r'''
@@ -81,11 +80,9 @@ def compiled(source: str, folder: Path, *shapes: dict[str, object], path: str = 
     kernel.write_text(source)
     scratch = folder / "scratch"
     scratch.mkdir()
-    command = [sys.executable, "-m", "pytest_avo.evaluation.diagnosis.compile", str(kernel), "--target", "sm90"]
     environment = {"PATH": path or os.environ["PATH"], "TMPDIR": str(scratch), "TRITON_CACHE_DIR": str(scratch)}
-    finished = subprocess.run(
-        [*command, "--shapes-json", "-"], input=json.dumps(shapes).encode(), capture_output=True, env=environment
-    )
+    arguments = [str(kernel), "--target", "sm90", "--shapes-json", "-"]
+    finished = run_module(COMPILE, arguments, stdin=json.dumps(shapes).encode(), environment=environment)
     assert finished.returncode == 0, finished.stderr.decode()
     return [msgspec.json.decode(line, type=Record) for line in finished.stdout.splitlines()]
 
