@@ -6,8 +6,6 @@ import importlib.util
 import os
 import random
 import re
-import subprocess
-import sys
 import tempfile
 import tomllib
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from tests import ROOT
+from tests import ROOT, warm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,8 +60,12 @@ EDGES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def build_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep compiled kernels of this module out of the machine's own temporary directory."""
-    directory = tmp_path_factory.mktemp("builds")
+    """Keep compiled kernels of this module in a directory of their own, which workers of xdist share."""
+    directory = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        directory = directory.parent
+    directory = directory / "builds"
+    directory.mkdir(exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(directory))
         yield directory
@@ -236,18 +238,18 @@ def test_decode_is_right_with_other_tunables(tmp_path: Path, values: dict[str, o
         check(kernel, *inputs(case), causal=case.causal, scale=case.head_dim**-0.5)
 
 
+def build_and_call(path: Path, folder: Path) -> None:
+    """What each of two processes does."""
+    tempfile.tempdir = str(folder)
+    one = torch.ones(1, 1, 1, 64)
+    assert load(path).attention(one, one, one, causal=True, scale=1.0).eq(1).all()
+
+
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
-    script = f"""
-import importlib.util, torch
-spec = importlib.util.spec_from_file_location("kernel", {str(ROOT / "kernels/cpu/decode.py")!r})
-kernel = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(kernel)
-one = torch.ones(1, 1, 1, 64)
-assert kernel.attention(one, one, one, causal=True, scale=1.0).eq(1).all()
-"""
-    environment = {"TMPDIR": str(tmp_path), "PATH": "/usr/local/bin:/usr/bin:/bin"}
-    runs = [subprocess.Popen([sys.executable, "-c", script], env=environment) for _ in range(2)]
-    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    runs = [warm.start(build_and_call, ROOT / "kernels/cpu/decode.py", tmp_path) for _ in range(2)]
+    for run in runs:
+        run.join(timeout=60)
+    assert [run.exitcode for run in runs] == [0, 0]
     (folder,) = tmp_path.iterdir()
     assert [path.suffixes for path in folder.iterdir()] == [[".so"]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,8 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.diagnosis.profile import by_name, counters, profile, table
+from pytest_avo.evaluation.diagnosis.child import Child
+from pytest_avo.evaluation.diagnosis.profile import _perf, by_name, counters, profile, table
 
 SHAPE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="f32")
 SOFTMAX = """
@@ -29,6 +29,11 @@ def made(source: str) -> Kernel:
     return Kernel(path=Path("kernel.py"), source=source, claim=None, tunables=(), fault="")
 
 
+def ended() -> Child:
+    """A process that ends at once: what perf is asked of it, and what perf says, is the same."""
+    return Child("compile", made(""), confined=False, arguments=["--no-such-option"])
+
+
 def test_operations_by_their_own_time() -> None:
     found = profile(made(SOFTMAX), SHAPE, confined=True)
     head, *rows = found.splitlines()
@@ -41,10 +46,10 @@ def test_operations_by_their_own_time() -> None:
 
 
 def test_without_perf_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "sh").symlink_to(shutil.which("sh") or "")
     monkeypatch.setenv("PATH", str(tmp_path))
-    found = profile(made(SOFTMAX), SHAPE, confined=True)
-    assert found.endswith("perf: not on this machine, so the time inside compiled code is not divided further")
+    with ended() as child:
+        found = _perf(child)
+    assert found == "perf: not on this machine, so the time inside compiled code is not divided further"
 
 
 def test_a_perf_that_is_forbidden_gives_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -52,22 +57,22 @@ def test_a_perf_that_is_forbidden_gives_its_reason(monkeypatch: pytest.MonkeyPat
     perf.write_text("#!/bin/sh\necho 'Error: No permission to enable cpu-clock event.' >&2\nexit 255\n")
     perf.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    found = profile(made(SOFTMAX), SHAPE, confined=True)
+    with ended() as child:
+        found = _perf(child)
     assert "perf: Error: No permission to enable cpu-clock event. (kernel.perf_event_paranoid may forbid it)" in found
 
 
-def test_what_a_kernel_raises_is_the_reason() -> None:
-    with pytest.raises(EvaluatorError, match=r"^kernel\.py: no profile: TypeError: no such thing$"):
-        profile(
-            made("def attention(q, k, v, *, causal, scale):\n    raise TypeError('no such thing')\n"),
-            SHAPE,
-            confined=True,
-        )
-
-
-def test_it_is_confined(tmp_path: Path) -> None:
-    source = f"open({str(tmp_path / 'escaped')!r}, 'w')\n{SOFTMAX}"
-    with pytest.raises(EvaluatorError, match="Read-only file system"):
+def test_what_a_kernel_raises_is_the_reason_and_it_is_confined(tmp_path: Path) -> None:
+    source = f"""
+def attention(q, k, v, *, causal, scale):
+    try:
+        open({str(tmp_path / "escaped")!r}, 'w')
+    except OSError as error:
+        raise TypeError(f'no such thing: {{error.strerror}}')
+"""
+    with pytest.raises(
+        EvaluatorError, match=r"^kernel\.py: no profile: TypeError: no such thing: Read-only file system$"
+    ):
         profile(made(source), SHAPE, confined=True)
 
 
