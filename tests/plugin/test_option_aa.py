@@ -17,11 +17,11 @@ def floor_of(project: Project) -> float:
 
 def test_a_kernel_beside_itself_gives_the_floor_of_later_runs(project: Project) -> None:
     project.kernel("good.py", GOOD)
-    result = project.run("--avo-aa", "kernels/good.py", "--avo-max-rounds", "5", "-k", SHAPES[1])
+    result = project.run("--avo-aa", "kernels/good.py", "--avo-max-rounds", "6", "-k", SHAPES[1])
     result.assert_outcomes(passed=1)
     result.stdout.fnmatch_lines(["avo: * (aa; * peers none; *; noise floor 1.0% assumed)"])
     shown = [line for line in result.outlines if line.startswith("kernels/good.py::")]
-    assert [line.split()[:3] for line in shown] == [[f"kernels/good.py::{SHAPES[1]}", "3", "5"]]
+    assert [line.split()[:3] for line in shown] == [[f"kernels/good.py::{SHAPES[1]}", "3", "6"]]
     line = next(line for line in result.outlines if line.startswith("noise floor"))
     assert re.match(r"noise floor \d+\.\d\d% from 1 comparison on .*, fingerprint [0-9a-f]{12}", line)
     later = project.run("--avo-bench", "kernels/good.py", "--avo-peers", "none", "--co")

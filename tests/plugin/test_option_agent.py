@@ -106,7 +106,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             "generation 2: failed  3 answers in a row without a tool call",
             "kernels/slow.py: 2 attempts · 1 commit · best *",
             "not committed: 1 failed",
-            "took: * 10 evaluations",
+            "took: * 10 evaluations*",
             "evaluator: * build * check * timing *",
             "ledger * spent * limit",
             "attempts begun *2 *",
