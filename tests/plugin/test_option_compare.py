@@ -60,7 +60,10 @@ def test_everything_unchanged_is_a_run_without_failures(committed: Project) -> N
     ("arguments", "message"),
     [
         (["--avo-bench", "--avo-compare", "git:nosuch"], "--avo-compare git:nosuch: expected a commit, branch or tag*"),
-        (["--avo-evolve", "--avo-compare", "git:main"], "--avo-compare: goes with --avo-bench or --avo-compile, not with --avo-evolve"),
+        (
+            ["--avo-evolve", "--avo-compare", "git:main"],
+            "--avo-compare: goes with --avo-bench or *, not with --avo-evolve",
+        ),
     ],
 )
 def test_a_baseline_that_cannot_be_is_a_usage_error(committed: Project, arguments: list[str], message: str) -> None:
