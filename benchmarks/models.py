@@ -54,7 +54,7 @@ EAGER_LIMIT = 2**31  # bytes of scores beyond which eager is left out
 
 
 def llama(gpu: bool) -> torch.nn.Module:
-    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 8} if gpu else SMALL_LLAMA
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 4} if gpu else SMALL_LLAMA
     heads = {"num_attention_heads": 32 if gpu else 16, "num_key_value_heads": 8 if gpu else 4}
     heads["head_dim"] = 128 if gpu else 64
     return LlamaForCausalLM(LlamaConfig(vocab_size=32000, max_position_embeddings=131072, **sizes, **heads))
@@ -95,7 +95,8 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     for name in given.models.split(","):
         torch.manual_seed(0)
-        model = MODELS[name](device.type == "cuda").eval()
+        with device:
+            model = MODELS[name](device.type == "cuda").eval()
         for context in map(int, given.contexts.split(",")):
             rows_here = measure(name, model, device, getattr(torch, given.dtype), context, given)
             found += rows_here
@@ -139,13 +140,13 @@ def measure(
     heads = model.config.num_attention_heads
     arms = [arm for arm in ARMS if arm != "eager" or 4 * given.batch * heads * context**2 <= EAGER_LIMIT]
     tokens = torch.randint(0, 32000, (given.batch, context + STEPS), device=device)
-    exact = reference(model, tokens[:1, : min(context, 2048)], device)
-    used = copy.deepcopy(model).to(device=device, dtype=dtype)
+    exact = reference(model, tokens[:1, : min(context, 2048)])
+    used = copy.deepcopy(model).to(dtype)
     seconds: dict[tuple[str, str], list[float]] = {}
     error, shares = {}, {}
     for arm in arms:
         used.set_attn_implementation(arm)
-        found = used(tokens[:1, : exact.shape[1]]).logits.float().cpu()
+        found = used(tokens[:1, : exact.shape[1]]).logits.float()
         error[arm] = float((found - exact).abs().max())
     for round_ in range(given.rounds + 1):
         for arm in arms:
@@ -160,12 +161,10 @@ def measure(
     return rows(name, context, given.batch, seconds, shares, error)
 
 
-def reference(model: Any, tokens: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Logits of "eager" in float32, with matrix products in full precision."""
-    model.to(device)
+def reference(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of "eager" in float32."""
     model.set_attn_implementation("eager")
-    exact: torch.Tensor = model(tokens).logits.float().cpu()
-    model.to("cpu")
+    exact: torch.Tensor = model(tokens).logits.float()
     return exact
 
 
