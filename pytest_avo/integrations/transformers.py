@@ -27,6 +27,8 @@ from pytest_avo.kernels.tensors import key_of
 NAME = "avo"
 REFUSED = ("softcap", "s_aux")
 """What a layer may ask for and neither the kernels nor `sdpa` compute: a cap on scores, and attention sinks."""
+PACKED = ("cu_seq_lens_q", "cu_seq_lens_k", "block_table", "read_index")
+"""What comes without a mask where sequences lie packed or in pages, as in continuous batching."""
 
 
 def register() -> str:
@@ -98,14 +100,14 @@ def attend(
     for name in REFUSED:
         if rest.get(name) is not None:
             raise NotImplementedError(f'attn_implementation="avo": {name} is not implemented; use "eager"')
+    if attention_mask is None and any(rest.get(name) is not None for name in PACKED):
+        raise NotImplementedError('attn_implementation="avo": packed or paged sequences need a mask; use "sdpa"')
     plain = not dropout and rest.get("position_bias") is None and key.shape == value.shape
-    causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
     if plain and attention_mask is None:
-        causal = bool(causal) and query.shape[2] > 1
-        if causal:  # into an empty cache of a fixed length: the keys behind the queries are not there yet
-            key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-        return _as_layers_do(attention(query, key, value, causal=causal, scale=scaling)), None
-    spans = noted(attention_mask) if plain and attention_mask is not None else None
+        causal = is_causal if is_causal is not None else getattr(module, "is_causal", True)
+        return _as_layers_do(_unmasked(query, key, value, bool(causal), scaling)), None
+    traced = torch.compiler.is_compiling()
+    spans = noted(attention_mask) if plain and attention_mask is not None and not traced else None
     if spans is not None and key.shape[2] == spans.kv_length and query.shape[2] == spans.q_length:
         out = attend_spans(query, key, value, spans, scaling)
         if out is not None:
@@ -114,6 +116,14 @@ def attend(
         module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **rest
     )
     return answer
+
+
+def _unmasked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float | None) -> torch.Tensor:
+    """Without a mask: a single query sees every key; more of them see, if causal, those up to their own position."""
+    if causal and q.shape[2] > 1:
+        # The keys behind the queries, of a cache of a fixed length, are not there yet.
+        return attention(q, k[:, :, : q.shape[2]], v[:, :, : q.shape[2]], causal=True, scale=scale)
+    return attention(q, k, v, causal=False, scale=scale)
 
 
 def attend_spans(
