@@ -22,7 +22,7 @@ from pytest_avo.evaluation.diagnosis.confined import command_line, confine, desc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_avo.evaluation.diagnosis.dry_run import Launch, Specialisation
+    from pytest_avo.evaluation.kernel_process.dry_run import Launch, Specialisation
     from pytest_avo.evaluation.diagnosis.nvcc import Function
     from pytest_avo.evaluation.diagnosis.sass import Assembly
 
@@ -88,7 +88,7 @@ def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: 
     driver for good. An error while importing the file is the error of every shape. `folder` is an empty one that is
     left to this call.
     """
-    from pytest_avo.evaluation.diagnosis.dry_run import DryRun
+    from pytest_avo.evaluation.kernel_process.dry_run import DryRun
     from pytest_avo.evaluation.diagnosis.nvcc import CudaBuilds
 
     @cache
@@ -208,7 +208,8 @@ def main() -> int:
         shapes = msgspec.json.decode(text, type=list[Shape])
     except msgspec.DecodeError as error:
         parser.error(f"--shapes-json {source}: {error}")
-    from pytest_avo.evaluation.diagnosis import dry_run, nvcc, sass  # noqa: F401 - out of reach once confined
+    from pytest_avo.evaluation.diagnosis import nvcc, sass  # noqa: F401 - out of reach once confined
+    from pytest_avo.evaluation.kernel_process import dry_run  # noqa: F401
 
     confine(arguments.scratch)
     with own_output() as output, tempfile.TemporaryDirectory(prefix="nvcc-", dir=arguments.scratch) as folder:

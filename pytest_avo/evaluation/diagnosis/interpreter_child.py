@@ -18,7 +18,7 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
-from pytest_avo.evaluation.diagnosis.dry_run import pretended_device
+from pytest_avo.evaluation.kernel_process.dry_run import pretended_device
 from pytest_avo.evaluation.diagnosis.interpret import (
     Call,
     Interpreted,
