@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import select
-import signal
 import socket
 import sys
 import termios
@@ -135,13 +134,20 @@ class Arm:
         self._tree = tree
         self._named: set[tuple[str, str]] = set()
         self._late: deque[bool] = deque(maxlen=RECENT_SLICES)
+        self._is_loading = False
         self._memory_bytes = memory_bytes
         self._free_bytes = memory_use.free_bytes()
 
+    def begin_load(self) -> None:
+        """Have the kernel's file imported, without waiting for it."""
+        if not self._is_loading:
+            self._is_loading = True
+            self._send({"do": "load"}, "build")
+
     def load(self, limit_s: float) -> float:
-        """Import the kernel's file; returns the seconds that took."""
+        """Wait until the kernel's file is imported; returns the seconds that took."""
         start = time.perf_counter()
-        self._send({"do": "load"}, "build")
+        self.begin_load()
         reply = self._reply(phase="build", limit_s=limit_s)
         seconds = time.perf_counter() - start
         self.freeze()
@@ -268,11 +274,7 @@ class Arm:
 
     def kill(self) -> None:
         """End the process group. Reaping, and verifying that nothing is left, is the zygote's part."""
-        for kill in (os.killpg, os.kill):
-            try:
-                kill(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        processes.kill_group(self.pid)
 
     def close(self) -> None:
         """Free what the judge holds of a dead arm."""

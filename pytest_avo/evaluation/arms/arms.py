@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_avo.core.evaluation import Limits, Subject
@@ -19,6 +20,7 @@ class _Kept:
     arm: Arm
     threads: int
     build_s: float
+    is_loaded: bool = False
     built: set[str] = field(default_factory=set)
     checked: set[str] = field(default_factory=set)
 
@@ -43,6 +45,30 @@ class Arms:
 
         timed: with a thread for every core, also where others are at work on them.
         """
+        kept = self._begin(name, subject, shapes, timed=timed)
+        if not kept.is_loaded:
+            try:
+                kept.build_s = kept.arm.load(limits.build)
+            except (KernelFault, KernelEnded) as error:
+                raise self.fault(name, error) from None
+            kept.is_loaded = True
+        return kept.arm
+
+    def begin(self, subjects: Mapping[str, Subject], shapes: Sequence[Shape], *, anew: Collection[str]) -> None:
+        """Start the processes of several arms side by side; `get` waits for each. anew: those that are not to be kept.
+
+        A GPU's context takes a third of a second, to make and to tear down: for all of them hardly more than for one.
+        """
+        for name in anew:
+            self.drop(name)
+        if anew:
+            self.settle()
+        for name, subject in subjects.items():
+            with contextlib.suppress(KernelEnded):  # `get` says how
+                self._begin(name, subject, shapes, timed=True).arm.begin_load()
+
+    def _begin(self, name: str, subject: Subject, shapes: Sequence[Shape], *, timed: bool) -> _Kept:
+        """The process of an arm, which may not be loaded yet."""
         if not self._nursery.is_alive:
             self._bury()
         given_bytes, result_bytes = self.room.for_shapes(shapes)
@@ -56,7 +82,7 @@ class Arms:
             and kept.arm.given.size >= given_bytes
             and kept.arm.result.size >= result_bytes
         ):
-            return kept.arm
+            return kept
         self.drop(name)
         arm = self._nursery.fork(
             subject,
@@ -66,11 +92,7 @@ class Arms:
             memory_bytes=self._memory_bytes,
         )
         kept = self._kept[name] = _Kept(digest, arm, threads, 0.0)
-        try:
-            kept.build_s = arm.load(limits.build)
-        except (KernelFault, KernelEnded) as error:
-            raise self.fault(name, error) from None
-        return arm
+        return kept
 
     def take_build_s(self, name: str) -> float:
         """Seconds that importing the kernel took in its present process; told once, however many shapes it has."""
@@ -105,14 +127,22 @@ class Arms:
         kept = self._kept.pop(name, None)
         how = "ended"
         if kept is not None:
-            how = self._nursery.end(kept.arm)
+            if isinstance(error, KernelEnded):
+                how = self._nursery.end(kept.arm)
+            else:
+                self._nursery.dismiss(kept.arm)
+                kept.arm.log.finish()
             self._last_words[name] = kept.arm.log.tail
         return KernelFault("crashed", f"process {how} in {error}") if isinstance(error, KernelEnded) else error
 
     def drop(self, name: str) -> None:
         """End an arm's process, if there is one, so that the next use starts afresh."""
         if kept := self._kept.pop(name, None):
-            self._nursery.end(kept.arm)
+            self._nursery.dismiss(kept.arm)
+
+    def settle(self) -> None:
+        """Wait until processes that were ended are gone."""
+        self._nursery.settle()
 
     def _bury(self) -> None:
         """Forget the processes that ended with their zygote; whatever ended it, it is not the next kernel's doing."""

@@ -45,6 +45,8 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._arguments: Memory | None = None
         self._owned: set[int] = set()
+        self._dying: list[int] = []
+        """Killed, and not known to be gone yet."""
 
     @property
     def is_alive(self) -> bool:
@@ -89,9 +91,7 @@ class Nursery:
     def fork(self, subject: Subject, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Arm:
         """A new process for a kernel, its file in place and nothing of it executed yet."""
         self.wait()
-        assert self._control is not None
         scratch = self._scratch(subject)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         given, result = self._memory(given_bytes, result_bytes)
         log = Log()
         request = {
@@ -102,38 +102,57 @@ class Nursery:
             "memory_bytes": memory_bytes,
             "sizes": [given.size, result.size],
         }
-        descriptors = [theirs.fileno(), given.descriptor, result.descriptor, log.write_end]
         try:
-            socket.send_fds(self._control, [json.dumps(request).encode()], descriptors)
-            pid = int(self._receive()["pid"])
-        except OSError as error:
-            raise EvaluatorError(f"the zygote did not fork: {error}") from None
+            pid, link = self._start(request, [given.descriptor, result.descriptor, log.write_end])
         finally:
-            theirs.close()
             os.close(log.write_end)
-        self._owned.add(pid)
         tree = ProcessTree(pid, orphans=list if PID_NAMESPACE in self.layers else self._orphans)
-        return Arm(tree, link=ours, given=given, result=result, log=log, label=subject.label, memory_bytes=memory_bytes)
+        return Arm(tree, link=link, given=given, result=result, log=log, label=subject.label, memory_bytes=memory_bytes)
+
+    def fork_compiler(
+        self, subject: Subject, *, how: Mapping[str, Any], memory_bytes: int
+    ) -> tuple[int, socket.socket]:
+        """A new process that compiles for a kernel, out of reach of the device, and a socket to ask it on.
+
+        how: as `serve` of kernel_process.ahead takes it.
+        """
+        self.wait()
+        scratch = self._scratch(subject)
+        request = {
+            "do": "compile",
+            "scratch": str(scratch),
+            "environment": _private_folders(scratch),
+            "memory_bytes": memory_bytes,
+            "how": dict(how),
+        }
+        with open(os.devnull, "r+b") as nothing:
+            return self._start(request, [nothing.fileno()] * 3)
 
     def end(self, arm: Arm) -> str:
         """Kill an arm with all below it, verify that it is gone, and say how its process ended."""
         arm.kill()
         try:
-            assert self._control is not None
-            self._control.send(json.dumps({"do": "reap", "pid": arm.pid}).encode())
-            status = int(self._receive()["status"])
-        except (OSError, EvaluatorError):
-            self.kill()
-            return "took the process that it was forked from down with it"
+            return self._reap(arm.pid)
         finally:
             arm.close()
-        _verify_gone(arm.pid)
-        arm.log.finish()
-        code = os.waitstatus_to_exitcode(status)
-        if code >= 0:
-            return f"exited with status {code}"
-        limited = cgroup.memory_limit() if code == -signal.SIGKILL else ""
-        return f"killed by {signal.Signals(-code).name}{f', {limited}' if limited else ''}"
+            arm.log.finish()
+
+    def dismiss(self, arm: Arm) -> None:
+        """Kill an arm with all below it; `settle` waits until it is gone, which takes a moment."""
+        arm.kill()
+        arm.close()
+        self._dying.append(arm.pid)
+
+    def end_compiler(self, pid: int) -> None:
+        """Kill a compiler with all below it."""
+        processes.kill_group(pid)
+        self._dying.append(pid)
+
+    def settle(self) -> None:
+        """Verify that all that was killed is gone: what is being torn down takes time from what runs beside it."""
+        while self._dying and self.is_alive:
+            self._reap(self._dying.pop())
+        self._dying.clear()
 
     def kill(self) -> None:
         """End the zygote, and with it all that it forked."""
@@ -149,10 +168,41 @@ class Nursery:
         self._process.kill()
         self._process.wait()
         self._owned.clear()
+        self._dying.clear()
         self._process = None
         self._ready = False
         if self._control is not None:
             self._control.close()
+
+    def _start(self, request: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int, socket.socket]:
+        """Have the zygote fork; the number of the new process and this end of the socket that it is asked on."""
+        assert self._control is not None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
+            pid = int(self._receive()["pid"])
+        except OSError as error:
+            raise EvaluatorError(f"the zygote did not fork: {error}") from None
+        finally:
+            theirs.close()
+        self._owned.add(pid)
+        return pid, ours
+
+    def _reap(self, pid: int) -> str:
+        """How a process ended that was killed, once it is gone with all of its group."""
+        try:
+            assert self._control is not None
+            self._control.send(json.dumps({"do": "reap", "pid": pid}).encode())
+            status = int(self._receive()["status"])
+        except (OSError, EvaluatorError):
+            self.kill()
+            return "took the process that it was forked from down with it"
+        _verify_gone(pid)
+        code = os.waitstatus_to_exitcode(status)
+        if code >= 0:
+            return f"exited with status {code}"
+        limited = cgroup.memory_limit() if code == -signal.SIGKILL else ""
+        return f"killed by {signal.Signals(-code).name}{f', {limited}' if limited else ''}"
 
     def _memory(self, given_bytes: int, result_bytes: int) -> tuple[Memory, Memory]:
         """Memory for the arguments and the results of a new process.

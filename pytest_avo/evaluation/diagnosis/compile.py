@@ -22,9 +22,9 @@ from pytest_avo.evaluation.diagnosis.confined import command_line, confine, desc
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_avo.evaluation.kernel_process.dry_run import Launch, Specialisation
     from pytest_avo.evaluation.diagnosis.nvcc import Function
     from pytest_avo.evaluation.diagnosis.sass import Assembly
+    from pytest_avo.evaluation.kernel_process.dry_run import Launch, Specialisation
 
 TRITON_OF_LIMITS = "3.6"
 """The Triton with which the limits on spills were tried: another one's ptxas puts other registers aside."""
@@ -88,8 +88,8 @@ def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: 
     driver for good. An error while importing the file is the error of every shape. `folder` is an empty one that is
     left to this call.
     """
-    from pytest_avo.evaluation.kernel_process.dry_run import DryRun
     from pytest_avo.evaluation.diagnosis.nvcc import CudaBuilds
+    from pytest_avo.evaluation.kernel_process.dry_run import DryRun
 
     @cache
     def analyse(specialisation: Specialisation) -> Assembly:

@@ -18,7 +18,6 @@ import triton.language as tl
 from triton.runtime import interpreter
 
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
-from pytest_avo.evaluation.kernel_process.dry_run import pretended_device
 from pytest_avo.evaluation.diagnosis.interpret import (
     Call,
     Interpreted,
@@ -28,6 +27,7 @@ from pytest_avo.evaluation.diagnosis.interpret import (
     from_bytes,
     to_bytes,
 )
+from pytest_avo.evaluation.kernel_process.dry_run import pretended_device
 
 
 def repair() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import traceback
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
@@ -100,8 +101,8 @@ class DryRun:
         self._device = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        triton.runtime.driver.set_active(_Driver(self._target, self._record, self._benchmark))
-        triton.set_allocator(lambda size, align, stream: None)
+        launcher = partial(_launcher, self._record)
+        replace_driver(self._target, launcher=launcher, benchmark=self._benchmark)
         knobs.compilation.listener = self._on_compile
         self._device.enter_context(pretended_device())
         return self
@@ -157,6 +158,17 @@ class DryRun:
         self._launches.append(Launch(self._compiled[key], grid))
 
 
+def replace_driver(
+    target: GPUTarget, *, launcher: Callable[[Any, Any], object], benchmark: Callable[..., list[float]]
+) -> None:
+    """Have Triton compile for a target that is not here, for good.
+
+    launcher: from a source and its metadata to what launches it; benchmark: what autotuners call.
+    """
+    triton.runtime.driver.set_active(_Driver(target, launcher, benchmark))
+    triton.set_allocator(lambda size, align, stream: None)
+
+
 def _launched(error: OutOfResources) -> str:
     """The key of the kernel whose launch the error refused; "" where it came from elsewhere.
 
@@ -181,15 +193,12 @@ class _Driver:
     """The part of Triton's driver interface that compiling and launching use."""
 
     def __init__(
-        self,
-        target: GPUTarget,
-        record: Callable[[str, tuple[int, int, int]], None],
-        benchmark: Callable[..., list[float]],
+        self, target: GPUTarget, launcher: Callable[[Any, Any], object], benchmark: Callable[..., list[float]]
     ) -> None:
         self._target = target
         self._benchmark = benchmark
         self.utils = _Utils()
-        self.launcher_cls = lambda source, metadata: _Launcher(metadata.hash, record)
+        self.launcher_cls = launcher
 
     def get_current_target(self) -> GPUTarget:
         return self._target
@@ -241,6 +250,10 @@ class _Launcher:
         self._record(self._key, (grid_x, grid_y, grid_z))
 
 
+def _launcher(record: Callable[[str, tuple[int, int, int]], None], source: Any, metadata: Any) -> _Launcher:
+    return _Launcher(metadata.hash, record)
+
+
 class _OnCpu(TorchFunctionMode):
     """Tensors that host code wants on the GPU are made on the CPU."""
 
@@ -254,8 +267,9 @@ class _OnCpu(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def pretended_device() -> Iterator[None]:
-    """Let host code believe that its tensors are on an H200."""
+def pretended_device(multiprocessors: int = _PROPERTIES.multi_processor_count) -> Iterator[None]:
+    """Let host code believe that its tensors are on an H200, or one with as many multiprocessors."""
+    properties = SimpleNamespace(**{**vars(_PROPERTIES), "multi_processor_count": multiprocessors})
     answers: dict[str, Any] = {
         "is_available": lambda: True,
         "device_count": lambda: 1,
@@ -266,7 +280,7 @@ def pretended_device() -> Iterator[None]:
         "current_stream": lambda device=None: SimpleNamespace(cuda_stream=0),
         "get_device_name": lambda device=None: _PROPERTIES.name,
         "get_device_capability": lambda device=None: (_PROPERTIES.major, _PROPERTIES.minor),
-        "get_device_properties": lambda device=None: _PROPERTIES,
+        "get_device_properties": lambda device=None: properties,
     }
     with contextlib.ExitStack() as stack:
         for name, answer in answers.items():

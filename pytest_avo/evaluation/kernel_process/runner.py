@@ -36,7 +36,7 @@ def serve(*, threads: int, place: str, sizes: Sequence[int]) -> None:
             if caller is None:
                 caller = _caller(place, sizes)
             if request["do"] == "load":
-                functions = _load()
+                functions = load()
                 reply: dict[str, Any] = {"said": "loaded"}
             elif request["do"] == "enqueue":
                 caller.enqueue(functions, request)
@@ -58,7 +58,7 @@ def _caller(place: str, sizes: Sequence[int]) -> Any:
     return GpuCalls(*sizes)
 
 
-def _load() -> dict[str, Any]:
+def load() -> dict[str, Any]:
     """Import the kernel's file; what it offers, by name."""
     spec = importlib.util.spec_from_file_location("kernel", os.path.join(os.getcwd(), KERNEL_FILE))
     if spec is None or spec.loader is None:

@@ -14,10 +14,15 @@ import os
 import signal
 import socket
 import sys
-from typing import NoReturn
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT, CHILD_SOCKET, MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes, sandbox
+
+COMPILER_NICENESS = 10
+"""Of processes that compile: a kernel may be timed meanwhile, and its judge needs a core at once."""
 
 
 def main() -> None:
@@ -31,9 +36,9 @@ def main() -> None:
     for module in warm:
         importlib.import_module(module)
     runner = importlib.import_module("pytest_avo.evaluation.kernel_process.runner")
-    if place == "cuda":
-        # A confined child could not read its file.
-        importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
+    # A confined child could not read their files.
+    for name in ("gpu_calls", "ahead") if place == "cuda" else ():
+        importlib.import_module(f"pytest_avo.evaluation.kernel_process.{name}")
     gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
     control = socket.socket(fileno=int(descriptor))
     control.send(json.dumps({"layers": held}).encode())
@@ -43,10 +48,15 @@ def main() -> None:
         if not message:
             break
         request = json.loads(message)
-        if request["do"] == "fork":
+        if request["do"] in ("fork", "compile"):
             pid = sandbox.fork_confined() if sandbox.PID_NAMESPACE in held else os.fork()
-            if pid == 0:
-                become_child(descriptors, runner.serve, request, layers == "layers", place)
+            if pid == 0 and request["do"] == "fork":
+                serve = partial(runner.serve, threads=request["threads"], place=place, sizes=request["sizes"])
+                become_child(descriptors, serve, request, layers == "layers", gpu=place == "cuda")
+            elif pid == 0:
+                os.nice(COMPILER_NICENESS)
+                ahead = importlib.import_module("pytest_avo.evaluation.kernel_process.ahead")
+                become_child(descriptors, partial(ahead.serve, **request["how"]), request, layers == "layers")
             for received in descriptors:
                 os.close(received)
             children.add(pid)
@@ -66,8 +76,13 @@ def end(*_: object) -> NoReturn:
     os._exit(0)
 
 
-def become_child(descriptors: list[int], serve: object, request: dict[str, object], layers: bool, place: str) -> None:
-    """In the forked child: own process group, own descriptors alone, confined; then serve calls. Never returns."""
+def become_child(
+    descriptors: list[int], serve: Callable[[], None], request: dict[str, Any], layers: bool, *, gpu: bool = False
+) -> None:
+    """In the forked child: own process group, own descriptors alone, confined; then serve calls. Never returns.
+
+    gpu: let it reach the device.
+    """
     status = 1
     try:
         os.setsid()
@@ -83,33 +98,23 @@ def become_child(descriptors: list[int], serve: object, request: dict[str, objec
         for target in (CHILD_SOCKET, CHILD_INPUT, CHILD_OUTPUT):
             os.dup2(target + 10, target)
         os.closerange(CHILD_OUTPUT + 1, 1024)
-        scratch = str(request["scratch"])
+        scratch = request["scratch"]
         os.chdir(scratch)
         os.environ.pop("PYTHONPATH", None)
-        os.environ.update({str(k): str(v) for k, v in dict(request["environment"]).items()})  # type: ignore[call-overload]
-        memory = int(str(request["memory_bytes"]))
-        gpu = place == "cuda"
+        os.environ.update(request["environment"])
+        memory = request["memory_bytes"]
         sandbox.confine(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=layers, gpu=gpu))
-        serve(threads=int(str(request["threads"])), place=place, sizes=request["sizes"])  # type: ignore[operator]
+        serve()
         status = 0
     finally:
         os._exit(status)
-
-
-def kill_group(pid: int) -> None:
-    """SIGKILL to a child's process group; its PID namespace, where it has one, dies with it."""
-    for kill in (os.killpg, os.kill):
-        try:
-            kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 def sweep(keep: set[int]) -> None:
     """Kill and reap every child that is not in `keep`: orphans that left their group."""
     while strays := [pid for pid in processes.children(os.getpid()) if pid not in keep]:
         for pid in strays:
-            kill_group(pid)
+            processes.kill_group(pid)
             os.waitpid(pid, 0)
 
 

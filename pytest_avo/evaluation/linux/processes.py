@@ -80,6 +80,13 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             continue
 
 
+def kill_group(pid: int) -> None:
+    """SIGKILL to a process and its group; a PID namespace of which it is the first dies with it."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError):
+            kill(pid, signal.SIGKILL)
+
+
 def _everyone() -> list[Process]:
     found = [find(int(name)) for name in os.listdir("/proc") if name.isdigit()]
     return [process for process in found if process is not None]

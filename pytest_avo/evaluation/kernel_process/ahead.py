@@ -1,0 +1,138 @@
+"""Inside a process of a kernel that reaches no device: what the kernel will launch, compiled before it is asked for.
+
+The kernel's own host code is called on tensors without contents, as for a compile report, and each launch that Triton
+would compile is compiled by a process of its own: many take no longer than the slowest, where there are cores. Whatever
+comes of it lies in the kernel's private folder, and is found there by the process that is given the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from triton import knobs
+
+from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
+from pytest_avo.evaluation.kernel_process import runner
+from pytest_avo.evaluation.kernel_process.dry_run import TARGETS, pretended_device, replace_driver
+from pytest_avo.evaluation.kernel_process.wire import CHILD_SOCKET, MAX_MESSAGE
+
+
+def serve(*, jobs: int, target: str, multiprocessors: int) -> None:
+    """Take calls from the socket, as many messages of them as there are until an empty one; compile what they launch.
+
+    jobs: how many compilers at a time. A call that fails is let go: the kernel's process will say what there is to say.
+    """
+    torch.set_num_threads(1)
+    link = socket.socket(fileno=CHILD_SOCKET)
+    calls: list[dict[str, Any]] = []
+    while more := json.loads(link.recv(MAX_MESSAGE) or b"[]"):
+        calls += more
+    compilers = _Compilers(jobs)
+    replace_driver(TARGETS[target], launcher=compilers.launcher, benchmark=_benchmark)
+    knobs.runtime.jit_cache_hook = compilers.before
+    knobs.runtime.jit_post_compile_hook = compilers.after
+    with pretended_device(multiprocessors):
+        compilers.run(_build_driver)
+        with contextlib.suppress(Exception):
+            attention = runner.load()["attention"]
+            for call in calls:
+                compilers.attempt(partial(_call, attention, call))
+    compilers.wait()
+    link.send(b"{}")
+
+
+class _Compilers:
+    """Processes forked where Triton would compile: each compiles that one launch and ends."""
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = jobs
+        self._known: set[tuple[int, str]] = set()
+        self._running = 0
+        self._is_compiler = False
+
+    def attempt(self, call: Callable[[], object]) -> None:
+        """Make a call; in a compiler, whose launch failed, this is the end."""
+        with contextlib.suppress(Exception):
+            call()
+        self._end_compiler()
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Do some work in a process beside the compilers."""
+        if self._fork():
+            with contextlib.suppress(Exception):
+                work()
+            self._end_compiler()
+
+    def before(self, *, key: str, fn: Any, **_: object) -> bool:
+        """Triton's hook before it compiles: whether it is not to."""
+        self._end_compiler()  # it came back: its own launch failed, and the kernel tries another one
+        name = (id(fn.jit_function), key)
+        if name in self._known:
+            return True
+        self._known.add(name)
+        return not self._fork()
+
+    def after(self, *, is_manual_warmup: bool, **_: object) -> None:
+        """Triton's hook after it compiled; a launcher is made next, unless the kernel only warms up."""
+        if is_manual_warmup:
+            self._end_compiler()
+
+    def launcher(self, source: Any, metadata: Any) -> object:
+        """Build the launcher, which is compiled too; nothing is launched here."""
+        with contextlib.suppress(Exception):
+            from triton.backends.nvidia.driver import CudaLauncher
+
+            CudaLauncher(source, metadata)
+        self._end_compiler()
+        return lambda *_: None
+
+    def wait(self, at_most: int = 0) -> None:
+        """Wait until so many are at work."""
+        while self._running > at_most:
+            os.wait()
+            self._running -= 1
+
+    def _fork(self) -> bool:
+        """Whether this is the new process."""
+        self.wait(self._jobs - 1)
+        self._is_compiler = os.fork() == 0
+        self._running += not self._is_compiler
+        return self._is_compiler
+
+    def _end_compiler(self) -> None:
+        if self._is_compiler:
+            _end()
+
+
+def _end() -> NoReturn:
+    os._exit(0)
+
+
+def _benchmark(call: Callable[[], object], *, quantiles: Sequence[float], **_: object) -> list[float]:
+    """For autotuners: every configuration is compiled, and no launch says which is the fastest."""
+    call()
+    return [0.0] * len(quantiles)
+
+
+def _build_driver() -> None:
+    """The part of Triton's driver that is C, which it compiles for every folder anew."""
+    from triton.backends.nvidia.driver import CudaUtils
+
+    CudaUtils()
+
+
+def _call(attention: Any, call: dict[str, Any]) -> None:
+    """One call on memory that nobody wrote to, which costs none."""
+    dtype = TORCH_DTYPES[call["dtype"]]
+    tensors = [
+        torch.empty(call[name]["elements"], dtype=dtype).as_strided(call[name]["shape"], call[name]["stride"])
+        for name in "qkv"
+    ]
+    attention(*tensors, causal=call["causal"], scale=call["scale"])
