@@ -221,6 +221,8 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     peers: tuple[str, ...]
     """Those that its kind of device offers."""
     sandbox: str
+    looks_ahead: bool = False
+    """Whether it does something for requests that it is told of before they are asked."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):
@@ -250,4 +252,19 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     reason: str
 
 
+class Evaluate(msgspec.Struct, frozen=True, tag="evaluate"):
+    """Answer a request, the only one at the time."""
+
+    request: EvaluationRequest
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """Kernels that will be asked about soon, on shapes: what can be done for them without the device, may be."""
+
+    subjects: tuple[Subject, ...]
+    shapes: tuple[Shape, ...]
+
+
+WorkerOrder = Evaluate | Prepare
+"""What a controller tells a worker after the start."""
 WorkerMessage = Hello | Progress | ShapeDone | Finished | Failure

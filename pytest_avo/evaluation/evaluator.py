@@ -9,6 +9,9 @@ from typing import Protocol
 
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 
+PREPARED = 2
+"""Requests that a worker is told of while it answers another one: as many again may wait for other workers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:

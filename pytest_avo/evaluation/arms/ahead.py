@@ -26,6 +26,8 @@ from pytest_avo.evaluation.correctness.battery import battery
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.layouts import laid_out
 
+COMPILED_AHEAD = ("sm90",)
+"""Targets for which Triton compiles where they are not."""
 CALLS_AT_ONCE = 100
 """In a message, of which none may be larger than the wire takes."""
 LIMIT_SHARE = 0.5
@@ -55,7 +57,7 @@ class Ahead:
     def begin(self, subject: Subject, shapes: Sequence[Shape]) -> None:
         """Have a kernel compiled for shapes, unless it is already, or is being compiled. Does not wait."""
         digest, names = text_digest(subject.source), frozenset(shape.id for shape in shapes)
-        if digest in self._running or names <= self._compiled.get(digest, frozenset()):
+        if digest in self._running or names <= self._compiled.get(digest, frozenset()) or not self._nursery.is_alive:
             return
         try:
             pid, link = self._nursery.fork_compiler(subject, how=self._how, memory_bytes=self._memory_bytes)

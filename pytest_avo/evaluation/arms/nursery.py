@@ -34,7 +34,7 @@ class Nursery:
     """One zygote and the arms forked from it."""
 
     def __init__(self, *, box: Path, environment: Mapping[str, str], warm: Sequence[str], place: str = "cpu") -> None:
-        self._box = box
+        self.box = box
         self._place = place
         self._environment = environment
         self._warm = tuple(warm)
@@ -61,16 +61,16 @@ class Nursery:
         self._control.settimeout(START_LIMIT_S)
         kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
         # The zygote must find this package however the worker did; its children lose the variable again.
-        private = {"LC_ALL": "C.UTF-8", "HOME": str(self._box), "PYTHONPATH": python.search_path(), **python.NOBODY}
+        private = {"LC_ALL": "C.UTF-8", "HOME": str(self.box), "PYTHONPATH": python.search_path(), **python.NOBODY}
         environment = {**kept, **private, **self._environment}
         mode = "layers" if layers else "plain"
         command = python.command("pytest_avo.evaluation.kernel_process.zygote")
         command += [str(theirs.fileno()), mode, self._place]
-        with (self._box / "zygote.log").open("ab") as log:
+        with (self.box / "zygote.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._warm],
                 env=environment,
-                cwd=self._box,
+                cwd=self.box,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -145,8 +145,9 @@ class Nursery:
 
     def end_compiler(self, pid: int) -> None:
         """Kill a compiler with all below it."""
-        processes.kill_group(pid)
-        self._dying.append(pid)
+        if self.is_alive:  # else it ended with the zygote
+            processes.kill_group(pid)
+            self._dying.append(pid)
 
     def settle(self) -> None:
         """Verify that all that was killed is gone: what is being torn down takes time from what runs beside it."""
@@ -227,14 +228,14 @@ class Nursery:
         assert self._control is not None
         message = self._control.recv(MAX_MESSAGE)
         if not message:
-            log = (self._box / "zygote.log").read_text(errors="replace").strip().splitlines()
+            log = (self.box / "zygote.log").read_text(errors="replace").strip().splitlines()
             raise EvaluatorError(f"the zygote ended: {log[-1] if log else 'no output'}")
         answer: dict[str, Any] = json.loads(message)
         return answer
 
     def _scratch(self, subject: Subject) -> Path:
         """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
-        folder = self._box / "kernels" / text_digest(subject.source)
+        folder = self.box / "kernels" / text_digest(subject.source)
         folder.mkdir(parents=True, exist_ok=True)
         # The folder is the kernel's to write: whatever it left in the place of its file must not be opened here, and it
         # may have taken its own permissions.
@@ -242,7 +243,7 @@ class Nursery:
         place = folder / KERNEL_FILE
         if place.is_dir() and not place.is_symlink():
             remove_tree(place)
-        new = self._box / "next.py"
+        new = self.box / "next.py"
         new.write_bytes(TextForm().encoded(subject.source))
         new.replace(place)
         return folder

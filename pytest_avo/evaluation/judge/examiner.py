@@ -27,6 +27,7 @@ from pytest_avo.core.evaluation import (
 )
 from pytest_avo.core.kernel import Claim, parse_kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised, Phase
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.correctness.correctness import fault_near
@@ -69,9 +70,11 @@ class Examiner:
         place: str = "cpu",
         reading: Callable[[], Reading | None] = lambda: None,
         roofline: Roofline | None = None,
+        ahead: Ahead | None = None,
     ) -> None:
-        """roofline: the device's, below which no time is believed."""
+        """roofline: the device's, below which no time is believed; ahead: compiles without it, where that can be."""
         self._arms = arms
+        self._ahead = ahead
         self._lease = lease
         self._say = say
         self._worker = worker
@@ -89,12 +92,14 @@ class Examiner:
         """
         if request.fresh:
             self._arms.drop(KERNEL)
+        compiled_s = self._compile(request)
         right: dict[str, Evaluation] = {}
         for number, shape in enumerate(request.shapes, start=1):
             what = f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})"
             with self._lease(False) as waited_s:
                 evaluation = self._check(request, shape, what)
-            evaluation = msgspec.structs.replace(evaluation, waited_s=waited_s)
+            evaluation = msgspec.structs.replace(evaluation, waited_s=waited_s, build_s=evaluation.build_s + compiled_s)
+            compiled_s = 0.0
             if evaluation.outcome == "ok" and request.plan is not None:
                 right[shape.id] = evaluation
             else:
@@ -102,6 +107,7 @@ class Examiner:
         if len(right) < len(request.shapes):
             yield from right.values()
         else:
+            self._arms.settle()
             with self._lease(True) as waited_s:
                 right = {shape: _later(evaluation, waited_s / len(right)) for shape, evaluation in right.items()}
                 if fault := self._background_work(request):
@@ -109,6 +115,17 @@ class Examiner:
                         yield msgspec.structs.replace(evaluation, outcome=fault.outcome, reason=fault.reason)
                 else:
                     yield from self._time(request, right)
+
+    def _compile(self, request: EvaluationRequest) -> float:
+        """Have compiled what can be without the device, which others may have meanwhile; the seconds that took."""
+        if self._ahead is None:
+            return 0.0
+        subjects = [request.subject]
+        subjects += [] if request.baseline is None or request.plan is None else [request.baseline]
+        for subject in subjects:
+            self._ahead.begin(subject, request.shapes)
+        self._say(f"compiling {request.subject.label}")
+        return sum(self._ahead.finish(each, request.shapes, limit_s=request.limits.build) for each in subjects)
 
     def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
         seed = secrets.randbits(SEED_BITS)
@@ -339,10 +356,11 @@ class _Launch:
     def __call__(self) -> dict[str, Arm]:
         plan = self._request.plan
         started: dict[str, Arm] = {}
+        kept = {EMPTY} if plan is not None and plan.launches > 1 else {EMPTY, KERNEL}
+        again = plan is not None and (plan.launches > 1 or self._request.fresh)
+        anew = [name for name in self._subjects if name not in kept] if again else []
+        self._arms.begin(self._subjects, self._request.shapes, anew=anew)
         for name, subject in self._subjects.items():
-            anew = plan is not None and (plan.launches > 1 or (self._request.fresh and name != KERNEL))
-            if anew and name != EMPTY:
-                self._arms.drop(name)
             try:
                 started[name] = self._arms.get(name, subject, self._request.shapes, self._request.limits)
             except KernelFault as error:

@@ -10,13 +10,15 @@ import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
+    Evaluate,
     Failure,
     Finished,
+    Prepare,
     Progress,
     ShapeDone,
     WorkerConfig,
 )
-from pytest_avo.evaluation.evaluator import Work
+from pytest_avo.evaluation.evaluator import PREPARED, Work
 from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused
 from pytest_avo.evaluation.pool.jobs import Job, Jobs
 from pytest_avo.evaluation.pool.roster import Roster
@@ -50,7 +52,7 @@ class Feeder(threading.Thread):
                 if self.member.state == "refused" or self._jobs.ended.wait(RETRY_S):
                     return
                 continue
-            job = self._jobs.take()
+            job = self._jobs.take(self.config.worker)
             if job is None:
                 break
             self._do(job)
@@ -121,8 +123,9 @@ class Feeder(threading.Thread):
         gateway = self._gateway
         assert gateway is not None
         number = next(self._numbers)
-        gateway.send(msgspec.structs.replace(job.left, number=number))
+        gateway.send(Evaluate(msgspec.structs.replace(job.left, number=number)))
         while True:
+            self._look_ahead(gateway)
             match gateway.receive():
                 case Progress(text=text):
                     self.doing = text or self.doing
@@ -134,6 +137,14 @@ class Feeder(threading.Thread):
                 case Failure(reason=reason):
                     job.fail(EvaluatorError(reason))
                     return
+
+    def _look_ahead(self, gateway: Gateway) -> None:
+        """Tell the worker what it will be asked next."""
+        if self.member.hello is None or not self.member.hello.looks_ahead:
+            return
+        for request in self._jobs.upcoming(self.config.worker, most=PREPARED):
+            baseline = [request.baseline] if request.baseline is not None and request.plan is not None else []
+            gateway.send(Prepare((request.subject, *baseline), request.shapes))
 
 
 def _brief(error: Exception) -> str:

@@ -19,6 +19,8 @@ class Job:
         self.request = request
         self.futures: dict[str, Future[Evaluation]] = {shape.id: Future() for shape in request.shapes}
         self.tries = 0
+        self.prepared_by = ""
+        """The worker that was told of it while it waited."""
 
     @property
     def left(self) -> EvaluationRequest:
@@ -63,11 +65,25 @@ class Jobs:
         if refusal is not None:
             job.fail(refusal)
 
-    def take(self) -> Job | None:
-        """The next job, waited for; None once the queue is closed."""
+    def take(self, worker: str) -> Job | None:
+        """The next job for a worker, waited for: one that it is prepared for, if there is; None once it is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self.closed or self._waiting)
-            return None if self.closed else self._waiting.popleft()
+            if self.closed:
+                return None
+            job = next((job for job in self._waiting if job.prepared_by == worker), None)
+            job = job or next((job for job in self._waiting if not job.prepared_by), self._waiting[0])
+            self._waiting.remove(job)
+            return job
+
+    def upcoming(self, worker: str, *, most: int) -> list[EvaluationRequest]:
+        """Requests that wait and that no worker was told of yet; this one is to prepare for so many at most."""
+        with self._changed:
+            mine = sum(job.prepared_by == worker for job in self._waiting)
+            found = [job for job in self._waiting if not (job.prepared_by or job.request.look)][: max(0, most - mine)]
+            for job in found:
+                job.prepared_by = worker
+            return [job.left for job in found]
 
     def refuse(self, error: EvaluatorError) -> None:
         """Fail what waits, and what comes until `accept`."""

@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -26,14 +27,17 @@ import msgspec
 from pytest_avo.core.disk.places import scratch_folder
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
+    Evaluate,
     EvaluationRequest,
     Failure,
     Finished,
     Hello,
+    Prepare,
     Progress,
     ShapeDone,
     WorkerConfig,
     WorkerMessage,
+    WorkerOrder,
 )
 from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
@@ -46,6 +50,7 @@ from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
 
 if TYPE_CHECKING:
+    from pytest_avo.evaluation.arms.ahead import Ahead
     from pytest_avo.evaluation.diagnosis.looking import Looker
     from pytest_avo.evaluation.judge.examiner import Examiner
     from pytest_avo.evaluation.judge.roofline import Roofline
@@ -58,6 +63,9 @@ KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
 """mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h: too late for variables in this process."""
 
 
+_decode = msgspec.json.Decoder(WorkerOrder)
+
+
 class _Line:
     """The worker's end of its channel. While it ends nothing is sent: the kernel's end was this worker's doing."""
 
@@ -65,6 +73,8 @@ class _Line:
         self.inbox: queue.Queue[bytes] = queue.Queue()
         self.number = 0
         """Of the request that is being answered."""
+        self.prepare: Callable[[Prepare], None] | None = None
+        """Told of what is asked next, where something can be done for it."""
         self._channel = channel
         self._ending = threading.Event()
         self._sending = threading.Lock()
@@ -87,7 +97,22 @@ class _Line:
                 self._channel.send(msgspec.json.encode(message))
 
     def say(self, text: str) -> None:
+        """Tell what is being done. Between two steps of it there is time for what is said of the next request."""
         self.send(Progress(self.number, text))
+        while not self.inbox.empty():
+            order = self.order()
+            assert isinstance(order, Prepare), "no request is sent before the last one is answered"
+            self.begin(order)
+
+    def begin(self, order: Prepare) -> None:
+        """Begin with what can be done for the next request."""
+        if self.prepare is not None:
+            self.prepare(order)
+
+    def order(self) -> WorkerOrder:
+        """What arrives next, waited for."""
+        order: WorkerOrder = _decode.decode(self.inbox.get())
+        return order
 
     def live(self) -> None:
         """Give a sign of life again and again, however long a kernel takes: a pulled plug closes no connection."""
@@ -135,15 +160,23 @@ def serve(channel: Any) -> None:
                 fingerprint=device.fingerprint(),
                 peers=device.peers,
                 sandbox=", ".join(nursery.layers),
+                looks_ahead=line.prepare is not None,
             )
         )
         threading.Thread(target=line.live, daemon=True, name="avo-life").start()
         while True:
-            _answer(msgspec.json.decode(line.inbox.get(), type=EvaluationRequest), examiner, looker, line)
+            if line.inbox.empty():
+                nursery.settle()
+            match line.order():
+                case Evaluate(request=request):
+                    _answer(request, examiner, looker, line)
+                case Prepare() as order:
+                    line.begin(order)
 
 
 def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Line) -> Examiner:
     """The judge of a device."""
+    from pytest_avo.evaluation.arms.ahead import COMPILED_AHEAD, Ahead
     from pytest_avo.evaluation.arms.arms import Arms
     from pytest_avo.evaluation.judge.examiner import Examiner
 
@@ -153,13 +186,21 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Lin
     def hold(exclusive: bool) -> AbstractContextManager[float]:
         return lease(lease_path(device.id), exclusive=exclusive, waiting=waiting)
 
+    memory_bytes = int(MEMORY_SHARE * cgroup.memory_bytes())
     arms = Arms(
         nursery,
         threads=device.threads,
         sharing=config.workers,
-        memory_bytes=int(MEMORY_SHARE * cgroup.memory_bytes()),
+        memory_bytes=memory_bytes,
         room=_room(device.place),
     )
+    ahead = None
+    if device.target in COMPILED_AHEAD:
+        known = device.fingerprint()
+        jobs = max(1, cgroup.cores() // (2 * config.workers))
+        ahead = Ahead(nursery, target=device.target, multiprocessors=known.units, jobs=jobs, memory_bytes=memory_bytes)
+
+        line.prepare = partial(_prepare, ahead)
     return Examiner(
         arms,
         lease=hold,
@@ -169,7 +210,14 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Lin
         place=device.place,
         reading=device.reading,
         roofline=_roofline(device),
+        ahead=ahead,
     )
+
+
+def _prepare(ahead: Ahead, order: Prepare) -> None:
+    """Begin to compile what will be asked about soon."""
+    for subject in order.subjects:
+        ahead.begin(subject, order.shapes)
 
 
 def _looker(device: Device, config: WorkerConfig) -> Looker:

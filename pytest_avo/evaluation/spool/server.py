@@ -13,7 +13,7 @@ import msgspec
 from pytest_avo import __version__
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation, Hello, Subject
-from pytest_avo.evaluation.evaluator import Evaluator
+from pytest_avo.evaluation.evaluator import PREPARED, Evaluator
 from pytest_avo.evaluation.spool.beats import BEAT_S, LEASE_S, Fate, Heart, Watch
 from pytest_avo.evaluation.spool.folder import Patience, SpoolFolder
 from pytest_avo.evaluation.spool.notes import Ask, Introduction, RequestClaim, SpoolReply
@@ -56,7 +56,8 @@ class Server:
     """Serves a spool until nothing is left, or its time is up.
 
     It claims no more than its evaluator has workers, so that another server finds something to do too, and little is
-    lost when it is killed. Every shape is answered as soon as it is known.
+    lost when it is killed; where workers do something for what they are asked next, so much more. Every shape is
+    answered as soon as it is known.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Server:
         self._folder = folder
         self._evaluator = evaluator
         self._hello = hello
-        self._workers = workers
+        self._most = workers * (1 + PREPARED if hello.looks_ahead else 1)
         self._say = say
         self._patience = Patience(folder.path, say)
         self._heart = Heart(folder, beat_s=beat_s)
@@ -112,7 +113,7 @@ class Server:
                 now = time.monotonic()
                 if now >= deadline:
                     self.served.ended = "its time is up"
-                elif not self.served.ended and (now >= next_look or (self._asks and len(self._jobs) < self._workers)):
+                elif not self.served.ended and (now >= next_look or (self._asks and len(self._jobs) < self._most)):
                     if now >= next_look:
                         self._look()
                         next_look = now + LOOK_S
@@ -160,11 +161,11 @@ class Server:
         )
 
     def _take(self, *, left_s: float) -> None:
-        """Claim as many requests as there are idle workers, and begin with them."""
+        """Claim as many requests as workers can be busy with, and begin with them."""
         self._undecided = False
         claims = self._folder.last_claims()
         for ask in self._waiting():
-            if len(self._jobs) >= self._workers:
+            if len(self._jobs) >= self._most:
                 return
             answered = self._folder.names("answers")
             if answered.issuperset(ask.tickets.values()):

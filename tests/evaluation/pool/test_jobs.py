@@ -18,7 +18,7 @@ def job(name: str = "mine.py") -> Job:
 
 
 def taken(jobs: Jobs) -> str:
-    found = jobs.take()
+    found = jobs.take("gw0")
     assert found is not None
     return found.request.subject.label
 
@@ -35,6 +35,17 @@ def test_jobs_are_taken_in_order_and_one_that_a_worker_lost_before_all_others() 
     jobs.put(job("lost"), first=True)
     assert jobs.wanted.is_set()
     assert [taken(jobs) for _ in range(3)] == ["lost", "first", "second"]
+
+
+def test_a_worker_takes_what_it_was_told_of_first_and_no_two_are_told_of_the_same() -> None:
+    jobs = Jobs()
+    for name in ("one", "two", "three", "four"):
+        jobs.put(job(name))
+    told = {worker: jobs.upcoming(worker, most=most) for worker, most in (("gw1", 2), ("gw0", 1))}
+    assert [request.subject.label for request in told["gw1"]] == ["one", "two"]
+    assert [request.subject.label for request in told["gw0"]] == ["three"]
+    assert jobs.upcoming("gw1", most=2) == []  # it has two to prepare for
+    assert [taken(jobs) for _ in range(4)] == ["three", "four", "one", "two"]  # its own, nobody's, others'
 
 
 def test_what_was_answered_is_not_left_and_does_not_fail() -> None:
@@ -60,7 +71,7 @@ def test_while_jobs_are_refused_those_that_wait_and_those_that_come_fail() -> No
 @pytest.mark.parametrize("reopened", [False, True])
 def test_closing_lets_waiting_workers_go_and_is_for_good(reopened: bool) -> None:
     jobs, late, found = Jobs(), job(), []
-    worker = threading.Thread(target=lambda: found.append(jobs.take()))
+    worker = threading.Thread(target=lambda: found.append(jobs.take("gw0")))
     worker.start()
     jobs.close()
     worker.join(timeout=10)

@@ -1,0 +1,77 @@
+"""What a kernel launches is in its private folder before a device is needed, whatever its code does meanwhile."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_avo.core.evaluation import Subject
+from pytest_avo.core.kernel import text_digest
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arms.ahead import Ahead
+from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.linux.removal import remove_tree
+
+SHAPE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="bf16")
+COPIES = """
+import torch, triton
+import triton.language as tl
+
+AVO = {"target": "sm90", "shapes": ["smoke"]}
+
+@triton.jit
+def copied(x, out, CAUSAL: tl.constexpr):
+    at = tl.arange(0, 64)
+    tl.store(out + at, tl.load(x + at) + CAUSAL)
+
+def attention(q, k, v, *, causal, scale):
+    out = torch.empty_like(q)
+    copied[(1,)](q, out, causal)
+    return out
+"""
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    box = Path(tempfile.mkdtemp())
+    nursery = Nursery(box=box, environment={}, warm=["torch", "triton"])
+    nursery.start(layers=True)
+    nursery.wait()
+    yield nursery
+    nursery.kill()
+    remove_tree(box)
+
+
+def ahead(nursery: Nursery) -> Ahead:
+    return Ahead(nursery, target="sm90", multiprocessors=132, jobs=2, memory_bytes=4 << 30)
+
+
+def compiled(nursery: Nursery, subject: Subject) -> list[Path]:
+    return sorted((nursery.box / "kernels" / text_digest(subject.source)).glob("triton/*/copied.cubin"))
+
+
+def test_a_kernel_is_compiled_for_both_masks_and_once(nursery: Nursery) -> None:
+    subject, compiler = Subject("copies", COPIES), ahead(nursery)
+    compiler.begin(subject, [SHAPE])
+    compiler.finish(subject, [SHAPE], limit_s=120.0)
+    found = compiled(nursery, subject)
+    assert len(found) == 2  # the battery beside a full shape has causal calls
+    written = [path.stat().st_mtime_ns for path in found]
+    assert compiler.finish(subject, [SHAPE], limit_s=120.0) < 0.1
+    assert [path.stat().st_mtime_ns for path in compiled(nursery, subject)] == written
+    nursery.settle()
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import os\nos._exit(3)", "import time\ntime.sleep(60)", "raise ValueError", "this is no Python", COPIES[:200]],
+    ids=["exits", "hangs", "raises", "unreadable", "half"],
+)
+def test_a_kernel_that_cannot_be_compiled_holds_nobody_up(nursery: Nursery, source: str) -> None:
+    subject, compiler = Subject("bad", source), ahead(nursery)
+    assert compiler.finish(subject, [SHAPE], limit_s=2.0) < 1.5
+    nursery.settle()
+    assert nursery.is_alive
