@@ -49,19 +49,18 @@ class Trials:
         self._count = count
 
     def screen(self, candidate: Candidate, *, floor: float | None) -> Trial:
-        """Begin to time a candidate beside its parent and the peers, until it is plainly faster or plainly not."""
+        """Begin to time a candidate beside its parent and a peer, until it is plainly faster or plainly not."""
         asked = self._campaign.plan
-        # The seed is what all are measured by: it must be right on every shape.
-        shapes = asked.shapes if candidate.attempt.parent is None else asked.screen
+        # The seed is what all are measured by: it must be right on every shape, and is shown beside all peers.
+        is_seed = candidate.attempt.parent is None
+        shapes, peers = (asked.shapes, asked.peers) if is_seed else (asked.screen, asked.peers[:1])
         if fault := candidate.kernel.fault:
             return self._begin(candidate, "screen", lambda: {shape.id: _crashed(shape.id, fault) for shape in shapes})
         plan = screening(self._assessor.settings.plan, floor=floor)
         return self._begin(
             candidate,
             "screen",
-            lambda: self._submit(
-                candidate.kernel, candidate.parent, plan, shapes=shapes, fresh=False, peers=asked.peers
-            ),
+            lambda: self._submit(candidate.kernel, candidate.parent, plan, shapes=shapes, fresh=False, peers=peers),
         )
 
     def measure(self, candidate: Candidate, purpose: Purpose, beside: Kernel, *, floor: float | None) -> Trial:

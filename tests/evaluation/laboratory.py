@@ -106,6 +106,7 @@ class Laboratory:
         """End all arms."""
         for name in self._used:
             self.arms.drop(name)
+        self.arms.settle()
 
     def leftovers(self) -> list[processes.Process]:
         """Processes that are still there after all arms were ended."""

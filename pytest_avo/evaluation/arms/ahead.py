@@ -22,7 +22,7 @@ from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.nursery import Nursery
-from pytest_avo.evaluation.correctness.battery import battery
+from pytest_avo.evaluation.correctness.battery import battery, beside_once
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.layouts import laid_out
 
@@ -94,13 +94,9 @@ def _calls(shapes: Sequence[Shape]) -> Iterator[dict[str, Any]]:
 
     Those beside the shapes are drawn for this alone: which ones a kernel will be checked on it must not learn here.
     """
-    random, families = Random(), set()
+    random, once = Random(), beside_once(shapes)
     for shape in shapes:
-        yield _call(Case("", shape))
-        family = (shape.heads_q, shape.heads_kv, shape.head_dim, shape.dtype)
-        if family not in families:
-            families.add(family)
-            yield from (_call(case) for case in battery(shape, random, place="cuda") if case.shape != shape)
+        yield from map(_call, battery(shape, random, place="cuda", beside=shape.id in once))
 
 
 def _call(case: Case) -> dict[str, Any]:

@@ -7,6 +7,7 @@ in some row of a covering array every two choices meet. On these a kernel may re
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from random import Random
 from typing import get_args
 
@@ -47,18 +48,25 @@ any layout, and each alignment beside each layout may be a build of its own."""
 
 
 def battery(
-    shape: Shape, random: Random, *, longest: int = LONGEST_BESIDE, place: str = "cpu", lse: bool = False
+    shape: Shape,
+    random: Random,
+    *,
+    longest: int = LONGEST_BESIDE,
+    place: str = "cpu",
+    lse: bool = False,
+    beside: bool = True,
 ) -> list[Case]:
     """The single plain calls to check for a shape, in random order after the first; slices are checked besides.
 
     longest: of the lengths beside the claimed ones; place: kind of torch device. On a GPU every vector of 16 bytes is
     aligned, as the contract says: torch's own attention ends in a misaligned address otherwise. lse: of a kernel that
-    returns a log-sum-exp too, which is asked for at the claimed shape and in some of the calls beside it.
+    returns a log-sum-exp too, which is asked for at the claimed shape and in some of the calls beside it. beside:
+    with calls beside the claimed shape; see `beside_once`.
     """
     factors = FACTORS if place == "cpu" else {**FACTORS, "vectors": ("aligned",)}
     if lse:
         factors = {**factors, "lse": ("plain", "asked")}
-    rows = covering(factors, random, together={**TOGETHER, "lse": ("mask", "lengths", "heads")})
+    rows = covering(factors, random, together={**TOGETHER, "lse": ("mask", "lengths", "heads")}) if beside else []
     layouts = random.sample([*ORDERED, *GAPS], k=3)
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
@@ -67,6 +75,17 @@ def battery(
     ]
     random.shuffle(rest)
     return [Case("normal", shape, random.choice(("normal", "plain"))), *rest]
+
+
+def beside_once(shapes: Sequence[Shape]) -> set[str]:
+    """Ids of the shapes of a request whose batteries have calls beside them: one of all that these would be alike for.
+
+    They depend on heads, head dimension and dtype alone; a suite's lengths and batches would only have them repeated.
+    """
+    first: dict[tuple[object, ...], str] = {}
+    for shape in shapes:
+        first.setdefault((shape.heads_q, shape.heads_kv, shape.head_dim, shape.dtype), shape.id)
+    return set(first.values())
 
 
 def largest_beside(shape: Shape) -> Shape:

@@ -30,6 +30,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised, Phase
 from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.correctness.battery import beside_once
 from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
@@ -147,7 +148,8 @@ class Examiner:
         """
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         spent_s, build_s, first_s = 0.0, 0.0, 0.0
-        for case in all_cases(shape, _claim(subject), random, place=self._place):
+        beside = shape.id in beside_once(request.shapes)
+        for case in all_cases(shape, _claim(subject), random, place=self._place, beside=beside):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape)

@@ -147,7 +147,7 @@ def test_a_deep_tree_without_permissions_is_removed(confined: Laboratory, tmp_pa
         assert confined.run(kernel(top="if not os.path.exists('d'):" + textwrap.indent(top, "    "))).outcome == "ok"
         confined.end()
     box = tmp_path / "box"
-    (confined.nursery._box / "kernels").rename(box)
+    (confined.nursery.box / "kernels").rename(box)
     remove_tree(box)
     assert not box.exists()
 

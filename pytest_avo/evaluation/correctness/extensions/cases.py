@@ -73,14 +73,21 @@ class SequencesCase:
 
 
 def all_cases(
-    shape: Shape, claim: Claim | None, random: Random, *, longest: int = LONGEST_PLAIN, place: str = "cpu"
+    shape: Shape,
+    claim: Claim | None,
+    random: Random,
+    *,
+    longest: int = LONGEST_PLAIN,
+    place: str = "cpu",
+    beside: bool = True,
 ) -> list[Case | SequencesCase]:
     """All that a kernel is asked about a shape by what it claims; first the plain call that it is timed on.
 
-    longest: of the lengths beside the claimed ones; place: kind of torch device.
+    longest: of the lengths beside the claimed ones; place: kind of torch device; beside: with plain calls beside the
+    claimed shape.
     """
     lse = claim is not None and claim.lse
-    plain = battery(shape, random, longest=longest, place=place, lse=lse)
+    plain = battery(shape, random, longest=longest, place=place, lse=lse, beside=beside)
     return [*plain, *_extensions(shape, claim, random, min(longest, LONGEST_BESIDE), place)]
 
 
