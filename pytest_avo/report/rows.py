@@ -94,6 +94,12 @@ def comparisons(row: ResultRow) -> dict[str, Comparison]:
     return ({} if named is None else {BASELINE: named}) | row.verdict.peers
 
 
+def best_peer(row: ResultRow) -> str:
+    """Name of the fastest of the peers that the kernel was timed beside; "" where there are not several."""
+    peers = row.verdict.peers
+    return min(peers, key=lambda name: peers[name].ratio) if len(peers) > 1 else ""
+
+
 def arms(rows: Iterable[ResultRow]) -> tuple[str, ...]:
     """Names of all that rows were timed beside, in order of first appearance, the baseline first."""
     names = dict.fromkeys(name for row in rows for name in comparisons(row))

@@ -104,7 +104,7 @@ class Laboratory:
 
     def end(self) -> None:
         """End all arms."""
-        for name in self._used:
+        for name in self._used | set(self.arms._kept):
             self.arms.drop(name)
         self.arms.settle()
 

@@ -182,7 +182,8 @@ class Nursery:
         try:
             socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
             pid = int(self._receive()["pid"])
-        except OSError as error:
+        except (OSError, EvaluatorError) as error:
+            ours.close()
             raise EvaluatorError(f"the zygote did not fork: {error}") from None
         finally:
             theirs.close()

@@ -13,8 +13,8 @@ from pytest_avo.evaluation.correctness.layouts import GAP, SLOTS
 ALIGNMENT = 256
 GUARD_BYTES = 1 << 20
 """NaN before, between and behind the arguments of a call that is checked alone: a tile or two of any layout."""
-PROCESSES = 7
-"""Kernels' processes that have to fit on a GPU at once: kernel, incumbent, four peers and the empty one."""
+PROCESSES = 8
+"""Kernels' processes that have to fit on a GPU at once: kernel, incumbent, five peers and the empty one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,14 @@ class CudaDevice:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """FlashAttention-4 is timed wherever it is installed, and not missed where it is not."""
-        return ("cudnn", "fa2", "fa3", *(["fa4"] if installed_version("flash-attn-4") != "absent" else []))
+        """FlashAttention-4 and FlashInfer are timed wherever they are installed, and not missed where they are not."""
+        optional = {"fa4": "flash-attn-4", "flashinfer": "flashinfer-python"}
+        return (
+            "cudnn",
+            "fa2",
+            "fa3",
+            *(x for x, package in optional.items() if installed_version(package) != "absent"),
+        )
 
     @property
     def id(self) -> str:

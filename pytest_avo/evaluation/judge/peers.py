@@ -75,6 +75,81 @@ def attention(q, k, v, *, causal, scale):
     return (out[0] if isinstance(out, tuple) else out).transpose(1, 2)
 '''
 
+_FLASHINFER = '''"""FlashInfer as servers call it: decoding over paged caches, all else over ragged sequences."""
+
+from functools import cache
+
+import flashinfer
+import torch
+
+WORKSPACE_BYTES = 256 << 20
+PAGES = (16, 8, 4, 2, 1)
+GROUP_FOR_TENSOR_CORES = 4
+
+
+@cache
+def workspace(device):
+    return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+
+
+def starts(batch, length, device):
+    return torch.arange(batch + 1, dtype=torch.int32, device=device) * length
+
+
+@cache
+def decoder(batch, heads_q, heads_kv, keys, head_dim, dtype, scale, device):
+    page = next(size for size in PAGES if keys % size == 0)
+    pages = keys // page
+    wrapper = flashinfer.BatchDecodeWithPagedKVCacheWrapper(
+        workspace(device), "NHD", use_tensor_cores=heads_q // heads_kv >= GROUP_FOR_TENSOR_CORES
+    )
+    wrapper.plan(
+        starts(batch, pages, device),
+        torch.arange(batch * pages, dtype=torch.int32, device=device),
+        torch.full((batch,), page, dtype=torch.int32, device=device),
+        heads_q,
+        heads_kv,
+        head_dim,
+        page,
+        q_data_type=dtype,
+        kv_data_type=dtype,
+        sm_scale=scale,
+    )
+    return wrapper, page
+
+
+@cache
+def prefiller(batch, heads_q, heads_kv, queries, keys, head_dim, dtype, causal, scale, device):
+    wrapper = flashinfer.BatchPrefillWithRaggedKVCacheWrapper(workspace(device), "NHD")
+    wrapper.plan(
+        starts(batch, queries, device),
+        starts(batch, keys, device),
+        heads_q,
+        heads_kv,
+        head_dim,
+        causal=causal,
+        sm_scale=scale,
+        q_data_type=dtype,
+        kv_data_type=dtype,
+    )
+    return wrapper
+
+
+def attention(q, k, v, *, causal, scale):
+    batch, heads_q, queries, head_dim = q.shape
+    heads_kv, keys = k.shape[1], k.shape[2]
+    if causal and queries > keys:
+        raise NotImplementedError("rows that see no key are not promised to be zero there")
+    q, k, v = (x.transpose(1, 2).contiguous() for x in (q, k, v))
+    if queries == 1:
+        wrapper, page = decoder(batch, heads_q, heads_kv, keys, head_dim, q.dtype, scale, q.device)
+        paged = tuple(x.view(-1, page, heads_kv, head_dim) for x in (k, v))
+        return wrapper.run(q[:, 0], paged)[:, :, None]
+    wrapper = prefiller(batch, heads_q, heads_kv, queries, keys, head_dim, q.dtype, causal, scale, q.device)
+    out = wrapper.run(*(x.flatten(0, 1) for x in (q, k, v)))
+    return out.view(batch, queries, heads_q, head_dim).transpose(1, 2)
+'''
+
 _FLEX = '''"""FlexAttention, compiled once per shape."""
 
 from functools import cache
@@ -161,6 +236,7 @@ PEERS = {
     "fa2": _PINNED.replace("BACKEND", "FLASH_ATTENTION"),
     "fa3": _FA3,
     "fa4": _FA4,
+    "flashinfer": _FLASHINFER,
     "flex": _FLEX,
     "onnxruntime": _ONNXRUNTIME,
 }
@@ -169,6 +245,7 @@ PACKAGES = {
     "fa2": ("torch",),
     "fa3": ("fa3-fwd", "flash-attn-3"),
     "fa4": ("flash-attn-4",),
+    "flashinfer": ("flashinfer-python",),
     "flex": ("torch",),
     "onnxruntime": ("onnxruntime",),
 }

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from pytest_avo.core.verdict import Comparison, Verdict
 from pytest_avo.report import text
-from pytest_avo.report.rows import ResultRow, arms, comparisons
+from pytest_avo.report.rows import ResultRow, arms, best_peer, comparisons
 
 LEAST_TFLOPS = 0.1
 """A kernel that is slower on every shape is told in GFLOP/s."""
@@ -28,6 +28,8 @@ class TableLayout:
     peers: tuple[str, ...]
     intervals: bool = True
     roofline: bool = True
+    best: bool = True
+    """Which of several peers is the fastest on each shape."""
     calls: bool = True
     """What eager calls take of the host, where that is much."""
     kinds: bool = True
@@ -75,6 +77,7 @@ def table(rows: Sequence[ResultRow], layout: TableLayout) -> Table:
         columns += [_median(rows), _throughput(rows)]
         columns += _roofline(rows) if layout.roofline else []
         columns += [_peer(rows, peer, layout) for peer in layout.peers]
+        columns += _best(rows) if layout.best else []
         columns += _calls(rows, layout) if layout.calls else []
         columns += _kinds(rows, layout) if layout.kinds else []
     columns.append(Column("verdict", tuple(row.verdict.kind for row in rows), "left"))
@@ -87,28 +90,20 @@ def table(rows: Sequence[ResultRow], layout: TableLayout) -> Table:
 def layouts(rows: Sequence[ResultRow], *, details: bool = False) -> list[TableLayout]:
     """Layouts from the fullest to the narrowest.
 
-    Intervals go first, then the share of the roofline, then shared parts of shapes, then what calls cost the host, then
-    kinds of inputs, then peers.
+    Intervals go first, then the share of the roofline and the name of the best peer, then shared parts of shapes, then
+    what calls cost the host, then kinds of inputs, then peers.
     """
     peers = arms(rows)
+    plain = TableLayout(peers, intervals=False, roofline=False, best=False, details=details)
+    short = replace(plain, whole_shapes=False)
+    bare = replace(short, calls=False)
     return [
         TableLayout(peers, details=details),
         TableLayout(peers, intervals=False, details=details),
-        TableLayout(peers, intervals=False, roofline=False, details=details),
-        TableLayout(peers, intervals=False, roofline=False, whole_shapes=False, details=details),
-        TableLayout(peers, intervals=False, roofline=False, whole_shapes=False, calls=False, details=details),
-        *(
-            TableLayout(
-                peers[:count],
-                intervals=False,
-                roofline=False,
-                calls=False,
-                kinds=False,
-                whole_shapes=False,
-                details=details,
-            )
-            for count in range(len(peers), -1, -1)
-        ),
+        plain,
+        short,
+        bare,
+        *(replace(bare, kinds=False, peers=peers[:count]) for count in range(len(peers), -1, -1)),
     ]
 
 
@@ -177,6 +172,12 @@ def _peer(rows: Sequence[ResultRow], name: str, layout: TableLayout) -> Column:
         else:
             cells.append(text.ratio(beside.ratio, beside.ci95, bounds=layout.intervals))
     return Column(f"vs {name}" if layout.intervals else name, tuple(cells))
+
+
+def _best(rows: Sequence[ResultRow]) -> list[Column]:
+    """The fastest peer of each row; no column where no row has several."""
+    found = [best_peer(row) for row in rows]
+    return [Column("best peer", tuple(name or text.ABSENT for name in found), "left")] if any(found) else []
 
 
 def _calls(rows: Sequence[ResultRow], layout: TableLayout) -> list[Column]:

@@ -117,7 +117,7 @@ def test_what_a_kernel_claims_beside_the_plain_call_is_checked_too(desk: Desk) -
 def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
     desk.examine(kernel(), shapes=[ONE, TWO])
     assert desk.said[0] == f"checking mine.py on {ONE.id} (1 of 2): normal"
-    assert 2 * 20 < len(desk.said) < 2 * 40
+    assert 20 < len(desk.said) < 2 * 20  # what is checked beside them is the same of both, and checked once
 
 
 def test_seeds_are_fresh_and_draw_the_inputs_again(desk: Desk) -> None:

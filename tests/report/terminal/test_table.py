@@ -102,6 +102,13 @@ def test_a_shape_that_has_nothing_of_its_own_is_still_told_apart() -> None:
     assert [line[0] for line in made.body] == ["-", "s0.5"]
 
 
+def test_the_fastest_of_several_peers_is_named_and_a_single_one_is_not() -> None:
+    two = {**PEERS, "flex": beside(0.7, 0.6, 0.8)}
+    made = table([row(shape(), peers=two), row(shape(batch=2), peers=PEERS)], TableLayout(("fa3", "flex")))
+    assert [line[made.headers.index("best peer")] for line in made.body] == ["flex", "-"]
+    assert "best peer" not in table([row(shape(), peers=PEERS)], TableLayout(("fa3",))).headers
+
+
 def test_details_are_rounds_and_seed() -> None:
     made = table([row(shape(), seed=42), row(shape(batch=2), "crashed", seed=43)], TableLayout((), details=True))
     assert made.headers[-2:] == ["rounds", "seed"]
@@ -112,7 +119,7 @@ def test_layouts_give_up_intervals_first_then_the_roofline_then_shapes_then_kind
     rows = [row(shape(), peers={**PEERS, "flex": beside(1, 0.9, 1.1)})]
     full = TableLayout(("fa3", "flex"))
     plain = replace(full, intervals=False)
-    bare = replace(plain, roofline=False)
+    bare = replace(plain, roofline=False, best=False)
     short = replace(bare, whole_shapes=False)
     costless = replace(short, calls=False)
     bound = replace(costless, kinds=False)
