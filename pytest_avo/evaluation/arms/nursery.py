@@ -26,6 +26,8 @@ from pytest_avo.evaluation.linux.sandbox import PID_NAMESPACE
 
 START_LIMIT_S = 120.0
 REAP_LIMIT_S = 10.0
+MOST_DYING = 4
+"""Processes that may be dying at a time: they hold their memory until they are gone, on a GPU too."""
 KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX")
 """What of the user's environment reaches a kernel; no key and no token is among it."""
 
@@ -142,6 +144,8 @@ class Nursery:
         arm.kill()
         arm.close()
         self._dying.append(arm.pid)
+        if len(self._dying) > MOST_DYING:
+            self._reap(self._dying.pop(0))
 
     def end_compiler(self, pid: int) -> None:
         """Kill a compiler with all below it."""
@@ -182,7 +186,10 @@ class Nursery:
         try:
             socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
             pid = int(self._receive()["pid"])
-        except (OSError, EvaluatorError) as error:
+        except EvaluatorError:
+            ours.close()
+            raise
+        except OSError as error:
             ours.close()
             raise EvaluatorError(f"the zygote did not fork: {error}") from None
         finally:

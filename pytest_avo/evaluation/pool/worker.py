@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from pytest_avo.evaluation.judge.roofline import Roofline
 
 SIGN_OF_LIFE_S = 10.0
+QUIET_S = 0.05
+"""With no request for so long there is time to see that ended processes are gone."""
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the memory that this process may use."""
 JUDGE_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
@@ -76,6 +78,7 @@ class _Line:
         self.prepare: Callable[[Prepare], None] | None = None
         """Told of what is asked next, where something can be done for it."""
         self._channel = channel
+        self._next: list[bytes] = []
         self._ending = threading.Event()
         self._sending = threading.Lock()
 
@@ -109,9 +112,16 @@ class _Line:
         if self.prepare is not None:
             self.prepare(order)
 
+    def has_order(self, *, within_s: float) -> bool:
+        """Whether something arrives soon; it is kept."""
+        if not self._next:
+            with contextlib.suppress(queue.Empty):
+                self._next.append(self.inbox.get(timeout=within_s))
+        return bool(self._next)
+
     def order(self) -> WorkerOrder:
         """What arrives next, waited for."""
-        order: WorkerOrder = _decode.decode(self.inbox.get())
+        order: WorkerOrder = _decode.decode(self._next.pop() if self._next else self.inbox.get())
         return order
 
     def live(self) -> None:
@@ -165,7 +175,7 @@ def serve(channel: Any) -> None:
         )
         threading.Thread(target=line.live, daemon=True, name="avo-life").start()
         while True:
-            if line.inbox.empty():
+            if not line.has_order(within_s=QUIET_S):
                 nursery.settle()
             match line.order():
                 case Evaluate(request=request):
