@@ -6,6 +6,9 @@ many dot products in registers as a register has lanes, whatever the group size 
 and leaves scores, softmax and rescaling in that interleaved order. Rows ahead are prefetched because a cache row of one
 head lies kilobytes from the next. With AVX512-BF16 the bfloat16 dot products need no conversion. Each split ends with
 its maximum and sum, by which the splits are merged. Strides are passed through, so nothing is copied.
+
+A cache in blocks is read by the same code, built anew with IS_PAGED: it lists the addresses of the keys of a softmax
+step, and of those to prefetch, and takes rows from there. What is built for plain calls is as it would be without.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-AVO = {"target": "cpu", "shapes": ["decode-cpu"]}
+AVO = {"target": "cpu", "shapes": ["decode-cpu"], "lse": True, "paged": True}
 
 SPLIT_KEYS = 1024  # keys per task
 BLOCK_K = 32  # keys per softmax step
@@ -140,11 +143,40 @@ struct Strides { int64_t batch, head, row; };
 struct Problem {
     int64_t batch, heads_q, heads_kv, seqlen_q, seqlen_kv, causal, threads, rows, chunks, splits;
     Strides q, k, v, out;
+    int64_t block_size, table_stride;
+};
+
+// Where the rows of keys and values are: one behind the other, or in blocks that a table lists for the sequence.
+struct Rows {
+    const element *k, *v;
+    int64_t k_row, v_row;
+#ifdef IS_PAGED
+    const int32_t* table;
+    int64_t block_size, k_block, v_block;
+    const element *keys[BLOCK_K + PREFETCH_KEYS], *values[BLOCK_K + PREFETCH_KEYS];
+    int64_t base;
+    void look_up(int64_t from, int64_t last) {
+        base = from;
+        int64_t block = from / block_size, slot = from % block_size;
+        const int count = std::min<int64_t>(BLOCK_K + PREFETCH_KEYS, last - from);
+        for (int i = 0; i < count; i++) {
+            keys[i] = k + table[block] * k_block + slot * k_row;
+            values[i] = v + table[block] * v_block + slot * v_row;
+            if (++slot == block_size) { slot = 0; block++; }
+        }
+    }
+    const element* key(int64_t j) const { return keys[j - base]; }
+    const element* value(int64_t j) const { return values[j - base]; }
+#else
+    void look_up(int64_t, int64_t) {}
+    const element* key(int64_t j) const { return k + j * k_row; }
+    const element* value(int64_t j) const { return v + j * v_row; }
+#endif
 };
 
 // One task: R query rows against keys [first, last). Lane i of a score register belongs to row i % R, key i / R.
-template <int R> static void attend(const Problem& s, const element* q[R], const element* k, const element* v,
-                                    const int64_t limits[R], int64_t first, int64_t last, float scale, float* result) {
+template <int R> static void attend(const element* q[R], Rows kv, const int64_t limits[R], int64_t first, int64_t last,
+                                    float scale, float* result) {
     constexpr int T = WIDTH / R;                           // keys per score register
     constexpr int WIDE = std::min(WIDTH / R, 8);           // value registers per row that are summed together
     alignas(64) float out[R][D_PADDED] = {};
@@ -159,18 +191,19 @@ template <int R> static void attend(const Problem& s, const element* q[R], const
     for (int64_t base = first; base < last; base += BLOCK_K) {
         const int keys = std::min<int64_t>(BLOCK_K, last - base);
         const bool masked = keys < BLOCK_K || base + BLOCK_K > seen_by_all;
+        kv.look_up(base, last);
         vf higher = top;
         for (int t0 = 0; t0 < keys; t0 += T) {
             vf dots[WIDTH] = {};
             const element* rows[T];
             for (int t = 0; t < T; t++) {
                 const int64_t j = std::min<int64_t>(base + t0 + t, last - 1);
-                rows[t] = k + j * s.k.row;
+                rows[t] = kv.key(j);
                 if (PREFETCH_KEYS) {
-                    const element* ahead = k + std::min<int64_t>(j + PREFETCH_KEYS, last - 1) * s.k.row;
+                    const element* ahead = kv.key(std::min<int64_t>(j + PREFETCH_KEYS, last - 1));
                     for (int d = 0; d < HEAD_DIM; d += 64 / sizeof(element)) {
                         __builtin_prefetch(ahead + d);
-                        __builtin_prefetch(v + j * s.v.row + d);
+                        __builtin_prefetch(kv.value(j) + d);
                     }
                 }
             }
@@ -212,7 +245,7 @@ template <int R> static void attend(const Problem& s, const element* q[R], const
             for (int t = 0; t < keys; t++)
                 for (int w = 0; w < WIDE; w++) {
                     if (d0 + WIDTH * w >= HEAD_DIM) continue;
-                    const vf x = load_row<WIDTH>(v + (base + t) * s.v.row, d0 + WIDTH * w, load_vector);
+                    const vf x = load_row<WIDTH>(kv.value(base + t), d0 + WIDTH * w, load_vector);
                     for (int r = 0; r < R; r++) sums[r][w] += weights[t * R + r] * x;
                 }
             for (int r = 0; r < R; r++)
@@ -230,13 +263,16 @@ template <int R> static void attend(const Problem& s, const element* q[R], const
 }
 
 // partial: (batch, heads_kv, splits, chunks * rows, D_PADDED + 16) floats: sums of values, then maximum and norm.
+// lse: (batch, heads_q, seqlen_q), or null. table, lengths: of caches in blocks alone, else null.
 extern "C" void attention(const element* q, const element* k, const element* v, element* out, float* partial,
-                          const Problem* problem, float scale) {
+                          float* lse, const int32_t* table, const int32_t* lengths, const Problem* problem,
+                          float scale) {
     const Problem& s = *problem;
     const int64_t group = s.heads_q / s.heads_kv, total = group * s.seqlen_q, heads = s.batch * s.heads_kv;
     const int64_t width = D_PADDED + 16, padded_rows = s.chunks * s.rows;
-    auto seen = [&](int64_t row) {  // rows of a group go query by query, the heads of the group within
-        return s.causal ? std::clamp<int64_t>(row / group + 1 + s.seqlen_kv - s.seqlen_q, 0, s.seqlen_kv) : s.seqlen_kv;
+    auto seen = [&](int64_t row, int64_t b) {  // rows of a group go query by query, the heads of the group within
+        const int64_t length = lengths ? lengths[b] : s.seqlen_kv;
+        return s.causal ? std::clamp<int64_t>(row / group + 1 + length - s.seqlen_q, 0, length) : length;
     };
     #pragma omp parallel for num_threads(s.threads) schedule(dynamic)
     for (int64_t task = 0; task < s.splits * heads * s.chunks; task++) {
@@ -247,17 +283,22 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
         for (int r = 0; r < s.rows; r++) {
             const int64_t row = std::min(chunk * s.rows + r, total - 1);
             rows[r] = q + b * s.q.batch + (h * group + row % group) * s.q.head + row / group * s.q.row;
-            limits[r] = seen(row);
+            limits[r] = seen(row, b);
         }
         const int64_t first = split * SPLIT_KEYS;
         const int64_t last = std::max(first, std::min(first + SPLIT_KEYS, limits[s.rows - 1]));
-        const element *keys = k + b * s.k.batch + h * s.k.head, *values = v + b * s.v.batch + h * s.v.head;
+#ifdef IS_PAGED
+        const Rows kv = {k + h * s.k.head, v + h * s.v.head, s.k.row, s.v.row, table + b * s.table_stride, s.block_size,
+                         s.k.batch, s.v.batch};
+#else
+        const Rows kv = {k + b * s.k.batch + h * s.k.head, v + b * s.v.batch + h * s.v.head, s.k.row, s.v.row};
+#endif
         float* result = partial + ((head * s.splits + split) * padded_rows + chunk * s.rows) * width;
         switch (s.rows) {
-            case 1: attend<1>(s, rows, keys, values, limits, first, last, scale, result); break;
-            case 2: attend<2>(s, rows, keys, values, limits, first, last, scale, result); break;
-            case 4: attend<4>(s, rows, keys, values, limits, first, last, scale, result); break;
-            default: attend<8>(s, rows, keys, values, limits, first, last, scale, result);
+            case 1: attend<1>(rows, kv, limits, first, last, scale, result); break;
+            case 2: attend<2>(rows, kv, limits, first, last, scale, result); break;
+            case 4: attend<4>(rows, kv, limits, first, last, scale, result); break;
+            default: attend<8>(rows, kv, limits, first, last, scale, result);
         }
     }
     #pragma omp parallel for num_threads(s.threads) schedule(static)
@@ -272,9 +313,12 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
             norm += weight * part[n * next + D_PADDED + 1];
             for (int d = 0; d < D_PADDED; d++) sums[d] += weight * part[n * next + d];
         }
-        const bool blind = seen(row) == 0;
+        const bool blind = seen(row, b) == 0;
         element* to = out + b * s.out.batch + (h * group + row % group) * s.out.head + row / group * s.out.row;
         for (int d = 0; d < HEAD_DIM; d++) to[d] = round_to(blind ? 0.f : sums[d] / norm);
+        if (lse)
+            lse[(b * s.heads_q + h * group + row % group) * s.seqlen_q + row / group] =
+                blind ? -INFINITY : (top + std::log2(norm)) * 0.693147181f;
     }
 }
 """
@@ -292,12 +336,14 @@ def build_folder() -> Path:
 
 
 @functools.cache
-def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
-    """Build SOURCE for one head dimension and element type, or load what an earlier process built."""
+def library(head_dim: int, dtype: torch.dtype, paged: bool) -> ctypes.CDLL:
+    """Build SOURCE for one head dimension, element type and cache, or load what an earlier process built."""
     names = ("SPLIT_KEYS", "BLOCK_K", "PREFETCH_KEYS")
     defines = [f"-D{name}={globals()[name]}" for name in names] + [f"-DHEAD_DIM={head_dim}"]
     if dtype is torch.bfloat16:
         defines.append("-DIS_BF16")
+    if paged:
+        defines.append("-DIS_PAGED")
     command = ["g++", "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC", *defines]
     digest = hashlib.sha256("\0".join([SOURCE, *command]).encode()).hexdigest()[:16]
     built = build_folder() / f"avo-decode-{digest}.so"
@@ -312,15 +358,46 @@ def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
-    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim)."""
-    if q.dtype is torch.float16:
-        return attention(q.float(), k.float(), v.float(), causal=causal, scale=scale).half()
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float, return_lse: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim).
+
+    With return_lse also the natural log-sum-exp of each row's scores, float32 (batch, heads_q, seqlen_q).
+    """
+    return run(q, k, v, k.shape[2], causal=causal, scale=scale, return_lse=return_lse)
+
+
+def attention_paged(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *, block_table: torch.Tensor,
+    cache_seqlens: torch.Tensor, causal: bool, scale: float, return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Attend from q to keys and values in blocks: (blocks, block_size, heads_kv, head_dim); results as of attention().
+
+    block_table (batch, most blocks) and cache_seqlens (batch,) are int32.
+    """
+    k, v, longest = k_cache.transpose(1, 2), v_cache.transpose(1, 2), int(cache_seqlens.max())
+    paging = (block_table, cache_seqlens)
+    return run(q, k, v, longest, causal=causal, scale=scale, return_lse=return_lse, paging=paging)
+
+
+def run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, seqlen_kv: int, *, causal: bool, scale: float, return_lse: bool,
+    paging: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Attend to k and v (batch or blocks, heads_kv, keys, head_dim), of which a sequence has at most seqlen_kv.
+
+    paging: the table of blocks and the lengths of sequences.
+    """
+    given = q.dtype
+    if given is torch.float16:
+        q, k, v = q.float(), k.float(), v.float()
     if q.dtype not in (torch.float32, torch.bfloat16):
         raise NotImplementedError(f"decode: expected float32, bfloat16 or float16, got {q.dtype}")
     batch, heads_q, seqlen_q, head_dim = q.shape
-    heads_kv, seqlen_kv = k.shape[1], k.shape[2]
+    heads_kv = k.shape[1]
     out = torch.empty_like(q)
+    lse = torch.empty((batch, heads_q, seqlen_q), dtype=torch.float32, device=q.device) if return_lse else None
     total = heads_q // heads_kv * seqlen_q
     rows = min(MAX_ROWS, 1 << (total - 1).bit_length())
     chunks = -(-total // rows)
@@ -329,7 +406,11 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     partial = torch.empty(batch * heads_kv * splits * chunks * rows * width, dtype=torch.float32, device=q.device)
     strides = [size for t in (q, k, v, out) for size in t.stride()[:3]]
     sizes = (batch, heads_q, heads_kv, seqlen_q, seqlen_kv, int(causal), torch.get_num_threads(), rows, chunks, splits)
-    problem = (ctypes.c_int64 * (len(sizes) + len(strides)))(*sizes, *strides)
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (q, k, v, out, partial)]
-    library(head_dim, q.dtype).attention(*pointers, problem, ctypes.c_float(scale))
-    return out
+    table, lengths = paging or (None, None)
+    blocks = (0, 0) if table is None else (k.shape[2], table.stride(0))
+    problem = (ctypes.c_int64 * (len(sizes) + len(strides) + 2))(*sizes, *strides, *blocks)
+    tensors = (q, k, v, out, partial, lse, table, lengths)
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
+    library(head_dim, q.dtype, paging is not None).attention(*pointers, problem, ctypes.c_float(scale))
+    out = out.to(given)
+    return out if lse is None else (out, lse)

@@ -4,8 +4,9 @@ Prompt processing is bound by arithmetic, so everything serves two small matrix 
 accumulators in registers. Keys (transposed) and values are first packed into panels of consecutive lanes that stay in
 the first cache level, once for all query heads and tiles that use them; strided inputs and group sharing end there. A
 task is one tile of queries of one head; tiles late in a causal sequence cost most and start first, and neither product
-touches panels of keys that the whole tile cannot see. With AVX512-BF16 a bfloat16 panel holds pairs and each
-instruction does twice the multiplications; elsewhere bfloat16 is widened while packing.
+touches panels of keys that the whole tile cannot see. Sequences of different lengths, packed one behind the other, are
+tasks of one list, so that no core waits for the others at the end of each. With AVX512-BF16 a bfloat16 panel holds
+pairs and each instruction does twice the multiplications; elsewhere bfloat16 is widened while packing.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import itertools
 import os
 import stat
 import subprocess
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-AVO = {"target": "cpu", "shapes": ["prefill-cpu"]}
+AVO = {"target": "cpu", "shapes": ["prefill-cpu"], "lse": True, "varlen": True}
 
 BLOCK_Q = 96  # queries per tile
 BLOCK_K = 128  # keys per softmax step
@@ -91,17 +93,25 @@ static inline void store_weights(word* to, vf x) { std::memcpy(to, &x, sizeof x)
 constexpr int LANES = WIDTH * VECTORS;
 constexpr int D_WORDS = (HEAD_DIM + PER_WORD - 1) / PER_WORD;
 constexpr int D_LANES = (HEAD_DIM + LANES - 1) / LANES * LANES;
+constexpr int K_WORDS = BLOCK_K * D_WORDS, V_WORDS = BLOCK_K / PER_WORD * D_LANES;
 constexpr float LOWEST = -3e38f;
 
 static inline word word_at(const element* row, int d) {  // word d of a row; an odd head dimension ends in half a word
     return word_of(row[d * PER_WORD], (d + 1) * PER_WORD <= HEAD_DIM ? row[(d + 1) * PER_WORD - 1] : 0);
 }
 
-struct Strides { int64_t batch, head, row; };
+struct Strides { int64_t head, row; };
 struct Problem {
-    int64_t batch, heads_q, heads_kv, seqlen_q, seqlen_kv, causal, threads;
-    Strides q, k, v, out;
+    int64_t sequences, heads_q, heads_kv, causal, threads;
+    Strides q, k, v, out, lse;
 };
+struct Sequence {
+    int64_t seqlen_q, seqlen_kv;
+    int64_t q, k, v, out, lse;  // where each begins, in elements
+};
+
+static int64_t blocks_of(const Sequence& x) { return (x.seqlen_kv + BLOCK_K - 1) / BLOCK_K; }
+static int64_t tiles_of(const Sequence& x) { return (x.seqlen_q + BLOCK_Q - 1) / BLOCK_Q; }
 
 static inline vf exp2_of(vf x) {  // x <= 0; below -126 the result is exactly zero
     const vi tiny = x < -126.f;
@@ -207,64 +217,82 @@ static void weigh(Tile& tile, int rows, int64_t base, int keys) {
     }
 }
 
-// packed_k: (batch * heads_kv, blocks, BLOCK_K * D_WORDS) words; packed_v: (..., BLOCK_K / PER_WORD * D_LANES) words.
-extern "C" void attention(const element* q, const element* k, const element* v, element* out, word* packed_k,
-                          word* packed_v, const Problem* problem, float scale) {
+// One tile of queries of one head, from row `first` on: its results, and their log-sum-exp where there is a place.
+static void attend(Tile& tile, const Problem& s, const Sequence& x, int64_t h, int64_t first, const element* q,
+                   const word* packed_k, const word* packed_v, element* out, float* lse, float scale) {
+    const int64_t shift = x.seqlen_kv - x.seqlen_q;
+    const int count = std::min<int64_t>(BLOCK_Q, x.seqlen_q - first);
+    const int rows = (count + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    const element* queries = q + x.q + h * s.q.head + first * s.q.row;
+    for (int r = 0; r < rows; r++) {
+        const element* row = queries + std::min(r, count - 1) * s.q.row;
+        for (int d = 0; d < D_WORDS; d++) tile.q[r * D_WORDS + d] = word_at(row, d);
+        tile.seen[r] = r >= count ? 0 : s.causal ? std::min(first + r + 1 + shift, x.seqlen_kv) : x.seqlen_kv;
+        tile.top[r] = LOWEST;
+        tile.norm[r] = vf{};
+    }
+    std::fill_n(tile.out.begin(), rows * D_LANES / WIDTH, vf{});
+    const int64_t end = tile.seen[count - 1];
+    float *scores = (float*)tile.scores.data(), *sums = (float*)tile.out.data();
+    for (int64_t base = 0; base < end; base += BLOCK_K) {
+        const word* key_panels = packed_k + base / BLOCK_K * K_WORDS;
+        const word* value_panels = packed_v + base / BLOCK_K * V_WORDS;
+        const int keys = std::min<int64_t>(BLOCK_K, end - base);
+        const int depth = (keys + WIDTH - 1) / WIDTH * WIDTH / PER_WORD;
+        for (int j = 0; j < keys; j += LANES)
+            for (int r = 0; r < rows; r += TILE_ROWS)
+                product<false>(&tile.q[r * D_WORDS], D_WORDS, key_panels + j * D_WORDS, D_WORDS,
+                               scores + r * BLOCK_K + j, BLOCK_K, scale * 1.44269504f);
+        weigh(tile, rows, base, keys);
+        for (int d = 0; d < D_LANES; d += LANES)
+            for (int r = 0; r < rows; r += TILE_ROWS)
+                product<true>(&tile.weights[r * BLOCK_K / PER_WORD], BLOCK_K / PER_WORD,
+                              value_panels + d * (BLOCK_K / PER_WORD), depth, sums + r * D_LANES + d, D_LANES, 1.f);
+    }
+    for (int r = 0; r < count; r++) {
+        float norm = 0;
+        for (int i = 0; i < WIDTH; i++) norm += tile.norm[r][i];
+        element* to = out + x.out + h * s.out.head + (first + r) * s.out.row;
+        const bool blind = tile.seen[r] <= 0;
+        for (int d = 0; d < HEAD_DIM; d++) to[d] = narrow(blind ? 0.f : sums[r * D_LANES + d] / norm);
+        if (lse)
+            lse[x.lse + h * s.lse.head + (first + r) * s.lse.row] =
+                blind ? -INFINITY : (tile.top[r] + std::log2(norm)) * 0.693147181f;
+    }
+}
+
+// packed_k: (sequence, heads_kv, blocks of the sequence, K_WORDS) words; packed_v: V_WORDS likewise; lse may be null.
+extern "C" void attention(const element* q, const element* k, const element* v, element* out, float* lse,
+                          word* packed_k, word* packed_v, const Problem* problem, const Sequence* sequences,
+                          float scale) {
     const Problem& s = *problem;
-    const int64_t blocks = (s.seqlen_kv + BLOCK_K - 1) / BLOCK_K, tiles = (s.seqlen_q + BLOCK_Q - 1) / BLOCK_Q;
-    const int64_t shift = s.seqlen_kv - s.seqlen_q, k_words = BLOCK_K * D_WORDS, v_words = BLOCK_K / PER_WORD * D_LANES;
+    std::vector<int64_t> blocks{0}, tasks{0};  // before each sequence, over all heads, and in all
+    for (int64_t n = 0; n < s.sequences; n++) {
+        blocks.push_back(blocks.back() + s.heads_kv * blocks_of(sequences[n]));
+        tasks.push_back(tasks.back() + s.heads_q * tiles_of(sequences[n]));
+    }
+    auto owner = [](const std::vector<int64_t>& before, int64_t i) {
+        return std::upper_bound(before.begin(), before.end(), i) - before.begin() - 1;
+    };
     #pragma omp parallel num_threads(s.threads)
     {
         #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < s.batch * s.heads_kv * blocks; i++) {
-            const int64_t block = i % blocks, b = i / blocks / s.heads_kv, h = i / blocks % s.heads_kv;
-            const int keys = std::min<int64_t>(BLOCK_K, s.seqlen_kv - block * BLOCK_K);
-            const element* from_k = k + b * s.k.batch + h * s.k.head + block * BLOCK_K * s.k.row;
-            const element* from_v = v + b * s.v.batch + h * s.v.head + block * BLOCK_K * s.v.row;
-            pack_keys(from_k, s.k.row, keys, packed_k + i * k_words);
-            pack_values(from_v, s.v.row, keys, packed_v + i * v_words);
+        for (int64_t i = 0; i < blocks.back(); i++) {
+            const int64_t n = owner(blocks, i), count = blocks_of(sequences[n]);
+            const Sequence& x = sequences[n];
+            const int64_t first = (i - blocks[n]) % count * BLOCK_K, h = (i - blocks[n]) / count;
+            const int keys = std::min<int64_t>(BLOCK_K, x.seqlen_kv - first);
+            pack_keys(k + x.k + h * s.k.head + first * s.k.row, s.k.row, keys, packed_k + i * K_WORDS);
+            pack_values(v + x.v + h * s.v.head + first * s.v.row, s.v.row, keys, packed_v + i * V_WORDS);
         }
         Tile tile;
         #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < s.batch * s.heads_q * tiles; task++) {
-            const int64_t b = task / tiles / s.heads_q, h = task / tiles % s.heads_q;
-            const int64_t first = (tiles - 1 - task % tiles) * BLOCK_Q;
-            const int count = std::min<int64_t>(BLOCK_Q, s.seqlen_q - first);
-            const int rows = (count + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-            const element* queries = q + b * s.q.batch + h * s.q.head + first * s.q.row;
-            for (int r = 0; r < rows; r++) {
-                const element* row = queries + std::min(r, count - 1) * s.q.row;
-                for (int d = 0; d < D_WORDS; d++) tile.q[r * D_WORDS + d] = word_at(row, d);
-                tile.seen[r] = r >= count ? 0 : s.causal ? std::min(first + r + 1 + shift, s.seqlen_kv) : s.seqlen_kv;
-                tile.top[r] = LOWEST;
-                tile.norm[r] = vf{};
-            }
-            std::fill_n(tile.out.begin(), rows * D_LANES / WIDTH, vf{});
-            const int64_t end = tile.seen[count - 1], kv_head = b * s.heads_kv + h / (s.heads_q / s.heads_kv);
-            float *scores = (float*)tile.scores.data(), *sums = (float*)tile.out.data();
-            for (int64_t base = 0; base < end; base += BLOCK_K) {
-                const word* key_panels = packed_k + (kv_head * blocks + base / BLOCK_K) * k_words;
-                const word* value_panels = packed_v + (kv_head * blocks + base / BLOCK_K) * v_words;
-                const int keys = std::min<int64_t>(BLOCK_K, end - base);
-                const int depth = (keys + WIDTH - 1) / WIDTH * WIDTH / PER_WORD;
-                for (int j = 0; j < keys; j += LANES)
-                    for (int r = 0; r < rows; r += TILE_ROWS)
-                        product<false>(&tile.q[r * D_WORDS], D_WORDS, key_panels + j * D_WORDS, D_WORDS,
-                                       scores + r * BLOCK_K + j, BLOCK_K, scale * 1.44269504f);
-                weigh(tile, rows, base, keys);
-                for (int d = 0; d < D_LANES; d += LANES)
-                    for (int r = 0; r < rows; r += TILE_ROWS)
-                        product<true>(&tile.weights[r * BLOCK_K / PER_WORD], BLOCK_K / PER_WORD,
-                                      value_panels + d * (BLOCK_K / PER_WORD), depth, sums + r * D_LANES + d,
-                                      D_LANES, 1.f);
-            }
-            for (int r = 0; r < count; r++) {
-                float norm = 0;
-                for (int i = 0; i < WIDTH; i++) norm += tile.norm[r][i];
-                element* to = out + b * s.out.batch + h * s.out.head + (first + r) * s.out.row;
-                const bool blind = tile.seen[r] <= 0;
-                for (int d = 0; d < HEAD_DIM; d++) to[d] = narrow(blind ? 0.f : sums[r * D_LANES + d] / norm);
-            }
+        for (int64_t i = 0; i < tasks.back(); i++) {
+            const int64_t n = owner(tasks, i), tiles = tiles_of(sequences[n]), h = (i - tasks[n]) / tiles;
+            const int64_t first = (tiles - 1 - (i - tasks[n]) % tiles) * BLOCK_Q;
+            const int64_t block = blocks[n] + h / (s.heads_q / s.heads_kv) * blocks_of(sequences[n]);
+            attend(tile, s, sequences[n], h, first, q, packed_k + block * K_WORDS, packed_v + block * V_WORDS, out, lse,
+                   scale);
         }
     }
 }
@@ -303,22 +331,76 @@ def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
-    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float, return_lse: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim).
+
+    With return_lse also the natural log-sum-exp of each row's scores, float32 (batch, heads_q, seqlen_q).
+    """
+    lse = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device) if return_lse else None
+    q, k, v, dtype = computable(q, k, v)
+    out = torch.empty_like(q)
+    tensors = [q, k, v, out, *([] if lse is None else [lse])]
+    lengths = [(q.shape[2], k.shape[2])] * len(q)
+    begin = [tuple(n * t.stride(0) for t in tensors) for n in range(len(q))]
+    run(q, k, v, out, lse, lengths, begin, [t.stride()[1:3] for t in tensors], causal=causal, scale=scale)
+    return out.to(dtype) if lse is None else (out.to(dtype), lse)
+
+
+def attention_varlen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int, max_seqlen_k: int, causal: bool, scale: float, return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Attend within packed sequences from q (tokens, heads_q, head_dim) to k and v (tokens, heads_kv, head_dim).
+
+    With return_lse also the log-sum-exp, float32 (heads_q, tokens).
+    """
+    lse = torch.empty((q.shape[1], len(q)), dtype=torch.float32, device=q.device) if return_lse else None
+    q, k, v, dtype = computable(q, k, v)
+    out = torch.empty_like(q)
+    queries, keys = (list(itertools.pairwise(ends.tolist())) for ends in (cu_seqlens_q, cu_seqlens_k))
+    lengths = [(end - first, last - start) for (first, end), (start, last) in zip(queries, keys, strict=True)]
+    steps = [t.stride(0) for t in (q, k, v, out)]
+    begin = [
+        (first * steps[0], start * steps[1], start * steps[2], first * steps[3], first)
+        for (first, _), (start, _) in zip(queries, keys, strict=True)
+    ]
+    strides = [t.stride()[1::-1] for t in (q, k, v, out)]
+    run(q, k, v, out, lse, lengths, begin, [*strides, (len(q), 1)], causal=causal, scale=scale)
+    return out.to(dtype) if lse is None else (out.to(dtype), lse)
+
+
+def computable(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.dtype]:
+    """The tensors in a type that there is code for, and the type that they had."""
     if q.dtype is torch.float16:
-        return attention(q.float(), k.float(), v.float(), causal=causal, scale=scale).half()
+        return q.float(), k.float(), v.float(), q.dtype
     if q.dtype not in (torch.float32, torch.bfloat16):
         raise NotImplementedError(f"prefill: expected float32, bfloat16 or float16, got {q.dtype}")
-    batch, heads_q, seqlen_q, head_dim = q.shape
-    heads_kv, seqlen_kv = k.shape[1], k.shape[2]
-    out = torch.empty_like(q)
+    return q, k, v, q.dtype
+
+
+def run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, lse: torch.Tensor | None,
+    lengths: list[tuple[int, int]], begin: list[tuple[int, ...]], strides: list[tuple[int, ...]],
+    *, causal: bool, scale: float,
+) -> None:  # fmt: skip
+    """Fill out, and lse where there is one, of sequences with these lengths of queries and keys.
+
+    begin: where each sequence begins in q, k, v, out and lse; strides: of heads and rows of the same, all in elements.
+    """
+    heads_q, heads_kv, head_dim = q.shape[1], k.shape[1], q.shape[-1]
     # One 32-bit word per element suffices for any packing, with the head dimension rounded up to the widest panels.
     lanes = 16 * VECTORS
-    words = batch * heads_kv * -(-seqlen_kv // BLOCK_K) * BLOCK_K * -(-head_dim // lanes) * lanes
+    blocks = sum(-(-keys // BLOCK_K) for _, keys in lengths)
+    words = heads_kv * blocks * BLOCK_K * -(-head_dim // lanes) * lanes
     packed_k, packed_v = (torch.empty(words, dtype=torch.float32, device=q.device) for _ in range(2))
-    strides = [size for t in (q, k, v, out) for size in t.stride()[:3]]
-    sizes = (batch, heads_q, heads_kv, seqlen_q, seqlen_kv, int(causal), torch.get_num_threads())
-    problem = (ctypes.c_int64 * (len(sizes) + len(strides)))(*sizes, *strides)
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (q, k, v, out, packed_k, packed_v)]
-    library(head_dim, q.dtype).attention(*pointers, problem, ctypes.c_float(scale))
-    return out
+    sizes = [len(lengths), heads_q, heads_kv, int(causal), torch.get_num_threads(), *itertools.chain(*strides)]
+    problem = (ctypes.c_int64 * 15)(*sizes)
+    rows = [(*sizes, *offsets, *(0,) * (5 - len(offsets))) for sizes, offsets in zip(lengths, begin, strict=True)]
+    sequences = (ctypes.c_int64 * (7 * len(rows)))(*itertools.chain(*rows))
+    tensors = (q, k, v, out, lse, packed_k, packed_v)
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
+    library(head_dim, q.dtype).attention(*pointers, problem, sequences, ctypes.c_float(scale))

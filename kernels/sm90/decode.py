@@ -6,6 +6,9 @@ Why it is fast:
 * The keys are cut into splits so that every multiprocessor has work even for one sequence; a second, small kernel
   merges the partial results. The splits are as long as they can be without costing a further wave of programs.
 * Loads run several blocks ahead of the arithmetic (NUM_STAGES), which is what it takes to keep the memory busy.
+
+A cache in blocks is read by the same kernel, which then looks up the block of every key; how long the sequences are is
+read on the device alone, so that the launch can be captured. Plain calls compile to what they would without either.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-AVO = {"target": "sm90", "shapes": ["decode"]}
+AVO = {"target": "sm90", "shapes": ["decode"], "lse": True, "paged": True}
 
 BLOCK_N = 128  # keys; half as many where a head has 256 dimensions
 NUM_WARPS = 4
@@ -37,23 +40,25 @@ TUNABLES = {
 MAX_SPLITS = 128
 MERGE_BLOCK = 64  # partial results that the merging kernel holds at once, at most
 LOG2_E = 1.4426950408889634
+LN_2 = tl.constexpr(0.6931471805599453)
 
 
 @triton.jit
 def attend_split(
-    q_ptr, k_ptr, v_ptr, o_ptr, part_ptr, max_ptr, sum_ptr,
+    q_ptr, k_ptr, v_ptr, o_ptr, part_ptr, max_ptr, sum_ptr, lse_ptr,
     q_stride_b, q_stride_h, q_stride_s,
     k_stride_b, k_stride_h, k_stride_s,
     v_stride_b, v_stride_h, v_stride_s,
     o_stride_b, o_stride_h, o_stride_s,
-    heads_kv, group, seqlen_q, seqlen_kv, keys_per_split, scale_log2,
+    heads_kv, group, seqlen_q, seqlen_kv, keys_per_split, scale_log2, table_ptr, table_stride, lengths_ptr, block_size,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
     FINAL: tl.constexpr, OVERLAP_MERGE: tl.constexpr,
 ):  # fmt: skip
     """Attend from BLOCK_M packed rows of one key/value head to one split of its keys.
 
     Row r is query position r % seqlen_q of head r // seqlen_q of the group. With a single split the result is FINAL and
-    goes to o; else its unnormalised rows, maxima and sums go to part, max and sum.
+    goes to o; else its unnormalised rows, maxima and sums go to part, max and sum. With a table, key t of a sequence is
+    in row t % block_size of a block, of which k_stride_b and v_stride_b are the strides.
     """
     split = tl.program_id(0)
     batch = (tl.program_id(1) // heads_kv).to(tl.int64)
@@ -67,8 +72,14 @@ def attend_split(
 
     q_rows = batch * q_stride_b + heads * q_stride_h + positions * q_stride_s
     q = tl.load(q_ptr + q_rows[:, None] + dims[None, :], mask=row_in_range[:, None], other=0.0)
-    k_ptr += batch * k_stride_b + head * k_stride_h
-    v_ptr += batch * v_stride_b + head * v_stride_h
+    if table_ptr is None:
+        k_ptr += batch * k_stride_b + head * k_stride_h
+        v_ptr += batch * v_stride_b + head * v_stride_h
+    else:
+        seqlen_kv = tl.load(lengths_ptr + batch)
+        table_ptr += batch * table_stride
+        k_ptr += head * k_stride_h
+        v_ptr += head * v_stride_h
 
     row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_M], tl.float32)
@@ -78,8 +89,16 @@ def attend_split(
     for start in range(first, end, BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
         kv_rows = cols[:, None].to(tl.int64)
-        k = tl.load(k_ptr + kv_rows * k_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
-        v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
+        if table_ptr is None:
+            k = tl.load(k_ptr + kv_rows * k_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
+            v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
+        else:
+            blocks = tl.load(table_ptr + kv_rows // block_size, mask=kv_rows < end, other=0).to(tl.int64)
+            slots = kv_rows % block_size
+            k_rows = blocks * k_stride_b + slots * k_stride_s
+            v_rows = blocks * v_stride_b + slots * v_stride_s
+            k = tl.load(k_ptr + k_rows + dims[None, :], mask=kv_rows < end, other=0.0)
+            v = tl.load(v_ptr + v_rows + dims[None, :], mask=kv_rows < end, other=0.0)
         scores = tl.dot(q, tl.trans(k)) * scale_log2
         visible = cols[None, :] < end
         if CAUSAL:
@@ -98,6 +117,9 @@ def attend_split(
         out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
         o_rows = batch * o_stride_b + heads * o_stride_h + positions * o_stride_s
         tl.store(o_ptr + o_rows[:, None] + dims[None, :], out.to(o_ptr.dtype.element_ty), mask=row_in_range[:, None])
+        if lse_ptr is not None:
+            at = (batch * heads_kv * group + heads) * seqlen_q + positions
+            tl.store(lse_ptr + at, (row_max + tl.log2(row_sum)) * LN_2, mask=row_in_range)
     else:
         at = (tl.program_id(1).to(tl.int64) * rows_total + rows) * tl.num_programs(0) + split
         tl.store(part_ptr + at[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_in_range[:, None])
@@ -109,7 +131,7 @@ def attend_split(
 
 @triton.jit
 def merge_splits(
-    part_ptr, max_ptr, sum_ptr, o_ptr, o_stride_b, o_stride_h, o_stride_s, heads_kv, group, seqlen_q, splits,
+    part_ptr, max_ptr, sum_ptr, o_ptr, lse_ptr, o_stride_b, o_stride_h, o_stride_s, heads_kv, group, seqlen_q, splits,
     HEAD_DIM: tl.constexpr, MERGE_BLOCK: tl.constexpr, OVERLAP_MERGE: tl.constexpr,
 ):  # fmt: skip
     """Merge the partial results of one row: each weighs its sum, brought to the largest of the maxima."""
@@ -143,6 +165,10 @@ def merge_splits(
     o_ptr += batch * o_stride_b + head.to(tl.int64) * o_stride_h + (row % seqlen_q).to(tl.int64) * o_stride_s
     out = acc / tl.where(denominator == 0.0, 1.0, denominator)
     tl.store(o_ptr + dims, out.to(o_ptr.dtype.element_ty))
+    if lse_ptr is not None:
+        # Without a visible key the denominator is 0 and its logarithm -inf.
+        at = (batch * heads_kv * group + head) * seqlen_q + row % seqlen_q
+        tl.store(lse_ptr + at, (base + tl.log2(denominator)) * LN_2)
 
 
 @functools.cache
@@ -160,10 +186,41 @@ def choose_split(tiles: int, slots: int, blocks: int) -> int:
     return max(length for length in lengths if time(length) <= 1.05 * shortest)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
-    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float, return_lse: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim).
+
+    With return_lse also the natural log-sum-exp of each row's scores, float32 (batch, heads_q, seqlen_q).
+    """
+    return run(q, k, v, k.shape[1], k.shape[2], causal=causal, scale=scale, return_lse=return_lse)
+
+
+def attention_paged(
+    q: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *, block_table: torch.Tensor,
+    cache_seqlens: torch.Tensor, causal: bool, scale: float, return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Attend from q to keys and values in blocks: (blocks, block_size, heads_kv, head_dim); results as of attention().
+
+    block_table (batch, most blocks) and cache_seqlens (batch,) are int32.
+    """
+    block_size, heads_kv = k_cache.shape[1:3]
+    k, v = k_cache.transpose(1, 2), v_cache.transpose(1, 2)
+    paging = (block_table, block_table.stride(0), cache_seqlens, block_size)
+    most = block_table.shape[1] * block_size  # known without waiting for the device
+    return run(q, k, v, heads_kv, most, causal=causal, scale=scale, return_lse=return_lse, paging=paging)
+
+
+def run(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads_kv: int, seqlen_kv: int,
+    *, causal: bool, scale: float, return_lse: bool,
+    paging: tuple[torch.Tensor | None, int | None, torch.Tensor | None, int | None] = (None, None, None, None),
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Launch the kernels for keys and values (batch or blocks, heads_kv, keys, head_dim), at most seqlen_kv a sequence.
+
+    paging: the table of blocks, its stride, the lengths of sequences and the size of blocks.
+    """
     batch, heads_q, seqlen_q, head_dim = q.shape
-    heads_kv, seqlen_kv = k.shape[1:3]
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
     if head_dim not in (16, 32, 64, 128, 256):
@@ -179,22 +236,23 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     splits = triton.cdiv(blocks, blocks_per_split)
 
     out = torch.empty_like(q)
+    lse = torch.empty((batch, heads_q, seqlen_q), dtype=torch.float32, device=q.device) if return_lse else None
     part = max_ = sum_ = None
     if splits > 1:
         part = torch.empty((batch * heads_q * seqlen_q, splits, head_dim), dtype=torch.float32, device=q.device)
         max_ = torch.empty((batch * heads_q * seqlen_q, splits), dtype=torch.float32, device=q.device)
         sum_ = torch.empty_like(max_)
     attend_split[(splits, batch * heads_kv, row_tiles)](
-        q, k, v, out, part, max_, sum_,
+        q, k, v, out, part, max_, sum_, lse,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * block_n, scale * LOG2_E,
+        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * block_n, scale * LOG2_E, *paging,
         HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=block_n, CAUSAL=causal and seqlen_q > 1, FINAL=splits == 1,
         OVERLAP_MERGE=OVERLAP_MERGE, num_warps=NUM_WARPS, num_stages=NUM_STAGES,
     )  # fmt: skip
     if splits > 1:
         merge_splits[(rows, batch * heads_kv)](
-            part, max_, sum_, out, *out.stride()[:3], heads_kv, group, seqlen_q, splits,
+            part, max_, sum_, out, lse, *out.stride()[:3], heads_kv, group, seqlen_q, splits,
             HEAD_DIM=head_dim, MERGE_BLOCK=min(MERGE_BLOCK, triton.next_power_of_2(splits)),
             OVERLAP_MERGE=OVERLAP_MERGE, num_warps=MERGE_WARPS, launch_pdl=OVERLAP_MERGE,
         )  # fmt: skip
-    return out
+    return out if lse is None else (out, lse)

@@ -17,6 +17,10 @@ Why it is fast:
   the L2 cache (L2_MIB), and so many that every multiprocessor has one; a persistent program takes its next block from
   a counter and loads it while the last one finishes.
 
+The log-sum-exp is the maximum that sums are taken relative to plus the logarithm of the sum, both of which are there at
+the end; a call that does not ask for it compiles to what it would without. Packed sequences have a plain Triton kernel
+of their own, for TMA would fill up the end of a sequence with rows of the next.
+
 TMA descriptors describe the four dimensions as they lie in memory, so any layout with 16-byte aligned strides is read
 without a copy, and rows past the end are filled with zeros on load and dropped on store.
 """
@@ -25,6 +29,7 @@ from __future__ import annotations
 
 import torch
 import triton
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -36,7 +41,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"]}
+AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"], "lse": True, "varlen": True}
 
 D64_CONSUMERS = 3
 D64_BLOCK_N = 64
@@ -51,6 +56,10 @@ D128_LATE = True
 D256_BLOCK_N = 64
 D256_PINGPONG = False
 D256_LATE = False
+PACKED_BLOCK_M = 128  # of packed sequences; half as many where a head has 256 dimensions
+PACKED_BLOCK_N = 64
+PACKED_WARPS = 8
+PACKED_STAGES = 2
 CAUSAL_SCHEDULE = "dynamic"
 FULL_SCHEDULE = "dynamic"
 L2_MIB = 8  # keys and values of the heads that are worked on at once
@@ -78,6 +87,7 @@ ROWS = 64  # query rows of a consumer: the height of one wgmma
 P_LIMIT = gl.constexpr("0f47000000")  # 2^15 in PTX: what one thread's probabilities of a row may add up to in a block
 SHARED_LIMIT = 232448 - 1024  # bytes a block may allocate, less room for the mbarriers
 LOG2_E = 1.4426950408889634
+LN_2 = gl.constexpr(0.6931471805599453)
 
 
 @gluon.constexpr_function
@@ -402,7 +412,7 @@ def pass_on(block, bars, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, STAGES
 
 @gluon.jit
 def consume(
-    o_desc, shared, bars, sizes, scale_log2,
+    o_desc, shared, bars, sizes, scale_log2, lse_ptr,
     CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, LATE: gl.constexpr, O_PARTS: gl.constexpr,
 ):  # fmt: skip
@@ -477,6 +487,13 @@ def consume(
         mbarrier.arrive(v_empty.index(stage), count=1)
         total = gl.convert_layout(gl.sum(row_sum, 1), gl.SliceLayout(1, o_layout))
         acc = acc * (1.0 / gl.where(total == 0.0, 1.0, total))[:, None]
+        if lse_ptr is not None:
+            rows = row + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
+            top = gl.convert_layout(row_max, gl.SliceLayout(1, o_layout))
+            # Without a visible key both are -inf.
+            lse = (top + gl.log2(total)) * LN_2
+            first = (batch * sizes[2] + head).to(gl.int64) * seqlen_q
+            gl.store(lse_ptr + first + rows, lse, mask=rows < seqlen_q)
         if O_PARTS == 2:
             left, right = halves(acc.to(dtype))
             store(o_desc, [batch, head, row, 0], o_t, left)
@@ -499,7 +516,7 @@ def consume(
 
 @gluon.jit(do_not_specialize=["row_tiles", "heads_total", "heads_q", "group", "section", "seqlen_q", "seqlen_kv"])
 def attend(
-    q_desc, k_desc, v_desc, o_desc, counter_ptr,
+    q_desc, k_desc, v_desc, o_desc, counter_ptr, lse_ptr,
     row_tiles, heads_total, heads_q, group, section, seqlen_q, seqlen_kv, scale_log2,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
     DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, LATE: gl.constexpr, O_PARTS: gl.constexpr,
@@ -540,20 +557,20 @@ def attend(
     # The tuples stand inside the calls because a constexpr in a tuple that is assigned to a name becomes a tensor.
     if CONSUMERS == 2:
         gl.warp_specialize([
-            (consume, (o_desc, shared, bars, sizes, scale_log2,
+            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
                        0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (consume, (o_desc, shared, bars, sizes, scale_log2,
+            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
                        1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
             (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
                        CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
         ], [4, 1], [CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (consume, (o_desc, shared, bars, sizes, scale_log2,
+            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
                        0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (consume, (o_desc, shared, bars, sizes, scale_log2,
+            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
                        1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (consume, (o_desc, shared, bars, sizes, scale_log2,
+            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
                        2, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
             (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
                        CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
@@ -578,8 +595,91 @@ def aligned(x: torch.Tensor) -> torch.Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
-    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+@triton.jit
+def packed_block(
+    q, acc, row_max, row_sum, rows, start, k_ptr, v_ptr, k_stride_s, v_stride_s, seqlen_kv, shift, scale_log2,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Take in the keys from start on, BLOCK_N of them; only a MASKED block looks at what its rows see."""
+    cols = start + tl.arange(0, BLOCK_N)
+    dims = tl.arange(0, HEAD_DIM)
+    kv_rows = cols[:, None].to(tl.int64)
+    if MASKED:
+        k = tl.load(k_ptr + kv_rows * k_stride_s + dims[None, :], mask=kv_rows < seqlen_kv, other=0.0)
+        v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :], mask=kv_rows < seqlen_kv, other=0.0)
+    else:
+        k = tl.load(k_ptr + kv_rows * k_stride_s + dims[None, :])
+        v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :])
+    scores = tl.dot(q, tl.trans(k)) * scale_log2
+    if MASKED:
+        visible = cols[None, :] < seqlen_kv
+        if CAUSAL:
+            visible = visible & (cols[None, :] <= rows[:, None] + shift)
+        scores = tl.where(visible, scores, float("-inf"))
+    new_max = tl.maximum(row_max, tl.max(scores, 1))
+    # A row that has seen no key yet has a maximum of -inf, and -inf - -inf is NaN.
+    base = tl.where(new_max == float("-inf"), 0.0, new_max)
+    p = tl.exp2(scores - base[:, None])
+    rescale = tl.exp2(row_max - base)
+    acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None])
+    return acc, new_max, row_sum * rescale + tl.sum(p, 1)
+
+
+@triton.jit
+def attend_packed(
+    q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, ends_q_ptr, ends_k_ptr,
+    q_stride_s, q_stride_h, k_stride_s, k_stride_h, v_stride_s, v_stride_h, o_stride_s, o_stride_h,
+    tokens_q, group, scale_log2,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    """Write BLOCK_M rows of one query head of one sequence; of a program for rows that it does not have, nothing."""
+    first_q = tl.load(ends_q_ptr + tl.program_id(2)).to(tl.int64)
+    first_k = tl.load(ends_k_ptr + tl.program_id(2)).to(tl.int64)
+    seqlen_q = (tl.load(ends_q_ptr + tl.program_id(2) + 1) - first_q).to(tl.int32)
+    seqlen_kv = (tl.load(ends_k_ptr + tl.program_id(2) + 1) - first_k).to(tl.int32)
+    # The last rows of a causal sequence take the longest and so start first.
+    first_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BLOCK_M
+    if first_row < seqlen_q:
+        head = tl.program_id(1).to(tl.int64)
+        rows = first_row + tl.arange(0, BLOCK_M)
+        dims = tl.arange(0, HEAD_DIM)
+        in_range = rows[:, None] < seqlen_q
+        tokens = (first_q + rows)[:, None]
+        q = tl.load(q_ptr + head * q_stride_h + tokens * q_stride_s + dims[None, :], mask=in_range, other=0.0)
+        k_ptr += head // group * k_stride_h + first_k * k_stride_s
+        v_ptr += head // group * v_stride_h + first_k * v_stride_s
+        shift = seqlen_kv - seqlen_q
+        end = seqlen_kv
+        whole = seqlen_kv // BLOCK_N * BLOCK_N
+        if CAUSAL:
+            end = tl.maximum(0, tl.minimum(seqlen_kv, first_row + BLOCK_M + shift))
+            whole = tl.maximum(0, tl.minimum(seqlen_kv, first_row + 1 + shift)) // BLOCK_N * BLOCK_N
+        row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
+        row_sum = tl.zeros([BLOCK_M], tl.float32)
+        acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+        for start in range(0, whole, BLOCK_N):
+            acc, row_max, row_sum = packed_block(
+                q, acc, row_max, row_sum, rows, start, k_ptr, v_ptr, k_stride_s, v_stride_s, seqlen_kv, shift,
+                scale_log2, HEAD_DIM, BLOCK_N, CAUSAL, False)  # fmt: skip
+        for start in range(whole, end, BLOCK_N):
+            acc, row_max, row_sum = packed_block(
+                q, acc, row_max, row_sum, rows, start, k_ptr, v_ptr, k_stride_s, v_stride_s, seqlen_kv, shift,
+                scale_log2, HEAD_DIM, BLOCK_N, CAUSAL, True)  # fmt: skip
+        out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
+        o_rows = o_ptr + head * o_stride_h + tokens * o_stride_s
+        tl.store(o_rows + dims[None, :], out.to(o_ptr.dtype.element_ty), mask=in_range)
+        if lse_ptr is not None:
+            lse = (row_max + tl.log2(row_sum)) * LN_2
+            tl.store(lse_ptr + head * tokens_q + first_q + rows, lse, mask=rows < seqlen_q)
+
+
+def attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float, return_lse: bool = False
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim).
+
+    With return_lse also the natural log-sum-exp of each row's scores, float32 (batch, heads_q, seqlen_q).
+    """
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1:3]
     if q.dtype not in (torch.float16, torch.bfloat16):
@@ -598,6 +698,7 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
 
     q, k, v = aligned(q), aligned(k), aligned(v)
     out = torch.empty((batch, seqlen_q, heads_q, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
+    lse = torch.empty((batch, heads_q, seqlen_q), dtype=torch.float32, device=q.device) if return_lse else None
     schedule = CAUSAL_SCHEDULE if causal else FULL_SCHEDULE
     row_tiles = triton.cdiv(seqlen_q, consumers * ROWS)
     tiles = row_tiles * batch * heads_q
@@ -611,10 +712,36 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     parts = 1 if room >= tile else 2 if room >= tile // 2 else 0  # pieces that results leave in, 0: through the queries
     attend[(tiles if schedule == "single" else min(tiles, processors),)](
         describe(q, ROWS), describe(k, block_n), describe(v, block_n), describe(out, ROWS, parts or 1),
-        torch.zeros(1, dtype=torch.int32, device=q.device) if schedule == "dynamic" else None,
+        torch.zeros(1, dtype=torch.int32, device=q.device) if schedule == "dynamic" else None, lse,
         row_tiles, batch * heads_q, heads_q, group, min(section, batch * heads_q), seqlen_q, seqlen_kv, scale * LOG2_E,
         CONSUMERS=consumers, BLOCK_N=block_n, STAGES=stages, CAUSAL=causal, DYNAMIC=schedule == "dynamic",
         PINGPONG=pingpong, LATE=late, O_PARTS=parts,
         CONSUMER_REGISTERS=240 if consumers == 2 else 160, PRODUCER_REGISTERS=24 if consumers == 2 else 32, num_warps=4,
     )  # fmt: skip
-    return out
+    return out if lse is None else (out, lse)
+
+
+def attention_varlen(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, cu_seqlens_q: torch.Tensor, cu_seqlens_k: torch.Tensor,
+    max_seqlen_q: int, max_seqlen_k: int, causal: bool, scale: float, return_lse: bool = False,
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Attend within packed sequences from q (tokens, heads_q, head_dim) to k and v (tokens, heads_kv, head_dim).
+
+    With return_lse also the log-sum-exp, float32 (heads_q, tokens).
+    """
+    tokens, heads_q, head_dim = q.shape
+    if q.dtype not in (torch.float16, torch.bfloat16):
+        raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
+    if head_dim not in (16, 32, 64, 128, 256):
+        raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
+    out = torch.empty_like(q)
+    lse = torch.empty((heads_q, tokens), dtype=torch.float32, device=q.device) if return_lse else None
+    block_m = PACKED_BLOCK_M if head_dim < 256 else PACKED_BLOCK_M // 2
+    attend_packed[(triton.cdiv(max_seqlen_q, block_m), heads_q, len(cu_seqlens_q) - 1)](
+        q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k,
+        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2],
+        tokens, heads_q // k.shape[1], scale * LOG2_E,
+        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=PACKED_BLOCK_N, CAUSAL=causal,
+        num_warps=PACKED_WARPS, num_stages=PACKED_STAGES,
+    )  # fmt: skip
+    return out if lse is None else (out, lse)

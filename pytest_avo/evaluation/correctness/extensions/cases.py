@@ -21,8 +21,8 @@ from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import Layout
 
-LONGEST_BESIDE = 150
-MOST_SEQUENCES = 4
+LONGEST_BESIDE = 100
+MOST_SEQUENCES = 3
 LARGEST_BLOCK = 256
 """Tokens of a block that is checked, unless a claim is for larger ones alone."""
 SPARE_BLOCKS = 3
