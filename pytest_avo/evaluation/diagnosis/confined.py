@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 from pytest_avo.evaluation.linux import sandbox
@@ -45,14 +46,19 @@ def own_output() -> Iterator[IO[bytes]]:
 
 def load_attention(path: Path) -> Callable[..., Any]:
     """Import a kernel file and return its attention()."""
+    attention: Callable[..., Any] = load(path).attention
+    return attention
+
+
+def load(path: Path) -> ModuleType:
+    """Import a kernel file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
-    attention: Callable[..., Any] = module.attention
-    return attention
+    return module
 
 
 def describe(error: Exception) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import secrets
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,7 @@ from pytest_avo.evaluation.diagnosis.child import Child
 if TYPE_CHECKING:
     import torch
 
-    from pytest_avo.evaluation.correctness.inputs import Inputs
+    from pytest_avo.evaluation.correctness.inputs import Arguments
 
 LONGEST_BESIDE = 100
 """Of the lengths beside those that are asked for: a second or two each."""
@@ -57,17 +57,21 @@ class Strided(msgspec.Struct, frozen=True):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """A line that the child reads; the memory of q, k and v follows."""
+    """A line that the child reads; the memory of q, k and v follows. tables: of int32, as lists."""
 
+    function: str
     causal: bool
     scale: float
     views: tuple[Strided, Strided, Strided]
+    tables: dict[str, Any]
+    numbers: dict[str, int]
+    lse: bool
 
 
 class Interpreted(msgspec.Struct, frozen=True):
-    """A line that the child writes; the bytes of the result follow if there is one."""
+    """A line that the child writes; the bytes of the results follow: of the output, and of a log-sum-exp."""
 
-    result: TensorHeader | None = None
+    results: tuple[TensorHeader, ...] = ()
     refused: str = ""
     failed: str = ""
 
@@ -81,6 +85,7 @@ class Interpreter:
         Refused for a file that cannot be interpreted, as its source shows.
         """
         refuse(kernel.source)
+        self.claim = kernel.claim
         self._timeout_s = timeout_s
         self._child = Child("interpreter_child", kernel, confined=confined, environment={"TRITON_INTERPRET": "1"})
 
@@ -93,15 +98,16 @@ class Interpreter:
         """End the process."""
         self._child.close()
 
-    def attention(self, inputs: Inputs) -> torch.Tensor:
-        """What the kernel's attention returns for the inputs, as the interpreter computes it.
+    def call(self, asked: Arguments, *, lse: bool = False) -> list[torch.Tensor]:
+        """What a function of the kernel returns for its arguments, as the interpreter computes it: out, or out and lse.
 
         Refused for what it cannot compute, or the kernel does not, KernelFailed for a kernel that raises, dies or does
         not end in time.
         """
-        memories = [_memory(tensor) for tensor in inputs.tensors]
-        q, k, v = (_view(tensor, memory) for tensor, memory in zip(inputs.tensors, memories, strict=True))
-        call = Call(causal=inputs.causal, scale=inputs.scale, views=(q, k, v))
+        memories = [_memory(tensor) for tensor in asked.tensors]
+        q, k, v = (_view(tensor, memory) for tensor, memory in zip(asked.tensors, memories, strict=True))
+        tables = {name: table.tolist() for name, table in asked.tables.items()}
+        call = Call(asked.function, asked.causal, asked.scale, (q, k, v), tables, dict(asked.numbers), lse)
         try:
             with self._child.within(self._timeout_s):
                 return self._exchange(b"".join([msgspec.json.encode(call), b"\n", *map(to_bytes, memories)]))
@@ -109,7 +115,7 @@ class Interpreter:
             late = f"no result within {self._timeout_s:g} s"
             raise KernelFailed(self._last_words() if self._child.in_time else late) from None
 
-    def _exchange(self, request: bytes) -> torch.Tensor:
+    def _exchange(self, request: bytes) -> list[torch.Tensor]:
         self._child.requests.write(request)
         self._child.requests.flush()
         head = self._child.answers.readline()
@@ -121,12 +127,12 @@ class Interpreter:
             raise KernelFailed("its process wrote something else than an answer") from None
         if answer.refused:
             raise Refused(answer.refused)
-        if answer.result is None:
+        if not answer.results:
             raise KernelFailed(answer.failed)
-        payload = self._child.answers.read(answer.result.size_bytes)
-        if len(payload) < answer.result.size_bytes:
+        payloads = [self._child.answers.read(result.size_bytes) for result in answer.results]
+        if any(len(each) < result.size_bytes for each, result in zip(payloads, answer.results, strict=True)):
             raise EOFError
-        return from_bytes(answer.result, payload)
+        return [from_bytes(result, each) for result, each in zip(answer.results, payloads, strict=True)]
 
     def _last_words(self) -> str:
         status, last = self._child.status(), self._child.last_words()
@@ -136,30 +142,30 @@ class Interpreter:
 def check(interpreter: Interpreter, shape: Shape) -> str:
     """What is wrong with the kernel's results for a shape and beside it, on fresh random inputs, or "".
 
-    The calls are those of the judge's battery. Refused where the kernel, or the interpreter, does not do the shape.
+    The calls are those of the judge. Refused where the kernel, or the interpreter, does not do the shape.
     """
-    from pytest_avo.evaluation.correctness.battery import battery
-    from pytest_avo.evaluation.correctness.correctness import fault
-    from pytest_avo.evaluation.correctness.inputs import draw
+    from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
+    from pytest_avo.evaluation.correctness.extensions.cases import all_cases
+    from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
     from pytest_avo.evaluation.correctness.noise import generator
 
     seed = secrets.randbits(48)
     source = generator(seed, "cpu")
-    for case in battery(shape, Random(seed), longest=LONGEST_BESIDE):
-        inputs = draw(case, source)
+    for case in all_cases(shape, interpreter.claim, Random(seed), longest=LONGEST_BESIDE):
+        asked = draw_any(case, source)
         where = f"{case.name}, seed {seed}" if case.required else f"{case.name}, {case.shape.id}, seed {seed}"
         try:
-            out = interpreter.attention(inputs)
+            out, *lse = interpreter.call(asked, lse=case.lse)
         except Refused:
             if case.required:
                 raise
             continue
         except KernelFailed as failure:
             return f"{failure} ({where})"
-        if (out.shape, out.dtype) != (inputs.q.shape, inputs.q.dtype):
-            expected = f"{tuple(inputs.q.shape)} of {inputs.q.dtype}"
+        if (out.shape, out.dtype) != (asked.q.shape, asked.q.dtype):
+            expected = f"{tuple(asked.q.shape)} of {asked.q.dtype}"
             return f"expected a result {expected}, got {tuple(out.shape)} of {out.dtype} ({where})"
-        if found := fault(inputs, out):
+        if found := answer_fault(asked, out, lse[0] if lse else None):
             return f"{found} ({where})"
     return ""
 

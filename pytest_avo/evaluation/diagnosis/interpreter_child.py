@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 import msgspec
@@ -17,7 +18,7 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
+from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load, own_output
 from pytest_avo.evaluation.diagnosis.interpret import (
     Call,
     Interpreted,
@@ -109,7 +110,7 @@ def probe() -> None:
         raise Refused(f"triton {triton.__version__}: its interpreter rounds to bfloat16 wrongly, repaired or not")
 
 
-def answer(attention: Any, call: Call, payload: bytes) -> tuple[Interpreted, bytes]:
+def answer(kernel: ModuleType, call: Call, payload: bytes) -> tuple[Interpreted, bytes]:
     """Run one call; the answer and the bytes of the result."""
     tensors = []
     for view in call.views:
@@ -118,10 +119,14 @@ def answer(attention: Any, call: Call, payload: bytes) -> tuple[Interpreted, byt
         payload = payload[view.memory.size_bytes :]
     try:
         with pretended_device():
-            result = attention(*tensors, causal=call.causal, scale=call.scale).contiguous()
-        return Interpreted(result=TensorHeader(tuple(result.shape), dtype_name(result))), to_bytes(result)
+            tables = {name: torch.tensor(table, dtype=torch.int32) for name, table in call.tables.items()}
+            options: dict[str, Any] = {**tables, **call.numbers, **({"return_lse": True} if call.lse else {})}
+            returned = getattr(kernel, call.function)(*tensors, causal=call.causal, scale=call.scale, **options)
+            results = [x.contiguous() for x in (returned if call.lse else (returned,))]
+        headers = tuple(TensorHeader(tuple(x.shape), dtype_name(x)) for x in results)
+        return Interpreted(results=headers), b"".join(map(to_bytes, results))
     except Exception as error:
-        if isinstance(error, NotImplementedError) and _raised_by(error) == attention.__code__.co_filename:
+        if isinstance(error, NotImplementedError) and _raised_by(error) == kernel.__file__:
             return Interpreted(refused=f"the kernel refuses the shape: {error}"), b""
         return Interpreted(failed=describe(error)), b""
 
@@ -135,13 +140,13 @@ def _raised_by(error: Exception) -> str:
 def serve(kernel: Path, scratch: str | None, requests: IO[bytes], output: IO[bytes]) -> None:
     """Answer calls until there are no more."""
     always: Interpreted | None = None
-    attention: Any = None
+    module: Any = None
     try:
         repair()
         probe()  # reads this file, which a confined process may not
         confine(scratch)
         with pretended_device():
-            attention = load_attention(kernel)
+            module = load(kernel)
     except Refused as refusal:
         always = Interpreted(refused=str(refusal))
     except Exception as error:
@@ -149,7 +154,7 @@ def serve(kernel: Path, scratch: str | None, requests: IO[bytes], output: IO[byt
     while head := requests.readline():
         call = msgspec.json.decode(head, type=Call)
         payload = requests.read(sum(view.memory.size_bytes for view in call.views))
-        verdict, result = (always, b"") if always is not None else answer(attention, call, payload)
+        verdict, result = (always, b"") if always is not None else answer(module, call, payload)
         output.write(msgspec.json.encode(verdict) + b"\n" + result)
         output.flush()
 

@@ -114,16 +114,16 @@ def test_what_the_kernel_returns_or_raises_in_confinement(monkeypatch: pytest.Mo
             os._exit(7)
 """
     interpreter, inputs = made(f"import os\ncalls = []\n{HEAD}{body}"), tiny()
-    assert torch.equal(interpreter.attention(inputs), inputs.q * 2)
+    assert torch.equal(interpreter.call(inputs)[0], inputs.q * 2)
     with pytest.raises(KernelFailed, match=r"^TypeError: no such head_dim$"):
-        interpreter.attention(inputs)
+        interpreter.call(inputs)
     with pytest.raises(KernelFailed) as caught:
-        interpreter.attention(inputs)
+        interpreter.call(inputs)
     assert "OPENAI" not in str(caught.value)
     with pytest.raises(KernelFailed, match="PermissionError"):
-        interpreter.attention(inputs)
+        interpreter.call(inputs)
     with pytest.raises(KernelFailed, match="the interpreter ended with status 7"):
-        interpreter.attention(inputs)
+        interpreter.call(inputs)
     assert not interpreter.is_alive
     interpreter.close()
 
@@ -131,6 +131,6 @@ def test_what_the_kernel_returns_or_raises_in_confinement(monkeypatch: pytest.Mo
 def test_a_kernel_without_a_result_in_time_is_killed() -> None:
     interpreter = made(f"import time\ntime.sleep(600)\n{HEAD}    return q\n", timeout_s=1.0)
     with pytest.raises(KernelFailed, match="no result within 1 s"):
-        interpreter.attention(tiny())
+        interpreter.call(tiny())
     assert not interpreter.is_alive
     interpreter.close()

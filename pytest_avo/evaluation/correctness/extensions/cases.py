@@ -14,14 +14,12 @@ import msgspec
 from pytest_avo.core.kernel import Claim
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import PAGED, VARLEN
-from pytest_avo.evaluation.correctness.battery import KINDS, LAYOUTS, battery, heads_of, scale_of
-from pytest_avo.evaluation.correctness.battery import LONGEST_BESIDE as LONGEST_PLAIN
+from pytest_avo.evaluation.correctness.battery import KINDS, LAYOUTS, LONGEST_BESIDE, battery, heads_of, scale_of
 from pytest_avo.evaluation.correctness.covering import Levels, covering
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import Layout
 
-LONGEST_BESIDE = 100
 MOST_SEQUENCES = 3
 LARGEST_BLOCK = 256
 """Tokens of a block that is checked, unless a claim is for larger ones alone."""
@@ -77,18 +75,19 @@ def all_cases(
     claim: Claim | None,
     random: Random,
     *,
-    longest: int = LONGEST_PLAIN,
+    longest: int = LONGEST_BESIDE,
     place: str = "cpu",
     beside: bool = True,
 ) -> list[Case | SequencesCase]:
     """All that a kernel is asked about a shape by what it claims; first the plain call that it is timed on.
 
-    longest: of the lengths beside the claimed ones; place: kind of torch device; beside: with plain calls beside the
-    claimed shape.
+    longest: of the lengths beside the claimed ones, of each of several sequences a third; place: kind of torch device;
+    beside: with calls beside the claimed shape.
     """
     lse = claim is not None and claim.lse
     plain = battery(shape, random, longest=longest, place=place, lse=lse, beside=beside)
-    return [*plain, *_extensions(shape, claim, random, min(longest, LONGEST_BESIDE), place)]
+    several = _extensions(shape, claim, random, longest // 3, place)
+    return [*plain, *(case for case in several if case.required or beside)]
 
 
 def _extensions(shape: Shape, claim: Claim | None, random: Random, longest: int, place: str) -> list[SequencesCase]:
