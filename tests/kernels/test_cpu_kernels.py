@@ -15,11 +15,18 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from pytest_avo.core.kernel import read_kernel
+from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from tests import ROOT, warm
+from tests.evaluation.laboratory import shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+    from pytest_avo.core.shape import Dtype
 
 KERNELS = ["quickstart", "prefill", "decode"]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -202,6 +209,24 @@ def test_each_call_reads_its_inputs_anew(kernels: dict[str, ModuleType], name: s
     first = check(kernels[name], q, k, v, causal=True, scale=0.125).clone()
     v[:, :, 0] += 1
     assert not torch.equal(check(kernels[name], q, k, v, causal=True, scale=0.125), first)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("name", ["prefill", "decode"])
+def test_all_that_is_claimed_beside_the_plain_call_is_right(
+    kernels: dict[str, ModuleType], name: str, dtype: Dtype
+) -> None:
+    claim = read_kernel(ROOT / f"kernels/cpu/{name}.py").claim
+    claimed = shape(heads=(4, 2), lengths=(130, 170), batch=2, dtype=dtype)
+    generator = torch.Generator().manual_seed(1)
+    for case in all_cases(claimed, claim, random.Random(1), longest=150):
+        if isinstance(case, SequencesCase) or case.lse:
+            asked = draw_any(case, generator)
+            options = {**asked.tables, **asked.numbers, **({"return_lse": True} if case.lse else {})}
+            function = getattr(kernels[name], asked.function)
+            returned = function(*asked.tensors, causal=asked.causal, scale=asked.scale, **options)
+            out, lse = returned if case.lse else (returned, None)
+            assert answer_fault(asked, out, lse) is None, case
 
 
 @pytest.mark.parametrize("name", KERNELS)
