@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-AVO = {"target": "sm90", "shapes": ["decode"], "lse": True, "paged": True}
+AVO = {"target": "sm90", "shapes": ["decode"]}
 
 BLOCK_N = 128  # keys; half as many where a head has 256 dimensions
 NUM_WARPS = 4

@@ -41,7 +41,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"], "lse": True, "varlen": True}
+AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"]}
 
 D64_CONSUMERS = 3
 D64_BLOCK_N = 64
