@@ -1,12 +1,12 @@
 """Real coding agents as the operator, with no key and no network: their model is a script behind a server.
 
-    python benchmarks/coding_agents.py claude|codex|opencode|mini-swe-agent [FOLDER]
+    python benchmarks/coding_agents.py claude|codex|gemini|opencode|mini-swe-agent [FOLDER]
 
 Copies kernels/cpu/quickstart.py into FOLDER (default: a temporary one), starts a server on this machine that speaks
-chat completions, responses and messages, points the agent at it, and runs an evolution of four generations with it. The
-program must be on PATH (npm: @anthropic-ai/claude-code, @openai/codex, opencode-ai; PyPI: mini-swe-agent). The model
-looks, edits, evaluates and submits through its shell, whatever the agent calls that; all else is real. It shows that a
-preset fits the program of today, not what a model is worth.
+chat completions, responses, messages and Gemini's protocol, points the agent at it, and runs an evolution of four
+generations with it. The program must be on PATH (npm: @anthropic-ai/claude-code, @openai/codex, @google/gemini-cli,
+opencode-ai; PyPI: mini-swe-agent). The model looks, edits, evaluates and submits through its shell, whatever the
+agent calls that; all else is real. It shows that a preset fits the program of today, not what a model is worth.
 """
 
 from __future__ import annotations
@@ -27,19 +27,28 @@ KERNEL = Path("kernels", "cpu", "quickstart.py")
 GENERATIONS = 4
 TASK_ENDS = "avo submit"
 """Stands in every prompt of a step, and in no result of the commands before the last."""
-EDIT = r"""
-case $(sed -n '1s/# Generation \([0-9]*\),.*/\1/p' TASK.md) in
-1) sed -i 's/^SKIP_HIDDEN_KEYS = False/SKIP_HIDDEN_KEYS = True/' draft.py ;;
-2) sed -i 's/^GROUP_HEADS = False/GROUP_HEADS = True/' draft.py ;;
-3) sed -i 's/^SOFTMAX = "passes"/SOFTMAX = "fused"/' draft.py ;;
-*) sed -i 's/^BLOCK_Q = 32/BLOCK_Q = 128/' draft.py ;;
-esac; avo eval --quick"""
+CHOICES = (
+    "s/^SKIP_HIDDEN_KEYS = False/SKIP_HIDDEN_KEYS = True/",
+    "s/^GROUP_HEADS = False/GROUP_HEADS = True/",
+    's/^SOFTMAX = "passes"/SOFTMAX = "fused"/',
+    "s/^BLOCK_Q = 32/BLOCK_Q = 128/",
+)
+# No command substitution: gemini-cli refuses commands that have one.
+EDIT = (
+    "; ".join(
+        f"grep -q '^# Generation {number},' TASK.md && sed -i '{choice}' draft.py"
+        for number, choice in enumerate(CHOICES, 1)
+    )
+    + "; avo eval --quick"
+)
 COMMANDS = (
     "sed -n 1,12p TASK.md; avo status",
     EDIT,
     "avo eval --for 20; avo wait --for 5; true",
     'avo submit -m "the choice of this generation costs time: change it" --predict 1.3',
 )
+SHELLS = ("Bash", "bash", "shell", "shell_command", "exec_command", "run_shell_command")
+SCHEMAS = ("parameters", "input_schema", "parametersJsonSchema")
 NUMBERS = itertools.count(1)
 DONE = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 """How mini-swe-agent ends; the others end with an answer that calls no tool."""
@@ -50,7 +59,15 @@ class Model(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if "/messages" in self.path:
+        if "enerateContent" in self.path:
+            answer = json.dumps(generated(request))
+            streamed = "stream" in self.path
+            self._send(
+                "text/event-stream" if streamed else "application/json", f"data: {answer}\n\n" if streamed else answer
+            )
+        elif "countTokens" in self.path:
+            self._send("application/json", json.dumps({"totalTokens": len(json.dumps(request)) // 4}))
+        elif "/messages" in self.path:
             kind = "text/event-stream" if request.get("stream") else "application/json"
             answer = message(request)
             self._send(kind, message_events(answer) if request.get("stream") else json.dumps(answer))
@@ -92,14 +109,36 @@ def shell_call(tools: list[dict[str, Any]], command: str) -> tuple[str, dict[str
     """A call of whatever the agent's shell is called; None where it offers none (it asks for a title, say)."""
     for tool in tools:
         function = tool.get("function", tool)
-        known = function.get("parameters", function.get("input_schema", {})).get("properties", {})
-        if function.get("name") in ("Bash", "bash", "shell", "shell_command", "exec_command"):
+        schema = next((function[name] for name in SCHEMAS if name in function), {})
+        known = schema.get("properties", {})
+        if function.get("name") in SHELLS:
             name = "cmd" if "cmd" in known else "command"
             value: Any = ["bash", "-c", command] if known[name].get("type") == "array" else command
             said = {"description": "work on the step"} if "description" in known else {}
             slow = {key: 60_000 for key in ("timeout", "timeout_ms", "yield_time_ms") if key in known}
             return function["name"], {name: value, **said, **slow}
     return None
+
+
+def generated(request: dict[str, Any]) -> dict[str, Any]:
+    """The content, in Gemini's protocol, that answers a request."""
+    done = 0
+    for content in request["contents"]:
+        parts = content.get("parts", [])
+        if any(TASK_ENDS in part.get("text", "") for part in parts):
+            done = 0
+        done += sum("functionResponse" in part for part in parts)
+    tools = [each for tool in request.get("tools") or [] for each in tool.get("functionDeclarations", [])]
+    call = shell_call(tools, COMMANDS[done]) if done < len(COMMANDS) else None
+    part: dict[str, Any] = {"text": "The step is done."}
+    if request.get("generationConfig", {}).get("responseMimeType") == "application/json":
+        part = {"text": "{}"}
+    if call:
+        part = {"functionCall": {"name": call[0], "args": call[1]}}
+    tokens_in = len(json.dumps(request["contents"])) // 4
+    usage = {"promptTokenCount": tokens_in, "candidatesTokenCount": 50, "totalTokenCount": tokens_in + 50}
+    candidate = {"content": {"role": "model", "parts": [part]}, "finishReason": "STOP", "index": 0}
+    return {"candidates": [candidate], "usageMetadata": usage, "modelVersion": MODELS["gemini"]}
 
 
 def next_call(request: dict[str, Any], messages: list[dict[str, Any]]) -> tuple[str, dict[str, Any]] | None:
@@ -211,6 +250,12 @@ def environment(agent: str, url: str, home: Path) -> dict[str, str]:
         provider = f'[model_providers.scripted]\nname = "scripted"\nbase_url = "{url}"\nwire_api = "responses"\n'
         (home / "config.toml").write_text(f'model_provider = "scripted"\n{provider}', encoding="utf-8")
         own["CODEX_HOME"] = str(home)
+    if agent == "gemini":
+        own |= {"GEMINI_API_KEY": "none-is-needed", "GOOGLE_GEMINI_BASE_URL": url.removesuffix("/v1")}
+        auth = {"security": {"auth": {"selectedType": "gemini-api-key"}}}
+        settings = {**auth, "privacy": {"usageStatisticsEnabled": False}, "general": {"disableAutoUpdate": True}}
+        (home / ".gemini").mkdir(exist_ok=True)
+        (home / ".gemini" / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     if agent == "opencode":
         options = {"baseURL": url, "apiKey": "none-is-needed"}
         provider_of = {"npm": "@ai-sdk/openai-compatible", "options": options, "models": {"scripted": {}}}
@@ -224,6 +269,7 @@ def environment(agent: str, url: str, home: Path) -> dict[str, str]:
 MODELS = {
     "claude": "scripted",
     "codex": "scripted",
+    "gemini": "gemini-2.5-flash",
     "opencode": "scripted/scripted",
     "mini-swe-agent": "openai/scripted",
 }

@@ -1,9 +1,10 @@
 """Kills both sides of a spool at random moments and checks that nothing is lost, evaluated twice or left over.
 
-    python benchmarks/spool_crash.py [--kills 50] [--seconds 900] [--seed N]
+    python benchmarks/spool_crash.py [--agent] [--kills 50] [--seconds 900] [--seed N]
 
 A small kernel is evolved by the embedded operator by way of a spool that one server serves, or two at the same time.
-SIGKILL goes to the run or to a server; a run that ends early is resumed, a server is started when requests wait. This
+SIGKILL goes to the run or to a server; a run that ends early is resumed, a server is started when requests wait. With
+--agent a coding agent, which is a script, works in a folder instead, and SIGKILL goes to it and to its `avo` too. This
 must hold, beside what crash.py checks of the lineage whenever a run is gone:
 
   - an answer, once written, stays as it is;
@@ -20,6 +21,7 @@ import argparse
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -37,15 +39,32 @@ PAUSE_S = (0.2, 16.0)
 """Between one kill and the next: a server takes some seconds to start, a run too."""
 EARLY = 0.1
 """Chance that a run is killed which has not asked anything yet."""
-SHARES = {"run": 1, "server": 2}
-"""How often each is drawn, where both are there."""
+SHARES = {"run": 1, "server": 2, "agent": 2, "avo": 3}
+"""How often each is drawn, of those that are there."""
+AGENT = """
+import re, subprocess, sys, time
+from pathlib import Path
+
+generation = int(re.search(r"Generation (\\d+)", Path("TASK.md").read_text())[1])
+parent = Path("draft.py").read_text()
+Path("draft.py").write_text(re.sub(r"REPEAT = .*", f"REPEAT = {12 - 2 * generation}", parent, count=1))
+for command in (["eval"], ["submit", "-m", "the work is done fewer times", "--predict", "1.2"]):
+    for _ in range(20):
+        time.sleep(0.5)
+        if subprocess.run(["avo", *command]).returncode == 0:
+            break
+"""
+MACHINE_FAILED = 3
+"""What a run ends with whose agent was killed before it did anything; it is resumed."""
 
 
 class Spooled(crash.Project):
     """A project whose kernels are evaluated by way of a spool."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, has_agent: bool) -> None:
         super().__init__(folder)
+        self.has_agent = has_agent
+        (folder / "agent.py").write_text(AGENT)
         self.spool = folder / "spool"
         self._answers: dict[str, bytes] = {}
         self._compared = 0
@@ -53,6 +72,8 @@ class Spooled(crash.Project):
     def start(self, *, resume: bool) -> subprocess.Popen[str]:
         """An evolution in a session of its own."""
         arguments = ["--avo-evolve", "kernels/slow.py", "--avo-operator", "tuner", "--avo-peers", "none"]
+        if self.has_agent:
+            arguments[3:4] = ["coding-agent", "--avo-agent", f"{sys.executable} {self.folder / 'agent.py'}"]
         arguments += ["--avo-max-rounds", "3", "--generations", str(GENERATIONS), "--tx", "spool=spool"]
         return self.launch("output.txt", *arguments, *(["--avo-resume"] if resume else []))
 
@@ -74,6 +95,13 @@ class Spooled(crash.Project):
     def waits(self) -> bool:
         """Whether somebody has asked something."""
         return any((self.spool / "requests").iterdir())
+
+    def check_drafts(self) -> None:
+        """No draft was evaluated twice on a shape."""
+        with sqlite3.connect(self.lineage) as connection:
+            query = "SELECT attempt, digest, shape FROM evaluation WHERE purpose = 'draft'"
+            counts = Counter(connection.execute(query).fetchall())
+        self._expect(all(n == 1 for n in counts.values()), f"drafts evaluated twice: {counts.most_common(1)}")
 
     def check_answers(self) -> None:
         """Compare the answers with what they were."""
@@ -139,18 +167,24 @@ class Haunted:
 
     def _strike(self) -> None:
         has_asked = self.project.waits or self.lot.random() < EARLY
-        there = {"run": [self._run] if self._run and has_asked else [], "server": self._servers}
+        run = self._run
+        there = {"run": [run.pid] if run and has_asked else [], "server": [each.pid for each in self._servers]}
+        there |= {"agent": [], "avo": []} if run is None else outside(run.pid)
         kinds = [kind for kind in SHARES if there[kind]]
         if not kinds:
             return
         kind = self.lot.choices(kinds, [SHARES[kind] for kind in kinds])[0]
         victim = self.lot.choice(there[kind])
-        assert victim is not None
-        if victim.poll() is not None:
+        seen = {x.pid: crash.started(x.pid) for x in processes.tree(victim)}
+        if not seen:
             return
-        seen = {x.pid: crash.started(x.pid) for x in processes.tree(victim.pid)}
-        victim.kill()
-        victim.wait()
+        try:
+            os.kill(victim, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        for process in [*self._servers, *([run] if run else [])]:
+            if process.pid == victim:
+                process.wait()
         self.kills[kind] += 1
         if left := crash.outliving(seen):
             self.project.faults.append(f"left over after a kill of a {kind}: {left}")
@@ -160,9 +194,12 @@ class Haunted:
         ending = crash.ENDINGS.get(run.returncode, "else")
         self.endings[ending] += 1
         output = (self.project.folder / "output.txt").read_text(errors="replace")
-        if run.returncode not in (0, 1, -signal.SIGKILL) or "Traceback" in output:
+        expected = (0, 1, -signal.SIGKILL, *([MACHINE_FAILED] if self.project.has_agent else []))
+        if run.returncode not in expected or "Traceback" in output:
             self.project.faults.append(f"exit status {run.returncode}: {output[-2000:]}")
         self.project.check()
+        if self.project.has_agent and self.project.lineage.is_file():
+            self.project.check_drafts()
         lineage = self.project.lineage
         if run.returncode not in (0, 1):
             return lineage.is_file() and latest_run(lineage, "kernels/slow.py") is not None
@@ -177,9 +214,25 @@ class Haunted:
         return False
 
 
+def outside(run: int) -> dict[str, list[int]]:
+    """The agent of a run, and the command `avo` where it has one under way."""
+    found: dict[str, list[int]] = {"agent": [], "avo": []}
+    for process in processes.tree(run)[1:]:
+        try:
+            command = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.endswith(b"agent.py") for word in command):
+            found["agent"].append(process.pid)
+        elif any(word.endswith(b"/avo") or b"pytest_avo.command" in word for word in command):
+            found["avo"].append(process.pid)
+    return found
+
+
 def main() -> int:
     """Print how often what was killed, how the runs ended, and what did not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agent", action="store_true", help="a coding agent in a folder evolves")
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=900.0)
     parser.add_argument("--seed", type=int, default=None, help="of the lots (default: drawn)")
@@ -187,7 +240,7 @@ def main() -> int:
     seed = random.SystemRandom().randrange(2**31) if options.seed is None else options.seed
     with tempfile.TemporaryDirectory(prefix="avo-spool-crash-") as folder:
         begun = time.monotonic()
-        haunted = Haunted(Spooled(Path(folder)), random.Random(seed))
+        haunted = Haunted(Spooled(Path(folder), has_agent=options.agent), random.Random(seed))
         haunted.haunt(kills=options.kills, deadline=begun + options.seconds)
         seconds = time.monotonic() - begun
         answers = len(list((haunted.project.spool / "answers").iterdir()))

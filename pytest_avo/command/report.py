@@ -52,7 +52,7 @@ def _report(given: argparse.Namespace) -> Reply:
         check_libraries("avo report")
         if files := [Path(each) for each in given.runs if each.endswith(".json")]:
             return _compare_files(files, given)
-        from pytest_avo.report.page.runs import runs_page
+        from pytest_avo.report.page.runs import run_titles, runs_page
 
         with ExitStack() as open_views:
             views = [open_views.enter_context(view_of(each)) for each in given.runs or [""]]
@@ -60,7 +60,8 @@ def _report(given: argparse.Namespace) -> Reply:
         write_atomically(given.output.absolute(), runs_page(facts))
     except InvalidInput as error:
         return Reply(text=f"error: {error}", status=WRONG)
-    return Reply(text=f"{given.output}: {', '.join(each.label for each in facts)}", data={"path": str(given.output)})
+    named = [f"{title}, {each.kernel}, {each.operator}" for title, each in zip(run_titles(facts), facts, strict=True)]
+    return Reply(text=f"{given.output}: {'; '.join(named)}", data={"path": str(given.output)})
 
 
 def _export(given: argparse.Namespace) -> Reply:

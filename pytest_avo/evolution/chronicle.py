@@ -15,7 +15,7 @@ import numpy as np
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
 from pytest_avo.core.ranking import paired
-from pytest_avo.core.stats import Interval, interval
+from pytest_avo.core.stats import Interval, interval, location
 from pytest_avo.lineage.events import NoiseFloor, PredictionChecked, Profiled, Raced, SeedComparison, Spending
 from pytest_avo.lineage.records import GEOMEAN, Attempt, AttemptOutcome, Purpose
 from pytest_avo.lineage.view import View
@@ -24,6 +24,8 @@ from pytest_avo.operators.model.transcript import recorded, run_folder, transcri
 from pytest_avo.report.page.facts import UNDER_WAY, AttemptFacts, DraftFacts, LookFacts, RunFacts, ShapeFacts
 
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
+RESAMPLES = 500
+"""Of a shape's interval: a page has thousands of them."""
 EXCERPT = 1500
 """Characters of what a model said last that are shown of a transcript."""
 
@@ -75,15 +77,14 @@ class Chronicle:
         scores = self._view.log_scores()
         seen = self._looked_into()
         names = {attempt.digest: version_name(attempt) for attempt in self._view.attempts()}
+        ends = self._ends()
+        spent = [(event.time, event.fact.evaluations) for event in self._view.events(Spending)]
         evaluations, cost, tokens = 0, 0.0, 0
         found = []
-        for ended in self._ended.values():
-            each = ended
-            if ended.is_kept:  # nothing else is the parent of drafts, which come after its end
-                drafts = self._drafts(ended.id, names)
-                made = sum(len(draft.outcomes) for draft in drafts)
-                each = replace(ended, drafts=drafts, own_evaluations=ended.own_evaluations + made)
+        for each in self._ended.values():
             evaluations, cost, tokens = evaluations + each.own_evaluations, cost + each.cost, tokens + each.tokens
+            end = ends.get(each.id, each.created)
+            drafts = max((made for time, made in spent if time <= end), default=0)
             total, score = beside_seed.get(each.id), scores.get(each.id)
             speed = None
             if total is not None:
@@ -99,11 +100,22 @@ class Chronicle:
                     speed=speed,
                     judgement=judgement,
                     looks=tuple(seen.get((each.generation, each.member), ())),
-                    evaluations=evaluations,
+                    # Nothing but what was kept is the parent of drafts, which come after its end.
+                    drafts=self._drafts(each.id, names) if each.is_kept else (),
+                    evaluations=evaluations + drafts,
+                    elapsed_s=(datetime.fromisoformat(end) - self._begin).total_seconds(),
                     total_cost=cost,
                     total_tokens=tokens,
                 )
             )
+        return found
+
+    def _ends(self) -> dict[int, str]:
+        """When attempts ended, as far as what is said of them at their end tells: a time in ISO 8601."""
+        found = {event.fact.attempt: event.time for event in self._view.events(PredictionChecked)}
+        for event in self._view.events(SeedComparison):
+            if event.fact.attempt is not None:
+                found[event.fact.attempt] = max(event.time, found.get(event.fact.attempt, ""))
         return found
 
     def _looked_into(self) -> dict[tuple[int, int], list[LookFacts]]:
@@ -130,7 +142,7 @@ class Chronicle:
         found = []
         for digest, evaluations in stored.items():
             timed = [each.timing for each in evaluations.values() if each.timing and BASELINE in each.timing.seconds]
-            gains = [interval(paired(timing, BASELINE)).estimate for timing in timed if not timing.too_few]
+            gains = [location(paired(timing, BASELINE)) for timing in timed if not timing.too_few]
             reason = next((each.reason for each in evaluations.values() if each.outcome != "ok"), "")
             found.append(
                 DraftFacts(
@@ -147,7 +159,6 @@ class Chronicle:
     def _attempt(self, attempt: Attempt, outcome: AttemptOutcome | None) -> AttemptFacts:
         stored = {purpose: self._view.evaluations(attempt.id, purpose) for purpose in PURPOSES}
         parent = None if attempt.parent is None else self._view.attempt(attempt.parent)
-        created_s = (datetime.fromisoformat(attempt.created) - self._begin).total_seconds()
         known = {} if outcome is None else _known(outcome)
         return AttemptFacts(
             id=attempt.id,
@@ -165,7 +176,7 @@ class Chronicle:
             shapes=tuple(shape_facts(attempt, each.evaluation) for each in stored["screen"]),
             transcript=self._excerpt(attempt),
             own_evaluations=sum(map(len, stored.values())),
-            elapsed_s=created_s + (0.0 if outcome is None else outcome.seconds),
+            elapsed_s=(datetime.fromisoformat(attempt.created) - self._begin).total_seconds(),
             **{"status": UNDER_WAY, **known},
         )
 
@@ -188,7 +199,7 @@ def shape_facts(attempt: Attempt, evaluation: Evaluation) -> ShapeFacts:
     if timing is not None:
         median_us = float(np.median(np.concatenate(timing.seconds[KERNEL]))) * 1e6
         if BASELINE in timing.seconds and attempt.parent is not None:
-            ratio = interval(paired(timing, BASELINE)).exp()
+            ratio = interval(paired(timing, BASELINE), resamples=RESAMPLES).exp()
     return ShapeFacts(
         shape=evaluation.shape,
         outcome=evaluation.outcome,

@@ -179,7 +179,7 @@ PRESETS: Mapping[str, Preset] = {
     ),
     "gemini": Preset(
         "gemini",
-        start=_words("gemini --yolo --output-format stream-json {model} {resume} -p {prompt}"),
+        start=_words("gemini --yolo --skip-trust --output-format stream-json {model} {resume} -p {prompt}"),
         resume=_words("--resume {session}"),
         model=_words("--model {model}"),
         read=_gemini,

@@ -21,7 +21,7 @@ def heat_map(run: RunFacts) -> str:
     shown = [each for each in run.attempts if each.shapes and each.parent is not None]
     left = 8 + CHARACTER * max((len(shape) for shape in run.shapes), default=0)
     cell = max(4.0, min(26.0, MOST_WIDTH / max(len(shown), 1)))
-    width, height = max(left + 250, left + cell * len(shown) + 8), ROW * len(run.shapes) + 26
+    width, height = max(left + 300, left + cell * len(shown) + 8), ROW * len(run.shapes) + 26
     chart = drawing(
         "Heat map: attempts across, shapes down, shade by speed beside the parent", width=width, height=height
     )

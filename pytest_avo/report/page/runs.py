@@ -92,7 +92,7 @@ def runs_page(runs: Sequence[RunFacts], *, live: str = "") -> str:
         title=f"Evolution of {kernels}",
         live=live,
         runs=sections,
-        trajectories=[Markup(each) for each in trajectories(runs, titles)],
+        trajectories=[(over, Markup(chart)) for over, chart in trajectories(runs, titles)],
         legend=[(LEGEND_NAMES.get(status, status), _symbol(status)) for status in LEGEND],
         shades=SHADES,
     )

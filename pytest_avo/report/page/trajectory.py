@@ -46,15 +46,15 @@ TOKENS = Across("tokens", lambda each: each.total_tokens)
 COST = Across("cost, in the currency of the prices", lambda each: each.total_cost, 0.0)
 
 
-def trajectories(runs: Sequence[RunFacts], titles: Sequence[str]) -> list[str]:
-    """The charts that have something to show: a run without a model has neither tokens nor cost.
+def trajectories(runs: Sequence[RunFacts], titles: Sequence[str]) -> list[tuple[str, str]]:
+    """The charts that have something to show, by what they run over: without a model there are no tokens and no cost.
 
     titles: what each run is called.
     """
     ended = [each for run in runs for each in run.attempts if each.status != UNDER_WAY]
     shown = [GENERATIONS, EVALUATIONS, MINUTES]
     shown += [across for across in (TOKENS, COST) if any(across.of(each) for each in ended)]
-    return [trajectory(runs, across, titles) for across in shown]
+    return [(across.name, trajectory(runs, across, titles)) for across in shown]
 
 
 def trajectory(runs: Sequence[RunFacts], over: Across, titles: Sequence[str]) -> str:

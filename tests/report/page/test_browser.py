@@ -30,6 +30,13 @@ FLAGS = (
 )
 
 
+NAMED = {
+    "image", "graphics-document", "table", "list", "combobox", "searchbox", "link", "region", "article",
+    "search", "DisclosureTriangle",
+}  # fmt: skip
+"""Roles of what somebody who does not see the page has to be told the name of."""
+
+
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     options = webdriver.ChromeOptions()
@@ -75,6 +82,15 @@ def test_a_page_shows_its_charts_filters_opens_and_runs_nothing_else(browser: An
     assert diff.find_element("css selector", "ins").text.startswith("+")
     form.find_element("css selector", "input").send_keys("no attempt says this")
     assert form.find_element("css selector", "output").text == "0 shown"
+    form.find_element("css selector", "input").clear()
+    form.find_element("css selector", "select").send_keys("all")
+    nodes = [x for x in browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"] if not x["ignored"]]
+    assert [x["role"]["value"] for x in nodes].count("DisclosureTriangle") >= 41, (
+        "attempts that are not in view are told too"
+    )
+    nameless = {each["role"]["value"] for each in nodes if not str(each.get("name", {}).get("value", "")).strip()}
+    assert sorted(nameless & NAMED) == [], "a screen reader could not tell what it is"
+    assert browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
     for width in (1280, 400):
         browser.set_window_size(width, 900)
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")

@@ -134,7 +134,6 @@ def test_drafts_profiles_and_races_stand_where_they_were_made(tmp_path: Path) ->
         (("incorrect",), 0, ""),
     ]
     assert before.drafts[0].ratio == pytest.approx(1.5)
-    assert before.own_evaluations == 3
     assert [each.title for each in first.looks] == [f"profile of draft ababab on {SHAPES[0]}"]
     page = runs_page([found])
     assert "2 drafts evaluated on top of it" in page
