@@ -15,7 +15,7 @@ import numpy as np
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
 from pytest_avo.core.ranking import paired
-from pytest_avo.core.stats import Interval, interval, location
+from pytest_avo.core.stats import Interval, interval, located
 from pytest_avo.lineage.events import NoiseFloor, PredictionChecked, Profiled, Raced, SeedComparison, Spending
 from pytest_avo.lineage.records import GEOMEAN, Attempt, AttemptOutcome, Purpose
 from pytest_avo.lineage.view import View
@@ -24,8 +24,6 @@ from pytest_avo.operators.model.transcript import recorded, run_folder, transcri
 from pytest_avo.report.page.facts import UNDER_WAY, AttemptFacts, DraftFacts, LookFacts, RunFacts, ShapeFacts
 
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
-RESAMPLES = 500
-"""Of a shape's interval: a page has thousands of them."""
 EXCERPT = 1500
 """Characters of what a model said last that are shown of a transcript."""
 
@@ -142,7 +140,7 @@ class Chronicle:
         found = []
         for digest, evaluations in stored.items():
             timed = [each.timing for each in evaluations.values() if each.timing and BASELINE in each.timing.seconds]
-            gains = [location(paired(timing, BASELINE)) for timing in timed if not timing.too_few]
+            gains = [located(paired(timing, BASELINE)).estimate for timing in timed if not timing.too_few]
             reason = next((each.reason for each in evaluations.values() if each.outcome != "ok"), "")
             found.append(
                 DraftFacts(
@@ -199,7 +197,7 @@ def shape_facts(attempt: Attempt, evaluation: Evaluation) -> ShapeFacts:
     if timing is not None:
         median_us = float(np.median(np.concatenate(timing.seconds[KERNEL]))) * 1e6
         if BASELINE in timing.seconds and attempt.parent is not None:
-            ratio = interval(paired(timing, BASELINE), resamples=RESAMPLES).exp()
+            ratio = interval(paired(timing, BASELINE)).exp()
     return ShapeFacts(
         shape=evaluation.shape,
         outcome=evaluation.outcome,
