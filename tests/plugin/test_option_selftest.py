@@ -10,10 +10,10 @@ from tests.plugin.conftest import ATTENTION, Project
 CORPUS = ROOT / "tests" / "cheats"
 ONE_OF_EACH_CLASS = (
     "constant_mean", "fp8_weights", "wrong_dtype", "stale_memory", "sample_cache", "weights_cache", "call_count",
-    "late_memory", "early_done", "lazy_tensor", "patched_report", "restored_inputs", "one_input_bit", "deep_reply",
-    "linked_file", "environment", "other_files", "network", "vandalism", "killer", "left_process", "hang_in_c",
+    "late_memory", "lazy_tensor", "patched_report", "restored_inputs", "one_input_bit", "deep_reply", "environment",
     "segfault", "gpu_fp8", "honest_refusal", "honest_strided", "burning_process",
 )  # fmt: skip
+"""What tries to reach out, to hang or to be linked is tested with the processes that hold it, in evaluation/arms."""
 
 
 def test_one_of_each_class_comes_out_as_expected(project: Project) -> None:

@@ -7,6 +7,10 @@ import sys
 
 import pytest
 
+from pytest_avo import __version__
+from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.spool.folder import SpoolFolder
+from pytest_avo.evaluation.spool.notes import Introduction
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View, latest_run
 from tests.plugin.conftest import GOOD, PLUGINS, SHAPES, Project
@@ -14,6 +18,12 @@ from tests.plugin.test_option_resume import wait_for
 
 SPOOL = ("--tx", "spool=spool")
 SUBMIT = " ".join([sys.executable, "-m", "pytest", *PLUGINS, "--avo-serve", "spool"])
+
+SAYS_WHAT_IT_IMPORTED = """
+import json, sys
+HEAVY = {'openai', 'optuna', 'torch', 'triton'}
+def pytest_unconfigure(): print(json.dumps(sorted(HEAVY & sys.modules.keys())))
+"""
 
 
 def test_a_spool_that_nobody_served_is_refused_before_anything_starts(project: Project) -> None:
@@ -37,7 +47,11 @@ def test_mistakes_get_one_sentence(project: Project, arguments: list[str], expec
 
 def test_an_evolution_asks_by_way_of_a_folder_and_goes_on_where_it_was_killed(project: Project) -> None:
     project.script("80", "1")
-    assert project.run("--avo-serve", "spool").ret == 0
+    (project.path / "conftest.py").write_text(SAYS_WHAT_IT_IMPORTED)
+    first = project.run("--avo-serve", "spool", "-s")
+    assert first.ret == 0
+    assert json.loads(first.outlines[-1]) == [], "to serve takes no model, no optimiser, and torch in a worker alone"
+    (project.path / "conftest.py").unlink()
     arguments = project.evolve_arguments("--generations", "2", *SPOOL)
     requests = project.path / "spool" / "requests"
     process = project.start(*arguments)
@@ -72,17 +86,11 @@ def test_a_bench_asks_for_all_at_once(project: Project) -> None:
 
 def test_a_command_that_serves_nothing_ends_the_wait(project: Project) -> None:
     (project.path / "conftest.py").write_text("from pytest_avo.evaluation.spool import jobs\njobs.PAUSE_S = 0.1\n")
-    assert project.run("--avo-serve", "spool").ret == 0
+    spool, kind = SpoolFolder(project.path / "spool"), CpuDevice().fingerprint()
+    spool.make()
+    spool.publish(
+        "devices", f"{kind.kind}-{__version__}.json", Introduction(__version__, "box", kind, (), "landlock 7")
+    )
     result = project.run("--avo-bench", *SPOOL, "--avo-submit", "echo no such partition; exit 1", "-x")
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.stdout.fnmatch_lines(["*ended with status 1 and nothing was answered, it said: no such partition; so did*"])
-
-
-def test_serving_imports_no_model_and_no_optimiser(project: Project) -> None:
-    (project.path / "conftest.py").write_text(
-        "import json, sys\n"
-        "HEAVY = {'openai', 'optuna', 'torch', 'triton'}\n"
-        "def pytest_unconfigure(): print(json.dumps(sorted(HEAVY & sys.modules.keys())))"
-    )
-    result = project.run("--avo-serve", "spool", "-s")
-    assert json.loads(result.outlines[-1]) == []

@@ -43,6 +43,7 @@ def until(condition: Callable[[], bool], limit_s: float = 120) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.usefixtures("scripted")
 def test_every_worker_stands_in_the_ledger(project: Project) -> None:
     project.script("wrong", "80")
     result = project.evolve("--generations", "2", "-n", "2")
