@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pytest_avo.kernels import use
-from tests.kernels.measured_folder import calls, counted, results, used
+from tests.kernels.measured_folder import builds, calls, counted, results, used
 
 # Older names work for as long as these tests are to run with older versions too.
 pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated")
@@ -31,7 +31,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("project")
     sources = {name: counted(name) for name in ("decode", "prefill")}
     with pytest.MonkeyPatch.context() as patch, used(folder, **sources) as own:
-        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setattr(tempfile, "tempdir", str(builds(tmp_path_factory)))
         rows = {"kernels/decode.py": DECODING, "kernels/prefill.py": PROMPTS}
         (folder / "results.json").write_text(results(rows, ratio=50.0))
         use(own, results=[folder / "results.json"])
@@ -175,7 +175,7 @@ def test_a_whole_model_is_one_graph() -> None:
     model.set_attn_implementation("avo")
     with torch.no_grad():
         expected = model(tokens, use_cache=False).logits
-        compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=True)
+        compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(tokens, use_cache=False).logits, expected, atol=2e-5, rtol=2e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,14 @@ def results(rows: dict[str, list[str]], *, ratio: float = 2.0, device: str = "")
     always = {"device": device, "failed": False, "median_us": 10.0, "peers": {"torch-sdpa": peer}}
     found = [{"kernel": kernel, "shape": shape, **always} for kernel, shapes in rows.items() for shape in shapes]
     return json.dumps({"datetime": "2026-11-28T00:00:00", "avo": {"results": found}})
+
+
+def builds(factory: pytest.TempPathFactory) -> Path:
+    """A temporary directory for what kernels compile, one for all modules and processes of a run."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "builds-of-kernels"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @contextmanager
@@ -74,4 +83,4 @@ def calls(folder: Path, name: str) -> list[tuple[tuple[int, ...], tuple[int, ...
     return found
 
 
-__all__ = ["calls", "counted", "forgotten", "results", "use", "used"]
+__all__ = ["builds", "calls", "counted", "forgotten", "results", "use", "used"]

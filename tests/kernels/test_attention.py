@@ -16,7 +16,7 @@ from torch.autograd import forward_ad
 
 from pytest_avo.kernels import attention, operators, tensors, use, why
 from pytest_avo.kernels.tensors import key_of, obstacle
-from tests.kernels.measured_folder import calls, counted, results, used
+from tests.kernels.measured_folder import builds, calls, counted, results, used
 
 NEAR = [f"b1-h4kv2-q1-k{n}-d64-full-f32" for n in (1, 8, 64)]
 PROMPTS = [f"b1-h4kv2-q{n}-k{n}-d64-{mask}-f32" for n in (2, 16, 64) for mask in ("causal", "full")]
@@ -29,7 +29,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("project")
     sources = {name: counted(name) for name in ("decode", "prefill")}
     with pytest.MonkeyPatch.context() as patch, used(folder, **sources) as own:
-        patch.setattr(tempfile, "tempdir", str(folder))
+        patch.setattr(tempfile, "tempdir", str(builds(tmp_path_factory)))
         rows = {"kernels/decode.py": NEAR, "kernels/prefill.py": PROMPTS}
         (folder / "results.json").write_text(results(rows, ratio=50.0))
         assert use(own, results=[folder / "results.json"]) == 2
@@ -95,7 +95,7 @@ CASES = {
 }
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(**CASES)
 def test_any_call_is_right_or_an_error(
     batch: int,
