@@ -211,15 +211,14 @@ def test_each_call_reads_its_inputs_anew(kernels: dict[str, ModuleType], name: s
     assert not torch.equal(check(kernels[name], q, k, v, causal=True, scale=0.125), first)
 
 
-@pytest.mark.parametrize("dtype", ["f32", "bf16"])
-@pytest.mark.parametrize("name", ["prefill", "decode"])
+@pytest.mark.parametrize(("name", "dtype"), [("prefill", "bf16"), ("decode", "f32")])
 def test_all_that_is_claimed_beside_the_plain_call_is_right(
     kernels: dict[str, ModuleType], name: str, dtype: Dtype
 ) -> None:
     claim = read_kernel(ROOT / f"kernels/cpu/{name}.py").claim
-    claimed = shape(heads=(4, 2), lengths=(130, 170), batch=2, dtype=dtype)
+    claimed = shape(heads=(4, 2), lengths=(100, 130), batch=2, dtype=dtype)
     generator = torch.Generator().manual_seed(1)
-    for case in all_cases(claimed, claim, random.Random(1), longest=150):
+    for case in all_cases(claimed, claim, random.Random(1), longest=120)[::2]:
         if isinstance(case, SequencesCase) or case.lse:
             asked = draw_any(case, generator)
             options = {**asked.tables, **asked.numbers, **({"return_lse": True} if case.lse else {})}
