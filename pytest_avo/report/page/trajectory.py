@@ -57,6 +57,11 @@ def trajectories(runs: Sequence[RunFacts], titles: Sequence[str]) -> list[tuple[
     return [(across.name, trajectory(runs, across, titles)) for across in shown]
 
 
+def _is_on(run: RunFacts, over: Across) -> bool:
+    """Whether a run has anything of what the chart runs over: one without a model has no tokens."""
+    return over not in (TOKENS, COST) or any(over.of(each) for each in run.attempts)
+
+
 def trajectory(runs: Sequence[RunFacts], over: Across, titles: Sequence[str]) -> str:
     """One chart."""
     ended = [each for run in runs for each in run.attempts if each.status != UNDER_WAY]
@@ -69,8 +74,12 @@ def trajectory(runs: Sequence[RunFacts], over: Across, titles: Sequence[str]) ->
     frame(chart, across, Axis(up.low, up.high, up.start, up.end), name="", spelled=_nothing)
     _floor(chart, across, over)
     for index, run in enumerate(runs):
+        if not _is_on(run, over):
+            continue
         _best(chart, run, over, across, up, index=index)
     for run, title in zip(runs, titles, strict=True):
+        if not _is_on(run, over):
+            continue
         for each in run.attempts:
             if each.status != UNDER_WAY:
                 y = up(each.speed.estimate) if each.speed else HEIGHT - BOTTOM - STRIP / 2
