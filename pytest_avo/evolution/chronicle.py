@@ -17,7 +17,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
 from pytest_avo.core.ranking import paired
 from pytest_avo.core.stats import Interval, interval, located
 from pytest_avo.lineage.events import NoiseFloor, PredictionChecked, Profiled, Raced, SeedComparison, Spending
-from pytest_avo.lineage.records import GEOMEAN, Attempt, AttemptOutcome, Purpose
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.versions import version_name
 from pytest_avo.operators.model.transcript import recorded, run_folder, transcript_path
@@ -168,9 +168,11 @@ class Chronicle:
             operator=attempt.operator,
             hypothesis=attempt.hypothesis,
             created=attempt.created,
+            digest=attempt.digest,
+            parent_digest=None if parent is None else parent.digest,
             source=self._view.source(attempt.digest),
             parent_source="" if parent is None else self._view.source(parent.digest),
-            predicted=attempt.predicted.get(GEOMEAN),
+            predictions=attempt.predicted,
             shapes=tuple(shape_facts(attempt, each.evaluation) for each in stored["screen"]),
             transcript=self._excerpt(attempt),
             own_evaluations=sum(map(len, stored.values())),
@@ -221,10 +223,12 @@ def _known(outcome: AttemptOutcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "lesson": outcome.lesson,
         "gain": None if gain is None else gain.exp(),
-        "is_confirmed": outcome.confirmed is not None,
+        "screened": None if outcome.gain is None else outcome.gain.exp(),
+        "confirmed": None if outcome.confirmed is None else outcome.confirmed.exp(),
         "seconds": outcome.seconds,
         "cost": outcome.cost,
-        "tokens": outcome.tokens_in + outcome.tokens_out,
+        "tokens_in": outcome.tokens_in,
+        "tokens_out": outcome.tokens_out,
     }
 
 

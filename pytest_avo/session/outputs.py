@@ -10,10 +10,10 @@ import pytest
 
 from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.lineage.view import View
 from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.report.files.annotations import commands
 from pytest_avo.report.files.markdown import SUMMARY_BYTES, markdown
+from pytest_avo.report.page.facts import RunFacts
 from pytest_avo.report.results import Results
 
 PAGE = "html"
@@ -43,13 +43,11 @@ def leave(write: Callable[[], None], session: pytest.Session) -> int:
     return int(session.exitstatus)
 
 
-def write_run_page(view: View, path: Path) -> None:
+def write_run_page(facts: RunFacts, path: Path) -> None:
     """Write the page of a run; InvalidInput where it cannot be written."""
-    # What draws is an extra, and nobody else's business.
-    from pytest_avo.evolution.chronicle import Chronicle
-    from pytest_avo.report.page.runs import runs_page
+    from pytest_avo.report.page.runs import runs_page  # what draws is an extra, and nobody else's business
 
-    write_atomically(path, runs_page([Chronicle(view).facts()]))
+    write_atomically(path, runs_page([facts]))
 
 
 def print_apart(config: pytest.Config, text: str) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from pytest_avo.core.kernel import source_digest
 from pytest_avo.evolution.account import account
+from pytest_avo.evolution.balance import summary
+from pytest_avo.evolution.chronicle import Chronicle
 from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.report.results import Results
 from tests.evolution.world import Device, Operator, World, proposal, source
@@ -25,7 +27,9 @@ def found(tmp_path: Path) -> Results:
     with world.loop(Operator(steps)) as loop:
         loop.run()
         fingerprint = Device().fingerprint()
-        return Results(loop.final, (), fingerprint, tmp_path, evolution=account(loop.campaign, wall_s=3.0))
+        view, total = loop.campaign.view, summary(loop.campaign, wall_s=3.0, resume_hint="")
+        found = account(Chronicle(view).facts(), view.run, total)
+        return Results(loop.final, (), fingerprint, tmp_path, evolution=found)
 
 
 def text(found: Results, name: str) -> str:
@@ -38,8 +42,9 @@ def test_json_holds_the_run_its_attempts_and_totals(found: Results) -> None:
     assert evolution["run"]["kernel"] == "kernels/tiny.py"
     assert evolution["run"]["settings"]["max-rounds"] == "6"
     seed, slower, promoted = evolution["attempts"]
-    assert (seed["parent"], seed["status"]) == (None, "seed")
+    assert (seed["name"], seed["parent"], seed["status"]) == ("seed", None, "seed")
     assert (slower["status"], slower["tokens_in"], slower["parent"]) == ("slower", 5, source_digest(source(100)))
+    assert promoted["name"] == "g0002", "as `avo show` takes it"
     assert (promoted["generation"], promoted["digest"]) == (2, source_digest(source(200)))
     assert promoted["predicted"] == {"geomean": 1.5}
     assert promoted["measured"][0] == pytest.approx(2.0, rel=0.01)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from pytest_avo.core.stats import Interval
+from pytest_avo.lineage.records import GEOMEAN
 
 UNDER_WAY = "under way"
 """Status of an attempt that has not ended."""
@@ -63,17 +65,21 @@ class AttemptFacts:
     operator: str
     hypothesis: str
     created: str
+    digest: str
+    parent_digest: str | None
     source: str
     parent_source: str
     reason: str = ""
     lesson: str = ""
     gain: Interval | None = None
     """Ratio to what it was compared with, by the landing, the confirmation or the screening, the first there is."""
-    is_confirmed: bool = False
+    screened: Interval | None = None
+    confirmed: Interval | None = None
+    """The same ratio, by the screening and by the confirmation alone."""
     speed: Interval | None = None
     """Ratio to the seed."""
-    predicted: float | None = None
-    """Of the geomean."""
+    predictions: Mapping[str, float] = field(default_factory=dict)
+    """Of ratios, by shape and of the geomean."""
     judgement: str = ""
     shapes: tuple[ShapeFacts, ...] = ()
     transcript: str = ""
@@ -84,12 +90,27 @@ class AttemptFacts:
     own_evaluations: int = 0
     seconds: float = 0.0
     cost: float = 0.0
-    tokens: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
     evaluations: int = 0
     """Of the run, up to this attempt's end; so are the next three."""
     elapsed_s: float = 0.0
     total_cost: float = 0.0
     total_tokens: int = 0
+
+    @property
+    def predicted(self) -> float | None:
+        """The geomean that was predicted."""
+        return self.predictions.get(GEOMEAN)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether it was measured again in fresh processes."""
+        return self.confirmed is not None
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_in + self.tokens_out
 
     @property
     def is_kept(self) -> bool:

@@ -18,6 +18,7 @@ from pytest_avo.core.stats import Interval
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evolution import balance
 from pytest_avo.evolution.account import account
+from pytest_avo.evolution.chronicle import Chronicle
 from pytest_avo.evolution.decision import accepts
 from pytest_avo.evolution.hooks import Hooks
 from pytest_avo.evolution.loop import Loop, open_campaign
@@ -219,19 +220,21 @@ class Evolution(KernelRun):
     def leave(self) -> None:
         """Write what the user asked for."""
         if self._settings.files and self._loop is not None:
-            wall_s = self._loop.consultation.ledger.snapshot().wall_s
+            campaign, wall_s = self._loop.campaign, self._loop.consultation.ledger.snapshot().wall_s
+            facts = Chronicle(campaign.view).facts()
+            total = balance.summary(campaign, wall_s=wall_s, resume_hint="")
             found = Results(
                 self._best_rows(self._loop),
                 (),
                 self._device.fingerprint(),
                 self._settings.rootdir,
-                evolution=account(self._loop.campaign, wall_s=wall_s),
+                evolution=account(facts, campaign.view.run, total),
             )
             files = dict(self._settings.files)
             page = files.pop(PAGE, None)
             write_files(found, files)
             if page is not None:
-                write_run_page(self._loop.campaign.view, page)
+                write_run_page(facts, page)
 
     def close(self) -> None:
         self.assessor.close()
