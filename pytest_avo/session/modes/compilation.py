@@ -96,6 +96,7 @@ class Compilation(KernelRun):
         self._config = config
         self._reports: dict[Path, Future[Records]] = {}
         self._earlier: dict[Path, Future[Records]] = {}
+        self._executors: list[ThreadPoolExecutor] = []
         self._items: list[CompiledItem] = []
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
@@ -127,6 +128,12 @@ class Compilation(KernelRun):
                 if earlier := self._at_ref(kernel):
                     self._earlier[kernel.path] = executor.submit(self._compiled, earlier, shapes)
             executor.shutdown(wait=False)
+            self._executors.append(executor)
+
+    def close(self) -> None:
+        """Leave what is still to be compiled: after -x nobody asks for it."""
+        for executor in self._executors:
+            executor.shutdown(wait=False, cancel_futures=True)
 
     def records(self, kernel: Kernel) -> Records:
         """What a kernel that was started compiles to, on the shapes that it was started for.
