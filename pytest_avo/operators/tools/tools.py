@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -25,6 +26,11 @@ from pytest_avo.operators.tools.edits import EditError
 LONGEST_ANSWER = 12_000
 LONGEST_SOURCE = 60_000
 """Characters of an answer; a source is worth more than that, since edits need its exact text."""
+
+
+MOST_ENCODINGS = 4
+_FENCED = re.compile(r"\A\s*`{3,}(?:json)?\s*\n|\s*`+\s*\Z")
+_WRAPPERS = {"arguments", "parameters", "input", "args"}
 
 
 class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +100,7 @@ def carry_out(specs: Mapping[str, ToolSpec[Any]], name: str, arguments: str) -> 
 
 
 def _arguments(spec: ToolSpec[A], text: str) -> A:
-    data = _decoded(spec, text or "{}")
+    data = _decoded(spec, text) or {}
     if isinstance(data, dict):
         data = _unpacked(spec, data)
     try:
@@ -108,11 +114,13 @@ def _arguments(spec: ToolSpec[A], text: str) -> A:
 
 
 def _decoded(spec: ToolSpec[A], text: str) -> Any:
-    """The arguments as JSON has them. Some models encode them twice, or end them with the fence that they were in."""
+    """The arguments as JSON has them. Some models encode them twice or more, or leave the fence that they were in."""
     try:
-        data = json.loads(text.rstrip().rstrip("`"))
-        if isinstance(data, str):
-            data = json.loads(data)
+        data: Any = _FENCED.sub("", text)
+        for _ in range(MOST_ENCODINGS):
+            if not isinstance(data, str):
+                break
+            data = json.loads(data) if data.strip() else {}
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise Mistake(f"the arguments of {spec.name} hold half of a surrogate pair, which no text may") from None
@@ -128,16 +136,49 @@ def _decoded(spec: ToolSpec[A], text: str) -> Any:
 
 
 def _unpacked(spec: ToolSpec[A], data: dict[str, Any]) -> dict[str, Any]:
-    """The same without null for what may be left out, and without lists and objects that are written as texts."""
-    found = dict(data)
-    for field in msgspec.structs.fields(spec.arguments):
-        value = found.get(field.name)
-        if value is None and not field.required:
-            found.pop(field.name, None)
-        if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-            with suppress(ValueError, RecursionError, msgspec.ValidationError):
-                found[field.name] = msgspec.to_builtins(msgspec.convert(json.loads(value), field.type))
+    """The same as the fields want it: without null for what may be left out, and with what texts stand for."""
+    fields = {field.name: field for field in msgspec.structs.fields(spec.arguments)}
+    if len(data) == 1 and (wrapped := next(iter(data))) in _WRAPPERS - fields.keys():
+        with suppress(Mistake):
+            inside = _decoded(spec, data[wrapped]) if isinstance(data[wrapped], str) else data[wrapped]
+            data = inside if isinstance(inside, dict) else data
+    found = {}
+    for name, value in data.items():
+        field = fields.get(name)
+        if field is None:
+            found[name] = value
+        elif value is not None or field.required:
+            found[name] = _fitting(value, field.type)
     return found
+
+
+def _fitting(value: Any, kind: Any) -> Any:
+    """A value in the first reading that is of a kind; as it is where none is."""
+    for reading in _readings(value):
+        for strict in (True, False):
+            with suppress(msgspec.ValidationError, RecursionError):
+                return msgspec.to_builtins(msgspec.convert(reading, kind, strict=strict))
+    return value
+
+
+def _readings(value: Any) -> Iterator[Any]:
+    """A value as it is, what it is as JSON, with items that are read so, and as the one item of a list."""
+    yield value
+    inside = _read(value)
+    if inside is not value:
+        yield inside
+    if isinstance(inside, list):
+        yield [_read(each) for each in inside]
+    elif inside != "":
+        yield [inside]
+
+
+def _read(value: Any) -> Any:
+    """What a text is as JSON; all else as it is."""
+    if isinstance(value, str):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -57,6 +57,11 @@ def test_no_arguments_at_all_are_those_of_a_call_without_any(toolbox: Toolbox) -
     ("name", "arguments"),
     [
         ("read_draft", json.dumps(json.dumps({"first_line": 5}))),
+        ("read_draft", json.dumps(json.dumps(json.dumps({"first_line": 5})))),
+        ("read_draft", '```json\n{"first_line": 5}\n```'),
+        ("read_draft", '{"first_line": "5"}'),
+        ("read_draft", '{"arguments": {"first_line": 5}}'),
+        ("read_draft", json.dumps({"parameters": json.dumps({"first_line": 5})})),
         ("read_draft", '{"first_line": 5}\n```'),
         ("functions.read_draft", '{"first_line": 5}'),
         ("read_draft", '{"first_line": 5, "last_line": null}'),
