@@ -93,34 +93,34 @@ def both_precisions(inputs: Inputs, part: Part) -> tuple[torch.Tensor, torch.Ten
 
     Both are (batches, heads_kv, group, rows, head_dim); the second is in the inputs' dtype.
     """
+    return computed(inputs, part, torch.float64), computed(inputs, part, inputs.q.dtype)
+
+
+def computed(inputs: Inputs, part: Part, dtype: torch.dtype) -> torch.Tensor:
+    """Attention of a part in a dtype, (batches, heads_kv, group, rows, head_dim); some rows at a time."""
     q = part.queries(inputs.q, inputs.q.shape[1] // inputs.k.shape[1])
-    k, v = part.keys(inputs.k), part.keys(inputs.v)
+    k, v = part.keys(inputs.k).to(dtype), part.keys(inputs.v).to(dtype)
     step = max(1, SCORES_AT_ONCE[k.device.type] // (q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]))
     if inputs.causal:
         step = min(step, CAUSAL_ROWS)
-    results: list[torch.Tensor] = []
     start = part.rows.indices(inputs.q.shape[2])[0]
-    for dtype in (torch.float64, q.dtype):
-        keys, values = k.to(dtype), v.to(dtype)
-        rows = []
-        for offset in range(0, q.shape[3], step):
-            some = q[..., offset : offset + step, :].to(dtype)
-            # Of keys that none of these rows sees nothing can be computed that counts: half of all, of a causal call.
-            seen = _seen(inputs, start + offset + some.shape[3]) if inputs.causal else k.shape[2]
-            hidden = k.shape[2] - seen
-            rows.append(
-                attention(
-                    some,
-                    keys[:, :, :seen],
-                    values[:, :, :seen],
-                    causal=inputs.causal,
-                    scale=inputs.scale,
-                    first_row=start + offset,
-                    seqlen_q=inputs.q.shape[2] - hidden,
-                )
+    rows = []
+    for offset in range(0, q.shape[3], step):
+        some = q[..., offset : offset + step, :].to(dtype)
+        # Of keys that none of these rows sees nothing can be computed that counts: half of all, of a causal call.
+        seen = _seen(inputs, start + offset + some.shape[3]) if inputs.causal else k.shape[2]
+        rows.append(
+            attention(
+                some,
+                k[:, :, :seen],
+                v[:, :, :seen],
+                causal=inputs.causal,
+                scale=inputs.scale,
+                first_row=start + offset,
+                seqlen_q=inputs.q.shape[2] - (k.shape[2] - seen),
             )
-        results.append(torch.cat(rows, dim=3))
-    return results[0], results[1]
+        )
+    return torch.cat(rows, dim=3)
 
 
 def _seen(inputs: Inputs, end: int) -> int:
