@@ -14,6 +14,7 @@ from pytest_avo.core.kernel import read_kernel
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View, latest_run
 from tests.plugin.conftest import SLOW, Project, descendants
+from tests.plugin.scripted_pool import EACH_S
 
 WORDS = ("80", "wrong", "39", "1", "syntax")
 
@@ -47,22 +48,28 @@ def gone(folder: Path, limit_s: float = 5) -> bool:
     return True
 
 
-def test_killed_at_random_moments_it_loses_and_repeats_nothing(project: Project) -> None:
+@pytest.mark.usefixtures("scripted")
+def test_killed_at_random_moments_it_loses_and_repeats_nothing(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run alone; tests/test_crash.py kills workers, zygotes and kernels beside it."""
+    monkeypatch.setenv(EACH_S, "0.2")
     project.script(*WORDS)
     kernel = project.path / "kernels" / "slow.py"
     generator = random.Random(7)
     resume: list[str] = []
-    for _ in range(4):
+    for _ in range(3):
         before = counted(project)
         process = project.start(*project.evolve_arguments("--generations", str(len(WORDS)), *resume))
         wait_for(lambda: counted(project) != before, process)  # noqa: B023 - called before `before` changes
-        time.sleep(generator.uniform(0, 3))
+        time.sleep(generator.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert gone(project.path), "no process outlives the run"
         assert counted(project).items() >= before.items(), "no finished evaluation is lost"
         assert read_kernel(kernel).fault == "", "the kernel file is never torn"
         resume = ["--avo-resume"]
+    monkeypatch.delenv(EACH_S)
     result = project.evolve("--generations", str(len(WORDS)), "--avo-resume")
     assert result.ret == 0
     assert set(counted(project).values()) == {2}, "every shape once per attempt and purpose"
