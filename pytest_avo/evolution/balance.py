@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import msgspec
 
-from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core import stats
+from pytest_avo.core.evaluation import Evaluation, Timing
+from pytest_avo.core.ranking import paired
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Verdict, judge, judge_alone
 from pytest_avo.evolution.campaign import DRAFT, PURPOSES, Campaign
 from pytest_avo.evolution.trials import Trials
 from pytest_avo.lineage.events import SeedComparison
+from pytest_avo.lineage.records import Attempt
+from pytest_avo.lineage.view import View
+from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 
 Evaluations = Mapping[str, Evaluation]
 """By shape."""
+CONFIDENCE = 0.95
+"""That a kernel passed a peer."""
 
 
 def attempt_rows(campaign: Campaign) -> list[AttemptRow]:
@@ -76,7 +85,21 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         evaluations=len(evaluations),
         of_seed=sum(len(view.evaluations(view.attempts()[0].id, purpose)) for purpose in PURPOSES),
         resume_hint=resume_hint,
+        passed=tuple(_passed(campaign)),
     )
+
+
+def _passed(campaign: Campaign) -> Iterator[str]:
+    """`cudnn after 3 attempts and 4 min 10 s`, for each peer."""
+    weights = {shape.id: shape.weight for shape in campaign.plan.shapes}
+    run = campaign.run
+    for each in passings(campaign.view, weights, started=run.started, peers=campaign.plan.peers):
+        if each.attempts is None:
+            yield f"{each.peer} not yet"
+        elif each.attempts == 0:
+            yield f"{each.peer} with the seed"
+        else:
+            yield f"{each.peer} after {text.counted(each.attempts, 'attempt')} and {text.duration(each.wall_s)}"
 
 
 def final_rows(
@@ -121,3 +144,50 @@ def _as_promoted(measured: Verdict, promoted: Verdict) -> Verdict:
     return msgspec.structs.replace(
         measured, kind=promoted.kind, reason=promoted.reason, baseline=promoted.baseline, notes=promoted.notes
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """When the kernel in the file became faster than a peer, in geomean over the shapes that are screened."""
+
+    peer: str
+    attempts: int | None
+    """Candidates that were settled by then; 0: the seed was faster already; None: none is."""
+    wall_s: float
+    """From the start of the run, pauses included."""
+
+
+def passings(view: View, weights: Mapping[str, float], *, started: str, peers: Sequence[str]) -> list[Passing]:
+    """Since when the kernel in the file is faster than each peer beyond doubt; weights: of the shapes, by id.
+
+    Counted are attempts that became the kernel in the file, as they were screened beside the peers.
+    """
+    outcomes = view.outcomes()
+    found: dict[str, Passing] = {}
+    for settled, attempt in enumerate(x for x in view.attempts() if x.id in outcomes):
+        outcome = outcomes[attempt.id]
+        if outcome.status not in ("seed", "promoted"):
+            continue
+        screened = {x.evaluation.shape: x.evaluation for x in view.evaluations(attempt.id, "screen")}
+        for peer in peers:
+            if peer not in found and _is_faster(screened, weights, peer):
+                found[peer] = Passing(peer, settled, _age_s(attempt, started) + outcome.seconds if settled else 0.0)
+    return [found.get(peer, Passing(peer, None, 0.0)) for peer in peers]
+
+
+def _is_faster(screened: Mapping[str, Evaluation], weights: Mapping[str, float], peer: str) -> bool:
+    timings: dict[str, Timing] = {
+        shape: each.timing
+        for shape, each in screened.items()
+        if each.timing is not None and peer in each.timing.seconds
+    }
+    if not timings or any(timing.too_few for timing in timings.values()):
+        return False
+    launches = {shape: paired(timing, peer) for shape, timing in timings.items()}
+    return (
+        stats.geomean_interval(launches, {shape: weights[shape] for shape in launches}, confidence=CONFIDENCE).low > 0
+    )
+
+
+def _age_s(attempt: Attempt, started: str) -> float:
+    return (datetime.fromisoformat(attempt.created) - datetime.fromisoformat(started)).total_seconds()

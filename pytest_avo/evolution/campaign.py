@@ -18,7 +18,7 @@ from pytest_avo.core.ranking import noise_floor, unrest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.conditions import changes
-from pytest_avo.evolution.promotion import Provenance, check_unchanged
+from pytest_avo.evolution.promotion import Provenance, check_unchanged, transferred
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
@@ -50,9 +50,11 @@ class Plan:
     population: int = 1
     islands: int = 1
     peers: tuple[str, ...] = ()
+    """What candidates are timed beside, besides their parents."""
     fixed: str = ""
     """The peer that comparisons have in common."""
-    """What candidates are timed beside, besides their parents."""
+    transfer: bool = False
+    """Whether a new run begins with the best kernel of the last one."""
     screened: tuple[Shape, ...] = ()
     """The shapes that candidates are screened on, where those are not all; winners are confirmed on all."""
     conditions: Mapping[str, str] = field(default_factory=dict)
@@ -104,7 +106,9 @@ class Campaign:
     @classmethod
     def begin(cls, plan: Plan, kernel: Kernel) -> Campaign:
         """Start a new run with the kernel's present text as its seed."""
-        store = Store.open(plan.folder / FILE)
+        path = plan.folder / FILE
+        origin = transferred(path, kernel=plan.name, path=plan.path) if plan.transfer else None
+        store = Store.open(path)
         run = store.start_run(
             kernel=plan.name,
             target=plan.target,
@@ -112,10 +116,11 @@ class Campaign:
             seed=random.SystemRandom().randrange(2**31) if plan.seed is None else plan.seed,
             shapes=tuple(shape.id for shape in plan.shapes),
             fingerprint=plan.fingerprint,
-            settings=plan.settings,
+            settings=plan.settings if origin is None else {**plan.settings, "transfer": origin.label},
         )
         campaign = cls(plan, store, run)
-        campaign._add(kernel.source, generation=0, member=0, parent=None, hypothesis="the seed", predicted={})
+        seed = "the seed" if origin is None else f"the seed, {origin.label}: {origin.hypothesis}"
+        campaign._add(kernel.source, generation=0, member=0, parent=None, hypothesis=seed, predicted={})
         return campaign
 
     @classmethod

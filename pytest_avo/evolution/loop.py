@@ -61,6 +61,7 @@ def open_campaign(
         islands=settings.islands,
         peers=peers,
         fixed=next(iter((*peers, *device.peers)), ""),
+        transfer=settings.transfer,
         screened=matching(shapes, settings.screen),
         conditions=conditions(settings, operator),
     )

@@ -1,4 +1,4 @@
-"""A confirmed winner lands in kernels/: atomically, with a comment that says where it came from."""
+"""A confirmed winner lands in kernels/, with a comment that says where it came from; later runs go on from there."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.kernel import PROVENANCE, read_kernel, with_provenance
 from pytest_avo.core.stats import Interval
+from pytest_avo.lineage import view as lineage_view
+from pytest_avo.lineage.view import View
 
 COMMIT_LIMIT_S = 600.0
 """The user's hooks run in it."""
@@ -126,3 +128,33 @@ def _usage(path: Path) -> Iterator[None]:
         yield
     except GitError as error:
         raise InvalidInput(f"--avo-commit: {path}: git refuses it: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a transferred kernel comes from."""
+
+    run: int
+    generation: int
+    hypothesis: str
+
+    @property
+    def label(self) -> str:
+        """As lineage and terminal have it."""
+        return f"generation {self.generation} of run {self.run}"
+
+
+def transferred(lineage: Path, *, kernel: str, path: Path) -> Origin:
+    """The best kernel of the last run of `kernel` (as the lineage has its path), which the file at `path` must hold."""
+    run = lineage_view.latest_run(lineage, kernel) if lineage.is_file() else None
+    if run is None:
+        raise InvalidInput(f"--avo-transfer: expected an evolution of {kernel} to go on from, {lineage} has none")
+    with View(lineage, run.id) as view:
+        best = view.incumbent()
+        assert best is not None, "a run begins with its seed"
+    if (found := read_kernel(path).digest) != best.digest:
+        raise InvalidInput(
+            f"--avo-transfer: {path}: expected the best kernel of run {run.id} (digest {best.digest}), got another "
+            f"text (digest {found}); `avo restore` brings it back, and --avo-shapes evolves the file as it is"
+        )
+    return Origin(run.id, best.generation, best.hypothesis)

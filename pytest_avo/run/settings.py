@@ -27,6 +27,8 @@ class Settings:
     suites: SuiteFolders
     shapes: tuple[str, ...]
     """Suites that override the kernels' claims; empty: the claims hold."""
+    transfer: bool
+    """Whether an evolution on those suites begins with the best kernel of the last one."""
     peers: tuple[str, ...] | None
     """None: what the device offers."""
     limits: Limits

@@ -57,7 +57,8 @@ def read_settings(config: pytest.Config) -> Settings | None:
         target=option.text("avo_compile"),
         rootdir=config.rootpath,
         suites=_suite_folders(config.rootpath),
-        shapes=_names(option.text("avo_shapes")) or ((INTERPRETED,) if mode == "interpret" else ()),
+        shapes=_shapes(option, mode),
+        transfer=bool(option.text("avo_transfer")),
         peers=None if not peers else () if peers == "none" else _names(peers),
         limits=_limits(option.text("avo_limits")),
         plan=_plan(option.value("avo_max_rounds"), option.value("avo_calls")),
@@ -93,6 +94,14 @@ def read_settings(config: pytest.Config) -> Settings | None:
     if mode == "evolve" and not without_model:
         option.refuse_foreign_to(operator, why="" if named else "the default where no model is configured")
     return settings
+
+
+def _shapes(option: Choices, mode: str) -> tuple[str, ...]:
+    """The suites that the user named, for what they claim or for what they do not."""
+    transfer, suites = _names(option.text("avo_transfer")), _names(option.text("avo_shapes"))
+    if transfer and suites:
+        raise InvalidInput("--avo-transfer: names the suites itself, expected no --avo-shapes")
+    return transfer or suites or ((INTERPRETED,) if mode == "interpret" else ())
 
 
 def _names(text: str) -> tuple[str, ...]:

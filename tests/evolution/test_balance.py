@@ -42,3 +42,29 @@ def test_a_run_that_was_interrupted_says_what_it_knows(tmp_path: Path) -> None:
     assert (found.attempts, found.commits, found.best_ratio) == (0, 0, None)
     assert found.resume_hint == "pytest --avo-resume"
     campaign.close()
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [
+        ((20,), "torch-sdpa after 1 attempt and"),
+        ((7, 20), "torch-sdpa after 2 attempts and"),
+        ((7,), "torch-sdpa not yet"),
+    ],
+)
+def test_the_attempt_that_passed_a_peer_is_named(tmp_path: Path, speeds: tuple[int, ...], expected: str) -> None:
+    world = World(tmp_path)
+    world.kernel.write_text(source(5))  # the peer is as fast as a 10
+    steps = {(number, 0): proposal(source(speed)) for number, speed in enumerate(speeds, start=1)}
+    world.changes = {"generations": len(speeds)}
+    with world.loop(Operator(steps)) as loop:
+        loop.run()
+        (found,) = summary(loop.campaign, wall_s=1.0, resume_hint="").passed
+    assert found.startswith(expected)
+
+
+def test_a_seed_that_is_ahead_already_is_said_to_be(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with world.loop(Operator({})) as loop:
+        loop.run()
+        assert summary(loop.campaign, wall_s=1.0, resume_hint="").passed == ("torch-sdpa with the seed",)

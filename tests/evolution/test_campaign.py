@@ -11,6 +11,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.lineage.records import AttemptOutcome
+from pytest_avo.lineage.view import View
 from tests.evolution.world import World, measured_seed, proposal, source
 
 
@@ -110,3 +111,39 @@ def test_attempts_are_called_by_generation_and_by_member_where_there_are_several
 def test_a_variant_that_broke_its_declarations_has_a_fault(campaign: Campaign) -> None:
     broken, _ = campaign.add(proposal("AVO = 3\n"), generation=1, member=0, parent=campaign.incumbent)
     assert "AVO" in campaign.kernel(broken).fault
+
+
+def test_a_run_goes_on_with_the_best_kernel_of_the_last_one(world: World) -> None:
+    assert world.evolve(proposal(source(200), "keys in larger blocks")) == ["seed", "promoted"]
+    world.changes = {"transfer": True}
+    campaign = world.open()
+    seed = campaign.incumbent
+    assert campaign.run.id == 2
+    assert campaign.run.settings["transfer"] == "generation 1 of run 1"
+    assert seed.hypothesis == "the seed, generation 1 of run 1: keys in larger blocks"
+    assert campaign.view.source(seed.digest) == source(200)
+    campaign.close()
+
+
+def test_a_transferred_run_evolves_and_is_resumed_like_any_other(world: World) -> None:
+    world.evolve(proposal(source(200)))
+    assert world.evolve(proposal(source(300)), transfer=True) == ["seed", "promoted"]
+    assert world.evolve(proposal(source(300)), proposal(source(450)), resume=True) == ["seed", "promoted", "promoted"]
+    assert View(world.settings.store / "lineage.sqlite3", 2).run.settings["transfer"] == "generation 1 of run 1"
+
+
+def test_a_kernel_that_was_never_evolved_has_nothing_to_transfer(world: World) -> None:
+    world.changes = {"transfer": True}
+    with pytest.raises(InvalidInput, match=r"--avo-transfer: expected an evolution of kernels/tiny\.py to go on from"):
+        world.open()
+    assert not (world.settings.store / "lineage.sqlite3").exists(), "nothing was begun"
+
+
+def test_a_file_that_is_not_the_best_kernel_is_not_transferred(world: World) -> None:
+    world.evolve(proposal(source(200)))
+    world.kernel.write_text(source(201))
+    world.changes = {"transfer": True}
+    with pytest.raises(
+        InvalidInput, match=r"tiny\.py: expected the best kernel of run 1 .*`avo restore` brings it back"
+    ):
+        world.open()

@@ -218,6 +218,7 @@ class World:
             rootdir=self.folder,
             suites=SuiteFolders(()),
             shapes=(),
+            transfer=False,
             screen=(),
             peers=None,
             limits=Limits(),

@@ -64,6 +64,8 @@ class Summary:
     of_seed: int = 0
     waited_s: float = 0.0
     """For the device, while other runs had it; beside what the evaluator took."""
+    passed: tuple[str, ...] = ()
+    """When the kernel in the file passed each peer."""
     resume_hint: str = ""
     """Command line that continues the run; empty when it is complete."""
 
@@ -162,6 +164,8 @@ def _totals(summary: Summary, width: int) -> list[Line]:
         counts = [f"{count} {text.plain(kind)}" for kind, count in summary.rejected.items()]
         lines += [Line(line) for line in text.fold("not committed:", counts, width)]
     evaluator_s = summary.build_s + summary.check_s + summary.time_s
+    if summary.passed:
+        lines += [Line(line) for line in text.fold("passed:", list(summary.passed), width)]
     share = f" ({evaluator_s / summary.wall_s:.0%})" if summary.wall_s else ""
     of_seed = f" ({summary.of_seed} of the seed)" if summary.of_seed else ""
     spent = [text.duration(summary.wall_s), text.counted(summary.evaluations, "evaluation") + of_seed]

@@ -56,6 +56,12 @@ EVOLUTION = (
         "(default: screen on all)",
     ),
     _evolution(
+        flag="--avo-transfer",
+        metavar="SUITE[,SUITE]",
+        help="Go on, in a run of its own, with the best kernel of the file's last evolution on these suites instead of "
+        "those that it was evolved on, as the paper carries multi-head attention to grouped-query attention",
+    ),
+    _evolution(
         flag="--avo-operator",
         metavar="NAME",
         has_ini=True,
