@@ -80,6 +80,16 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             continue
 
 
+def of_session(session: int) -> list[int]:
+    """All processes of a session, named by its first process, which may be gone."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError, ValueError):
+            if os.getsid(int(name)) == session:
+                found.append(int(name))
+    return found
+
+
 def kill_group(pid: int) -> None:
     """SIGKILL to a process and its group; a PID namespace of which it is the first dies with it."""
     for kill in (os.killpg, os.kill):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import os
 import pwd
 import re
@@ -35,8 +36,8 @@ _MAX_SHARED_BYTES = 1 << 30
 _MAX_FILE_BYTES = 2 << 30
 _MAX_OPEN_FILES = 512
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys")
-_PROFILERS = ("/opt/nvidia",)
-"""Where NVIDIA's profilers keep the code that they load into a process."""
+_PROFILERS = ("/opt/nvidia", "/usr/local/cuda*/nsight-compute*")
+"""Where NVIDIA's profilers keep the code that they load into a process; the second is a link to wherever it is."""
 _PROC_FILES = ("cpuinfo", "meminfo", "stat", "filesystems", "sys", "self", "version")
 _COMPILERS = ("cc", "c++", "gcc", "g++", "clang", "clang++", "nvcc")
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
@@ -217,7 +218,9 @@ def _restrict_files(confinement: Confinement, *, own_mounts: bool, own_proc: boo
         proc += ["/proc/driver/nvidia", "/proc/devices", "/proc/modules"]
         write.append("/proc/self/task")  # the driver names its threads there
         devices += [str(path) for path in Path("/dev").glob("nvidia*") if not path.is_dir()]
-    read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc, *(_PROFILERS if watched else ())]
+    read = [*_SYSTEM_FOLDERS, *_python_folders(), *_compiler_folders(), *proc]
+    if watched:
+        read += [os.path.realpath(path) for pattern in _PROFILERS for path in glob.glob(pattern)]
     landlock.restrict(read=read, write=write, devices=devices, reach_out=watched)
 
 

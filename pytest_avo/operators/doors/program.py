@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pytest_avo.evaluation.linux import processes
 from pytest_avo.operators.model.redaction import Redactor
 
 LAST_LINES = 8
@@ -62,6 +64,8 @@ class Program:
         assert self._process.stdout is not None
         self._process.stdin.close()
         status = self._process.wait()
+        # The leash sees to that, unless somebody has killed it; what is left would hold the output open.
+        processes.send(processes.of_session(self._process.pid), signal.SIGKILL)
         self._reader.join()
         self._process.stdout.close()
         self._transcript.close()

@@ -30,6 +30,30 @@ for number in range(2):
 nursery.kill()
 """
 
+WATCHED = """
+import os, socket, sys, threading
+from pytest_avo.evaluation.linux import sandbox
+def tried(what):
+    try:
+        what()
+        return "done"
+    except OSError as error:
+        return type(error).__name__
+held = sandbox.Confinement(scratch=os.getcwd(), memory_bytes=1 << 32, layers=True, gpu=True)
+restrict_calls = sandbox.confine_watched(held)
+found = []
+def name():
+    path = f"/proc/self/task/{threading.get_native_id()}/comm"
+    found.append(tried(lambda: open(path, "w").write("driver")))
+thread = threading.Thread(target=name)
+thread.start()
+thread.join()
+found += [tried(lambda: open("/proc/sys/kernel/core_pattern", "a")), tried(socket.socket)]
+restrict_calls()
+print(*found, tried(socket.socket), tried(lambda: open("/usr/written", "w")), tried(lambda: open("own", "w")))
+"""
+"""What a process does that a profiler watches: CUDA's driver names its threads, and no thread of it may escape."""
+
 
 def test_kernels_are_confined_by_what_the_machine_offers(confined: Laboratory) -> None:
     assert confined.nursery.layers == sandbox.offered_layers()
@@ -59,3 +83,20 @@ def test_one_kernel_after_the_other_without_power_over_the_outer_namespaces(tmp_
     if "no user namespaces" in found.stdout:
         pytest.skip("this machine has no user namespaces")
     assert found.stdout.split() == ["ok"] * 2, found.stderr
+
+
+def test_a_watched_process_names_its_threads_and_reaches_out_until_its_calls_are_restricted(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", WATCHED],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "landlock 0" in " ".join(sandbox.offered_layers()) or "own mounts" not in sandbox.offered_layers():
+        pytest.skip("this machine does not confine files")
+    named, system, before, after, elsewhere, own = found.stdout.split()
+    assert (named, before, own) == ("done", "done", "done"), found.stderr
+    assert {system, elsewhere} <= {"PermissionError", "OSError"}
+    assert after == "PermissionError"
