@@ -177,9 +177,9 @@ class Examiner:
     def _check_baseline(self, request: EvaluationRequest) -> None:
         """Ask the baseline all that the kernel was asked, so that it cannot tell which of the two it is.
 
-        Where processes are started anew for every launch, none of them was asked anything. ArmFault where it fails.
+        Where both are timed in new processes, neither of those was asked anything. ArmFault where it fails.
         """
-        if request.baseline is None or request.plan is None or request.plan.launches > 1 or request.fresh:
+        if request.baseline is None or request.plan is None or self._are_new(request):
             return
         for shape in request.shapes:
             if not self._arms.is_checked(BASELINE, request.baseline, shape):
@@ -189,6 +189,15 @@ class Examiner:
                     self._battery(BASELINE, request.baseline, request, shape, seed=seed, what=what)
                 except (KernelFault, KernelEnded) as error:
                     raise ArmFault(BASELINE, shape.id, error) from None
+
+    def _are_new(self, request: EvaluationRequest) -> bool:
+        """Whether kernel and baseline are timed in processes that were started for that.
+
+        A process that was checked, or has served for long, has another heap than a new one, which is measured. On a CPU
+        new ones cost some hundredths of a second, on a GPU far more: there those that confirm are new.
+        """
+        assert request.plan is not None
+        return self._place == "cpu" or request.plan.launches > 1 or request.fresh
 
     def _check_case(
         self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, limit_s: float, first: bool
@@ -286,7 +295,7 @@ class Examiner:
                 room=self._arms.room,
                 reading=self._reading,
             )
-            launch = _Launch(self._arms, subjects, request)
+            launch = _Launch(self._arms, subjects, request, both_new=self._place == "cpu" and BASELINE in subjects)
             try:
                 if BASELINE in subjects:
                     self._check_baseline(request)
@@ -355,19 +364,27 @@ def _raised(error: KernelRaised, what: str, *, again: bool) -> KernelFault:
 
 
 class _Launch:
-    """Provides the arms of a race: the present processes where the plan has one launch, else new ones each time."""
+    """Provides the arms of a race: new processes for each of several launches; of one launch the present ones.
 
-    def __init__(self, arms: Arms, subjects: Mapping[str, Subject], request: EvaluationRequest) -> None:
+    both_new: for that, too, kernel and baseline are started anew.
+    """
+
+    def __init__(
+        self, arms: Arms, subjects: Mapping[str, Subject], request: EvaluationRequest, *, both_new: bool
+    ) -> None:
         self._arms = arms
         self._subjects = subjects
         self._request = request
+        self._both_new = both_new
 
     def __call__(self) -> dict[str, Arm]:
         plan = self._request.plan
         started: dict[str, Arm] = {}
         kept = {EMPTY} if plan is not None and plan.launches > 1 else {EMPTY, KERNEL}
         again = plan is not None and (plan.launches > 1 or self._request.fresh)
-        anew = [name for name in self._subjects if name not in kept] if again else []
+        anew = [name for name in self._subjects if again and name not in kept]
+        if self._both_new:
+            anew = list(dict.fromkeys([*anew, KERNEL, BASELINE]))
         self._arms.begin(self._subjects, self._request.shapes, anew=anew)
         for name, subject in self._subjects.items():
             try:

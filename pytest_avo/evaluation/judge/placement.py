@@ -17,6 +17,8 @@ from pytest_avo.evaluation.linux import processes
 
 LEAST_SHARE = 0.1
 """A thread that used less of the processor than this share of the busiest one's use is not placed."""
+HARNESS_SHARE = 0.5
+"""A kernel's main thread that used less than this share of the busiest one's use did what the harness asked of it."""
 MOST_ENDED = 0.05
 """Share of the use that may be due to threads which ended meanwhile."""
 
@@ -51,7 +53,7 @@ class Placement:
     def settle(self) -> None:
         """Place the threads that have been at work since the beginning; where that cannot be, they stay free."""
         for pid in self._pids:
-            threads = busy_threads(Use.of(pid).since(self._earlier[pid]), cores=len(self._cores))
+            threads = busy_threads(Use.of(pid).since(self._earlier[pid]), main=pid, cores=len(self._cores))
             for thread, core in zip(threads, self._cores, strict=False):
                 _allow(thread, [core])
 
@@ -75,14 +77,18 @@ def uses_foreign_cores(pid: int) -> bool:
     return False
 
 
-def busy_threads(used: Use, *, cores: int) -> list[int]:
+def busy_threads(used: Use, *, main: int, cores: int) -> list[int]:
     """The threads that do a kernel's work, oldest first; none where they cannot be placed one on a core.
 
     That is so where there are more of them than cores, and where they do not last: a thread inherits the core of the
-    one that starts it, so those of a kernel that starts threads in every call would all come to lie on one.
+    one that starts it, so those of a kernel that starts threads in every call would all come to lie on one. Where a
+    kernel's own threads do its work the main one only copies results for the harness: it stays free if there is no core
+    for it.
     """
     busiest = max(used.threads.values(), default=0.0)
     found = sorted(thread for thread, seconds in used.threads.items() if seconds > LEAST_SHARE * busiest)
+    if len(found) > cores and used.threads.get(main, 0.0) < HARNESS_SHARE * busiest:
+        found = [thread for thread in found if thread != main]
     ended_s = used.total_s - sum(used.threads.values())
     return found if len(found) <= cores and ended_s <= MOST_ENDED * used.total_s else []
 

@@ -109,6 +109,8 @@ class Race:
         stopped, done = "", 0
         for number in range(self._plan.launches):
             arms = launch()
+            for shape in self._shapes:
+                self._first_calls(shape, arms)  # which build, with threads of their own
             placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
             for shape in self._shapes:
                 self._warm_up(shape, arms)
@@ -192,14 +194,18 @@ class Race:
             except KernelFault as error:
                 raise ArmFault(name, self._shapes[0].id, error) from None
 
-    def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
-        """Untimed calls; the first launch also fixes how many calls make a slice of this shape."""
-        seconds: dict[str, float] = {}
+    def _first_calls(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
+        """A call of every arm, on arguments of its own as timed calls have: a kernel must not know when it counts."""
         self._kinds[shape.id].append([])
         for name, arm in arms.items():
             self._slices[shape.id].setdefault(name, []).append([])
-            for _ in range(WARM_UP_CALLS):
-                # Arguments of their own, as timed calls have: a kernel must not know when it counts.
+            self._slice(shape, name, arm, self._streams[shape.id].draw(1))
+
+    def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
+        """Further untimed calls; the first launch also fixes how many make a slice of this shape."""
+        seconds: dict[str, float] = {}
+        for name, arm in arms.items():
+            for _ in range(WARM_UP_CALLS - 1):
                 seconds[name] = self._slice(shape, name, arm, self._streams[shape.id].draw(1)).seconds
         overhead = seconds.pop(EMPTY, 0.0)
         wanted = math.ceil(self._room.slice_s / max(min(seconds.values()) - overhead, 1e-6))

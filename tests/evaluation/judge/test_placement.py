@@ -67,19 +67,19 @@ def test_a_process_that_is_gone_is_nobodys_problem(laboratory: Laboratory) -> No
 
 def test_idle_threads_do_not_count() -> None:
     used = Use({10: 1.0, 11: 0.9, 12: 0.01}, 1.91)
-    assert busy_threads(used, cores=2) == [10, 11]
-    assert busy_threads(used, cores=1) == []
+    assert busy_threads(used, main=10, cores=2) == [10, 11]
+    assert busy_threads(used, main=10, cores=1) == []
 
 
 def test_only_what_was_used_since_the_beginning_counts() -> None:
     earlier = Use({10: 5.0, 11: 3.0}, 9.0)
     used = Use({10: 5.5, 11: 3.0, 12: 0.5}, 10.0).since(earlier)
-    assert busy_threads(used, cores=2) == [10, 12]
+    assert busy_threads(used, main=10, cores=2) == [10, 12]
 
 
 def test_work_of_threads_that_ended_leaves_the_others_free() -> None:
-    assert busy_threads(Use({10: 1.0}, 2.0), cores=2) == []
-    assert busy_threads(Use({10: 1.0}, 1.01), cores=2) == [10]
+    assert busy_threads(Use({10: 1.0}, 2.0), main=10, cores=2) == []
+    assert busy_threads(Use({10: 1.0}, 1.01), main=10, cores=2) == [10]
 
 
 def test_a_process_on_cores_that_its_judge_may_not_use_is_noticed() -> None:
@@ -97,3 +97,10 @@ def test_a_process_on_cores_that_its_judge_may_not_use_is_noticed() -> None:
         os.sched_setaffinity(0, cores)
         child.kill()
         child.wait()
+
+
+def test_the_main_thread_of_a_kernel_with_threads_of_its_own_stays_free_where_cores_are_few() -> None:
+    used = Use({10: 0.2, 11: 1.0, 12: 0.9}, 2.1)
+    assert busy_threads(used, main=10, cores=2) == [11, 12]
+    assert busy_threads(used, main=10, cores=3) == [10, 11, 12]
+    assert busy_threads(Use({10: 0.6, 11: 1.0, 12: 0.9}, 2.5), main=10, cores=2) == []
