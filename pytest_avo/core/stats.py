@@ -143,7 +143,17 @@ def located_together(shapes: Mapping[str, Launches], weights: Mapping[str, float
     squares = sum(part**2 / each.freedom for part, each in zip(parts, found, strict=True))
     apart = Located(estimate, variance, variance**2 / squares if squares else 1.0)
     common = _together(list(shapes.values()), share)
-    return apart if common is None or len(shapes) == 1 else _larger(apart, common)
+    if common is None or len(shapes) == 1:
+        return apart
+    # What the mean over shapes varies by in the rounds that all of them had; further ones narrow it as they do `apart`.
+    even = sum(part * _rounds(launches) for part, launches in zip(parts, shapes.values(), strict=True))
+    even /= min(map(_rounds, shapes.values()))
+    return _larger(apart, Located(estimate, common.variance * variance / even, common.freedom)) if even else apart
+
+
+def _rounds(launches: Launches) -> int:
+    """Rounds of the only launch; 1 where there are several, of which all shapes have as many."""
+    return len(launches[0]) if len(launches) == 1 else 1
 
 
 def interval(launches: Launches, *, confidence: float = 0.95) -> Interval:

@@ -130,6 +130,14 @@ def test_what_all_shapes_share_in_a_launch_does_not_average_out() -> None:
     assert located_together(shapes).freedom == pytest.approx(5)
 
 
+def test_rounds_that_only_some_shapes_had_narrow_the_interval() -> None:
+    few, many = (simulated(8, launches=1, count=count, truth=0.0, within=0.05, between=0) for count in (6, 60))
+    quiet = simulated(9, launches=1, count=6, truth=0.0, within=0.001, between=0)
+    assert (
+        geomean_interval({"a": quiet, "b": many}).half_width < 0.4 * geomean_interval({"a": quiet, "b": few}).half_width
+    )
+
+
 @settings(max_examples=60, deadline=None)
 @given(launch_lists)
 def test_the_estimate_lies_within_the_data_and_its_interval(launches: list[list[float]]) -> None:
