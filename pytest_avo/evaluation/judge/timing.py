@@ -208,17 +208,20 @@ class Race:
             for _ in range(WARM_UP_CALLS - 1):
                 seconds[name] = self._slice(shape, name, arm, self._streams[shape.id].draw(1)).seconds
         overhead = seconds.pop(EMPTY, 0.0)
-        wanted = math.ceil(self._room.slice_s / max(min(seconds.values()) - overhead, 1e-6))
+        call_s = min(seconds.values())
+        # On a busy CPU the empty call may be the one that was interrupted; on a GPU it is nearly all of a single call.
+        least_s = call_s / 2 if self._place == "cpu" else 1e-6
+        wanted = math.ceil(self._room.slice_s / max(call_s - overhead, least_s))
         calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), wanted))
-        # Whole slices too: their memory is touched, and on a GPU their graph captured, when they are first asked for. A
-        # kernel that has just been checked would else be ahead of the others for its first rounds.
         batch = self._streams[shape.id].draw(calls)
-        for name, arm in arms.items():
-            self._slice(shape, name, arm, batch)
-        if EMPTY in arms and self._place == "cpu":
+        if calls > 1 or self._place == "cuda":
+            # Whole slices too: their memory is touched, and on a GPU their graph captured, when they are first asked for.
+            for name, arm in arms.items():
+                self._slice(shape, name, arm, batch)
+        if EMPTY in arms and self._place == "cpu" and not self._empty_s(shape.id)[0]:
             for _ in range(EMPTY_SLICES):
                 found = self._slice(shape, EMPTY, arms[EMPTY], batch)
-                self._slices[shape.id][EMPTY][-1].append(found.seconds)
+                self._slices[shape.id][EMPTY][0].append(found.seconds)
 
     def _call_costs(self, shape: Shape, arms: Mapping[str, Arm]) -> dict[str, CallCost]:
         def ask(name: str, batch: list[Inputs], enqueue: bool) -> Slice:
@@ -297,9 +300,10 @@ class Race:
         return result
 
     def _empty_s(self, shape: str) -> list[float]:
-        """Seconds of an empty slice, by launch."""
-        launches = self._slices[shape].get(EMPTY, [])
-        return [median(rounds) if rounds else 0.0 for rounds in launches] or [0.0] * len(self._kinds[shape])
+        """Seconds of an empty slice, by launch; those of the first where it was timed in that alone."""
+        launches = self._slices[shape].get(EMPTY) or [[]] * len(self._kinds[shape])
+        first_s = median(launches[0]) if launches[0] else 0.0
+        return [median(rounds) if rounds else first_s for rounds in launches]
 
     def _seconds(self, shape: str, arm: str) -> list[list[float]]:
         """Seconds per call, by launch and round: the slices less what an empty one takes."""
