@@ -107,23 +107,29 @@ def located(launches: Launches) -> Located:
     around theirs where that is more: what rounds of a launch share, its processes' memory, only launches show. How many
     degrees of freedom the larger one has matters only where it is larger beyond chance.
     """
-    values = [np.asarray(rounds, dtype=np.float64) for rounds in launches]
-    count, number = sum(map(len, values)), len(values)
-    medians = [np.median(x) for x in values]
-    residuals = np.concatenate([x - m for x, m in zip(values, medians, strict=True)])
-    typical = float(np.median(np.abs(residuals)))
-    reach = WINSOR * ROBUST * typical if typical > EQUAL else math.inf
-    drawn = [m + np.clip(x - m, -reach, reach) for x, m in zip(values, medians, strict=True)]
+    drawn = _drawn(launches)
+    count, number = sum(map(len, drawn)), len(drawn)
+    kept = sum(bool(x == y) for each, own in zip(drawn, launches, strict=True) for x, y in zip(each, own, strict=True))
     means = np.array([x.mean() for x in drawn])
     estimate = float(means.mean())
-    inner = count - number
+    inner = kept - number  # those that were drawn in tell nothing of the spread (Yuen's trimmed t)
     squares = sum(float(((x - x.mean()) ** 2).sum()) for x in drawn)
     shares = sum(1 / len(x) for x in drawn) / number**2
-    within = squares / inner * shares if inner else 0.0
+    within = squares / inner * shares * count / kept if inner > 0 else 0.0
     if number == 1:
         return Located(estimate, within, max(inner, 1))
     between = float(means.var(ddof=1)) / number
     return _larger(Located(estimate, within, max(inner, 1)), Located(estimate, between, number - 1))
+
+
+def _drawn(launches: Launches) -> list[Floats]:
+    """The rounds of each launch, late ones drawn in."""
+    values = [np.asarray(rounds, dtype=np.float64) for rounds in launches]
+    medians = [np.median(x) for x in values]
+    residuals = np.concatenate([x - m for x, m in zip(values, medians, strict=True)])
+    typical = float(np.median(np.abs(residuals)))
+    reach = WINSOR * ROBUST * typical if typical > EQUAL else math.inf
+    return [np.clip(x, m - reach, m + reach) for x, m in zip(values, medians, strict=True)]
 
 
 def located_together(shapes: Mapping[str, Launches], weights: Mapping[str, float] | None = None) -> Located:
@@ -225,7 +231,7 @@ def _together(shapes: Sequence[Launches], share: Floats) -> Located | None:
         return None
     if numbers == {1}:
         shortest = min(len(launches[0]) for launches in shapes)  # further rounds were not everybody's
-        units = [list(launches[0])[:shortest] for launches in shapes]
+        units = [_drawn(launches)[0][:shortest].tolist() for launches in shapes]
     else:
         units = [[located([rounds]).estimate for rounds in launches] for launches in shapes]
     means = share @ np.array(units)

@@ -215,7 +215,7 @@ class Race:
         calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), wanted))
         batch = self._streams[shape.id].draw(calls)
         if calls > 1 or self._place == "cuda":
-            # Whole slices too: their memory is touched, and on a GPU their graph captured, when they are first asked for.
+            # Whole slices too: memory is touched, and on a GPU a graph captured, when they are first asked for.
             for name, arm in arms.items():
                 self._slice(shape, name, arm, batch)
         if EMPTY in arms and self._place == "cpu" and not self._empty_s(shape.id)[0]:
