@@ -48,7 +48,8 @@ CLOCK_FACTOR = 2.0
 """How far a process's own account of a slice may fall short of the judge's, beyond twice what honest arms show: a
 share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the call."""
 EMPTY_SLICES = 5
-"""Of the empty arm, where it is timed apart from the rounds."""
+"""Of the empty arm, where it is timed apart from the rounds. The least of them counts: what was interrupted tells nothing
+of the slices that it is subtracted from."""
 LEAST_SHARE = 0.02
 """What is left of a slice at least when the empty one is subtracted: a kernel that takes no time is a mistake."""
 
@@ -300,10 +301,11 @@ class Race:
         return result
 
     def _empty_s(self, shape: str) -> list[float]:
-        """Seconds of an empty slice, by launch; those of the first where it was timed in that alone."""
+        """Seconds of an empty slice, by launch; on a CPU before the first round of all."""
         launches = self._slices[shape].get(EMPTY) or [[]] * len(self._kinds[shape])
-        first_s = median(launches[0]) if launches[0] else 0.0
-        return [median(rounds) if rounds else first_s for rounds in launches]
+        if self._place == "cpu":
+            return [min(launches[0], default=0.0)] * len(launches)
+        return [median(rounds) if rounds else 0.0 for rounds in launches]
 
     def _seconds(self, shape: str, arm: str) -> list[list[float]]:
         """Seconds per call, by launch and round: the slices less what an empty one takes."""

@@ -342,7 +342,7 @@ def test_a_baseline_is_asked_what_the_kernel_is(desk: Desk) -> None:
     ).replace("global calls", "global calls, checked")
     found = desk.examine(source, plan=PLAN, baseline=source.replace("calls = 0", "calls = 0  # the other one"))[ONE.id]
     assert found.timing is not None
-    slow = {arm: min(seconds[0]) > 0.005 for arm, seconds in found.timing.seconds.items()}
+    slow = {arm: min(seconds[0]) + found.timing.harness_s > 0.008 for arm, seconds in found.timing.seconds.items()}
     assert slow[KERNEL] == slow[BASELINE]
 
 
@@ -363,10 +363,12 @@ def test_a_time_beyond_what_the_device_can_do_is_rejected(
     rejected = Desk(bare, roofline=Roofline(here, place="cpu", measure=lambda: slow)).examine(kernel(), plan=plan)
     assert rejected[ONE.id].outcome == "rejected"
     assert "it multiplies 1e-12 TFLOP/s" in rejected[ONE.id].reason
-    bare.arms.drop(KERNEL)
+    for name in (KERNEL, peers.EMPTY):
+        bare.arms.drop(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fast"))
     right = Desk(bare, roofline=Roofline(here, place="cpu", measure=lambda: fast)).examine(kernel(), plan=plan)
     timing = right[ONE.id].timing
     assert timing is not None
     assert 0 < timing.least_s < min(timing.seconds[KERNEL][0])
-    bare.arms.drop(KERNEL)
+    for name in (KERNEL, peers.EMPTY):
+        bare.arms.drop(name)
