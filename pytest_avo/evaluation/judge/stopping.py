@@ -14,7 +14,7 @@ from statistics import NormalDist
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, TimingPlan
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.stats import Interval, Launches
+from pytest_avo.core.stats import Launches, Located
 
 LEAST_ROUNDS = 5
 """Below so many, or what was asked for where that is less, a comparison says nothing."""
@@ -29,7 +29,7 @@ HOPELESS = 0.05
 WORTH = 0.5
 """Least ratio of a shape's share of the doubt to its share of the time, for it to get further rounds."""
 _DEVIATIONS = NormalDist().inv_cdf(1 - RISK)
-"""Of an estimate in half of its interval, about."""
+"""Of an estimate in half of its interval, where its deviation is well known."""
 Paired = Callable[[str, str], Launches]
 """Log-ratios of a shape beside an arm, by launch."""
 
@@ -83,12 +83,13 @@ class Stopping:
         assert margin is not None
         shapes = {shape: paired(shape, BASELINE) for shape in self._weights}
         confidence = stats.confidence_of_looks(len(self._looks), risk=RISK)
-        bound = stats.geomean_interval(shapes, self._weights, confidence=confidence)
+        found = stats.located_together(shapes, self._weights)
+        bound = stats.interval_of(found, confidence=confidence)
         if bound.low > margin:
             return "plainly faster"
         if bound.high < margin:
             return "not faster"
-        if margin >= 0 and chance_of_rising(bound, margin, done / last) < HOPELESS:
+        if margin >= 0 and chance_of_rising(found, margin, done / last) < HOPELESS:
             return "hardly can become faster"
         self._allot(shapes, round_s)
         return ""
@@ -107,17 +108,18 @@ class Stopping:
         return self._turns * math.ceil(rounds / self._turns)
 
 
-def chance_of_rising(bound: Interval, margin: float, done: float) -> float:
-    """How likely the interval ends above the margin, after `done`, a share of what may be measured, came to `bound`.
+def chance_of_rising(found: Located, margin: float, done: float) -> float:
+    """How likely the interval ends above the margin, after `done`, a share of what may be measured, came to `found`.
 
-    The estimate wanders as a mean does whose rest is drawn around it, and its interval narrows with the root of what it
-    rests on (conditional power under the present estimate).
+    The estimate wanders as a mean does whose rest is drawn around it, and its deviation narrows with the root of what it
+    rests on (conditional power under the present estimate). How little is known of that deviation now is left out: it
+    widens the interval of few launches many times, and will not at the end.
     """
-    if done >= 1 or not bound.half_width:
-        return float(bound.low > margin)
-    half = bound.half_width * math.sqrt(done)
-    deviation = bound.half_width / _DEVIATIONS * math.sqrt(1 - done)
-    return NormalDist().cdf((bound.estimate - half - margin) / deviation)
+    deviation = math.sqrt(found.variance)
+    lead = found.estimate - _DEVIATIONS * deviation * math.sqrt(done) - margin
+    if done >= 1 or not deviation:
+        return float(lead > 0)
+    return NormalDist().cdf(lead / (deviation * math.sqrt(1 - done)))
 
 
 def _width(launches: Launches) -> float:

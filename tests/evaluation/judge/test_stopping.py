@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo.core.evaluation import TimingPlan
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.stats import Interval, Launches
+from pytest_avo.core.stats import Launches, Located
 from pytest_avo.evaluation.judge.stopping import Paired, Stopping, chance_of_rising
 from tests.evaluation.laboratory import shape
 
@@ -101,14 +101,13 @@ def test_launches_are_looked_at_from_the_third_on_and_rounds_within_them_are_not
 def test_the_chance_of_rising_is_what_simulated_comparisons_come_to() -> None:
     random, deviation, total, done = np.random.default_rng(5), 0.02, 20, 8
     first = 0.004
-    half = 2.326 * deviation / math.sqrt(done)
     truth = random.normal(first, deviation / math.sqrt(done), 20_000)
     rest = random.normal(truth, deviation / math.sqrt(total - done))
     final = (done * first + (total - done) * rest) / total
     share = float(np.mean(final - 2.326 * deviation / math.sqrt(total) > 0.003))
-    bound = Interval(first, first - half, first + half)
-    assert chance_of_rising(bound, 0.003, done / total) == pytest.approx(share, abs=0.02)
-    assert chance_of_rising(bound, 0.003, 1.0) == 0.0
+    found = Located(first, deviation**2 / done, done - 1)
+    assert chance_of_rising(found, 0.003, done / total) == pytest.approx(share, abs=0.02)
+    assert chance_of_rising(found, 0.003, 1.0) == 0.0
 
 
 def test_shapes_are_given_by_their_weights() -> None:
