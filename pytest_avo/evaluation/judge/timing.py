@@ -48,8 +48,8 @@ CLOCK_FACTOR = 2.0
 """How far a process's own account of a slice may fall short of the judge's, beyond twice what honest arms show: a
 share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the call."""
 EMPTY_SLICES = 5
-"""Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing of
-the slices that it is subtracted from."""
+"""Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing
+of the slices that it is subtracted from."""
 LEAST_SHARE = 0.02
 """What is left of a slice at least when the empty one is subtracted: a kernel that takes no time is a mistake."""
 
