@@ -112,8 +112,8 @@ def chance_of_rising(found: Located, margin: float, done: float) -> float:
     """How likely the interval ends above the margin, after `done`, a share of what may be measured, came to `found`.
 
     The estimate wanders as a mean does whose rest is drawn around it, and its deviation narrows with the root of what
-    it rests on (conditional power under the present estimate). How little is known of that deviation now is left out: it
-    widens the interval of few launches many times, and will not at the end.
+    it rests on (conditional power under the present estimate). How little is known of that deviation now is left out:
+    it widens the interval of few launches many times, and will not at the end.
     """
     deviation = math.sqrt(found.variance)
     lead = found.estimate - _DEVIATIONS * deviation * math.sqrt(done) - margin
