@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests import ROOT
-from tests.plugin.conftest import GOOD, SHAPES, SUITE, quick
+from tests.plugin.conftest import GOOD, SHAPES, SUITE, quick_and_scripted
 from tests.plugin.test_option_compile import ONE
 
 GUIDE = (ROOT / "docs" / "how-to" / "ci.md").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def test_a_command_of_the_guide_runs_as_written(
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", *arguments],
         cwd=project,
-        env=quick(os.environ),
+        env=quick_and_scripted(os.environ),
         capture_output=True,
         text=True,
         timeout=300,

@@ -131,6 +131,14 @@ def quick(environment: Mapping[str, str]) -> dict[str, str]:
     return {**environment, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "-p avo -p xdist"}
 
 
+def quick_and_scripted(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same with scripted evaluations, for commands that are run as they are written somewhere."""
+    found = quick(environment)
+    plugins = f"{found['PYTEST_ADDOPTS']} -p tests.plugin.scripted_pool"
+    paths = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH", ""))))
+    return {**found, "PYTEST_ADDOPTS": plugins, "PYTHONPATH": paths}
+
+
 @dataclass
 class Project:
     """A project folder with a suite `tiny` and kernels, and ways to run pytest in it."""
