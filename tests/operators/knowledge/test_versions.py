@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_avo.core.evaluation import KERNEL, Evaluation, Timing
 from pytest_avo.core.stats import Interval
-from pytest_avo.operators.knowledge.versions import UnknownVersion, find_version, line, scores, spelled, version_name
+from pytest_avo.core.verdict import Verdict
+from pytest_avo.operators.knowledge.versions import (
+    UnknownVersion,
+    bounds,
+    find_version,
+    line,
+    scores,
+    spelled,
+    version_name,
+)
 from pytest_avo.operators.operator import Proposal
 from tests.operators.steps import FIRST, SECOND, SEED, SHAPES, World
 
@@ -46,3 +56,12 @@ def test_what_an_attempt_achieved_has_a_line_for_every_shape(world: World) -> No
     assert second.startswith(f"{SECOND}: faster")
     seed = find_version(world.view, "seed", promoted_only=True)
     assert all(": correct, " in each and "parent" not in each for each in scores(world.view, seed, SHAPES, floor=0.01))
+
+
+def test_how_far_a_kernel_is_from_the_roofline_and_what_was_none_of_its_time() -> None:
+    timing = Timing({KERNEL: ((1e-3,),)}, calls=1, stopped="", least_s=2.5e-5, harness_s=4.5e-5)
+    found = Evaluation(FIRST, "ok", timing=timing)
+    said = bounds(found, Verdict(FIRST, "correct", median_us=1000.0))
+    assert said == ", 0.025 of the roofline (least 25.0 us), the harness's own 45.0 us a call subtracted"
+    assert bounds(found, Verdict(FIRST, "incorrect", "wrong")) == ""
+    assert bounds(Evaluation(FIRST, "ok"), Verdict(FIRST, "correct")) == ""
