@@ -23,9 +23,9 @@ GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rg
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", *GUIDES]
 OF_THE_USER = (
     r"conftest\.py|my_kernel\.py|kernels/first\.py|shapes/chat\.toml"
-    r"|\.avo/.*|\.avo-agents/.*|(draft\.py|NAME\.py|[A-Z]+\.md|knowledge/|lineage/)|(answers|devices|requests)/"
+    r"|\.avo/.*|\.avo-agents/.*|(draft\.py|NAME\.py|[A-Z]+\.md|knowledge/|lineage/)|(answers|devices|requests)/|build\.toml|torch-ext/"
 )
-"""Files that documents name and that exist in a user's project, a coding agent's folder or a spool alone."""
+"""Files that documents name and that exist in a user's project, a coding agent's folder, a spool or an export alone."""
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_the_lowest_versions_are_the_floors_of_the_package() -> None:
 
 
 def test_the_kernel_of_the_guide_passes(tmp_path: Path) -> None:
-    (kernel,) = re.findall(r"```python\n(.*?)```", read("docs/how-to/write-a-kernel.md"), re.DOTALL)
+    kernel, *_signatures = re.findall(r"```python\n(.*?)```", read("docs/how-to/write-a-kernel.md"), re.DOTALL)
     (tmp_path / "my_kernel.py").write_text(kernel, encoding="utf-8")
     options = ["--avo-max-rounds", "5", "-q", "-p", "no:cacheprovider"]
     ended = subprocess.run(

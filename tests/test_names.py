@@ -8,6 +8,7 @@ from collections import defaultdict
 from tests import ROOT
 
 BY_DESIGN = {
+    "CompileReport",  # a tool, which a model sees by this name, and what an operator is given to ask for one
     "EvaluateDraft",  # a tool, which a model sees by this name, and what an operator is given to evaluate with
     "RaceDraft",  # likewise
     "Status",  # a tool too, and what became of an attempt

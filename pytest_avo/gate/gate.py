@@ -37,7 +37,7 @@ PATIENCE = 4
 """How many times the usual rounds a question may take that the usual ones leave open."""
 CONFIRM_LAUNCHES = 3
 
-Evaluate = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
+Measuring = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
 """Evaluate and wait: shape id -> facts. EvaluatorError when the machine fails."""
 
 
@@ -86,7 +86,7 @@ class Gate:
         return msgspec.structs.replace(request, baseline=subject, may_lack_baseline=True, plan=plan)
 
     def judge(
-        self, verdict: Verdict, case: Comparand, evaluation: Evaluation, request: EvaluationRequest, evaluate: Evaluate
+        self, verdict: Verdict, case: Comparand, evaluation: Evaluation, request: EvaluationRequest, evaluate: Measuring
     ) -> Verdict:
         """The verdict on a right kernel beside the baseline; what looks too slow is measured once more, which blocks.
 
@@ -111,7 +111,7 @@ class Gate:
         cases: Sequence[Comparand],
         evaluations: Mapping[str, Evaluation],
         request: EvaluationRequest,
-        evaluate: Evaluate,
+        evaluate: Measuring,
         *,
         limit: float,
     ) -> Total | None:
@@ -130,7 +130,7 @@ class Gate:
         cases: Sequence[Comparand],
         evaluations: Mapping[str, Evaluation],
         request: EvaluationRequest,
-        evaluate: Evaluate,
+        evaluate: Measuring,
         *,
         limit: float | None,
     ) -> Finding | str:
@@ -161,7 +161,7 @@ class Gate:
             return Finding("slower", f"{self._words(second, limit=limit)}, confirmed", second, regressed=True)
         return Finding("ambiguous", f"{self._words(second, limit=limit)}, not confirmed", second)
 
-    def _wrong(self, request: EvaluationRequest, evaluate: Evaluate) -> dict[str, str]:
+    def _wrong(self, request: EvaluationRequest, evaluate: Measuring) -> dict[str, str]:
         """Shapes on which the baseline's kernel is no good, and why: to be slower than that is no regression."""
         if request.baseline is None:
             return {}

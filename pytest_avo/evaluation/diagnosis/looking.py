@@ -17,7 +17,7 @@ from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.diagnosis.child import Child
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES, LaunchReport
 from pytest_avo.evaluation.diagnosis.counters import digest, ncu
-from pytest_avo.evaluation.diagnosis.counters.call import Launch
+from pytest_avo.evaluation.diagnosis.counters.call import TracedLaunch
 from pytest_avo.evaluation.diagnosis.counters.measured import MeasuredLaunch
 from pytest_avo.evaluation.diagnosis.host_build import host_report
 from pytest_avo.evaluation.diagnosis.machine import machine_facts
@@ -112,7 +112,7 @@ class Looker:
     def _without_counters(self, draft: Kernel, baseline: Subject | None, shape: Shape, *, why: str) -> str:
         """Timing, occupancy and machine code, which need none."""
         launches = self._trace(draft, shape)
-        beside: list[Launch] = []
+        beside: list[TracedLaunch] = []
         if baseline is not None and baseline.source != draft.source:
             beside = self._trace(_kernel(baseline), shape)
         label = "" if baseline is None else baseline.label
@@ -123,7 +123,7 @@ class Looker:
         ]
         return "\n".join(parts)
 
-    def _trace(self, kernel: Kernel, shape: Shape) -> list[Launch]:
+    def _trace(self, kernel: Kernel, shape: Shape) -> list[TracedLaunch]:
         arguments = ["--shape", msgspec.json.encode(shape).decode(), "--trace"]
         environment = ncu.with_libraries(self._device.environment())
         with (
@@ -139,7 +139,7 @@ class Looker:
             if status:
                 fault = ncu.fault_of(child.end_of_words()) or child.last_words()
                 raise EvaluatorError(f"{kernel.path.name}: no profile: {fault}")
-        return [msgspec.json.decode(line, type=Launch) for line in lines]
+        return [msgspec.json.decode(line, type=TracedLaunch) for line in lines]
 
     def _machine_code(self, kernel: Kernel, shape: Shape) -> Iterator[str]:
         """What it compiles to, in a line a launch."""

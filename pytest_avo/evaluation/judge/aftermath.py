@@ -31,7 +31,7 @@ SURE = 0.25
 which chance makes of 16 and 16 once in some thousand trials, before they are to be slower by MOST_SLOWED."""
 MOST_NOISE = 2.0
 """Ratio of the quantiles SLOW and SURE of the other slices above which nothing can be told."""
-Outcome = Literal["guilty", "innocent", "unclear"]
+TrialEnd = Literal["guilty", "innocent", "unclear"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Aftermath:
         return worst if worst is not None and worst.slowed > MOST_SLOWED else None
 
 
-def tried(seconds: Callable[[bool], float], random: Random) -> tuple[Outcome, float]:
+def tried(seconds: Callable[[bool], float], random: Random) -> tuple[TrialEnd, float]:
     """Put a suspicion to a trial: what comes of it, and the share by which the kernel slows the arm down.
 
     seconds: of a slice of the suspected arm, right after the kernel (True) or right after itself (False).

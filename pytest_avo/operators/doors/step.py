@@ -27,31 +27,31 @@ from pytest_avo.operators.operator import DraftsSpent, OperatorStopped, Task, Un
 from pytest_avo.operators.tools.draft import Draft
 from pytest_avo.operators.tools.draft_tools import DraftTools, Submission
 from pytest_avo.operators.tools.lineage_tools import LineageTools, knowledge_specs
-from pytest_avo.operators.tools.tools import MISTAKES, Arguments, Mistake, ToolSpec, carry_out
+from pytest_avo.operators.tools.tools import MISTAKES, Mistake, ToolArguments, ToolSpec, carry_out
 from pytest_avo.report.text import counted, duration
 
 EVALUATE, RACE, SUBMIT = "evaluate_draft", "race_draft", "submit"
 COMPILE = "compile_report"
 
 
-class Status(Arguments, frozen=True):
+class Status(ToolArguments, frozen=True):
     """Say where the step stands: draft, direction, budget, evaluations that run."""
 
 
-class ReadTask(Arguments, frozen=True):
+class ReadTask(ToolArguments, frozen=True):
     """Read what this step is: claim, rule of promotion, direction, shapes with figures, budget; the contract.
 
     Read it first, and again when a new step begins.
     """
 
 
-class Wait(Arguments, frozen=True):
+class Wait(ToolArguments, frozen=True):
     """Wait for an evaluation that runs; after a submission, for its verdict and the next step."""
 
     ticket: Annotated[int | None, Meta(description="which evaluation; none for the newest that runs")] = None
 
 
-def _answered_elsewhere(_: Arguments) -> str:
+def _answered_elsewhere(_: ToolArguments) -> str:
     raise AssertionError("the door answers it")
 
 

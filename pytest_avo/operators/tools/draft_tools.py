@@ -21,45 +21,45 @@ from pytest_avo.operators.tools import edits
 from pytest_avo.operators.tools.draft import Draft, Tried, named
 from pytest_avo.operators.tools.edits import Replacement
 from pytest_avo.operators.tools.lineage_tools import LineNumber, Version, numbered
-from pytest_avo.operators.tools.tools import LONGEST_SOURCE, Arguments, Mistake, ToolSpec
+from pytest_avo.operators.tools.tools import LONGEST_SOURCE, Mistake, ToolArguments, ToolSpec
 
 LONGEST_LOG = 3000
 LOGS_SHOWN = 2
 
 
-class ReadDraft(Arguments, frozen=True):
+class ReadDraft(ToolArguments, frozen=True):
     """Read the working draft."""
 
     first_line: LineNumber = 0
     last_line: LineNumber = 0
 
 
-class Change(Arguments, frozen=True):
+class Change(ToolArguments, frozen=True):
     """One exact replacement."""
 
     search: Annotated[str, Meta(description="text that occurs exactly once in the draft")]
     replacement: str
 
 
-class EditDraft(Arguments, frozen=True):
+class EditDraft(ToolArguments, frozen=True):
     """Make exact replacements in the draft."""
 
     replacements: Annotated[list[Change], Meta(min_length=1, description="made in order, all of them or none")]
 
 
-class WriteDraft(Arguments, frozen=True):
+class WriteDraft(ToolArguments, frozen=True):
     """Replace the whole draft."""
 
     source: Annotated[str, Meta(description="the whole new file")]
 
 
-class ResetDraft(Arguments, frozen=True):
+class ResetDraft(ToolArguments, frozen=True):
     """Start the draft over from a version of the lineage."""
 
     version: Version = "incumbent"
 
 
-class EvaluateDraft(Arguments, frozen=True):
+class EvaluateDraft(ToolArguments, frozen=True):
     """Check the draft on real inputs in an isolated process and, if asked, time it beside the incumbent."""
 
     shapes: Annotated[list[str], Meta(description="shape ids, or smallest; none means all shapes")] = field(
@@ -68,7 +68,7 @@ class EvaluateDraft(Arguments, frozen=True):
     timed: Annotated[bool, Meta(description="also time it beside the incumbent; correctness is checked first")] = False
 
 
-class RaceDraft(Arguments, frozen=True):
+class RaceDraft(ToolArguments, frozen=True):
     """Time the draft anew, in fresh rounds, beside any version or a peer. Counts as an evaluation of each shape."""
 
     against: Annotated[str, Meta(description="seed, incumbent, a name as in g0007, or a peer")] = "incumbent"
@@ -80,7 +80,7 @@ class RaceDraft(Arguments, frozen=True):
 OneShape = Annotated[str, Meta(description="a shape id; empty for the first shape")]
 
 
-class CompileReport(Arguments, frozen=True):
+class CompileReport(ToolArguments, frozen=True):
     """Show what the draft or a version compiles to.
 
     Of a GPU kernel registers, spills, shared memory, instructions that matter; of C++ on a CPU loops that were
@@ -92,13 +92,13 @@ class CompileReport(Arguments, frozen=True):
     function: Annotated[str, Meta(description="CPU only: show the machine code of functions with this name")] = ""
 
 
-class ProfileDraft(Arguments, frozen=True):
+class ProfileDraft(ToolArguments, frozen=True):
     """Show where the draft's time goes on one shape."""
 
     shape: OneShape = ""
 
 
-class RunScratch(Arguments, frozen=True):
+class RunScratch(ToolArguments, frozen=True):
     """Run a Python script beside the draft, on the machine that evaluates, and see what it prints.
 
     It can `import draft` and torch, time and compare things, call compilers; a minute at most. It counts for nothing
@@ -108,11 +108,11 @@ class RunScratch(Arguments, frozen=True):
     script: Annotated[str, Meta(min_length=1, description="Python source")]
 
 
-class MachineFacts(Arguments, frozen=True):
+class MachineFacts(ToolArguments, frozen=True):
     """Show the machine that evaluates: instruction sets, caches, measured rates, compilers, libraries, load."""
 
 
-class Submit(Arguments, frozen=True):
+class Submit(ToolArguments, frozen=True):
     """End the step with the draft as its candidate. The harness then verifies it on all shapes."""
 
     hypothesis: Annotated[

@@ -14,20 +14,20 @@ from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.operator import Task
 from pytest_avo.operators.tools.edits import unified_diff
-from pytest_avo.operators.tools.tools import LONGEST_SOURCE, Arguments, Mistake, ToolSpec
+from pytest_avo.operators.tools.tools import LONGEST_SOURCE, Mistake, ToolArguments, ToolSpec
 
 Version = Annotated[str, Meta(description="seed, incumbent, or a name as in g0007")]
 LineNumber = Annotated[int, Meta(ge=0, description="0 for the whole text")]
 
 
-class ListVersions(Arguments, frozen=True):
+class ListVersions(ToolArguments, frozen=True):
     """List attempts, newest first: how each ended, gain over its parent, hypothesis, reason."""
 
     last: Annotated[int, Meta(ge=1, le=500, description="how many, from the newest")] = 20
     only: Annotated[Literal["all", "promoted"], Meta(description="which attempts")] = "all"
 
 
-class ReadVersion(Arguments, frozen=True):
+class ReadVersion(ToolArguments, frozen=True):
     """Read one version: outcome, hypothesis, prediction and measurement, scores, source."""
 
     version: Version
@@ -35,32 +35,32 @@ class ReadVersion(Arguments, frozen=True):
     last_line: LineNumber = 0
 
 
-class DiffVersions(Arguments, frozen=True):
+class DiffVersions(ToolArguments, frozen=True):
     """Show the unified diff between any two versions."""
 
     after: Version
     before: Annotated[str, Meta(description="another version; empty for the parent of the first")] = ""
 
 
-class ListKnowledge(Arguments, frozen=True):
+class ListKnowledge(ToolArguments, frozen=True):
     """List the documents of the knowledge base and their headings."""
 
 
-class SearchKnowledge(Arguments, frozen=True):
+class SearchKnowledge(ToolArguments, frozen=True):
     """Find passages of the knowledge base by words."""
 
     query: Annotated[str, Meta(min_length=1, description="words, as in a search engine")]
     limit: Annotated[int, Meta(ge=1, le=20)] = 5
 
 
-class ReadKnowledge(Arguments, frozen=True):
+class ReadKnowledge(ToolArguments, frozen=True):
     """Read a document of the knowledge base, or one heading of it."""
 
     file: str
     heading: Annotated[str, Meta(description="only what stands under it; empty for the whole document")] = ""
 
 
-class RecordLesson(Arguments, frozen=True):
+class RecordLesson(ToolArguments, frozen=True):
     """Keep something for later steps to know."""
 
     text: Annotated[str, Meta(min_length=10, max_length=800, description="what happened and why, in two sentences")]
@@ -68,7 +68,7 @@ class RecordLesson(Arguments, frozen=True):
     symptom: Annotated[str, Meta(max_length=80, description="how it showed: an error, a slowdown, no effect")] = ""
 
 
-class SearchLessons(Arguments, frozen=True):
+class SearchLessons(ToolArguments, frozen=True):
     """Find what earlier steps learnt, about a technique or a symptom: lessons, and predictions beside measurements."""
 
     query: Annotated[str, Meta(min_length=1, description="words, as in a search engine")]

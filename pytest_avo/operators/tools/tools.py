@@ -33,7 +33,7 @@ _FENCED = re.compile(r"\A\s*`{3,}(?:json)?\s*\n|\s*`+\s*\Z")
 _WRAPPERS = {"arguments", "parameters", "input", "args"}
 
 
-class Arguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolArguments(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Arguments of a tool, whose docstring is what the model is told about it; a misspelt name is an error."""
 
 
@@ -41,7 +41,7 @@ class Mistake(ValueError):
     """A call that cannot be carried out; the message says why, for the model to read."""
 
 
-A = TypeVar("A", bound=Arguments)
+A = TypeVar("A", bound=ToolArguments)
 
 
 @dataclass(frozen=True, slots=True)

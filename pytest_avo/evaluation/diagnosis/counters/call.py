@@ -3,7 +3,7 @@
     ncu ... python -m pytest_avo.evaluation.diagnosis.counters.call KERNEL.py --shape JSON [--trace] [--scratch DIR]
 
 The call is made a few times first, so that everything is compiled, and once more between cudaProfilerStart and -Stop.
-With --trace it writes the launches of that call as JSON lines (`Launch`), as CUPTI's activity records have them.
+With --trace it writes the launches of that call as JSON lines (`TracedLaunch`), as CUPTI's activity records have them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FAULT = "the kernel failed: "
 TRACE = "trace.json"
 
 
-class Launch(msgspec.Struct, frozen=True):
+class TracedLaunch(msgspec.Struct, frozen=True):
     """One GPU function that a call launched."""
 
     name: str
@@ -38,11 +38,11 @@ class Launch(msgspec.Struct, frozen=True):
     shared_bytes: int = 0
 
 
-def launches(trace: dict[str, Any]) -> list[Launch]:
+def launches(trace: dict[str, Any]) -> list[TracedLaunch]:
     """The GPU functions of a trace in Chrome's format, as torch's profiler exports it, in their order."""
     events = [event for event in trace.get("traceEvents", []) if event.get("cat") == "kernel"]
     return [
-        Launch(
+        TracedLaunch(
             name=str(event["name"]),
             us=float(event["dur"]),
             grid=tuple(event["args"].get("grid", ())),
@@ -105,7 +105,7 @@ def _confine(scratch: str | None) -> Callable[[], None]:
     return sandbox.confine_watched(sandbox.Confinement(scratch=scratch, memory_bytes=memory, layers=True, gpu=True))
 
 
-def _traced(torch: Any, call: Callable[[], None]) -> list[Launch]:
+def _traced(torch: Any, call: Callable[[], None]) -> list[TracedLaunch]:
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU]) as seen:

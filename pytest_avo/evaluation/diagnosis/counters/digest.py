@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from pytest_avo.evaluation.diagnosis.counters.call import Launch
+from pytest_avo.evaluation.diagnosis.counters.call import TracedLaunch
 from pytest_avo.evaluation.diagnosis.counters.measured import NOT_STALLED, MeasuredLaunch
 
 DURATION = "gpu__time_duration.sum"
@@ -51,7 +51,7 @@ def digest(draft: Sequence[MeasuredLaunch], beside: Sequence[MeasuredLaunch], *,
     return "\n".join(lines)
 
 
-def traced(draft: Sequence[Launch], beside: Sequence[Launch], *, label: str) -> str:
+def traced(draft: Sequence[TracedLaunch], beside: Sequence[TracedLaunch], *, label: str) -> str:
     """The launches of a call as they are without counters, beside those of another kernel."""
     lines = [f"{'launch':<44}{'time':>12}  {'grid':>16}  {'block':>12}  registers  shared  occupancy, limited by"]
     for name, launches in (("draft", draft), (label, beside)):
@@ -59,7 +59,7 @@ def traced(draft: Sequence[Launch], beside: Sequence[Launch], *, label: str) -> 
     return "\n".join(lines)
 
 
-def _launch_line(launch: Launch) -> str:
+def _launch_line(launch: TracedLaunch) -> str:
     grid, block = ("x".join(map(str, sizes)) for sizes in (launch.grid, launch.block))
     share, limits = occupancy(launch)
     return (
@@ -68,7 +68,7 @@ def _launch_line(launch: Launch) -> str:
     )
 
 
-def occupancy(launch: Launch) -> tuple[float, list[str]]:
+def occupancy(launch: TracedLaunch) -> tuple[float, list[str]]:
     """Share of a multiprocessor's warps that a launch can have at a time, and what limits it, on a Hopper GPU.
 
     By the CUDA Programming Guide's table of compute capability 9.0: registers are given out 256 at a time to a warp,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.evaluation.diagnosis.counters import digest
-from pytest_avo.evaluation.diagnosis.counters.call import Launch, launches
+from pytest_avo.evaluation.diagnosis.counters.call import TracedLaunch, launches
 from pytest_avo.evaluation.diagnosis.counters.measured import MeasuredLaunch, measured
 
 HERE = Path(__file__).parent
@@ -69,12 +69,12 @@ def test_launches_of_a_trace_in_their_order() -> None:
     earlier = {**event, "name": "fill", "ts": 1}
     found = launches({"traceEvents": [event, {"cat": "cpu_op", "name": "x"}, earlier]})
     assert [each.name for each in found] == ["fill", "attend"]
-    assert found[1] == Launch("attend", 12.5, (64, 1, 1), (128, 1, 1), 168, 2048)
+    assert found[1] == TracedLaunch("attend", 12.5, (64, 1, 1), (128, 1, 1), 168, 2048)
     assert "12.5 us" in digest.traced(found, [], label="")
 
 
 def test_occupancy_is_that_which_ncu_counts(call: list[MeasuredLaunch]) -> None:
     """ncu: 18.75% possible, one block a multiprocessor, by registers and shared memory."""
-    attend = Launch("attend", 1486.4, (132, 1, 1), (384, 1, 1), 168, 197_000)
+    attend = TracedLaunch("attend", 1486.4, (132, 1, 1), (384, 1, 1), 168, 197_000)
     assert digest.occupancy(attend) == (0.1875, ["registers", "shared memory"])
     assert call[1].get("sm__maximum_warps_per_active_cycle_pct") == 18.75
