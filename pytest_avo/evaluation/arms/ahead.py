@@ -96,7 +96,7 @@ def _calls(shapes: Sequence[Shape]) -> Iterator[dict[str, Any]]:
     """
     random, once = Random(), beside_once(shapes)
     for shape in shapes:
-        yield from map(_call, battery(shape, random, place="cuda", beside=shape.id in once))
+        yield from map(_call, battery(shape, random, place="cuda", beside=once[shape.id]))
 
 
 def _call(case: Case) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from random import Random
-from typing import get_args
+from typing import Literal, get_args
 
 import msgspec
 
@@ -45,6 +45,12 @@ FACTORS: dict[str, tuple[str, ...]] = {
 TOGETHER = {"kind": ("mask",), "vectors": ("lengths",)}
 """Of these factors only the pairs with the factors named need to meet: a kernel that treats a kind wrongly does so in
 any layout, and each alignment beside each layout may be a build of its own."""
+WITH_HEADS: dict[str, tuple[str, ...]] = {
+    **{name: ("heads",) for name in FACTORS if name not in ("heads", "kind")}, "kind": (), "lse": ("heads",),
+}  # fmt: skip
+"""The same where all others met beside a shape of other heads."""
+Beside = Literal["all", "heads", "nothing"]
+"""Of the calls beside a shape: all, those that take over its heads, or none."""
 
 
 def battery(
@@ -54,19 +60,20 @@ def battery(
     longest: int = LONGEST_BESIDE,
     place: str = "cpu",
     lse: bool = False,
-    beside: bool = True,
+    beside: Beside = "all",
 ) -> list[Case]:
     """The single plain calls to check for a shape, in random order after the first; slices are checked besides.
 
     longest: of the lengths beside the claimed ones; place: kind of torch device. On a GPU every vector of 16 bytes is
     aligned, as the contract says: torch's own attention ends in a misaligned address otherwise. lse: of a kernel that
     returns a log-sum-exp too, which is asked for at the claimed shape and in some of the calls beside it. beside:
-    with calls beside the claimed shape; see `beside_once`.
+    which calls beside the claimed shape; see `beside_once`.
     """
     factors = FACTORS if place == "cpu" else {**FACTORS, "vectors": ("aligned",)}
     if lse:
         factors = {**factors, "lse": ("plain", "asked")}
-    rows = covering(factors, random, together={**TOGETHER, "lse": ("mask", "lengths", "heads")}) if beside else []
+    levels, together = _choices(factors, beside)
+    rows = [] if beside == "nothing" else covering(levels, random, together=together)
     layouts = random.sample([*ORDERED, *GAPS], k=3)
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
@@ -82,15 +89,31 @@ def first_case(shape: Shape, random: Random) -> Case:
     return Case("normal", shape, random.choice(("normal", "plain")))
 
 
-def beside_once(shapes: Sequence[Shape]) -> set[str]:
-    """Ids of the shapes of a request whose batteries have calls beside them: one of all that these would be alike for.
+def _choices(
+    factors: dict[str, tuple[str, ...]], beside: Beside
+) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
+    """The levels of all factors, and which pairs of factors are to meet."""
+    if beside == "heads":
+        return {**factors, "heads": ("claimed",)}, WITH_HEADS
+    return factors, {**TOGETHER, "lse": ("mask", "lengths", "heads")}
 
-    They depend on heads, head dimension and dtype alone; a suite's lengths and batches would only have them repeated.
+
+def beside_once(shapes: Sequence[Shape]) -> dict[str, Beside]:
+    """What is asked beside each shape of a request, by its id: nothing twice that would be alike.
+
+    It depends on head dimension and dtype, and in some calls on heads; a suite's lengths and batches would only have
+    it repeated.
     """
-    first: dict[tuple[object, ...], str] = {}
+    found: dict[str, Beside] = {}
+    builds: set[tuple[object, ...]] = set()
+    heads: set[tuple[object, ...]] = set()
     for shape in shapes:
-        first.setdefault((shape.heads_q, shape.heads_kv, shape.head_dim, shape.dtype), shape.id)
-    return set(first.values())
+        build = (shape.head_dim, shape.dtype)
+        of_heads = (*build, shape.heads_q, shape.heads_kv)
+        found[shape.id] = "nothing" if of_heads in heads else "heads" if build in builds else "all"
+        builds.add(build)
+        heads.add(of_heads)
+    return found
 
 
 def largest_beside(shape: Shape) -> Shape:

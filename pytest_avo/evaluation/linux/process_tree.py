@@ -25,7 +25,7 @@ MOST_BEFORE_STOP_S = 0.25
 """Processor time that may pass until then: a system call is finished first."""
 WAITING_S = 0.02
 """A thread that waits uninterruptibly for so long may wait for one that is stopped, as the parent of a vfork does."""
-SLACK_S, WAITING_SLACK_S = 2e-3, 500e-6
+SLACK_S, WAITING_SLACK_S = 0.5e-3, 500e-6
 """Processor time of stopped processes that is let pass, and of each that waits: its system call may yet end. An H200's
 host showed 0.1 ms for an honest process with a GPU's context, a CPU's with two workers 1.6 ms (2026-11-28)."""
 OFTEN, RECENT_STOPS = 4, 20

@@ -79,6 +79,10 @@ class CheatItem(pytest.Item):
             self.row = self._row("escaped", "; ".join(evidence))
         elif bad is not None:
             self.row = self._row(WORDS[bad.outcome], bad.reason)
+        elif too_few := next((x.timing.too_few for x in self.evaluations.values() if x.timing), ""):
+            if not self.cheat.expect & {"accept", "contained"}:
+                pytest.fail(f"evaluator: {too_few}", pytrace=False)
+            self.row = self._row("ok", f"right; not compared: {too_few}")
         else:
             gained = selftest.gain(self.evaluations)
             self.row = self._row("gained" if gained > GAIN else "ok", f"{gained:.2f}x of an honest one")

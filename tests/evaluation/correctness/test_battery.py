@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.battery import FACTORS, KINDS, TOGETHER, battery
+from pytest_avo.evaluation.correctness.battery import FACTORS, KINDS, TOGETHER, battery, beside_once
 from pytest_avo.evaluation.correctness.covering import covering
 from pytest_avo.evaluation.correctness.layouts import Layout
 from tests.evaluation.laboratory import shape
@@ -45,6 +45,22 @@ def test_a_battery_varies_all_that_a_kernel_might_ignore(case: Shape) -> None:
         assert any(call.layouts[1] != call.layouts[2] for call in beside)
         assert any(set(call.layouts) & GAPPED for call in beside)
         assert any("one head" in call.layouts or "one batch" in call.layouts for call in beside)
+
+
+def test_beside_shapes_of_other_heads_only_what_goes_with_heads_is_asked() -> None:
+    shapes = [shape(heads=(8, 2)), shape(heads=(6, 3), lengths=(1, 70)), shape(heads=(8, 2), lengths=(9, 9))]
+    wanted = beside_once([*shapes, shape(dtype="bf16"), shape(head_dim=32)])
+    assert list(wanted.values()) == ["all", "heads", "nothing", "all", "all"]
+    for seed in range(5):
+        calls = [battery(each, Random(seed), beside=wanted[each.id]) for each in shapes]
+        beside = [[call.shape for call in some if not call.required] for some in calls]
+        assert len(beside[0]) > 20
+        assert 4 <= len(beside[1]) <= 6
+        assert not beside[2]
+        assert {(each.heads_q, each.heads_kv) for each in beside[1]} == {(6, 3)}
+        assert {each.causal for each in beside[1]} == {True, False}
+        assert any(each.seqlen_q > each.seqlen_kv for each in beside[1])
+        assert [call.shape for call in calls[1] if call.required] == [shapes[1]] * 2
 
 
 def test_a_claim_of_equal_heads_is_tried_on_groups_of_which_a_wrong_map_shows() -> None:

@@ -14,7 +14,15 @@ import msgspec
 from pytest_avo.core.kernel import Claim
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import PAGED, VARLEN
-from pytest_avo.evaluation.correctness.battery import KINDS, LAYOUTS, LONGEST_BESIDE, battery, heads_of, scale_of
+from pytest_avo.evaluation.correctness.battery import (
+    KINDS,
+    LAYOUTS,
+    LONGEST_BESIDE,
+    Beside,
+    battery,
+    heads_of,
+    scale_of,
+)
 from pytest_avo.evaluation.correctness.covering import Levels, covering
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
@@ -77,17 +85,17 @@ def all_cases(
     *,
     longest: int = LONGEST_BESIDE,
     place: str = "cpu",
-    beside: bool = True,
+    beside: Beside = "all",
 ) -> list[Case | SequencesCase]:
     """All that a kernel is asked about a shape by what it claims; first the plain call that it is timed on.
 
     longest: of the lengths beside the claimed ones, of each of several sequences a third; place: kind of torch device;
-    beside: with calls beside the claimed shape.
+    beside: which calls beside the claimed shape.
     """
     lse = claim is not None and claim.lse
     plain = battery(shape, random, longest=longest, place=place, lse=lse, beside=beside)
     several = _extensions(shape, claim, random, longest // 3, place)
-    return [*plain, *(case for case in several if case.required or beside)]
+    return [*plain, *(case for case in several if case.required or beside != "nothing")]
 
 
 def _extensions(shape: Shape, claim: Claim | None, random: Random, longest: int, place: str) -> list[SequencesCase]:
