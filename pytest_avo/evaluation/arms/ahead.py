@@ -11,24 +11,31 @@ import select
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import torch
 
-from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Subject
-from pytest_avo.core.kernel import text_digest
+from pytest_avo.core.kernel import Claim, parse_kernel, text_digest
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.signature import ATTENTION
 from pytest_avo.evaluation.arms.nursery import Nursery
-from pytest_avo.evaluation.correctness.battery import battery, beside_once
+from pytest_avo.evaluation.correctness.battery import beside_once
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.drawing import draw_sequences
 from pytest_avo.evaluation.correctness.inputs import Case
+from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import laid_out
 
 COMPILED_AHEAD = ("sm90",)
 """Targets for which Triton compiles where they are not."""
-CALLS_AT_ONCE = 100
+MULTIPLE = 16
+"""Lengths that are multiples of this are what compilers tell from others."""
+CALLS_AT_ONCE = 40
 """In a message, of which none may be larger than the wire takes."""
 LIMIT_SHARE = 0.5
 """Of the limit on building: a kernel that hangs here will hang in its own process too."""
@@ -64,7 +71,7 @@ class Ahead:
         except EvaluatorError:
             return  # the kernel's own process will be told of it
         self._running[digest] = _Compiler(pid, link, names)
-        calls = list(_calls(shapes))
+        calls = list(_calls(subject, shapes))
         try:
             for first in range(0, len(calls), CALLS_AT_ONCE):
                 link.send(json.dumps(calls[first : first + CALLS_AT_ONCE]).encode())
@@ -82,30 +89,63 @@ class Ahead:
         digest = text_digest(subject.source)
         if (compiler := self._running.pop(digest, None)) is not None:
             # Whatever it says, and be it that it ended: it is never asked again.
-            select.select([compiler.link], [], [], limit_s * LIMIT_SHARE)
+            in_time, _, _ = select.select([compiler.link], [], [], limit_s * LIMIT_SHARE)
             compiler.link.close()
             self._nursery.end_compiler(compiler.pid)
+            if not in_time:  # a lock that it held (torch's extensions have one) would hold up the kernel's own process
+                self._nursery.forget(subject)
             self._compiled[digest] = self._compiled.get(digest, frozenset()) | compiler.shapes
         return time.perf_counter() - start
 
 
-def _calls(shapes: Sequence[Shape]) -> Iterator[dict[str, Any]]:
+def _calls(subject: Subject, shapes: Sequence[Shape]) -> Iterator[dict[str, Any]]:
     """Calls that make a kernel launch all that it will launch for shapes, as far as that can be foreseen.
 
-    Those beside the shapes are drawn for this alone: which ones a kernel will be checked on it must not learn here.
+    They are drawn for this alone: which ones a kernel will be checked on it must not learn here.
     """
     random, once = Random(), beside_once(shapes)
+    source = torch.Generator().manual_seed(0)
     for shape in shapes:
-        yield from map(_call, battery(shape, random, place="cuda", beside=once[shape.id]))
+        for case in all_cases(shape, _claim(subject), random, place="cuda", beside=once[shape.id]):
+            yield _plain(case) if isinstance(case, Case) else _sequences(case, source)
 
 
-def _call(case: Case) -> dict[str, Any]:
-    """Sizes and strides of a call's arguments, as in `Arm.call`."""
-    shape = case.shape
-    call: dict[str, Any] = {"dtype": shape.dtype, "causal": shape.causal, "scale": shape.softmax_scale}
+def _claim(subject: Subject) -> Claim | None:
+    try:
+        return parse_kernel(subject.source, path=Path(subject.label)).claim
+    except InvalidInput:  # said where the kernel was read
+        return None
+
+
+def _plain(case: Case) -> dict[str, Any]:
+    """A plain call: sizes and strides of its arguments alone, which cost nothing however large they are."""
+    shape, tensors = case.shape, []
     for name, layout in zip("qkv", case.layouts, strict=True):
         heads, rows = (shape.heads_q, shape.seqlen_q) if name == "q" else (shape.heads_kv, shape.seqlen_kv)
-        x = laid_out(torch.empty(shape.batch, heads, rows, shape.head_dim, device="meta"), layout)
+        tensors.append(laid_out(torch.empty(shape.batch, heads, rows, shape.head_dim, device="meta"), layout))
+    call = {"function": ATTENTION.name, "causal": shape.causal, "scale": shape.softmax_scale, "numbers": {}}
+    return {**call, "dtype": shape.dtype, "lse": case.lse, "tables": {}, **_places(tensors)}
+
+
+def _sequences(case: SequencesCase, source: torch.Generator) -> dict[str, Any]:
+    """A call of an optional function, with tables: of short sequences, since these are drawn."""
+    short = tuple((_short(queries), _short(keys)) for queries, keys in case.lengths)
+    usual: Kind = "plain"
+    drawn = draw_sequences(replace(case, lengths=short, kinds=(usual,) * len(short)), source)
+    call = {"function": drawn.function, "causal": drawn.causal, "scale": drawn.scale, "numbers": dict(drawn.numbers)}
+    tables = {name: table.tolist() for name, table in drawn.tables.items()}
+    return {**call, "dtype": case.shape.dtype, "lse": case.lse, "tables": tables, **_places(drawn.tensors)}
+
+
+def _short(length: int) -> int:
+    """A length below 2 * MULTIPLE that leaves the same remainder."""
+    return length if length < MULTIPLE else MULTIPLE + length % MULTIPLE
+
+
+def _places(tensors: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """What is told of q, k and v."""
+    found = {}
+    for name, x in zip("qkv", tensors, strict=True):
         elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
-        call[name] = {"elements": elements, "shape": list(x.shape), "stride": list(x.stride())}
-    return call
+        found[name] = {"elements": elements, "shape": list(x.shape), "stride": list(x.stride())}
+    return found

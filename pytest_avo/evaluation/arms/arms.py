@@ -61,8 +61,7 @@ class Arms:
         """
         for name in anew:
             self.drop(name)
-        if anew:
-            self.settle()
+        self.settle()
         for name, subject in subjects.items():
             with contextlib.suppress(KernelEnded):  # `get` says how
                 self._begin(name, subject, shapes, timed=True).arm.begin_load()

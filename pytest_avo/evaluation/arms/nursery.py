@@ -152,6 +152,13 @@ class Nursery:
         if self.is_alive:  # else it ended with the zygote
             processes.kill_group(pid)
             self._dying.append(pid)
+            if PID_NAMESPACE not in self.layers:
+                self.settle()  # what it leaves would be taken for another kernel's
+
+    def forget(self, subject: Subject) -> None:
+        """Remove a kernel's private folder, with all that was compiled in it."""
+        self.settle()
+        remove_tree(self._folder(subject))
 
     def settle(self) -> None:
         """Verify that all that was killed is gone: what is being torn down takes time from what runs beside it."""
@@ -241,9 +248,12 @@ class Nursery:
         answer: dict[str, Any] = json.loads(message)
         return answer
 
+    def _folder(self, subject: Subject) -> Path:
+        return self.box / "kernels" / text_digest(subject.source)
+
     def _scratch(self, subject: Subject) -> Path:
         """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
-        folder = self.box / "kernels" / text_digest(subject.source)
+        folder = self._folder(subject)
         folder.mkdir(parents=True, exist_ok=True)
         # The folder is the kernel's to write: whatever it left in the place of its file must not be opened here, and it
         # may have taken its own permissions.

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
@@ -41,9 +41,9 @@ def serve(*, jobs: int, target: str, multiprocessors: int) -> None:
     with pretended_device(multiprocessors):
         compilers.run(_build_driver)
         with contextlib.suppress(Exception):
-            attention = runner.load()["attention"]
+            functions = runner.load()
             for call in calls:
-                compilers.attempt(partial(_call, attention, call))
+                compilers.attempt(partial(_call, functions, call))
     compilers.wait()
     link.send(b"{}")
 
@@ -128,11 +128,15 @@ def _build_driver() -> None:
     CudaUtils()
 
 
-def _call(attention: Any, call: dict[str, Any]) -> None:
+def _call(functions: Mapping[str, Any], call: dict[str, Any]) -> None:
     """One call on memory that nobody wrote to, which costs none."""
     dtype = TORCH_DTYPES[call["dtype"]]
     tensors = [
         torch.empty(call[name]["elements"], dtype=dtype).as_strided(call[name]["shape"], call[name]["stride"])
         for name in "qkv"
     ]
-    attention(*tensors, causal=call["causal"], scale=call["scale"])
+    tables = {name: torch.tensor(values, dtype=torch.int32) for name, values in call["tables"].items()}
+    asked = {"return_lse": True} if call["lse"] else {}
+    functions[call["function"]](
+        *tensors, causal=call["causal"], scale=call["scale"], **call["numbers"], **tables, **asked
+    )

@@ -7,6 +7,7 @@ does.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -36,9 +37,11 @@ def main() -> None:
     for module in warm:
         importlib.import_module(module)
     runner = importlib.import_module("pytest_avo.evaluation.kernel_process.runner")
-    # A confined child could not read their files.
-    for name in ("gpu_calls", "ahead") if place == "cuda" else ():
-        importlib.import_module(f"pytest_avo.evaluation.kernel_process.{name}")
+    if place == "cuda":
+        # A confined child could not read their files.
+        importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
+        with contextlib.suppress(ImportError):  # another Triton than those known: nothing is compiled ahead
+            importlib.import_module("pytest_avo.evaluation.kernel_process.ahead")
     gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
     control = socket.socket(fileno=int(descriptor))
     control.send(json.dumps({"layers": held}).encode())

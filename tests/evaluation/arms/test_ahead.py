@@ -33,6 +33,18 @@ def attention(q, k, v, *, causal, scale):
     return out
 """
 
+PACKED = """
+@triton.jit
+def packed(x, out, starts):
+    at = tl.arange(0, 64)
+    tl.store(out + at, tl.load(x + at) + tl.load(starts))
+
+def attention_varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal, scale):
+    out = torch.empty_like(q)
+    packed[(max_seqlen_q,)](q, out, cu_seqlens_q)
+    return out
+"""
+
 
 @pytest.fixture(scope="module")
 def nursery() -> Iterator[Nursery]:
@@ -62,6 +74,15 @@ def test_a_kernel_is_compiled_for_both_masks_and_once(nursery: Nursery) -> None:
     written = [path.stat().st_mtime_ns for path in found]
     assert compiler.finish(subject, [SHAPE], limit_s=120.0) < 0.1
     assert [path.stat().st_mtime_ns for path in compiled(nursery, subject)] == written
+    nursery.settle()
+
+
+def test_optional_functions_are_compiled_too_with_their_tables_and_numbers(nursery: Nursery) -> None:
+    source = COPIES.replace('"shapes"', '"varlen": True, "shapes"') + PACKED
+    subject, compiler = Subject("more", source), ahead(nursery)
+    compiler.finish(subject, [SHAPE], limit_s=120.0)
+    folder = nursery.box / "kernels" / text_digest(subject.source)
+    assert {path.stem for path in folder.glob("triton/*/*.cubin")} == {"copied", "packed"}
     nursery.settle()
 
 
