@@ -169,6 +169,8 @@ class Loop:
             kernel, parent = campaign.kernel(attempt), campaign.kernel(campaign.view.attempt(attempt.parent))
             candidates.append(Candidate(attempt, kernel, parent, since))
         self._try(candidates)
+        if candidates:
+            campaign.record(self.consultation.ledger.snapshot())  # of a run that ends here and is resumed
         if stopped is not None:
             raise stopped
         return not exhausted
