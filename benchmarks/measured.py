@@ -32,7 +32,7 @@ def table() -> str:
     writer.writerow(COLUMNS)
     for (kernel, device, shape), days in sorted(found.items()):
         date, rows = max(days.items())
-        figures = [median(getattr(row, name) for row in rows) for name in ("median_us", "ratio", "low")]
+        figures = [median(getattr(row, name) for row in rows) for name in COLUMNS[4:]]
         writer.writerow([kernel, device, date, shape, *(f"{figure:.4g}" for figure in figures)])
     return text.getvalue()
 

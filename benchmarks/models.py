@@ -1,13 +1,16 @@
 """Tokens per second of whole models with transformers' own attention and with ours, and the share that attention has.
 
     python benchmarks/models.py [--device cpu|cuda] [--dtype float32|bfloat16] [--contexts 2048,8192] [--batch N]
-        [--models llama,gemma] [--rounds N] [--json FILE]
+        [--models llama,gemma] [--rounds N] [--cpu-time] [--json FILE]
 
 Models are built from configurations with random weights, nothing is downloaded: one with the layers of Llama (grouped
 heads, head_dim 64 on a CPU and 128 on a GPU) and one with those of Gemma 3 (head_dim 256, five layers of six see a
 window). Each is run with attn_implementation "eager", "sdpa" and "avo" in turn, round by round: a prompt of so many
-tokens, then single tokens behind it. The time of attention alone is what torch's profiler counts inside of it, in a
-pass of its own. Logits are compared with those of "eager" in float32 on the same weights.
+tokens, then single tokens behind it. The time of attention alone is taken around each layer's call on a CPU, and is
+that of the kernels inside of it on a GPU, by torch's profiler in a pass of its own. Logits are compared with those of
+"eager" in float32 on the same weights.
+
+`--cpu-time` counts seconds of CPU instead of those of the wall, on one thread: for a machine that others use too.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ import copy
 import json
 import statistics
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +56,17 @@ COLUMNS = (
 )
 MARK = "attention of a layer"
 EAGER_LIMIT = 2**31  # bytes of scores beyond which eager is left out
+
+
+@dataclass
+class Clock:
+    """What counts as a second, and what attention took since it was last set to zero."""
+
+    seconds: Callable[[], float] = time.perf_counter
+    attention_s: float = 0.0
+
+
+CLOCK = Clock()
 
 
 def llama(gpu: bool) -> torch.nn.Module:
@@ -88,6 +104,9 @@ MODELS = {"llama": llama, "gemma": gemma}
 
 def main() -> None:
     given = arguments()
+    if given.cpu_time:
+        CLOCK.seconds = time.process_time
+        torch.set_num_threads(1)
     register()
     mark_attention()
     device = torch.device(given.device)
@@ -105,7 +124,10 @@ def main() -> None:
             if given.json:
                 document = {"where": where, "torch": torch.__version__, "dtype": given.dtype, "rows": found}
                 Path(given.json).write_text(json.dumps(document, indent=1))
-    print(f"{where}, torch {torch.__version__}, {given.dtype}, medians of {given.rounds} rounds")
+    print(
+        f"{where}, torch {torch.__version__}, {given.dtype}, medians of {given.rounds} rounds"
+        f"{' of CPU time' if given.cpu_time else ''}"
+    )
 
 
 def arguments() -> argparse.Namespace:
@@ -116,18 +138,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--models", default="llama,gemma")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true")
     parser.add_argument("--json")
     return parser.parse_args()
 
 
 def mark_attention() -> None:
-    """Let the profiler see where the attention of each arm begins and ends."""
+    """Take the time of attention, and let the profiler see where that begins and ends."""
     for arm in ("sdpa", "avo"):
         original = ALL_ATTENTION_FUNCTIONS[arm]
 
         def marked(*positional: Any, _original: Any = original, **named: Any) -> Any:
+            begin = CLOCK.seconds()
             with record_function(MARK):
-                return _original(*positional, **named)
+                out = _original(*positional, **named)
+            CLOCK.attention_s += CLOCK.seconds() - begin
+            return out
 
         AttentionInterface.register(arm, marked)
 
@@ -140,10 +166,13 @@ def measure(
     heads = model.config.num_attention_heads
     arms = [arm for arm in ARMS if arm != "eager" or 4 * given.batch * heads * context**2 <= EAGER_LIMIT]
     tokens = torch.randint(0, 32000, (given.batch, context + STEPS), device=device)
+    used = copy.deepcopy(model)
+    for parameter, original in zip(used.parameters(), model.parameters(), strict=True):
+        parameter.data = original.data.to(dtype)  # buffers, as the frequencies of positions, stay in float32
+        original.data = parameter.data.float()
     exact = reference(model, tokens[:1, : min(context, 2048)])
-    used = copy.deepcopy(model).to(dtype)
-    seconds: dict[tuple[str, str], list[float]] = {}
-    error, shares = {}, {}
+    seconds: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    error = {}
     for arm in arms:
         used.set_attn_implementation(arm)
         found = used(tokens[:1, : exact.shape[1]]).logits.float()
@@ -153,12 +182,14 @@ def measure(
             used.set_attn_implementation(arm)
             times = phases(used, tokens, context, device)
             if round_:  # the first one warms up
-                for phase, time_s in times.items():
-                    seconds.setdefault((phase, arm), []).append(time_s)
-    for arm in arms[-2:]:
-        used.set_attn_implementation(arm)
-        shares.update({(phase, arm): share for phase, share in profiled(used, tokens, context, device).items()})
-    return rows(name, context, given.batch, seconds, shares, error)
+                for phase, both in times.items():
+                    seconds.setdefault((phase, arm), []).append(both)
+    if device.type == "cuda":
+        for arm in arms[-2:]:
+            used.set_attn_implementation(arm)
+            for phase, both in profiled(used, tokens, context).items():
+                seconds[phase, arm] = [(whole, both[0] / both[1] * whole) for whole, _ in seconds[phase, arm]]
+    return rows(name, context, given.batch, seconds, error)
 
 
 def reference(model: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -168,40 +199,39 @@ def reference(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return exact
 
 
-def phases(model: Any, tokens: torch.Tensor, context: int, device: torch.device) -> dict[str, float]:
-    """Seconds of the prompt and of the single tokens behind it."""
+def phases(model: Any, tokens: torch.Tensor, context: int, device: torch.device) -> dict[str, tuple[float, float]]:
+    """Seconds of the prompt and of the single tokens behind it, each with those of attention."""
     cache = DynamicCache(config=model.config)
-    begin = now(device)
+    marks = [now(device)]
     model(tokens[:, :context], past_key_values=cache, logits_to_keep=1)
-    between = now(device)
+    marks.append(now(device))
     for step in range(context, context + STEPS):
         model(tokens[:, step : step + 1], past_key_values=cache)
-    return {"prefill": between - begin, "decode": now(device) - between}
+    marks.append(now(device))
+    (begin, before), (between, middle), (end, after) = marks
+    return {"prefill": (between - begin, middle - before), "decode": (end - between, after - middle)}
 
 
-def now(device: torch.device) -> float:
+def now(device: torch.device) -> tuple[float, float]:
+    """The time, and what attention took until now."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter()
+    return CLOCK.seconds(), CLOCK.attention_s
 
 
-def profiled(model: Any, tokens: torch.Tensor, context: int, device: torch.device) -> dict[str, tuple[float, float]]:
-    """Milliseconds of attention and of all, by the profiler; on a GPU those of its kernels."""
+def profiled(model: Any, tokens: torch.Tensor, context: int) -> dict[str, tuple[float, float]]:
+    """Microseconds that a GPU spends on attention and on all, by the profiler."""
     cache = DynamicCache(config=model.config)
     found = {}
-    gpu = device.type == "cuda"
-    for phase, spans in {
-        "prefill": [(0, context)],
-        "decode": [(n, n + 1) for n in range(context, context + 4)],
-    }.items():
-        with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]) as record:
+    phases_of = {"prefill": [(0, context)], "decode": [(n, n + 1) for n in range(context, context + 4)]}
+    for phase, spans in phases_of.items():
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
             with record_function("all"):
                 for first, last in spans:
                     model(tokens[:, first:last], past_key_values=cache, logits_to_keep=1)
-            now(device)
+            torch.cuda.synchronize()
         events = {event.key: event for event in record.key_averages()}
-        times = [events[key].device_time_total if gpu else events[key].cpu_time_total for key in (MARK, "all")]
-        found[phase] = times[0] / 1e3, times[1] / 1e3
+        found[phase] = events[MARK].device_time_total, events["all"].device_time_total
     return found
 
 
@@ -209,16 +239,15 @@ def rows(
     name: str,
     context: int,
     batch: int,
-    seconds: dict[tuple[str, str], list[float]],
-    shares: dict[tuple[str, str], tuple[float, float]],
+    seconds: dict[tuple[str, str], list[tuple[float, float]]],
     error: dict[str, float],
 ) -> list[dict[str, Any]]:
+    """Medians over rounds; ratios are medians of the rounds' own."""
     made = []
     for (phase, arm), times in sorted(seconds.items(), reverse=True):
         tokens = batch * (context if phase == "prefill" else STEPS)
-        pairs = [theirs / ours for theirs, ours in zip(seconds[phase, "sdpa"], times, strict=True)]
-        attention, everything = shares.get((phase, arm), (None, None))
-        beside = shares[phase, "sdpa"][0]
+        theirs = seconds[phase, "sdpa"]
+        told = arm != "eager"
         made.append(
             {
                 "model": name,
@@ -226,10 +255,12 @@ def rows(
                 "batch": batch,
                 "phase": phase,
                 "arm": arm,
-                "tokens_per_s": tokens / statistics.median(times),
-                "over_sdpa": statistics.median(pairs),
-                "attention_share": attention / everything if attention and everything else None,
-                "attention_over_sdpa": beside / attention if attention else None,
+                "tokens_per_s": tokens / statistics.median(whole for whole, _ in times),
+                "over_sdpa": statistics.median(a[0] / b[0] for a, b in zip(theirs, times, strict=True)),
+                "attention_share": statistics.median(part / whole for whole, part in times) if told else None,
+                "attention_over_sdpa": statistics.median(a[1] / b[1] for a, b in zip(theirs, times, strict=True))
+                if told
+                else None,
                 "logit_error": error[arm],
             }
         )

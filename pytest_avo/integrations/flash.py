@@ -11,6 +11,7 @@ log-sum-exp which torch's backward needs; everything else, the backward too, sta
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,11 @@ def register() -> str:
 
 def _activate() -> Activation:
     library: Any = torch.library.Library("aten", "IMPL", "CUDA")  # type: ignore[no-untyped-call]
-    library.impl("_scaled_dot_product_flash_attention", _forward, "CUDA", allow_override=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="(?s).*Overriding a previously registered kernel", category=UserWarning
+        )
+        library.impl("_scaled_dot_product_flash_attention", _forward, "CUDA", allow_override=True)
     return Activation(library)
 
 

@@ -12,6 +12,8 @@ from pytest_avo.kernels.shelf import Winner, winners
 
 REACH = {"seqlen_q": 2.0, "seqlen_kv": 2.0, "streams": 3.0, "group": 2.0}
 """How far a measured shape may lie from the one asked for, in doublings; streams: batch times key/value heads."""
+HOST_US = 300.0
+"""What a host spends on a call of a kernel for GPUs where that was not measured: launches, and TMA's descriptors."""
 ALIKE = 1.0
 """Kernels whose nearest measurements lie within so many doublings of the nearest of all are compared by their gain."""
 TORCH = "torch's scaled_dot_product_attention"
@@ -33,7 +35,8 @@ def ranked(shape: Shape, target: str, device: str) -> list[tuple[Winner, Measure
     """The kernels to try on a shape, best first, each with the measurement that speaks for it.
 
     Measurements of this very device count alone where there are any of the shape's kind, else those of every device of
-    the target do. Kernels that were not faster than torch beyond doubt are left out.
+    the target do. Kernels that were not faster than torch beyond doubt, what the host spends on them counted too, are
+    left out.
     """
     near = [found for winner in winners(target) if (found := _nearest(winner, shape, device)) is not None]
     if any(own for own, *_ in near):
@@ -41,8 +44,10 @@ def ranked(shape: Shape, target: str, device: str) -> list[tuple[Winner, Measure
     if not near:
         return []
     least = min(distance for _, distance, _, _ in near)
-    alike = [(winner, row) for _, distance, winner, row in near if distance <= least + ALIKE and row.low > 1]
-    return sorted(alike, key=lambda pair: -pair[1].ratio)
+    host_us = 0.0 if target == "cpu" else HOST_US
+    alike = [(row.gain(host_us=host_us), winner, row) for _, away, winner, row in near if away <= least + ALIKE]
+    faster = [found for found in alike if found[0][1] > 1]
+    return [(winner, row) for _, winner, row in sorted(faster, key=lambda found: -found[0][0])]
 
 
 def _nearest(winner: Winner, shape: Shape, device: str) -> tuple[bool, float, Winner, Measurement] | None:

@@ -117,7 +117,10 @@ def explained(key: Key) -> Choice:
             beside = f"{row.ratio:.2f}x torch on {row.shape.id}, the nearest measured, on {row.device}, {row.date}"
             return Choice(winner.path, beside, row)
         refused.append(f"{winner.path.name}: {_refusals.get((winner.path, key), '')}")
-    return Choice(None, "; ".join(refused) or f"no kernel for {target} was measured to beat torch near {shape.id}")
+    return Choice(
+        None,
+        "; ".join(refused) or f"no kernel for {target} was measured to beat torch near {shape.id}, launch included",
+    )
 
 
 def refuse(kernel: Taker, key: Key, error: Exception) -> None:

@@ -24,7 +24,7 @@ SHIPPED = PACKAGE / "kernels" / "measured.csv"
 TORCH = ("torch-sdpa", "fa2")
 """The peer that is torch's own choice: on a CPU by that name; on a GPU its default is FlashAttention-2."""
 PURPOSES: tuple[Purpose, ...] = ("confirm", "screen")
-COLUMNS = ("kernel", "device", "date", "shape", "median_us", "ratio", "low")
+COLUMNS = ("kernel", "device", "date", "shape", "median_us", "ratio", "low", "host_us")
 _ID = re.compile(
     r"b(?P<batch>\d+)-h(?P<heads_q>\d+)(kv(?P<heads_kv>\d+))?-q(?P<seqlen_q>\d+)-k(?P<seqlen_kv>\d+)"
     r"-d(?P<head_dim>\d+)-(?P<mask>causal|full)-(?P<dtype>f32|bf16|f16)(-s[^-]+)?"
@@ -43,11 +43,21 @@ class Measurement:
     date: str
     shape: Shape
     median_us: float
-    """Of a call."""
+    """Of a call; on a GPU what the device spends."""
     ratio: float
     """Torch's time over the kernel's: above 1 the kernel is faster."""
     low: float
     """The lower end of the ratio's 95% interval."""
+    host_us: float = 0.0
+    """What the host spends on a call of a kernel for GPUs, 0 where it was not measured or the device is a CPU."""
+
+    def gain(self, *, host_us: float) -> tuple[float, float]:
+        """The ratio and its lower end in an eager model: a call takes no less than the host spends on it.
+
+        `host_us` stands in where that was not measured.
+        """
+        spent = self.median_us / max(self.median_us, self.host_us or host_us)
+        return self.ratio * spent, self.low * spent
 
 
 def shape_of(id_: str) -> Shape | None:
@@ -72,7 +82,7 @@ def shipped() -> tuple[Measurement, ...]:
 def _of_row(row: dict[str, str]) -> Measurement:
     shape = shape_of(row["shape"])
     assert shape is not None
-    figures = (float(row[name]) for name in ("median_us", "ratio", "low"))
+    figures = (float(row[name] or 0) for name in COLUMNS[4:])
     return Measurement(row["kernel"], "", row["device"], row["date"], shape, *figures)
 
 
@@ -96,7 +106,8 @@ def _of_results(results: list[dict[str, Any]], date: str) -> Iterator[Measuremen
         if result["failed"] or shape is None or beside is None or not result["median_us"]:
             continue
         figures = float(result["median_us"]), float(beside["ratio"]), float(beside["ci95"][0])
-        yield Measurement(result["kernel"], "", result["device"], date, shape, *figures)
+        host_us = 0.0 if result["target"] == "cpu" else float(result.get("host_us") or 0)
+        yield Measurement(result["kernel"], "", result["device"], date, shape, *figures, host_us)
 
 
 def of_lineage(path: Path) -> tuple[Measurement, ...]:

@@ -32,7 +32,7 @@ def results(rows: dict[str, list[str]], *, ratio: float = 2.0, device: str = "")
     """The file that --avo-json would write of kernels -> ids of shapes, all right and so much faster than torch."""
     device = device or place(torch.device("cpu"))[1]
     peer = {"median_us": 10.0 * ratio, "ratio": ratio, "ci95": [ratio * 0.9, ratio * 1.1]}
-    always = {"device": device, "failed": False, "median_us": 10.0, "peers": {"torch-sdpa": peer}}
+    always = {"device": device, "target": "cpu", "failed": False, "median_us": 10.0, "peers": {"torch-sdpa": peer}}
     found = [{"kernel": kernel, "shape": shape, **always} for kernel, shapes in rows.items() for shape in shapes]
     return json.dumps({"datetime": "2026-11-28T00:00:00", "avo": {"results": found}})
 

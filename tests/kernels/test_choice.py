@@ -18,8 +18,8 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation, Timing
 from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.kernels import attention, use, why
-from pytest_avo.kernels.choice import distance
-from pytest_avo.kernels.measured import SHIPPED, shape_of
+from pytest_avo.kernels.choice import HOST_US, distance, ranked
+from pytest_avo.kernels.measured import SHIPPED, shape_of, shipped
 from pytest_avo.kernels.tensors import place
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.lineage.store import Store
@@ -100,6 +100,22 @@ def test_a_measurement_says_nothing_of_what_is_unlike_it() -> None:
            "b4-h32kv8-q1024-k16384-d128-causal-bf16", "b128-h32kv8-q1024-k1024-d128-causal-bf16"]  # fmt: skip
     assert [distance(base, shape_of(id_) or base) for id_ in near] == [0.0, 1.0, 2.0, 3.0]
     assert {distance(base, shape_of(id_) or base) for id_ in far} == {None}
+
+
+def test_a_gain_that_the_host_takes_back_is_none() -> None:
+    one = "b1-h32kv8-q1-k8192-d128-full-bf16"
+    (token,) = [row for row in shipped() if row.shape.id == one and row.device == "NVIDIA H200"]
+    assert token.low > 1.5
+    assert token.gain(host_us=HOST_US)[0] < 0.1
+
+    def taken(id_: str) -> list[str]:
+        shape = shape_of(id_)
+        assert shape is not None
+        return [winner.path.stem for winner, _ in ranked(shape, "sm90", "NVIDIA H200")]
+
+    assert taken(one) == []
+    assert taken("b64-h32kv8-q1-k4096-d128-full-bf16") == ["decode"]
+    assert taken("b1-h32kv8-q16384-k16384-d128-causal-bf16")[:1] == ["mha"]
 
 
 def test_a_file_is_executed_only_when_it_is_chosen(tmp_path: Path) -> None:
