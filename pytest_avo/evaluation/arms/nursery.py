@@ -93,6 +93,9 @@ class Nursery:
     def fork(self, subject: Subject, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Arm:
         """A new process for a kernel, its file in place and nothing of it executed yet."""
         self.wait()
+        if self._place == "cuda":
+            # All are given the same memory for arguments, which work of one that was killed may still reach.
+            self.settle()
         scratch = self._scratch(subject)
         given, result = self._memory(given_bytes, result_bytes)
         log = Log()
