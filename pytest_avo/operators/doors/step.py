@@ -32,6 +32,13 @@ from pytest_avo.report.text import counted, duration
 
 EVALUATE, RACE, SUBMIT = "evaluate_draft", "race_draft", "submit"
 COMPILE = "compile_report"
+LOOKS = {
+    COMPILE: "looking at what it compiles to",
+    "profile_draft": "profiling",
+    "run_scratch": "running a script",
+    "machine_facts": "looking at the machine",
+}
+"""Done where kernels are evaluated, which may be far away: with a ticket, as an evaluation is."""
 
 
 class Status(ToolArguments, frozen=True):
@@ -46,7 +53,7 @@ class ReadTask(ToolArguments, frozen=True):
 
 
 class Wait(ToolArguments, frozen=True):
-    """Wait for an evaluation that runs; after a submission, for its verdict and the next step."""
+    """Wait for what runs (evaluation, profile, script); after a submission, for its verdict and the next step."""
 
     ticket: Annotated[int | None, Meta(description="which evaluation; none for the newest that runs")] = None
 
@@ -162,6 +169,9 @@ class Step:
         call = partial(carry_out, specs, request.tool, json.dumps(request.arguments))
         if request.tool in (EVALUATE, RACE):
             return self._evaluate(drafting, request, call)
+        if request.tool in LOOKS:
+            key = request.tool, before, json.dumps(request.arguments, sort_keys=True)
+            return self.tickets.open(key, LOOKS[request.tool], partial(_answered, call)).wait(request.wait_s)
         text = call()
         if drafting.draft.text != before:
             self.folder.write_draft(drafting.draft.text)
@@ -182,7 +192,7 @@ class Step:
         drafting.draft.check()
         key = request.tool, normalised(drafting.draft.text), json.dumps(request.arguments, sort_keys=True)
         if request.tool == RACE:
-            what, work = f"racing on {counted(len(shapes), 'shape')}", partial(_raced, call)
+            what, work = f"racing on {counted(len(shapes), 'shape')}", partial(_answered, call)
         else:
             timed = bool(request.arguments.get("timed", False))
             what = f"{'timing' if timed else 'checking'} {counted(len(shapes), 'shape')}"
@@ -279,5 +289,5 @@ def unknown_ticket(number: int) -> Reply:
     return Reply(text=f"there is no ticket {number} in this step: `avo status` lists those that run", status=USAGE)
 
 
-def _raced(call: Callable[[], str]) -> Reply:
+def _answered(call: Callable[[], str]) -> Reply:
     return Reply(text=call())

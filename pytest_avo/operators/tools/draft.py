@@ -27,6 +27,8 @@ from pytest_avo.report.text import counted
 
 SMALLEST = "smallest"
 """Stands for the shape that is cheapest to try."""
+ALL = "all"
+"""Stands for all shapes, as does naming none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +105,10 @@ class Draft:
         return kernel
 
     def shapes(self, names: Sequence[str]) -> list[Shape]:
-        """The shapes of these ids, or SMALLEST, all of them when none is named; Mistake for an unknown one."""
+        """The shapes of these ids, or SMALLEST, all of them when none or ALL is named; Mistake for an unknown one."""
         known = {shape.id: shape for shape in self.task.shapes}
         smallest = min(self.task.shapes, key=lambda shape: shape.flops)
-        names = [smallest.id if name == SMALLEST else name for name in names]
+        names = [] if list(names) == [ALL] else [smallest.id if name == SMALLEST else name for name in names]
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=2, cutoff=0.3) or list(known)

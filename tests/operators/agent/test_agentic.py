@@ -171,7 +171,7 @@ def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, age
                 ("edit_draft", "[" * 20_000),
                 ("record_lesson", {"text": "Smileys are cut \ud83d in two.", "technique": "smileys"}),
                 ("edit_drafts", {}),
-                ("evaluate_draft", {"shapes": "all"}),
+                ("evaluate_draft", {"shapes": "many"}),
                 ("evaluate_draft", {"shape": FIRST}),
                 ("evaluate_draft", {"shapes": ["b1-h2"]}),
                 ("read_version", {"version": "g0042"}),
@@ -189,7 +189,7 @@ def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, age
         "nested too deeply",
         "half of a surrogate pair",
         "did you mean edit_draft?",
-        "Expected array, got str - at $.shapes",
+        "there is no shape 'many'",
         "unknown field shape",
         f"there is no shape 'b1-h2': expected one of {SECOND}, {FIRST}",
         "there is no version 'g0042'",
@@ -212,7 +212,7 @@ def test_a_contract_broken_in_the_text_costs_no_evaluation(world: World, serve: 
     )
     proposed(agent(model), world)
     for result in (*model.results(1), *model.results(2)):
-        assert "expected target 'cpu'" in result or "syntax error" in result
+        assert "expected target cpu" in result or "syntax error" in result
     assert world.evaluated == [SECOND], "what is submitted unchecked is checked on the smallest shape"
 
 

@@ -14,7 +14,7 @@ STEP = {"kernel", "scores", "incumbent", "lineage", "rejected", "lessons"}
     [
         ("system", {"target", "device", "fence"}),
         ("task", STEP | {"attempt", "direction", "knowledge", "budget"}),
-        ("supervisor", STEP | {"symptom", "fence", "target", "device", "directions", "count"}),
+        ("supervisor", STEP | {"drafts", "symptom", "fence", "target", "device", "directions", "count"}),
         ("oneshot", set()),
     ],
 )

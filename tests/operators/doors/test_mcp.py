@@ -44,6 +44,7 @@ def test_a_step_over_mcp(outside: Make, open_step: Open) -> None:
         told = text(await session.call_tool("read_task", {}))
         assert "- Promotion: correct on every shape" in told
         assert told.count("## The contract") == 1
+        assert text(await session.call_tool("machine_facts", {})) == "one abacus"
         change = {"search": "SPEED = 100", "replacement": "SPEED = 120"}
         assert "now: +1 -1" in text(await session.call_tool("edit_draft", {"replacements": [change]}))
         assert "SPEED = 120" in (member.folder / "draft.py").read_text()

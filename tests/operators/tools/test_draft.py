@@ -46,6 +46,7 @@ def test_shapes_are_named_and_a_wrong_name_gets_the_nearest(world: World) -> Non
     made = draft(world)
     assert made.shapes([]) == list(SHAPES)
     assert [shape.id for shape in made.shapes([SMALLEST, SECOND, SECOND])] == [SECOND]
+    assert made.shapes(["all"]) == made.shapes([]) == list(SHAPES)
     with pytest.raises(Mistake, match=f"there is no shape .*{FIRST}"):
         made.shapes([FIRST[:-1]])
 
