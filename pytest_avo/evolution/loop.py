@@ -91,6 +91,8 @@ class Loop:
         self.campaign = campaign
         self.consultation = Consultation(assessor, campaign, operator, console, propose=hooks.propose)
         self.trials = Trials(assessor, campaign, count=self.consultation.verified)
+        self.is_untimed = False
+        """The run ended at its seed, which is right, as the machine was too slow or too busy to time it."""
         self.final: list[ResultRow] = []
         """The best kernel beside the seed, as measured at the end; empty before, and where the seed is the best."""
         self._settlement = Settlement(
@@ -144,7 +146,13 @@ class Loop:
             evaluations = self._shown(self.trials.screen(candidate, floor=None))
             decision = decide(evaluations, campaign.plan.shapes, floor=0.0)
             if decision.gain is None:
-                self._console.say(f"the seed is no good, nothing to evolve from: {decision.ranking}: {decision.reason}")
+                self.is_untimed = decision.ranking == "ambiguous"
+                if self.is_untimed:
+                    advice = "a new run on a quieter machine, or with more seconds in --avo-limits time=, can"
+                    self._console.warn(f"the seed cannot be timed: {decision.reason}; {advice}")
+                else:
+                    what = f"{decision.ranking}: {decision.reason}"
+                    self._console.say(f"the seed is no good, nothing to evolve from: {what}")
                 if campaign.view.outcome(seed.id) is None:  # else a run that ended here is resumed
                     self._settlement.dismiss(candidate, decision)
                 return False

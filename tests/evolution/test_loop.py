@@ -10,6 +10,8 @@ import pytest
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.kernel import read_kernel
+from pytest_avo.evolution import loop as loop_module
+from pytest_avo.evolution.decision import Decision
 from pytest_avo.evolution.trials import Trial
 from pytest_avo.lineage.events import Resumed, SeedComparison
 from pytest_avo.operators.budget import Budget
@@ -58,6 +60,22 @@ def test_a_seed_that_is_no_good_ends_the_run(world: World) -> None:
     assert world.said[-2].startswith("the seed is no good, nothing to evolve from: incorrect: ")
     assert world.evolve(proposal(source(200)), resume=True) == ["incorrect"]
     assert len(world.evaluator.requests) == 1
+
+
+def test_a_seed_that_the_machine_cannot_time_is_not_called_no_good(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        loop_module, "decide", lambda *_, **__: Decision("ambiguous", "3 rounds in 30 s, a verdict takes 5")
+    )
+    with world.loop(Operator({})) as loop:
+        loop.run()
+        assert loop.is_untimed
+        assert world.statuses(loop.campaign) == ["ambiguous"]
+    assert any(
+        line.startswith("the seed cannot be timed: 3 rounds in 30 s, a verdict takes 5; a new run")
+        for line in world.said
+    )
 
 
 def test_the_same_program_is_not_evaluated_twice(world: World) -> None:

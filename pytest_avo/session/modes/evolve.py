@@ -106,6 +106,8 @@ class Evolution(KernelRun):
             with self._served(self._loop):
                 self._loop.run()
             self._complete = True
+            if self._loop.is_untimed:
+                self.exit_status = pytest.ExitCode.INTERNAL_ERROR
         except InvalidInput as error:
             raise pytest.UsageError(str(error)) from None
         except OperatorStopped as stop:
