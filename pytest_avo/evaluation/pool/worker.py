@@ -10,13 +10,12 @@ import contextlib
 import ctypes
 import importlib
 import os
-import queue
 import signal
 import socket
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -33,11 +32,8 @@ from pytest_avo.core.evaluation import (
     Finished,
     Hello,
     Prepare,
-    Progress,
     ShapeDone,
     WorkerConfig,
-    WorkerMessage,
-    WorkerOrder,
 )
 from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
@@ -48,6 +44,7 @@ from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
+from pytest_avo.evaluation.pool.line import Line
 
 if TYPE_CHECKING:
     from pytest_avo.evaluation.arms.ahead import Ahead
@@ -55,7 +52,6 @@ if TYPE_CHECKING:
     from pytest_avo.evaluation.judge.examiner import Examiner
     from pytest_avo.evaluation.judge.roofline import Roofline
 
-SIGN_OF_LIFE_S = 10.0
 QUIET_S = 0.05
 """With no request for so long there is time to see that ended processes are gone."""
 MEMORY_SHARE = 0.5
@@ -65,79 +61,11 @@ KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
 """mallopt()'s M_MMAP_THRESHOLD and M_TRIM_THRESHOLD, as in glibc's malloc.h: too late for variables in this process."""
 
 
-_decode = msgspec.json.Decoder(WorkerOrder)
-
-
-class _Line:
-    """The worker's end of its channel. While it ends nothing is sent: the kernel's end was this worker's doing."""
-
-    def __init__(self, channel: Any) -> None:
-        self.inbox: queue.Queue[bytes] = queue.Queue()
-        self.number = 0
-        """Of the request that is being answered."""
-        self.prepare: Callable[[Prepare], None] | None = None
-        """Told of what is asked next, where something can be done for it."""
-        self._channel = channel
-        self._next: list[bytes] = []
-        self._ending = threading.Event()
-        self._sending = threading.Lock()
-
-    def open(self, end: Callable[[], NoReturn]) -> None:
-        """Take what arrives; `end` is called when the channel closes, from execnet's receiving thread."""
-
-        def receive(message: bytes | None) -> None:
-            if message is not None:
-                self.inbox.put(message)
-                return
-            self._ending.set()
-            end()
-
-        self._channel.setcallback(receive, endmarker=None)
-
-    def send(self, message: WorkerMessage) -> None:
-        with self._sending:
-            if not self._ending.is_set():
-                self._channel.send(msgspec.json.encode(message))
-
-    def say(self, text: str) -> None:
-        """Tell what is being done. Between two steps of it there is time for what is said of the next request."""
-        self.send(Progress(self.number, text))
-        while not self.inbox.empty():
-            order = self.order()
-            assert isinstance(order, Prepare), "no request is sent before the last one is answered"
-            self.begin(order)
-
-    def begin(self, order: Prepare) -> None:
-        """Begin with what can be done for the next request."""
-        if self.prepare is not None:
-            self.prepare(order)
-
-    def has_order(self, *, within_s: float) -> bool:
-        """Whether something arrives soon; it is kept."""
-        if not self._next:
-            with contextlib.suppress(queue.Empty):
-                self._next.append(self.inbox.get(timeout=within_s))
-        return bool(self._next)
-
-    def order(self) -> WorkerOrder:
-        """What arrives next, waited for."""
-        order: WorkerOrder = _decode.decode(self._next.pop() if self._next else self.inbox.get())
-        return order
-
-    def live(self) -> None:
-        """Give a sign of life again and again, however long a kernel takes: a pulled plug closes no connection."""
-        while not self._ending.wait(SIGN_OF_LIFE_S):
-            try:
-                self.send(Progress(0, ""))
-            except OSError:
-                return
-
-
 def serve(channel: Any) -> None:
     """ShapeDone requests from an execnet channel until it closes. Runs in the gateway's main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     _forget_secrets()
-    line = _Line(channel)
+    line = Line(channel)
     nurseries: list[Nursery] = []
     with _box() as box:
 
@@ -184,7 +112,7 @@ def serve(channel: Any) -> None:
                     line.begin(order)
 
 
-def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: _Line) -> Examiner:
+def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Line) -> Examiner:
     """The judge of a device."""
     from pytest_avo.evaluation.arms.ahead import COMPILED_AHEAD, Ahead
     from pytest_avo.evaluation.arms.arms import Arms
@@ -237,7 +165,7 @@ def _looker(device: Device, config: WorkerConfig) -> Looker:
     return Looker(device, confined=config.layers)
 
 
-def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: _Line) -> None:
+def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: Line) -> None:
     """ShapeDone a request shape by shape; a failure that is not the kernel's ends the answer."""
     number = line.number = request.number
     try:
