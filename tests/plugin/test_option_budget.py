@@ -133,7 +133,7 @@ def test_operators_by_name(project: Project, monkeypatch: pytest.MonkeyPatch) ->
     assert names["agent"].describe() == "agent (m at OpenAI, no memory)"
     with pytest.raises(
         InvalidInput,
-        match="expected one of agent, .*tuner or MODULE:ATTRIBUTE, got 'genius'",
+        match=r"expected one of agent, .*tuner or MODULE:ATTRIBUTE, got 'genius'",
     ):
         load_operator("genius", chosen(found))
     with pytest.raises(InvalidInput, match="'nowhere:Operator' cannot be loaded"):
