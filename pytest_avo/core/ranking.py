@@ -51,10 +51,10 @@ def ranking(gain: Interval, *, floor: float, limit: float | None = None) -> Spee
 def leaning(gain: Interval, *, floor: float) -> str:
     """What an ambiguous gain still says, in words: its direction, where the whole interval lies on one side of none."""
     if gain.high < 0:
-        return f"slower-leaning: whether by more than the noise of {floor:.2%} is open"
+        return f"slower-leaning: whether by more than {floor:.2%} is open"
     if gain.low > 0:
-        return f"faster-leaning: whether by more than the noise of {floor:.2%} is open"
-    return f"cannot be told from the noise of {floor:.2%}"
+        return f"faster-leaning: whether by more than {floor:.2%} is open"
+    return "its interval holds faster and slower"
 
 
 def failing(evaluation: Evaluation) -> Failing:

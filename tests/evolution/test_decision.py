@@ -48,11 +48,11 @@ def test_the_geomean_over_shapes_decides(one: float, two: float, expected: str) 
 def test_a_gain_must_clear_the_noise_with_its_lower_bound() -> None:
     assert ranking(both(0.02, 0.02), floor=0.015) == "faster"
     assert ranking(both(0.02, 0.02), floor=0.02) == "ambiguous"
-    leaning = "leaning: whether by more than the noise of 2.00% is open"
+    leaning = "leaning: whether by more than 2.00% is open"
     assert decide(both(0.02, 0.02), (ONE, TWO), floor=0.02).reason == f"faster-{leaning}"
     assert decide(both(-0.02, -0.02), (ONE, TWO), floor=0.02).reason == f"slower-{leaning}"
     unclear = decide(both(0.0, 0.0, noise=0.2), (ONE, TWO), floor=0.02)
-    assert unclear.reason == "cannot be told from the noise of 2.00%"
+    assert unclear.reason == "its interval holds faster and slower"
     assert ranking(both(0.02, 0.02), floor=0.03) == "ambiguous"
     assert ranking(both(0.02, 0.02, noise=0.2)) == "ambiguous"
 
