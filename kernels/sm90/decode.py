@@ -8,7 +8,8 @@ Why it is fast:
 * Loads run several blocks ahead of the arithmetic (NUM_STAGES), which is what it takes to keep the memory busy.
 
 A cache in blocks is read by the same kernel, which then looks up the block of every key; how long the sequences are is
-read on the device alone, so that the launch can be captured. Plain calls compile to what they would without either.
+read on the device alone, so that the launch can be captured. Calls with a cache in blocks or a log-sum-exp take builds
+of their own, few for all sizes and masks; a plain call compiles to what it would without them.
 """
 
 from __future__ import annotations
@@ -41,25 +42,36 @@ MAX_SPLITS = 128
 MERGE_BLOCK = 64  # partial results that the merging kernel holds at once, at most
 LOG2_E = 1.4426950408889634
 LN_2 = tl.constexpr(0.6931471805599453)
+EVERYTHING = 1 << 30  # keys beyond its own place that a row sees where there is no mask
+
+# Worth builds of their own are a single query, a single head that uses its keys, and lengths that 16 divides: keys
+# share a mask then. All else is left to run time, for every build takes a second or more.
+STRIDES = [f"{x}_stride_{dim}" for x in "qkvo" for dim in "bhs"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads_kv"], do_not_specialize_on_alignment=["group", "seqlen_q"])
 def attend_split(
-    q_ptr, k_ptr, v_ptr, o_ptr, part_ptr, max_ptr, sum_ptr, lse_ptr,
+    q_ptr, k_ptr, v_ptr, o_ptr, part_ptr, max_ptr, sum_ptr,
     q_stride_b, q_stride_h, q_stride_s,
     k_stride_b, k_stride_h, k_stride_s,
     v_stride_b, v_stride_h, v_stride_s,
     o_stride_b, o_stride_h, o_stride_s,
-    heads_kv, group, seqlen_q, seqlen_kv, keys_per_split, scale_log2, table_ptr, table_stride, lengths_ptr, block_size,
+    heads_kv, group, seqlen_q, seqlen_kv, keys_per_split, scale_log2, reach,
+    table_ptr, table_stride, lengths_ptr, block_size,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
-    FINAL: tl.constexpr, OVERLAP_MERGE: tl.constexpr,
+    FINAL: tl.constexpr, OVERLAP_MERGE: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
     """Attend from BLOCK_M packed rows of one key/value head to one split of its keys.
 
     Row r is query position r % seqlen_q of head r // seqlen_q of the group. With a single split the result is FINAL and
     goes to o; else its unnormalised rows, maxima and sums go to part, max and sum. With a table, key t of a sequence is
-    in row t % block_size of a block, of which k_stride_b and v_stride_b are the strides.
+    in row t % block_size of a block, of which k_stride_b and v_stride_b are the strides. reach is how many keys a row
+    of a CAUSAL call sees beyond the mask. Strides of q, k and v are in UNIT elements: what no specialisation says.
     """
+    if UNIT > 1:
+        q_stride_b, q_stride_h, q_stride_s = q_stride_b * UNIT, q_stride_h * UNIT, q_stride_s * UNIT
+        k_stride_b, k_stride_h, k_stride_s = k_stride_b * UNIT, k_stride_h * UNIT, k_stride_s * UNIT
+        v_stride_b, v_stride_h, v_stride_s = v_stride_b * UNIT, v_stride_h * UNIT, v_stride_s * UNIT
     split = tl.program_id(0)
     batch = (tl.program_id(1) // heads_kv).to(tl.int64)
     head = (tl.program_id(1) % heads_kv).to(tl.int64)
@@ -86,6 +98,8 @@ def attend_split(
     acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
     first = split * keys_per_split
     end = tl.minimum(seqlen_kv, first + keys_per_split)
+    if reach is not None:
+        seen = tl.minimum(end, positions + (seqlen_kv - seqlen_q + reach + 1)).to(tl.int32)
     for start in range(first, end, BLOCK_N):
         cols = start + tl.arange(0, BLOCK_N)
         kv_rows = cols[:, None].to(tl.int64)
@@ -93,15 +107,18 @@ def attend_split(
             k = tl.load(k_ptr + kv_rows * k_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
             v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :], mask=kv_rows < end, other=0.0)
         else:
-            blocks = tl.load(table_ptr + kv_rows // block_size, mask=kv_rows < end, other=0).to(tl.int64)
-            slots = kv_rows % block_size
+            numbers = cols[:, None] // block_size
+            blocks = tl.load(table_ptr + numbers, mask=kv_rows < end, other=0).to(tl.int64)
+            slots = (cols[:, None] - numbers * block_size).to(tl.int64)
             k_rows = blocks * k_stride_b + slots * k_stride_s
             v_rows = blocks * v_stride_b + slots * v_stride_s
             k = tl.load(k_ptr + k_rows + dims[None, :], mask=kv_rows < end, other=0.0)
             v = tl.load(v_ptr + v_rows + dims[None, :], mask=kv_rows < end, other=0.0)
         scores = tl.dot(q, tl.trans(k)) * scale_log2
         visible = cols[None, :] < end
-        if CAUSAL:
+        if reach is not None:
+            visible = cols[None, :] < seen[:, None]
+        elif CAUSAL:
             visible = visible & (cols[None, :] <= positions[:, None] + (seqlen_kv - seqlen_q))
         scores = tl.where(visible, scores, float("-inf"))
         new_max = tl.maximum(row_max, tl.max(scores, 1))
@@ -117,9 +134,6 @@ def attend_split(
         out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
         o_rows = batch * o_stride_b + heads * o_stride_h + positions * o_stride_s
         tl.store(o_ptr + o_rows[:, None] + dims[None, :], out.to(o_ptr.dtype.element_ty), mask=row_in_range[:, None])
-        if lse_ptr is not None:
-            at = (batch * heads_kv * group + heads) * seqlen_q + positions
-            tl.store(lse_ptr + at, (row_max + tl.log2(row_sum)) * LN_2, mask=row_in_range)
     else:
         at = (tl.program_id(1).to(tl.int64) * rows_total + rows) * tl.num_programs(0) + split
         tl.store(part_ptr + at[:, None] * HEAD_DIM + dims[None, :], acc, mask=row_in_range[:, None])
@@ -129,7 +143,7 @@ def attend_split(
             tl.extra.cuda.gdc_launch_dependents()
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads_kv", "group", "seqlen_q", "splits"])
 def merge_splits(
     part_ptr, max_ptr, sum_ptr, o_ptr, lse_ptr, o_stride_b, o_stride_h, o_stride_s, heads_kv, group, seqlen_q, splits,
     HEAD_DIM: tl.constexpr, MERGE_BLOCK: tl.constexpr, OVERLAP_MERGE: tl.constexpr,
@@ -171,6 +185,15 @@ def merge_splits(
         tl.store(lse_ptr + at, (base + tl.log2(denominator)) * LN_2)
 
 
+# One build for every size, and for strides that differ in what divides them.
+attend_any = triton.jit(
+    do_not_specialize=[
+        *STRIDES, "heads_kv", "group", "seqlen_q", "seqlen_kv", "reach", "table_stride", "block_size",
+    ],
+)(attend_split.fn)  # fmt: skip
+merge_any = triton.jit(do_not_specialize=[*STRIDES[-3:], "heads_kv", "group", "seqlen_q", "splits"])(merge_splits.fn)
+
+
 @functools.cache
 def choose_split(tiles: int, slots: int, blocks: int) -> int:
     """Key blocks per split for tiles * splits programs on slots: the longest split within 5% of the shortest time.
@@ -193,7 +216,33 @@ def attention(
 
     With return_lse also the natural log-sum-exp of each row's scores, float32 (batch, heads_q, seqlen_q).
     """
-    return run(q, k, v, k.shape[1], k.shape[2], causal=causal, scale=scale, return_lse=return_lse)
+    if return_lse:
+        return attend_with_lse(q, k, v, k.shape[1], k.shape[2], causal=causal, scale=scale)
+    batch, heads_q, seqlen_q, head_dim = q.shape
+    heads_kv, seqlen_kv = k.shape[1:3]
+    group = heads_q // heads_kv
+    rows = group * seqlen_q
+    block_m = min(64, max(16, triton.next_power_of_2(rows)))
+    row_tiles, block_n, blocks_per_split, splits = plan(q, heads_kv, seqlen_kv, block_m)
+
+    out = torch.empty_like(q)
+    part = max_ = sum_ = None
+    if splits > 1:
+        part, max_, sum_ = partial_results(q, splits)
+    attend_split[(splits, batch * heads_kv, row_tiles)](
+        q, k, v, out, part, max_, sum_,
+        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
+        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * block_n, scale * LOG2_E, None, None, None, None, None,
+        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=block_n, CAUSAL=causal and seqlen_q > 1, FINAL=splits == 1,
+        OVERLAP_MERGE=OVERLAP_MERGE, UNIT=1, num_warps=NUM_WARPS, num_stages=NUM_STAGES,
+    )  # fmt: skip
+    if splits > 1:
+        merge_splits[(rows, batch * heads_kv)](
+            part, max_, sum_, out, None, *out.stride()[:3], heads_kv, group, seqlen_q, splits,
+            HEAD_DIM=head_dim, MERGE_BLOCK=min(MERGE_BLOCK, triton.next_power_of_2(splits)),
+            OVERLAP_MERGE=OVERLAP_MERGE, num_warps=MERGE_WARPS, launch_pdl=OVERLAP_MERGE,
+        )  # fmt: skip
+    return out
 
 
 def attention_paged(
@@ -206,53 +255,63 @@ def attention_paged(
     """
     block_size, heads_kv = k_cache.shape[1:3]
     k, v = k_cache.transpose(1, 2), v_cache.transpose(1, 2)
-    paging = (block_table, block_table.stride(0), cache_seqlens, block_size)
     most = block_table.shape[1] * block_size  # known without waiting for the device
-    return run(q, k, v, heads_kv, most, causal=causal, scale=scale, return_lse=return_lse, paging=paging)
+    paging = (block_table, block_table.stride(0), cache_seqlens, block_size)
+    out, lse = attend_with_lse(q, k, v, heads_kv, most, causal=causal, scale=scale, paging=paging)
+    return (out, lse) if return_lse else out
 
 
-def run(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads_kv: int, seqlen_kv: int,
-    *, causal: bool, scale: float, return_lse: bool,
+def attend_with_lse(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads_kv: int, seqlen_kv: int, *, causal: bool, scale: float,
     paging: tuple[torch.Tensor | None, int | None, torch.Tensor | None, int | None] = (None, None, None, None),
-) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
-    """Launch the kernels for keys and values (batch or blocks, heads_kv, keys, head_dim), at most seqlen_kv a sequence.
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Result and log-sum-exp for k and v (batch or blocks, heads_kv, keys, head_dim), at most seqlen_kv a sequence.
 
     paging: the table of blocks, its stride, the lengths of sequences and the size of blocks.
     """
+    batch, heads_q, seqlen_q, head_dim = q.shape
+    group = heads_q // heads_kv
+    rows = group * seqlen_q
+    block_m = 16 if rows <= 16 else 64
+    row_tiles, block_n, blocks_per_split, splits = plan(q, heads_kv, seqlen_kv, block_m)
+    strides = [*q.stride()[:3], *k.stride()[:3], *v.stride()[:3]]
+    unit = 16 if all(stride % 16 == 0 for stride in strides) else 1
+    out = torch.empty_like(q)
+    lse = torch.empty((batch, heads_q, seqlen_q), dtype=torch.float32, device=q.device)
+    part, max_, sum_ = partial_results(q, splits)
+    attend_any[(splits, batch * heads_kv, row_tiles)](
+        q, k, v, out, part, max_, sum_, *(stride // unit for stride in strides), *out.stride()[:3],
+        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * block_n, scale * LOG2_E, 0 if causal else EVERYTHING,
+        *paging, HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=block_n, CAUSAL=True, FINAL=False,
+        OVERLAP_MERGE=OVERLAP_MERGE, UNIT=unit,
+        num_warps=NUM_WARPS, num_stages=NUM_STAGES,
+    )  # fmt: skip
+    merge_any[(rows, batch * heads_kv)](
+        part, max_, sum_, out, lse, *out.stride()[:3], heads_kv, group, seqlen_q, splits,
+        HEAD_DIM=head_dim, MERGE_BLOCK=MERGE_BLOCK, OVERLAP_MERGE=OVERLAP_MERGE, num_warps=MERGE_WARPS,
+        launch_pdl=OVERLAP_MERGE,
+    )  # fmt: skip
+    return out, lse
+
+
+def plan(q: torch.Tensor, heads_kv: int, seqlen_kv: int, block_m: int) -> tuple[int, int, int, int]:
+    """Tiles of rows, keys of a block, blocks of a split, splits; NotImplementedError for what there is no code for."""
     batch, heads_q, seqlen_q, head_dim = q.shape
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
     if head_dim not in (16, 32, 64, 128, 256):
         raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
-    group = heads_q // heads_kv
-    rows = group * seqlen_q
-    block_m = min(64, max(16, triton.next_power_of_2(rows)))
-    row_tiles = triton.cdiv(rows, block_m)
+    row_tiles = triton.cdiv(heads_q // heads_kv * seqlen_q, block_m)
     block_n = BLOCK_N if head_dim <= 128 else BLOCK_N // 2
     blocks = triton.cdiv(seqlen_kv, block_n)
     processors = torch.cuda.get_device_properties(q.device).multi_processor_count
     blocks_per_split = choose_split(batch * heads_kv * row_tiles, processors * PROGRAMS_PER_SM, blocks)
-    splits = triton.cdiv(blocks, blocks_per_split)
+    return row_tiles, block_n, blocks_per_split, triton.cdiv(blocks, blocks_per_split)
 
-    out = torch.empty_like(q)
-    lse = torch.empty((batch, heads_q, seqlen_q), dtype=torch.float32, device=q.device) if return_lse else None
-    part = max_ = sum_ = None
-    if splits > 1:
-        part = torch.empty((batch * heads_q * seqlen_q, splits, head_dim), dtype=torch.float32, device=q.device)
-        max_ = torch.empty((batch * heads_q * seqlen_q, splits), dtype=torch.float32, device=q.device)
-        sum_ = torch.empty_like(max_)
-    attend_split[(splits, batch * heads_kv, row_tiles)](
-        q, k, v, out, part, max_, sum_, lse,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
-        heads_kv, group, seqlen_q, seqlen_kv, blocks_per_split * block_n, scale * LOG2_E, *paging,
-        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=block_n, CAUSAL=causal and seqlen_q > 1, FINAL=splits == 1,
-        OVERLAP_MERGE=OVERLAP_MERGE, num_warps=NUM_WARPS, num_stages=NUM_STAGES,
-    )  # fmt: skip
-    if splits > 1:
-        merge_splits[(rows, batch * heads_kv)](
-            part, max_, sum_, out, lse, *out.stride()[:3], heads_kv, group, seqlen_q, splits,
-            HEAD_DIM=head_dim, MERGE_BLOCK=min(MERGE_BLOCK, triton.next_power_of_2(splits)),
-            OVERLAP_MERGE=OVERLAP_MERGE, num_warps=MERGE_WARPS, launch_pdl=OVERLAP_MERGE,
-        )  # fmt: skip
-    return out if lse is None else (out, lse)
+
+def partial_results(q: torch.Tensor, splits: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Room for the unnormalised rows of every split, their maxima and their sums."""
+    batch, heads_q, seqlen_q, head_dim = q.shape
+    part = torch.empty((batch * heads_q * seqlen_q, splits, head_dim), dtype=torch.float32, device=q.device)
+    max_ = torch.empty((batch * heads_q * seqlen_q, splits), dtype=torch.float32, device=q.device)
+    return part, max_, torch.empty_like(max_)

@@ -41,7 +41,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"]}
+AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"], "lse": True, "varlen": True}
 
 D64_CONSUMERS = 3
 D64_BLOCK_N = 64
@@ -88,6 +88,7 @@ P_LIMIT = gl.constexpr("0f47000000")  # 2^15 in PTX: what one thread's probabili
 SHARED_LIMIT = 232448 - 1024  # bytes a block may allocate, less room for the mbarriers
 LOG2_E = 1.4426950408889634
 LN_2 = gl.constexpr(0.6931471805599453)
+EVERYTHING = 1 << 30  # keys beyond its own place that a row sees where there is no mask
 
 
 @gluon.constexpr_function
@@ -598,7 +599,7 @@ def aligned(x: torch.Tensor) -> torch.Tensor:
 @triton.jit
 def packed_block(
     q, acc, row_max, row_sum, rows, start, k_ptr, v_ptr, k_stride_s, v_stride_s, seqlen_kv, shift, scale_log2,
-    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr, MASKED: tl.constexpr,
+    HEAD_DIM: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Take in the keys from start on, BLOCK_N of them; only a MASKED block looks at what its rows see."""
     cols = start + tl.arange(0, BLOCK_N)
@@ -612,9 +613,7 @@ def packed_block(
         v = tl.load(v_ptr + kv_rows * v_stride_s + dims[None, :])
     scores = tl.dot(q, tl.trans(k)) * scale_log2
     if MASKED:
-        visible = cols[None, :] < seqlen_kv
-        if CAUSAL:
-            visible = visible & (cols[None, :] <= rows[:, None] + shift)
+        visible = (cols[None, :] < seqlen_kv) & (cols[None, :] <= rows[:, None] + shift)
         scores = tl.where(visible, scores, float("-inf"))
     new_max = tl.maximum(row_max, tl.max(scores, 1))
     # A row that has seen no key yet has a maximum of -inf, and -inf - -inf is NaN.
@@ -625,14 +624,26 @@ def packed_block(
     return acc, new_max, row_sum * rescale + tl.sum(p, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=[
+    "q_stride_s", "q_stride_h", "k_stride_s", "k_stride_h", "v_stride_s", "v_stride_h", "o_stride_s", "o_stride_h",
+    "tokens_q", "group", "reach",
+])  # fmt: skip
 def attend_packed(
     q_ptr, k_ptr, v_ptr, o_ptr, lse_ptr, ends_q_ptr, ends_k_ptr,
     q_stride_s, q_stride_h, k_stride_s, k_stride_h, v_stride_s, v_stride_h, o_stride_s, o_stride_h,
-    tokens_q, group, scale_log2,
-    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
+    tokens_q, group, scale_log2, reach,
+    HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, UNIT: tl.constexpr,
 ):  # fmt: skip
-    """Write BLOCK_M rows of one query head of one sequence; of a program for rows that it does not have, nothing."""
+    """Write BLOCK_M rows of one query head of one sequence; of a program for rows that it does not have, nothing.
+
+    One build for all sizes and both masks: reach is how many keys a row sees beyond the causal mask. Strides are in
+    UNIT elements, by which the compiler knows that loads may be of 16 bytes.
+    """
+    if UNIT > 1:
+        q_stride_s, q_stride_h, k_stride_s, k_stride_h = (
+            q_stride_s * UNIT, q_stride_h * UNIT, k_stride_s * UNIT, k_stride_h * UNIT)  # fmt: skip
+        v_stride_s, v_stride_h, o_stride_s, o_stride_h = (
+            v_stride_s * UNIT, v_stride_h * UNIT, o_stride_s * UNIT, o_stride_h * UNIT)  # fmt: skip
     first_q = tl.load(ends_q_ptr + tl.program_id(2)).to(tl.int64)
     first_k = tl.load(ends_k_ptr + tl.program_id(2)).to(tl.int64)
     seqlen_q = (tl.load(ends_q_ptr + tl.program_id(2) + 1) - first_q).to(tl.int32)
@@ -648,29 +659,25 @@ def attend_packed(
         q = tl.load(q_ptr + head * q_stride_h + tokens * q_stride_s + dims[None, :], mask=in_range, other=0.0)
         k_ptr += head // group * k_stride_h + first_k * k_stride_s
         v_ptr += head // group * v_stride_h + first_k * v_stride_s
-        shift = seqlen_kv - seqlen_q
-        end = seqlen_kv
-        whole = seqlen_kv // BLOCK_N * BLOCK_N
-        if CAUSAL:
-            end = tl.maximum(0, tl.minimum(seqlen_kv, first_row + BLOCK_M + shift))
-            whole = tl.maximum(0, tl.minimum(seqlen_kv, first_row + 1 + shift)) // BLOCK_N * BLOCK_N
+        shift = seqlen_kv - seqlen_q + reach
+        end = tl.maximum(0, tl.minimum(seqlen_kv, first_row + BLOCK_M + shift))
+        whole = tl.maximum(0, tl.minimum(seqlen_kv, first_row + 1 + shift)) // BLOCK_N * BLOCK_N
         row_max = tl.full([BLOCK_M], float("-inf"), tl.float32)
         row_sum = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
         for start in range(0, whole, BLOCK_N):
             acc, row_max, row_sum = packed_block(
                 q, acc, row_max, row_sum, rows, start, k_ptr, v_ptr, k_stride_s, v_stride_s, seqlen_kv, shift,
-                scale_log2, HEAD_DIM, BLOCK_N, CAUSAL, False)  # fmt: skip
+                scale_log2, HEAD_DIM, BLOCK_N, False)  # fmt: skip
         for start in range(whole, end, BLOCK_N):
             acc, row_max, row_sum = packed_block(
                 q, acc, row_max, row_sum, rows, start, k_ptr, v_ptr, k_stride_s, v_stride_s, seqlen_kv, shift,
-                scale_log2, HEAD_DIM, BLOCK_N, CAUSAL, True)  # fmt: skip
+                scale_log2, HEAD_DIM, BLOCK_N, True)  # fmt: skip
         out = acc / tl.where(row_sum == 0.0, 1.0, row_sum)[:, None]
         o_rows = o_ptr + head * o_stride_h + tokens * o_stride_s
         tl.store(o_rows + dims[None, :], out.to(o_ptr.dtype.element_ty), mask=in_range)
-        if lse_ptr is not None:
-            lse = (row_max + tl.log2(row_sum)) * LN_2
-            tl.store(lse_ptr + head * tokens_q + first_q + rows, lse, mask=rows < seqlen_q)
+        lse = (row_max + tl.log2(row_sum)) * LN_2
+        tl.store(lse_ptr + head * tokens_q + first_q + rows, lse, mask=rows < seqlen_q)
 
 
 def attention(
@@ -735,13 +742,14 @@ def attention_varlen(
     if head_dim not in (16, 32, 64, 128, 256):
         raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
     out = torch.empty_like(q)
-    lse = torch.empty((heads_q, tokens), dtype=torch.float32, device=q.device) if return_lse else None
+    lse = torch.empty((heads_q, tokens), dtype=torch.float32, device=q.device)
+    strides = [*q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2]]
+    unit = 16 if all(stride % 16 == 0 for stride in strides) else 1
     block_m = PACKED_BLOCK_M if head_dim < 256 else PACKED_BLOCK_M // 2
     attend_packed[(triton.cdiv(max_seqlen_q, block_m), heads_q, len(cu_seqlens_q) - 1)](
-        q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k,
-        *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2],
-        tokens, heads_q // k.shape[1], scale * LOG2_E,
-        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=PACKED_BLOCK_N, CAUSAL=causal,
+        q, k, v, out, lse, cu_seqlens_q, cu_seqlens_k, *(stride // unit for stride in strides),
+        tokens, heads_q // k.shape[1], scale * LOG2_E, 0 if causal else EVERYTHING,
+        HEAD_DIM=head_dim, BLOCK_M=block_m, BLOCK_N=PACKED_BLOCK_N, UNIT=unit,
         num_warps=PACKED_WARPS, num_stages=PACKED_STAGES,
     )  # fmt: skip
-    return out if lse is None else (out, lse)
+    return (out, lse) if return_lse else out

@@ -21,7 +21,7 @@ class _Kept:
     threads: int
     build_s: float
     is_loaded: bool = False
-    built: set[str] = field(default_factory=set)
+    built: set[tuple[str, str]] = field(default_factory=set)
     checked: set[str] = field(default_factory=set)
 
 
@@ -101,11 +101,11 @@ class Arms:
         taken, kept.build_s = kept.build_s, 0.0
         return taken
 
-    def is_first_call(self, name: str, shape: Shape) -> bool:
-        """Whether the present process never saw this shape: kernels compile then."""
+    def is_first_call(self, name: str, shape: Shape, what: str = "") -> bool:
+        """Whether the present process never saw this shape in such a call: kernels compile then."""
         built = self._kept[name].built
-        new = shape.id not in built
-        built.add(shape.id)
+        new = (shape.id, what) not in built
+        built.add((shape.id, what))
         return new
 
     def note_check(self, name: str, shape: Shape) -> None:

@@ -23,6 +23,10 @@ LONGEST_BESIDE = 300
 MOST_BATCHES_BESIDE = 3
 MOST_HEADS_BESIDE = 6
 """Bounds of the shapes that are checked beside the claimed one; of its heads there may be more."""
+BLIND = {"more queries", "more than keys"}
+"""Choices of which, with the causal mask, some queries see no key."""
+LSE_SHARE = 3
+"""Of so many calls beside the claimed shape one asks for the log-sum-exp, of a kernel that has it."""
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ORDERED: tuple[Layout, ...] = ("bshd", "bhsd", "sbhd")
 GAPS: tuple[Layout, ...] = ("padded", "slots", "cache")
@@ -46,7 +50,7 @@ TOGETHER = {"kind": ("mask",), "vectors": ("lengths",)}
 """Of these factors only the pairs with the factors named need to meet: a kernel that treats a kind wrongly does so in
 any layout, and each alignment beside each layout may be a build of its own."""
 WITH_HEADS: dict[str, tuple[str, ...]] = {
-    **{name: ("heads",) for name in FACTORS if name not in ("heads", "kind")}, "kind": (), "lse": ("heads",),
+    **{name: ("heads",) for name in FACTORS if name not in ("heads", "kind")}, "kind": (),
 }  # fmt: skip
 """The same where all others met beside a shape of other heads."""
 Beside = Literal["all", "heads", "nothing"]
@@ -70,10 +74,10 @@ def battery(
     which calls beside the claimed shape; see `beside_once`.
     """
     factors = FACTORS if place == "cpu" else {**FACTORS, "vectors": ("aligned",)}
-    if lse:
-        factors = {**factors, "lse": ("plain", "asked")}
     levels, together = _choices(factors, beside)
     rows = [] if beside == "nothing" else covering(levels, random, together=together)
+    if lse:
+        ask_some(rows, random)
     layouts = random.sample([*ORDERED, *GAPS], k=3)
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
@@ -82,6 +86,16 @@ def battery(
     ]
     random.shuffle(rest)
     return [first_case(shape, random), *rest]
+
+
+def ask_some(rows: Sequence[Levels], random: Random) -> None:
+    """Have some rows ask for a log-sum-exp, in place: few, since a kernel may need a build of its own for each.
+
+    In one of them there are queries that see no key.
+    """
+    blind = [row for row in rows if row["mask"] == "causal" and not BLIND.isdisjoint(row.values())]
+    for row in [*random.sample(rows, k=len(rows) // LSE_SHARE), *random.sample(blind, k=min(1, len(blind)))]:
+        row["lse"] = "asked"
 
 
 def first_case(shape: Shape, random: Random) -> Case:
@@ -95,7 +109,7 @@ def _choices(
     """The levels of all factors, and which pairs of factors are to meet."""
     if beside == "heads":
         return {**factors, "heads": ("claimed",)}, WITH_HEADS
-    return factors, {**TOGETHER, "lse": ("mask", "lengths", "heads")}
+    return factors, TOGETHER
 
 
 def beside_once(shapes: Sequence[Shape]) -> dict[str, Beside]:

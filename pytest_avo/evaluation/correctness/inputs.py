@@ -37,6 +37,11 @@ class Case:
     lse: bool = False
     """Whether the log-sum-exp is asked for too."""
 
+    @property
+    def way(self) -> str:
+        """How the kernel is called, for which it may have code of its own."""
+        return f"{ATTENTION.name} {'with lse' if self.lse else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Arguments:

@@ -6,6 +6,7 @@ lengths; beside it all that a call consists of is varied, and every two choices 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -19,6 +20,7 @@ from pytest_avo.evaluation.correctness.battery import (
     LAYOUTS,
     LONGEST_BESIDE,
     Beside,
+    ask_some,
     battery,
     heads_of,
     scale_of,
@@ -52,9 +54,9 @@ PAGED_FACTORS = {
     "block": ("small", "usual", "large"),
     "shared": ("no", "yes"),
 }
-TOGETHER = {"heads": ("mask",), "scale": ("mask",)}
+TOGETHER = {"heads": ("mask",), "scale": ("mask",), "q": ("mask",), "k": ("mask", "v"), "v": ("mask", "k")}
+"""As few rows as that leaves: a kernel may need builds of its own for them."""
 _GAPS_IN_BLOCKS: tuple[Layout, ...] = ("padded",)
-LSE = {"lse": ("plain", "asked")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ class SequencesCase:
     block_size: int = 0
     is_shared: bool = False
     """Whether sequences have their first block in common, where it is full."""
+
+    @property
+    def way(self) -> str:
+        """How the kernel is called, for which it may have code of its own."""
+        return f"{self.function} {'with lse' if self.lse else ''}"
 
 
 def all_cases(
@@ -103,17 +110,23 @@ def _extensions(shape: Shape, claim: Claim | None, random: Random, longest: int,
     if claim is None:
         return []
     found: list[SequencesCase] = []
-    lse = LSE if claim.lse else {}
     if claim.varlen:
         found.append(_claimed_packed(shape, random, lse=claim.lse))
-        rows = covering({**PACKED_FACTORS, **lse}, random, together=TOGETHER)
+        rows = _rows(PACKED_FACTORS, claim, random)
         found += [_packed(shape, row, random, longest, place) for row in rows]
     if claim.paged:
         multiple = int(claim.paged)
         found.append(_claimed_paged(shape, random, multiple, lse=claim.lse))
-        rows = covering({**PAGED_FACTORS, **lse}, random, together=TOGETHER)
+        rows = _rows(PAGED_FACTORS, claim, random)
         found += [_paged(shape, row, random, longest, place, multiple) for row in rows]
     return sorted(found, key=lambda case: not case.required)
+
+
+def _rows(factors: Mapping[str, Sequence[str]], claim: Claim, random: Random) -> list[Levels]:
+    rows = covering(factors, random, together=TOGETHER)
+    if claim.lse:
+        ask_some(rows, random)
+    return rows
 
 
 def block_size(level: str, multiple: int, random: Random) -> int:
