@@ -46,7 +46,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "vectors": ("aligned", "odd"),
     "kind": KINDS,
 }
-TOGETHER = {"kind": ("mask",), "vectors": ("lengths",)}
+TOGETHER: dict[str, tuple[str, ...]] = {"kind": ("mask",), "vectors": ("lengths",)}
 """Of these factors only the pairs with the factors named need to meet: a kernel that treats a kind wrongly does so in
 any layout, and each alignment beside each layout may be a build of its own."""
 WITH_HEADS: dict[str, tuple[str, ...]] = {
