@@ -99,7 +99,7 @@ def test_ci_runs_the_test_command_of_readme() -> None:
 def test_the_lowest_versions_are_the_floors_of_the_package() -> None:
     project = tomllib.loads(read("pyproject.toml"))["project"]
     extras = project["optional-dependencies"]
-    lines = project["dependencies"] + extras["test"] + extras["mcp"]
+    lines = project["dependencies"] + extras["test"] + extras["mcp"] + extras["parquet"]
     named = [requirement for requirement in map(Requirement, lines) if requirement.name != project["name"]]
     floors = {requirement.name: requirement.specifier for requirement in named}
     pins = {pin.name: pin.specifier for pin in constraints("constraints-lowest.txt")}
