@@ -53,7 +53,7 @@ WITH_HEADS: dict[str, tuple[str, ...]] = {
     **{name: ("heads",) for name in FACTORS if name not in ("heads", "kind")}, "kind": (),
 }  # fmt: skip
 """The same where all others met beside a shape of other heads."""
-Beside = Literal["all", "heads", "nothing"]
+Extent = Literal["all", "heads", "nothing"]
 """Of the calls beside a shape: all, those that take over its heads, or none."""
 
 
@@ -64,7 +64,7 @@ def battery(
     longest: int = LONGEST_BESIDE,
     place: str = "cpu",
     lse: bool = False,
-    beside: Beside = "all",
+    beside: Extent = "all",
 ) -> list[Case]:
     """The single plain calls to check for a shape, in random order after the first; slices are checked besides.
 
@@ -104,7 +104,7 @@ def first_case(shape: Shape, random: Random) -> Case:
 
 
 def _choices(
-    factors: dict[str, tuple[str, ...]], beside: Beside
+    factors: dict[str, tuple[str, ...]], beside: Extent
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:
     """The levels of all factors, and which pairs of factors are to meet."""
     if beside == "heads":
@@ -112,13 +112,13 @@ def _choices(
     return factors, TOGETHER
 
 
-def beside_once(shapes: Sequence[Shape]) -> dict[str, Beside]:
+def beside_once(shapes: Sequence[Shape]) -> dict[str, Extent]:
     """What is asked beside each shape of a request, by its id: nothing twice that would be alike.
 
     It depends on head dimension and dtype, and in some calls on heads; a suite's lengths and batches would only have
     it repeated.
     """
-    found: dict[str, Beside] = {}
+    found: dict[str, Extent] = {}
     builds: set[tuple[object, ...]] = set()
     heads: set[tuple[object, ...]] = set()
     for shape in shapes:

@@ -16,7 +16,7 @@ SIGN_OF_LIFE_S = 10.0
 _decode = msgspec.json.Decoder(WorkerOrder)
 
 
-class Line:
+class WorkerLine:
     """The worker's end of its channel. While it ends nothing is sent: the kernel's end was this worker's doing."""
 
     def __init__(self, channel: Any) -> None:

@@ -44,7 +44,7 @@ from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
-from pytest_avo.evaluation.pool.line import Line
+from pytest_avo.evaluation.pool.line import WorkerLine
 
 if TYPE_CHECKING:
     from pytest_avo.evaluation.arms.ahead import Ahead
@@ -65,7 +65,7 @@ def serve(channel: Any) -> None:
     """ShapeDone requests from an execnet channel until it closes. Runs in the gateway's main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     _forget_secrets()
-    line = Line(channel)
+    line = WorkerLine(channel)
     nurseries: list[Nursery] = []
     with _box() as box:
 
@@ -112,7 +112,7 @@ def serve(channel: Any) -> None:
                     line.begin(order)
 
 
-def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Line) -> Examiner:
+def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: WorkerLine) -> Examiner:
     """The judge of a device."""
     from pytest_avo.evaluation.arms.ahead import COMPILED_AHEAD, Ahead
     from pytest_avo.evaluation.arms.arms import Arms
@@ -165,7 +165,7 @@ def _looker(device: Device, config: WorkerConfig) -> Looker:
     return Looker(device, confined=config.layers)
 
 
-def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: Line) -> None:
+def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: WorkerLine) -> None:
     """ShapeDone a request shape by shape; a failure that is not the kernel's ends the answer."""
     number = line.number = request.number
     try:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pytest_avo.core.evaluation import Evaluate, EvaluationRequest, Prepare, Progress, Subject, WorkerMessage
-from pytest_avo.evaluation.pool.line import Line
+from pytest_avo.evaluation.pool.line import WorkerLine
 from tests.evaluation.laboratory import shape
 
 REQUEST = EvaluationRequest(number=3, subject=Subject("now", ""), shapes=(shape(),))
@@ -33,10 +33,10 @@ class Channel:
         self.receive(msgspec.json.encode(order))
 
 
-def opened() -> tuple[Line, Channel, list[Prepare]]:
+def opened() -> tuple[WorkerLine, Channel, list[Prepare]]:
     channel = Channel()
     prepared: list[Prepare] = []
-    line = Line(channel)
+    line = WorkerLine(channel)
 
     def end() -> Any:
         raise AssertionError("nothing closes here")

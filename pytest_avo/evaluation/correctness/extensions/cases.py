@@ -19,7 +19,7 @@ from pytest_avo.evaluation.correctness.battery import (
     KINDS,
     LAYOUTS,
     LONGEST_BESIDE,
-    Beside,
+    Extent,
     ask_some,
     battery,
     heads_of,
@@ -92,7 +92,7 @@ def all_cases(
     *,
     longest: int = LONGEST_BESIDE,
     place: str = "cpu",
-    beside: Beside = "all",
+    beside: Extent = "all",
 ) -> list[Case | SequencesCase]:
     """All that a kernel is asked about a shape by what it claims; first the plain call that it is timed on.
 
