@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,9 +112,12 @@ def test_an_operator_is_told_to_stop_when_the_run_ends(world: World, campaign: C
     assert world.evaluator.requests == []
 
 
-def test_no_tool_is_offered_that_always_declines(world: World, campaign: Campaign) -> None:
+@pytest.mark.parametrize(("target", "offered"), [("cpu", True), ("sm90", True), ("sm75", False)])
+def test_no_tool_is_offered_that_always_declines(world: World, campaign: Campaign, target: str, offered: bool) -> None:
+    campaign.plan = replace(campaign.plan, target=target)
+
     def step(task: Task) -> None:
-        assert task.compile_report is None, "this is a processor"
+        assert (task.compile_report is not None) == offered, "nothing here compiles for a target without a report"
 
     consult(world, campaign, step)
 

@@ -127,7 +127,8 @@ def test_the_shipped_kernels_fit_the_device() -> None:
     root = NAIVE.parents[2]
     chosen = [f"kernels/sm90/{name}.py::{shape}-bf16" for name, shapes in SHIPPED.items() for shape in shapes]
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "--avo-compile=sm90", *chosen]
-    finished = subprocess.run(command, cwd=root, env=quick(os.environ), capture_output=True, text=True)
+    environment = {**quick(os.environ), "COLUMNS": "200"}  # room for every column of the tables
+    finished = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stdout
     for name in ("decode", "mha", "naive"):
         assert f"kernels/sm90/{name}.py: distinct launches" in finished.stdout
