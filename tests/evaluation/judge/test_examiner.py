@@ -13,7 +13,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.battery import battery
+from pytest_avo.evaluation.correctness.battery import first_case
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.devices.cpu import CpuDevice
@@ -126,7 +126,7 @@ def test_seeds_are_fresh_and_draw_the_inputs_again(desk: Desk) -> None:
     one, two = desk.examine(source)[ONE.id], desk.examine(source)[ONE.id]
     assert one.seed != two.seed
     for evaluation in (one, two):
-        inputs = draw(battery(ONE, Random(evaluation.seed))[0], generator(evaluation.seed, "cpu"))
+        inputs = draw(first_case(ONE, Random(evaluation.seed)), generator(evaluation.seed, "cpu"))
         assert float(evaluation.log.split()[1]) == float(inputs.q.double().sum())
 
 
