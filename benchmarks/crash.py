@@ -74,7 +74,7 @@ GONE_WITHIN_S = 10.0
 ENDINGS = {0: "complete", 1: "ended with a seed that was killed", 3: "the machine failed", -signal.SIGKILL: "killed"}
 """Exit statuses that an evolution may have."""
 WORKERS_FIRST_WORDS = re.compile(
-    r'Traceback \(most recent call last\):\n(  File "<string>", line \d+, in <module>\n)+BrokenPipeError: .*\n'
+    r'Traceback \(most recent call last\):\n(  File "<string>", line \d+, in \S+\n)+BrokenPipeError: .*\n'
 )
 """What execnet's first lines in a new worker say when the controller is gone before they have greeted it."""
 
