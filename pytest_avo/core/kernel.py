@@ -134,6 +134,14 @@ def parse_kernel(source: str, *, path: Path) -> Kernel:
     return Kernel(path=path, source=source, claim=None, tunables=(), fault=f"syntax error: {fault}")
 
 
+def claim_of(source: str, *, path: Path) -> Claim | None:
+    """What a text claims; None also where that cannot be read, which is said where the kernel is."""
+    try:
+        return parse_kernel(source, path=path).claim
+    except InvalidInput:
+        return None
+
+
 def _read_literals(tree: ast.Module, source: str, path: Path) -> Kernel:
     literals = dict(_module_assignments(tree))
     claim = _claim(literals["AVO"], path) if "AVO" in literals else None

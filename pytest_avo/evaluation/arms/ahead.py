@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
-from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
-from pytest_avo.core.kernel import Claim, parse_kernel, text_digest
+from pytest_avo.core.kernel import claim_of, text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import ATTENTION
 from pytest_avo.evaluation.arms.nursery import Nursery
@@ -105,16 +105,10 @@ def _calls(subject: Subject, shapes: Sequence[Shape]) -> Iterator[dict[str, Any]
     """
     random, once = Random(), beside_once(shapes)
     source = torch.Generator().manual_seed(0)
+    claim = claim_of(subject.source, path=Path(subject.label))
     for shape in shapes:
-        for case in all_cases(shape, _claim(subject), random, place="cuda", beside=once[shape.id]):
+        for case in all_cases(shape, claim, random, place="cuda", beside=once[shape.id]):
             yield _plain(case) if isinstance(case, Case) else _sequences(case, source)
-
-
-def _claim(subject: Subject) -> Claim | None:
-    try:
-        return parse_kernel(subject.source, path=Path(subject.label)).claim
-    except InvalidInput:  # said where the kernel was read
-        return None
 
 
 def _plain(case: Case) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from random import Random
 import msgspec
 import torch
 
-from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import (
     BASELINE,
     FIXED,
@@ -25,7 +25,7 @@ from pytest_avo.core.evaluation import (
     Timing,
     TimingPlan,
 )
-from pytest_avo.core.kernel import Claim, parse_kernel
+from pytest_avo.core.kernel import Claim, claim_of
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised, Phase
@@ -148,7 +148,7 @@ class Examiner:
         """
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         spent_s, build_s, first_s = 0.0, 0.0, 0.0
-        for case in self._cases(shape, request, _claim(subject), random):
+        for case in self._cases(shape, request, claim_of(subject.source, path=Path(subject.label)), random):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape, case.way)
@@ -338,13 +338,6 @@ class Examiner:
         found = self._arms.fault(KERNEL, error)
         log = self._arms.log(KERNEL)
         return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
-
-
-def _claim(subject: Subject) -> Claim | None:
-    try:
-        return parse_kernel(subject.source, path=Path(subject.label)).claim
-    except InvalidInput:  # said where the kernel was read
-        return None
 
 
 def _later(evaluation: Evaluation, waited_s: float) -> Evaluation:
