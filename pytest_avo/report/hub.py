@@ -11,10 +11,10 @@ import re
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.kernel import PROVENANCE, Kernel
+from pytest_avo.core.signature import signatures
 
 NAME = re.compile(r"[a-z][-a-z0-9]*[a-z0-9]")
 CAPABILITIES = {"sm80": "8.0", "sm90": "9.0", "sm100": "10.0"}
-FUNCTIONS = ("attention", "attention_varlen", "attention_paged")
 
 
 def hub_files(kernel: Kernel, *, name: str, license_: str) -> dict[str, str]:
@@ -37,10 +37,7 @@ def hub_files(kernel: Kernel, *, name: str, license_: str) -> dict[str, str]:
 
 
 def _functions(kernel: Kernel) -> list[str]:
-    claim = kernel.claim
-    assert claim is not None
-    claimed = (True, claim.varlen, bool(claim.paged))
-    return [function for function, has in zip(FUNCTIONS, claimed, strict=True) if has]
+    return [signature.name for signature in signatures(kernel.claim)]
 
 
 def _init(kernel: Kernel) -> str:
