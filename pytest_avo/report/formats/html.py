@@ -14,7 +14,7 @@ def of_results(found: Results) -> str:
     """The page of a run."""
     import msgspec
 
-    from pytest_avo.report.page.bench import BenchResult, BenchResults, Beside, OnKind, bench_page
+    from pytest_avo.report.page.bench import BenchResult, BenchResults, bench_page
     from pytest_avo.report.rows import comparisons
 
     results = [
@@ -28,15 +28,7 @@ def of_results(found: Results) -> str:
             tflops=row.verdict.tflops,
             gbps=row.verdict.gbps,
             roofline_fraction=row.roofline_fraction,
-            peers={
-                name: Beside(
-                    x.median_us,
-                    x.ratio,
-                    x.ci95,
-                    {kind: OnKind(found.ratio, found.ci95) for kind, found in x.kinds.items()},
-                )
-                for name, x in comparisons(row).items()
-            },
+            peers=comparisons(row),
         )
         for row in found.rows
     ]

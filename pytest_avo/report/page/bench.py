@@ -12,6 +12,7 @@ import msgspec
 from markupsafe import Markup
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.verdict import Comparison, OfKind
 from pytest_avo.report.page.drawing import Axis, drawing, svg, titled, words
 from pytest_avo.report.page.page import page
 
@@ -19,23 +20,6 @@ CHARACTER = 6.4
 BAR = 12
 PLOT = 300
 """Width of the part of a chart that has the bars."""
-
-
-class OnKind(msgspec.Struct, frozen=True):
-    """The ratio on one kind of inputs."""
-
-    ratio: float
-    ci95: tuple[float, float]
-
-
-class Beside(msgspec.Struct, frozen=True):
-    """What the kernel was timed beside. ratio = its time / the kernel's: above 1 the kernel is faster."""
-
-    median_us: float
-    ratio: float
-    ci95: tuple[float, float]
-    kinds: dict[str, OnKind] = {}
-    """By kind of inputs, where it was timed on several."""
 
 
 class BenchResult(msgspec.Struct, frozen=True):
@@ -50,7 +34,7 @@ class BenchResult(msgspec.Struct, frozen=True):
     tflops: float | None = None
     gbps: float | None = None
     roofline_fraction: float | None = None
-    peers: dict[str, Beside] = {}
+    peers: dict[str, Comparison] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +103,7 @@ class KindRow:
 
     shape: str
     peer: str
-    ratios: list[OnKind | None]
+    ratios: list[OfKind | None]
     """In the order of the kinds."""
     differ: bool
     """Whether two of their intervals do not meet."""
@@ -131,9 +115,7 @@ def kinds_of(results: Sequence[BenchResult]) -> tuple[list[str], list[KindRow]]:
     kinds = list(dict.fromkeys(kind for _, _, found in beside for kind in found.kinds))
     rows = []
     for shape, peer, found in beside:
-        ends = [each.ci95 for each in found.kinds.values()]
-        differ = max(low for low, _ in ends) > min(high for _, high in ends)
-        rows.append(KindRow(shape, peer, [found.kinds.get(kind) for kind in kinds], differ))
+        rows.append(KindRow(shape, peer, [found.kinds.get(kind) for kind in kinds], found.kinds_differ))
     return kinds, rows
 
 

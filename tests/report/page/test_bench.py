@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pytest_avo.report.page.bench import BenchResult, BenchResults, Beside, OnKind, bench_page, kinds_of
+from pytest_avo.core.verdict import Comparison, OfKind
+from pytest_avo.report.page.bench import BenchResult, BenchResults, bench_page, kinds_of
 
-NORMAL, SPREAD = OnKind(1.05, (1.04, 1.06)), OnKind(0.85, (0.84, 0.86))
+NORMAL, SPREAD = OfKind(1.05, (1.04, 1.06)), OfKind(0.85, (0.84, 0.86))
 RESULT = BenchResult(
     kernel="k.py",
     shape="b1-h2",
@@ -12,9 +13,9 @@ RESULT = BenchResult(
     verdict="correct",
     median_us=10.0,
     peers={
-        "fa3": Beside(9.5, 0.95, (0.94, 0.96), {"normal": NORMAL, "spread": SPREAD}),
-        "cudnn": Beside(11.0, 1.1, (1.09, 1.11), {"normal": OnKind(1.1, (1.0, 1.2))}),
-        "torch": Beside(20.0, 2.0, (1.9, 2.1)),
+        "fa3": Comparison(9.5, 0.95, (0.94, 0.96), {"normal": NORMAL, "spread": SPREAD}),
+        "cudnn": Comparison(11.0, 1.1, (1.09, 1.11), {"normal": OfKind(1.1, (1.0, 1.2))}),
+        "torch": Comparison(20.0, 2.0, (1.9, 2.1)),
     },
 )
 
