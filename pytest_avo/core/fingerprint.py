@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from pathlib import Path
 
 import msgspec
 
@@ -63,6 +64,15 @@ def fingerprint(*, target: str, device: str, units: int, driver: str = "") -> Fi
         python=platform.python_version(),
         os=f"{platform.system()} {platform.release()}",
     )
+
+
+def cpu_name() -> str:
+    """The processor as the machine names it, and as results have it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def installed_version(package: str) -> str:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import torch
 from torch.autograd import forward_ad
 
+from pytest_avo.core.fingerprint import cpu_name
 from pytest_avo.core.shape import Shape
 
 MOST_ELEMENTS = 2**31
@@ -130,12 +130,4 @@ def place(device: torch.device) -> tuple[str, str]:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"sm{major}{minor}", torch.cuda.get_device_name(device)
-    return device.type, _cpu_name() if device.type == "cpu" else device.type
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "cpu"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "cpu")
+    return device.type, cpu_name() if device.type == "cpu" else device.type

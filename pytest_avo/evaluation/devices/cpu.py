@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import platform
-from pathlib import Path
-
-from pytest_avo.core.fingerprint import Fingerprint, fingerprint
+from pytest_avo.core.fingerprint import Fingerprint, cpu_name, fingerprint
 from pytest_avo.evaluation.linux import cgroup
 
 MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES = 32 << 20, 1 << 30
@@ -30,7 +27,7 @@ class CpuDevice:
         return cgroup.cores()
 
     def fingerprint(self) -> Fingerprint:
-        return fingerprint(target="cpu", device=_model_name(), units=self.threads)
+        return fingerprint(target="cpu", device=cpu_name(), units=self.threads)
 
     def environment(self) -> dict[str, str]:
         # Threads that spin at a barrier while their partner waits for a core turn calls of 1 ms into scheduling quanta
@@ -40,13 +37,3 @@ class CpuDevice:
 
     def reading(self) -> None:
         """Nothing: a virtual machine's clock and temperature are not its own."""
-
-
-def _model_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.machine()

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from pytest_avo.core.fingerprint import installed_version
+from pytest_avo.core.fingerprint import cpu_name, installed_version
 from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.gpus import Gpu, gpus
 from pytest_avo.evaluation.linux import cgroup
@@ -49,11 +49,10 @@ def spelled_rate(name: str, value: float) -> str:
 
 def _cpu(threads: int) -> Iterator[str]:
     information = Path("/proc/cpuinfo").read_text(errors="replace")
-    name = re.search(r"^model name\s*:\s*(.*)$", information, re.MULTILINE)
     flags = set(
         (found[1] if (found := re.search(r"^(?:flags|Features)\s*:\s*(.*)$", information, re.M)) else "").split()
     )
-    yield f"CPU: {name[1] if name else os.uname().machine}, {os.cpu_count()} processors, {threads} for a kernel"
+    yield f"CPU: {cpu_name()}, {os.cpu_count()} processors, {threads} for a kernel"
     yield f"instruction sets: {', '.join(each for each in INSTRUCTION_SETS if each in flags) or 'not known'}"
     if caches := list(_caches()):
         yield f"caches of a core: {', '.join(caches)}"
