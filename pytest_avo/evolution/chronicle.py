@@ -65,7 +65,7 @@ class Chronicle:
             machine={name: str(value) for name, value in msgspec.structs.asdict(run.fingerprint).items()},
             settings={"seed": str(run.seed), **run.settings},
             ledger=_ledger(view),
-            over_seed=Interval(best.ratio, best.low, best.high) if best else None,
+            over_seed=best.interval if best else None,
         )
 
     def _completed(self) -> list[AttemptFacts]:
@@ -86,7 +86,7 @@ class Chronicle:
             total, score = beside_seed.get(each.id), scores.get(each.id)
             speed = None
             if total is not None:
-                speed = Interval(total.ratio, total.low, total.high)
+                speed = total.interval
             elif score is not None:
                 wide = each.gain or Interval(1.0, 1.0, 1.0)
                 ratio = math.exp(score)

@@ -10,6 +10,8 @@ from typing import Any, Generic, TypeVar, get_args
 
 import msgspec
 
+from pytest_avo.core.stats import Interval
+
 
 class Fact(msgspec.Struct, frozen=True, tag_field="kind"):
     """Something that a reader of the run must know."""
@@ -32,6 +34,11 @@ class SeedComparison(Fact, frozen=True, tag="total"):
     high: float
     attempt: int | None = None
     """The best kernel's; None: of whichever was the best at the end of the run."""
+
+    @property
+    def interval(self) -> Interval:
+        """The ratio with its ends."""
+        return Interval(self.ratio, self.low, self.high)
 
 
 class Resumed(Fact, frozen=True, tag="resumed"):
