@@ -92,9 +92,11 @@ def _raw(timing: Timing, arm: str) -> list[list[float]]:
     return [stats.log_ratios(reference, kernel) for reference, kernel in pairs]
 
 
-def geomean_gain(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float) -> Interval:
-    """Log-ratio to the baseline over all shapes, weighted; every evaluation must have been timed beside it."""
-    launches = {shape: paired(timing, BASELINE) for shape, timing in _timings(evaluations, shapes).items()}
+def geomean_gain(
+    evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float, over: str = BASELINE
+) -> Interval:
+    """Log-ratio to an arm over all shapes, weighted; every evaluation must have been timed beside it."""
+    launches = {shape: paired(timing, over) for shape, timing in _timings(evaluations, shapes).items()}
     return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=confidence)
 
 

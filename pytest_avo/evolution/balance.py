@@ -9,11 +9,9 @@ from datetime import datetime
 
 import msgspec
 
-from pytest_avo.core import stats
-from pytest_avo.core.evaluation import Evaluation, Timing
-from pytest_avo.core.ranking import paired
+from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import Verdict, judge, judge_alone
 from pytest_avo.evolution.campaign import DRAFT, PURPOSES, Campaign
 from pytest_avo.evolution.trials import Trials
@@ -70,7 +68,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
     ]
     incumbent = campaign.incumbent.id
     totals = [event.fact for event in view.events(SeedComparison) if event.fact.attempt in (None, incumbent)]
-    best = Interval(totals[-1].ratio, totals[-1].low, totals[-1].high) if totals else None
+    best = totals[-1].interval if totals else None
     return Summary(
         kernel=campaign.plan.name,
         attempts=sum(counts.values()) + commits,
@@ -90,10 +88,9 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
 
 
 def _passed(campaign: Campaign) -> Iterator[str]:
-    """`cudnn after 3 attempts and 4 min 10 s`, for each peer."""
-    weights = {shape.id: shape.weight for shape in campaign.plan.shapes}
-    run = campaign.run
-    for each in passings(campaign.view, weights, started=run.started, peers=campaign.plan.peers):
+    """`cudnn after 3 attempts and 4 min 10 s`, for each peer that candidates are timed beside."""
+    plan, run = campaign.plan, campaign.run
+    for each in passings(campaign.view, plan.shapes, started=run.started, peers=plan.screened_beside):
         if each.attempts is None:
             yield f"{each.peer} not yet"
         elif each.attempts == 0:
@@ -157,8 +154,8 @@ class Passing:
     """From the start of the run, pauses included."""
 
 
-def passings(view: View, weights: Mapping[str, float], *, started: str, peers: Sequence[str]) -> list[Passing]:
-    """Since when the kernel in the file is faster than each peer beyond doubt; weights: of the shapes, by id.
+def passings(view: View, shapes: Sequence[Shape], *, started: str, peers: Sequence[str]) -> list[Passing]:
+    """Since when the kernel in the file is faster than each peer beyond doubt.
 
     Counted are attempts that became the kernel in the file, as they were screened beside the peers.
     """
@@ -170,23 +167,21 @@ def passings(view: View, weights: Mapping[str, float], *, started: str, peers: S
             continue
         screened = {x.evaluation.shape: x.evaluation for x in view.evaluations(attempt.id, "screen")}
         for peer in peers:
-            if peer not in found and _is_faster(screened, weights, peer):
+            if peer not in found and _is_faster(screened, shapes, peer):
                 found[peer] = Passing(peer, settled, _age_s(attempt, started) + outcome.seconds if settled else 0.0)
     return [found.get(peer, Passing(peer, None, 0.0)) for peer in peers]
 
 
-def _is_faster(screened: Mapping[str, Evaluation], weights: Mapping[str, float], peer: str) -> bool:
-    timings: dict[str, Timing] = {
+def _is_faster(screened: Mapping[str, Evaluation], shapes: Sequence[Shape], peer: str) -> bool:
+    timings = {
         shape: each.timing
         for shape, each in screened.items()
         if each.timing is not None and peer in each.timing.seconds
     }
     if not timings or any(timing.too_few for timing in timings.values()):
         return False
-    launches = {shape: paired(timing, peer) for shape, timing in timings.items()}
-    return (
-        stats.geomean_interval(launches, {shape: weights[shape] for shape in launches}, confidence=CONFIDENCE).low > 0
-    )
+    timed = [shape for shape in shapes if shape.id in timings]
+    return geomean_gain(screened, timed, confidence=CONFIDENCE, over=peer).low > 0
 
 
 def _age_s(attempt: Attempt, started: str) -> float:

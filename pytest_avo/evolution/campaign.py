@@ -72,6 +72,11 @@ class Plan:
         }
 
     @property
+    def screened_beside(self) -> tuple[str, ...]:
+        """The peers that candidates are screened beside; the seed and winners are timed beside all."""
+        return self.peers[:1]
+
+    @property
     def screen(self) -> tuple[Shape, ...]:
         """The shapes that candidates are screened on."""
         return self.screened or self.shapes

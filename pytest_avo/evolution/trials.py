@@ -53,7 +53,7 @@ class Trials:
         asked = self._campaign.plan
         # The seed is what all are measured by: it must be right on every shape, and is shown beside all peers.
         is_seed = candidate.attempt.parent is None
-        shapes, peers = (asked.shapes, asked.peers) if is_seed else (asked.screen, asked.peers[:1])
+        shapes, peers = (asked.shapes, asked.peers) if is_seed else (asked.screen, asked.screened_beside)
         if fault := candidate.kernel.fault:
             return self._begin(candidate, "screen", lambda: {shape.id: _crashed(shape.id, fault) for shape in shapes})
         plan = screening(self._assessor.settings.plan, floor=floor)
