@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,8 +20,6 @@ from pytest_avo.core.kernel import Kernel, declares_claim, read_kernel
 from pytest_avo.kernels import measured
 from pytest_avo.kernels.measured import Measurement
 
-Attend = Callable[..., Any]
-"""A kernel's `attention(q, k, v, *, causal, scale)`."""
 LINEAGE = Path(FOLDER, "lineage.sqlite3")
 
 

@@ -88,14 +88,6 @@ def weigh(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     return found.view(*x.shape[:-1], y.shape[-1])
 
 
-def both_precisions(inputs: Inputs, part: Part) -> tuple[torch.Tensor, torch.Tensor]:
-    """Float64 reference and same-precision computation of a part.
-
-    Both are (batches, heads_kv, group, rows, head_dim); the second is in the inputs' dtype.
-    """
-    return computed(inputs, part, torch.float64), computed(inputs, part, inputs.q.dtype)
-
-
 def computed(inputs: Inputs, part: Part, dtype: torch.dtype) -> torch.Tensor:
     """Attention of a part in a dtype, (batches, heads_kv, group, rows, head_dim); some rows at a time."""
     q = part.queries(inputs.q, inputs.q.shape[1] // inputs.k.shape[1])

@@ -15,7 +15,7 @@ from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.mixture import mix_all
 from pytest_avo.evaluation.correctness.noise import generator
-from pytest_avo.evaluation.correctness.reference import both_precisions, parts
+from pytest_avo.evaluation.correctness.reference import computed, parts
 
 MARGIN = 0.5
 NEARLY = 0.65
@@ -106,7 +106,8 @@ def test_a_single_row_says_enough_of_a_weak_accumulator() -> None:
 def test_a_mixed_group_is_one_that_half_precision_holds(kind: InputKind) -> None:
     inputs = drawn("f16", kind, "products", seed=3)
     for part in parts(inputs):
-        assert all(bool(torch.isfinite(found).all()) for found in both_precisions(inputs, part))
+        both = (computed(inputs, part, dtype) for dtype in (torch.float64, inputs.q.dtype))
+        assert all(bool(torch.isfinite(found).all()) for found in both)
 
 
 def test_nothing_is_wrong_where_nothing_is_to_be_seen() -> None:

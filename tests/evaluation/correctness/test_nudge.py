@@ -12,7 +12,7 @@ from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
 from pytest_avo.evaluation.correctness.layouts import Layout
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
-from pytest_avo.evaluation.correctness.reference import Part, both_precisions
+from pytest_avo.evaluation.correctness.reference import Part, computed
 from tests.evaluation.laboratory import shape
 
 
@@ -26,7 +26,7 @@ def drawn(
 def honest(inputs: Inputs) -> torch.Tensor:
     """Plain torch operations in the inputs' own precision."""
     part = Part(slice(0, 1), slice(0, inputs.k.shape[1]), slice(0, inputs.q.shape[2]))
-    return both_precisions(inputs, part)[1].flatten(1, 2)
+    return computed(inputs, part, inputs.q.dtype).flatten(1, 2)
 
 
 def found(nudge: Nudge, out: torch.Tensor) -> str | None:

@@ -37,7 +37,7 @@ def by_torch(inputs: Inputs) -> torch.Tensor:
 def whole(inputs: Inputs, *, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
     """Both precisions for all heads."""
     part = reference.Part(slice(0, inputs.q.shape[0]), slice(0, inputs.k.shape[1]), rows)
-    exact, plain = reference.both_precisions(inputs, part)
+    exact, plain = (reference.computed(inputs, part, dtype) for dtype in (torch.float64, inputs.q.dtype))
     return exact.flatten(1, 2), plain.flatten(1, 2)
 
 
