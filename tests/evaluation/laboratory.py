@@ -11,8 +11,9 @@ import torch
 
 from pytest_avo.core.evaluation import KERNEL, Limits, Subject
 from pytest_avo.core.shape import Dtype, Shape
-from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
+from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.correctness.correctness import fault
 from pytest_avo.evaluation.correctness.inputs import Case, draw

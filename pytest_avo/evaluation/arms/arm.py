@@ -8,12 +8,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import math
-import os
 import select
 import socket
 import sys
 import termios
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,8 +21,9 @@ from typing import Literal
 import msgspec
 import torch
 
-from pytest_avo.core.evaluation import Outcome
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype
+from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.log import Log
 from pytest_avo.evaluation.arms.memory import Memory, Written
 from pytest_avo.evaluation.arms.replies import Done, Enqueued, Form, Loaded, Raised, decode
 from pytest_avo.evaluation.correctness.inputs import Arguments
@@ -40,7 +39,6 @@ OFTEN_LATE, RECENT_SLICES = 3, 20
 """Of so many timed slices, the ones after which the GPU may not be late."""
 NOTICED_SHARE = 0.05
 """A kernel's memory is counted when so much of what it may have is gone from the machine since the last count."""
-LOG_BYTES = 16384
 LOOK_S = 0.2
 """How often to look whether a silent process is still there."""
 ALERT_S = {"cpu": 0.0, "cuda": 0.1}
@@ -50,25 +48,6 @@ _UNREAD = "did not take the request that it was to answer"
 Phase = Literal["build", "check", "time"]
 _Reply = Loaded | Enqueued | Done
 _Do = Literal["call", "launch", "replay", "enqueue"]
-
-
-class KernelFault(Exception):
-    """What a kernel did wrong: becomes its outcome and reason."""
-
-    def __init__(self, outcome: Outcome, reason: str) -> None:
-        # A kernel's own words may be in it, which nobody is to obey: one line, nothing that a terminal or CI reads.
-        reason = "".join(char if char.isprintable() else "?" for char in " ".join(reason.split())).replace("##", "# #")
-        super().__init__(reason)
-        self.outcome = outcome
-        self.reason = reason
-
-
-class KernelRaised(KernelFault):
-    """The kernel raised in Python: its process is still there and can be asked again."""
-
-
-class KernelEnded(Exception):
-    """The kernel's process is gone; how it went is known once it is reaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +63,6 @@ class Slice:
     """Copies of all outputs of calls of one shape, (calls, batch, heads_q, seqlen_q, head_dim)."""
     lse: Callable[[int], torch.Tensor]
     """A copy of the log-sum-exp of a call, in float32, where it was asked for."""
-
-
-class Log:
-    """The last of what a process printed, read by a thread so that a flood neither blocks it nor fills memory."""
-
-    def __init__(self) -> None:
-        self._read, self.write_end = os.pipe()
-        self._tail = bytearray()
-        self._thread = threading.Thread(target=self._drain, daemon=True)
-        self._thread.start()
-
-    def finish(self) -> None:
-        """Wait for the last words of processes that are gone."""
-        self._thread.join(timeout=1.0)
-
-    @property
-    def tail(self) -> str:
-        return bytes(self._tail[-LOG_BYTES:]).decode("utf-8", "replace")
-
-    def _drain(self) -> None:
-        while data := os.read(self._read, 65536):
-            self._tail += data
-            del self._tail[: -2 * LOG_BYTES]
-        os.close(self._read)
 
 
 class Arm:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pytest_avo.core.evaluation import Limits, Subject
 from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault
+from pytest_avo.evaluation.arms.arm import Arm
+from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.correctness.room import HOST, Room
 

@@ -16,7 +16,8 @@ from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import text_digest
-from pytest_avo.evaluation.arms.arm import Arm, Log
+from pytest_avo.evaluation.arms.arm import Arm
+from pytest_avo.evaluation.arms.log import Log
 from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
 from pytest_avo.evaluation.linux import cgroup, processes, python

@@ -28,8 +28,9 @@ from pytest_avo.core.evaluation import (
 from pytest_avo.core.kernel import Claim, claim_of
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
-from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, KernelRaised, Phase
+from pytest_avo.evaluation.arms.arm import Arm, Phase
 from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case
 from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault

@@ -26,7 +26,8 @@ import torch
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import InputKind, Shape
-from pytest_avo.evaluation.arms.arm import Arm, KernelEnded, KernelFault, Slice
+from pytest_avo.evaluation.arms.arm import Arm, Slice
+from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pytest_avo.core.kernel import Claim
-from pytest_avo.evaluation.arms.arm import KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.faults import KernelFault, KernelRaised
 from pytest_avo.evaluation.correctness.correctness import fault
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pytest_avo.core.evaluation import KERNEL, Limits, Subject
-from pytest_avo.evaluation.arms.arm import KernelRaised
 from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.arms.faults import KernelRaised
 from pytest_avo.evaluation.correctness.inputs import Case, draw
 from tests.evaluation.laboratory import MEMORY_BYTES, Laboratory, kernel, shape
 

@@ -17,7 +17,7 @@ import pytest
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import KERNEL
-from pytest_avo.evaluation.arms.arm import KernelEnded
+from pytest_avo.evaluation.arms.faults import KernelEnded
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.linux import processes
 from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
