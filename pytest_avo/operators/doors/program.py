@@ -65,7 +65,9 @@ class Program:
         self._process.stdin.close()
         status = self._process.wait()
         # The leash sees to that, unless somebody has killed it; what is left would hold the output open.
-        processes.send(processes.of_session(self._process.pid), signal.SIGKILL)
+        while left := [pid for pid in processes.of_session(self._process.pid) if processes.is_running(pid)]:
+            processes.send(left, signal.SIGKILL)
+            time.sleep(0.001)  # a killed process ends a little later, and may have forked before
         self._reader.join()
         self._process.stdout.close()
         self._transcript.close()
