@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
+from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel, source_digest
@@ -16,6 +19,7 @@ from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.events import Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
+from pytest_avo.operators.answer import checked
 from pytest_avo.operators.budget import Budget, BudgetExhausted, Ledger
 from pytest_avo.operators.catalogue import entry
 from pytest_avo.operators.directions import direction_of
@@ -109,8 +113,7 @@ class Consultation:
         """Ask the operator; on a thread of its own."""
         try:
             self.ledger.begin_attempt(evaluations=evaluations)
-            proposal = self._propose(task)
-            answers.put((task.member, proposal))
+            answers.put((task.member, checked(self._propose(task))))
         except BaseException as error:
             answers.put((task.member, error))
 
@@ -121,7 +124,7 @@ class Consultation:
                 return error
         for error in errors:
             if not isinstance(error, OperatorStopped | BudgetExhausted):
-                reason = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error}{_where(error)}"
                 return EvaluatorError(f"the operator failed in generation {generation}: {reason}")
         stops = [error for error in errors if isinstance(error, OperatorStopped)]
         return stops[0] if stops else OperatorStopped(str(errors[0]))
@@ -276,3 +279,11 @@ class Consultation:
 
 def _tell(answers: Answers, member: int, text: str) -> None:
     answers.put((member, text))
+
+
+def _where(error: BaseException) -> str:
+    """` (FILE, line N)` of the last line of the user's, or of a library's, that an error came through; "" for none."""
+    frames = [
+        each for each in traceback.extract_tb(error.__traceback__) if not Path(each.filename).is_relative_to(PACKAGE)
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

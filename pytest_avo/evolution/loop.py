@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
@@ -28,6 +27,7 @@ from pytest_avo.evolution.promotion import check_commit, check_place
 from pytest_avo.evolution.settlement import Settlement
 from pytest_avo.evolution.trials import Candidate, Trial, Trials
 from pytest_avo.lineage.records import Attempt
+from pytest_avo.operators.answer import storable
 from pytest_avo.operators.catalogue import entry
 from pytest_avo.operators.operator import OperatorStopped, Proposal, VariationOperator
 from pytest_avo.report import text
@@ -207,7 +207,7 @@ class Loop:
 
     def _record(self, proposal: Proposal, *, generation: int, member: int, parent: Attempt, since: float) -> None:
         """Record a proposal; one that there is nothing to evaluate of is settled at once."""
-        proposal = _storable(proposal)
+        proposal = storable(proposal)
         attempt, earlier = self.campaign.add(proposal, generation=generation, member=member, parent=parent)
         if proposal.failed:
             self._settlement.settle(attempt, "failed", Decision("same", proposal.failed), since=since)
@@ -242,16 +242,3 @@ class Loop:
         """Tell operators to stop and close the lineage."""
         self.consultation.close()
         self.campaign.close()
-
-
-def _storable(proposal: Proposal) -> Proposal:
-    """The proposal, failed where its text holds what no file can: halves of characters, which an operator may send.
-
-    NUL is spelled out but in a source, where Python refuses it: no command line takes it, as --avo-commit makes one.
-    """
-    texts = {name: getattr(proposal, name) for name in ("source", "hypothesis", "lesson", "failed")}
-    clean = {name: found.encode(errors="backslashreplace").decode() for name, found in texts.items()}
-    if clean != texts:
-        clean["failed"] = clean["failed"] or "its text holds characters that no file can"
-    spelled = {name: found if name == "source" else found.replace("\0", "\\x00") for name, found in clean.items()}
-    return replace(proposal, **spelled)

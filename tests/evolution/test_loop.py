@@ -293,3 +293,21 @@ def test_the_file_that_somebody_edited_meanwhile_is_not_overwritten(world: World
     with pytest.raises(InvalidInput, match="was edited since this run began"):
         world.evolve(step)
     assert read_kernel(world.kernel).source == source(101)
+
+
+def test_what_an_operator_must_not_answer_ends_the_run_which_can_be_resumed(world: World) -> None:
+    def mistaken(task: Task) -> Proposal:
+        return task.kernel.source  # type: ignore[return-value]
+
+    with pytest.raises(EvaluatorError, match="generation 1: TypeError: expected a Proposal or None, got str"):
+        world.evolve(mistaken)
+    with pytest.raises(EvaluatorError, match=r"ZeroDivisionError: .* by zero \(.*test_loop.py, line \d+\)"):
+        world.evolve(lambda task: proposal(source(1 // (task.generation - 1))), resume=True)
+    odd = {"geomean": math.nan, "other": 2}
+    assert world.evolve(proposal(source(200), predicted=odd), resume=True) == ["seed", "promoted"]
+
+
+@pytest.mark.parametrize("head", ["", "# coding: latin-1\n# → faster\n", "\ufeff"])
+def test_a_winner_is_the_text_that_its_file_holds_whatever_its_line_ends_and_encoding(world: World, head: str) -> None:
+    winner = (head + source(200)).replace("\n", "\r\n")
+    assert world.evolve(proposal(winner), proposal(source(300))) == ["seed", "promoted", "promoted"]

@@ -31,15 +31,16 @@ class TextForm:
         """The bytes of a text with line feeds as line ends, in the encoding that it declares.
 
         Where that cannot hold one of its characters, UTF-8 is used and declared instead; UnicodeEncodeError for what
-        is no character.
+        is no character. A mark is left out where another encoding is declared: Python refuses both.
         """
+        encoding = declared(text)
         try:
-            data = text.encode("utf-8" if self.mark else declared(text))
+            data = text.encode(encoding)
         except (UnicodeEncodeError, LookupError):
-            data = redeclared(text).encode()
+            encoding, data = "utf-8", redeclared(text).encode()
         if self.newline != "\n":
             data = data.replace(b"\n", self.newline.encode())
-        return (codecs.BOM_UTF8 if self.mark else b"") + data
+        return (codecs.BOM_UTF8 if self.mark and encoding == "utf-8" else b"") + data
 
 
 def decoded(data: bytes) -> str:
@@ -49,6 +50,22 @@ def decoded(data: bytes) -> str:
     """
     name, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
     return io.TextIOWrapper(io.BytesIO(data), name).read()
+
+
+def as_read_back(text: str) -> str:
+    """A text as Python would read it from the file that it is written to: both have one digest then.
+
+    Its line ends are line feeds, it has no byte order mark, and it declares an encoding that Python has and that holds
+    it. UnicodeEncodeError for what is no character.
+    """
+    text = io.StringIO(text.removeprefix("\ufeff"), newline=None).read()
+    try:
+        if decoded(text.encode(declared(text))) == text:
+            return text
+    except (SyntaxError, UnicodeError, LookupError):
+        pass
+    redeclared(text).encode()
+    return redeclared(text)
 
 
 def declared(text: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.disk.text_form import TextForm, declared, decoded
+from pytest_avo.core.disk.text_form import TextForm, as_read_back, declared, decoded
 
 TEXT = 'x = "naïve"\n\n\ndef f():\n    return x\n'
 LATIN = "# -*- coding: latin-1 -*-\n" + TEXT
@@ -66,3 +66,29 @@ def test_the_most_frequent_line_end_is_kept() -> None:
 def test_half_a_character_is_an_error() -> None:
     with pytest.raises(UnicodeEncodeError):
         TextForm().encoded('x = "\ud800"\n')
+
+
+@pytest.mark.parametrize("mark", [False, True])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        TEXT,
+        TEXT.replace("\n", "\r\n"),
+        TEXT.replace("\n", "\r", 1),
+        "\ufeff" + TEXT,
+        LATIN,
+        LATIN.replace("naïve", "naïve → fast"),
+        "# coding: nosuch\n" + TEXT,
+        "# coding: rot13\n" + TEXT,
+        "# coding: utf-16\n" + TEXT,
+        "# coding: ascii\n" + TEXT,
+    ],
+)
+def test_whatever_a_text_is_like_the_file_that_it_becomes_reads_back_as_one_text(
+    text: str, newline: str, mark: bool
+) -> None:
+    once = as_read_back(text)
+    assert decoded(TextForm(mark=mark, newline=newline).encoded(once)) == once
+    assert once.splitlines()[-1] == "    return x"
+    assert as_read_back(once) == once
