@@ -18,6 +18,14 @@ class NoStep(Exception):
         self.status = status
 
 
+def here() -> Path:
+    """The current folder; NoStep where somebody has removed it."""
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise NoStep(f"the current folder cannot be read: {error.strerror}", status=USAGE) from None
+
+
 def member_folder(start: Path) -> Path:
     """The member's folder: the nearest from `start` upwards, else the one that the environment names."""
     for folder in (start, *start.parents):

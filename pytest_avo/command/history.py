@@ -8,17 +8,16 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_avo.command.connection import NoStep, member_folder
-from pytest_avo.operators.doors.wire import USAGE, WRONG, Reply
+from pytest_avo.command.connection import NoStep, here, member_folder
+from pytest_avo.command.lineages import answered, lineage_path, run_number
+from pytest_avo.operators.doors.wire import WRONG, Reply
 
 if TYPE_CHECKING:
     from pytest_avo.lineage.records import Attempt, Run
     from pytest_avo.lineage.view import View
 
-LINEAGE = Path(".avo", "lineage.sqlite3")
 SEPARATOR = "  "
 
 
@@ -28,67 +27,47 @@ def add_verbs(verbs: Any) -> None:
     runs.add_argument("kernel", nargs="?", help="those of this file alone, as the lineage names it")
     restore = _verb(verbs, "restore", _restore, "Write a version of a run into the kernel's file")
     restore.add_argument("version", help="seed, incumbent, or a name as in g0007")
-    restore.add_argument("--run", type=int, metavar="N", help="default: the last run", dest="number")
+    restore.add_argument("--run", type=run_number, metavar="N", help="default: the last run", dest="number")
     restore.add_argument("--force", action="store_true", help="also over a text that is none of the run's")
     compare = _verb(verbs, "compare", _compare, "Show what two runs have in common and what not")
-    compare.add_argument("first", type=int, metavar="RUN")
-    compare.add_argument("second", type=int, metavar="RUN")
+    compare.add_argument("first", type=run_number, metavar="RUN")
+    compare.add_argument("second", type=run_number, metavar="RUN")
     for name, look_back in (("show", _show), ("log", _log)):
         verb = verbs.choices[name]
-        verb.add_argument("--run", type=int, metavar="N", dest="number", help="of the lineage, outside of a step")
+        verb.add_argument(
+            "--run", type=run_number, metavar="N", dest="number", help="of the lineage, outside of a step"
+        )
         verb.set_defaults(run=_inside_or_back(verb.get_default("run"), look_back))
 
 
 def _verb(verbs: Any, name: str, run: Any, words: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=words, description=f"{words}.")
     parser.add_argument("--json", action="store_true", help="answer with a JSON object")
-    parser.set_defaults(run=_answered(run))
+    parser.set_defaults(run=answered(run))
     return parser
-
-
-def _answered(run: Any) -> Any:
-    def answer(given: argparse.Namespace) -> Reply:
-        from pytest_avo.core.errors import InvalidInput
-        from pytest_avo.operators.knowledge.versions import UnknownVersion
-
-        try:
-            reply: Reply = run(given)
-        except (InvalidInput, UnknownVersion) as error:
-            return Reply(text=f"error: {error}", status=WRONG)
-        return reply
-
-    return answer
 
 
 def _inside_or_back(inside: Any, look_back: Any) -> Any:
     def run(given: argparse.Namespace) -> Reply:
         if given.number is None:
             try:
-                member_folder(Path.cwd())
+                member_folder(here())
             except NoStep:
                 pass
             else:
                 reply: Reply = inside(given)
                 return reply
-        back: Reply = _answered(look_back)(given)
+        back: Reply = answered(look_back)(given)
         return back
 
     return run
-
-
-def lineage_path(start: Path) -> Path:
-    """The lineage of the project around a folder; NoStep where there is none."""
-    for folder in (start, *start.parents):
-        if (folder / LINEAGE).is_file():
-            return folder / LINEAGE
-    raise NoStep(f"there is no {LINEAGE} here or above: expected the folder of a project with a run", status=USAGE)
 
 
 def _view(number: int | None) -> View:
     from pytest_avo.core.errors import InvalidInput
     from pytest_avo.lineage.view import View, runs
 
-    path = lineage_path(Path.cwd())
+    path = lineage_path()
     if number is None:
         known = runs(path)
         if not known:
@@ -100,7 +79,7 @@ def _view(number: int | None) -> View:
 def _runs(given: argparse.Namespace) -> Reply:
     from pytest_avo.lineage.view import View, runs
 
-    path = lineage_path(Path.cwd())
+    path = lineage_path()
     found = []
     for run in runs(path, given.kernel):
         with View(path, run.id) as view:

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytest_avo.command.connection import NoStep
-from pytest_avo.command.history import LINEAGE, lineage_path
-from pytest_avo.operators.doors.wire import USAGE, WRONG, Reply
+from pytest_avo.command.connection import NoStep, here
+from pytest_avo.command.lineages import LINEAGE, answered, lineage_path, run_number
+from pytest_avo.operators.doors.wire import USAGE, Reply
 
 if TYPE_CHECKING:
     from pytest_avo.lineage.view import View
@@ -32,41 +32,37 @@ def add_verbs(verbs: Any) -> None:
         "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"
     )
     report.add_argument("--json", action="store_true", help="answer with a JSON object")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=answered(_report))
     words = "Write a run as a table, a row per attempt and shape; docs/reference/export.md says what the columns are"
     export = verbs.add_parser("export", help=words, description=f"{words}.")
     export.add_argument("named", nargs="?", default="", metavar="RUN", help=f"{RUN} (default: the last run)")
     for name in ("csv", "jsonl", "parquet"):
         export.add_argument(f"--{name}", type=Path, metavar="FILE")
     export.add_argument("--json", action="store_true", help="answer with a JSON object")
-    export.set_defaults(run=_export)
+    export.set_defaults(run=answered(_export))
 
 
 def _report(given: argparse.Namespace) -> Reply:
     from pytest_avo.core.disk.files import write_atomically
-    from pytest_avo.core.errors import InvalidInput
     from pytest_avo.evolution.chronicle import Chronicle
     from pytest_avo.report.page.needs import check_libraries
 
-    try:
-        check_libraries("avo report")
-        if files := [Path(each) for each in given.runs if each.endswith(".json")]:
-            return _compare_files(files, given)
-        from pytest_avo.report.page.runs import run_titles, runs_page
+    check_libraries("avo report")
+    output = here() / given.output
+    if files := [Path(each) for each in given.runs if each.endswith(".json")]:
+        return _compare_files(files, given)
+    from pytest_avo.report.page.runs import run_titles, runs_page
 
-        with ExitStack() as open_views:
-            views = [open_views.enter_context(view_of(each)) for each in given.runs or [""]]
-            facts = [Chronicle(view).facts() for view in views]
-        write_atomically(given.output.absolute(), runs_page(facts))
-    except InvalidInput as error:
-        return Reply(text=f"error: {error}", status=WRONG)
+    with ExitStack() as open_views:
+        views = [open_views.enter_context(view_of(each)) for each in given.runs or [""]]
+        facts = [Chronicle(view).facts() for view in views]
+    write_atomically(output, runs_page(facts))
     named = [f"{title}, {each.kernel}, {each.operator}" for title, each in zip(run_titles(facts), facts, strict=True)]
     return Reply(text=f"{given.output}: {'; '.join(named)}", data={"path": str(given.output)})
 
 
 def _export(given: argparse.Namespace) -> Reply:
     from pytest_avo.core.disk.files import write_atomically
-    from pytest_avo.core.errors import InvalidInput
     from pytest_avo.evolution.chronicle import Chronicle
     from pytest_avo.report.files.run_table import as_csv, as_jsonl, as_parquet, rows
     from pytest_avo.report.page.needs import check_libraries
@@ -75,16 +71,14 @@ def _export(given: argparse.Namespace) -> Reply:
     asked = {name: getattr(given, name) for name in writers if getattr(given, name) is not None}
     if not asked:
         return Reply(text="avo: export: expected --csv FILE, --jsonl FILE or --parquet FILE", status=USAGE)
-    try:
-        if "parquet" in asked:
-            check_libraries("avo export --parquet", ("pyarrow",), extra="parquet")
-        with view_of(given.named) as view:
-            facts = Chronicle(view).facts()
-        table = list(rows(facts))
-        for name, path in asked.items():
-            write_atomically(path.absolute(), writers[name](table))
-    except InvalidInput as error:
-        return Reply(text=f"error: {error}", status=WRONG)
+    if "parquet" in asked:
+        check_libraries("avo export --parquet", ("pyarrow",), extra="parquet")
+    folder = here()
+    with view_of(given.named) as view:
+        facts = Chronicle(view).facts()
+    table = list(rows(facts))
+    for name, path in asked.items():
+        write_atomically(folder / path, writers[name](table))
     paths = [str(path) for path in asked.values()]
     return Reply(text=f"{', '.join(paths)}: {len(table)} rows of {facts.label}", data={"paths": paths})
 
@@ -96,7 +90,7 @@ def _compare_files(files: list[Path], given: argparse.Namespace) -> Reply:
 
     if len(files) != len(given.runs):
         return Reply(text="error: expected runs, or files of --avo-json, not both", status=USAGE)
-    write_atomically(given.output.absolute(), bench_page([read_bench(each) for each in files]))
+    write_atomically(here() / given.output, bench_page([read_bench(each) for each in files]))
     return Reply(text=f"{given.output}: {', '.join(map(str, files))}", data={"path": str(given.output)})
 
 
@@ -105,14 +99,14 @@ def view_of(named: str) -> View:
     from pytest_avo.core.errors import InvalidInput
     from pytest_avo.lineage.view import View, runs
 
-    if named.isdecimal():
-        return View(lineage_path(Path.cwd()), int(named))
+    if _is_number(named):
+        return View(lineage_path(), int(named))
     place, colon, number = named.rpartition(":")
-    if not (colon and number.isdecimal()):
+    if not (colon and _is_number(number)):
         place, number = named, ""
     path = Path(place) / LINEAGE if Path(place).is_dir() and place else Path(place)
     if not place:
-        path = lineage_path(Path.cwd())
+        path = lineage_path()
     elif not path.is_file():
         raise NoStep(f"{named}: expected a run: {RUN}", status=USAGE)
     if number:
@@ -121,3 +115,10 @@ def view_of(named: str) -> View:
     if not known:
         raise InvalidInput(f"{path}: the lineage has no run yet")
     return View(path, known[-1].id)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(run_number(text))
+    except argparse.ArgumentTypeError:
+        return False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pytest_avo.command.connection import NoStep, ask, member_folder
+from pytest_avo.command.connection import NoStep, ask, here, member_folder
+from pytest_avo.command.lineages import how_many
 from pytest_avo.operators.doors.wire import USAGE, Reply, Request
 
 Verbs = Any
@@ -67,7 +69,7 @@ def _add_evaluation(verbs: Verbs) -> None:
 
 def _add_looking(verbs: Verbs) -> None:
     log = _verb(verbs, "log", _log, "List attempts, newest first")
-    log.add_argument("-n", type=int, default=20, dest="last", metavar="N", help="how many (default: 20)")
+    log.add_argument("-n", type=how_many, default=20, dest="last", metavar="N", help="how many (default: 20)")
     log.add_argument("--promoted", action="store_true", help="only those that were promoted")
     show = _verb(verbs, "show", _show, "Show one version: outcome, figures, source")
     show.add_argument("version", help="seed, incumbent, or a name as in g0007")
@@ -79,7 +81,7 @@ def _add_looking(verbs: Verbs) -> None:
 def run(given: argparse.Namespace) -> Reply:
     """Ask the evolution what the verb means, in the member's folder."""
     requests = given.request(given)
-    folder = member_folder(Path.cwd())
+    folder = member_folder(here())
     replies = [ask(folder, each) for each in (requests if isinstance(requests, list) else [requests])]
     if len(replies) == 1:
         return replies[0]
@@ -159,11 +161,14 @@ def _submit(given: argparse.Namespace) -> Request:
 
 
 def _prediction(text: str) -> tuple[str, float]:
-    name, _, ratio = text.rpartition("=")
+    name, _, written = text.rpartition("=")
     try:
-        return name or GEOMEAN, float(ratio.removesuffix("x"))
+        ratio = float(written.removesuffix("x"))
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a ratio such as 1.05, or SHAPE=1.05, got {text!r}") from None
+        ratio = 0.0
+    if not 0 < ratio < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a ratio such as 1.05, or SHAPE=1.05, got {text!r}")
+    return name or GEOMEAN, ratio
 
 
 def _seconds(text: str) -> float:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
+import tempfile
 import threading
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +40,10 @@ PRAGMA writable_schema = RESET;
 """Wider constraints change nothing that is stored, so SQLite's own way is to edit their text."""
 
 Row = tuple[Any, ...]
+
+
+class UnreadableLineage(sqlite3.DatabaseError):
+    """What is stored cannot be read back: a damaged file, or a record that somebody else wrote."""
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
@@ -82,9 +90,21 @@ def _open_to_write(path: Path) -> sqlite3.Connection:
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """Connect to the lineage at `path` for queries alone; InvalidInput when there is none."""
+    """Connect to the lineage at `path` for queries alone; InvalidInput when there is none.
+
+    Where nothing can be written it is read as it is now: to read it in place SQLite wants to write beside it.
+    """
     if not path.is_file():
         raise InvalidInput(f"{path}: expected a lineage, there is no such file")
+    try:
+        return _open_to_read(path)
+    except InvalidInput:
+        if os.access(path.parent, os.W_OK):
+            raise
+    return _open_copy(path)
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
     try:
         # Not mode=ro: a reader of a write-ahead log must be able to create its shared-memory file.
         connection = _connect(path, mode="rw")
@@ -105,17 +125,44 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _open_copy(path: Path) -> sqlite3.Connection:
+    """A copy in memory, with what a writer that was killed left in its log."""
+    with tempfile.TemporaryDirectory(prefix="pytest-avo-lineage-") as folder:
+        copy = Path(folder, FILE)
+        try:
+            shutil.copyfile(path, copy)
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{path}-wal", f"{copy}-wal")
+        except OSError as error:
+            raise InvalidInput(f"{path}: cannot be read as a lineage: {error.strerror}") from None
+        try:
+            found = _open_to_read(copy)
+        except InvalidInput as error:
+            raise InvalidInput(str(error).replace(str(copy), str(path))) from None
+        connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+        found.backup(connection)
+        found.close()
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
 class Reader:
     """A connection for queries that several threads may share."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._connection = open_to_read(path)
         self._lock = threading.Lock()
 
     def rows(self, query: str, *parameters: object) -> list[Row]:
-        """All rows of one SELECT: one consistent state of the lineage."""
+        """All rows of one SELECT: one consistent state. UnreadableLineage where SQLite cannot read them."""
         with self._lock:
-            return self._connection.execute(query, parameters).fetchall()
+            try:
+                return self._connection.execute(query, parameters).fetchall()
+            except sqlite3.ProgrammingError:
+                raise  # it is closed, which is no fault of the file
+            except sqlite3.Error as error:
+                raise UnreadableLineage(f"{self._path}: the lineage cannot be read: {error}") from None
 
     def close(self) -> None:
         with self._lock:

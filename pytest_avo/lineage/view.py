@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +17,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.stats import Interval
-from pytest_avo.lineage.database import Reader, Row
+from pytest_avo.lineage.database import Reader, Row, UnreadableLineage
 from pytest_avo.lineage.events import Event, Fact, SeedComparison, decoded, kind_of
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run, Status, StoredEvaluation
 
@@ -57,6 +58,7 @@ EVENTS_AFTER = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND id
 EVENTS_OF_KIND = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND kind = ? AND id > ? ORDER BY id"
 
 Asked = TypeVar("Asked", bound=Fact)
+Read = TypeVar("Read")
 
 
 def runs(path: Path, kernel: str | None = None) -> tuple[Run, ...]:
@@ -160,10 +162,10 @@ class View:
         return tuple(_evaluation(row) for row in self._rows(DRAFT_EVALUATIONS, attempt, purpose, digest))
 
     def source(self, digest: str) -> str:
-        """The text with this digest, without provenance lines; KeyError when the lineage has none."""
+        """The text with this digest, without provenance lines; UnreadableLineage when the lineage has none."""
         rows = self._rows(SOURCE, digest)
         if not rows:
-            raise KeyError(digest)
+            raise UnreadableLineage(f"{self.path}: the lineage cannot be read: it lacks the source {digest}")
         return str(rows[0][0])
 
     def events(self, *kinds: type[Asked], after: int = 0) -> tuple[Event[Asked], ...]:
@@ -236,6 +238,21 @@ PREDICTED = msgspec.json.Decoder(dict[str, float])
 BODY = msgspec.json.Decoder(Evaluation)
 
 
+def _decoder(decode: Callable[[Row], Read]) -> Callable[[Row], Read]:
+    """The decoder of a record, with UnreadableLineage where what is stored is nothing that a Store writes."""
+
+    @wraps(decode)
+    def decoded_row(row: Row) -> Read:
+        try:
+            return decode(row)
+        except (msgspec.MsgspecError, TypeError) as error:
+            what = decode.__name__.removeprefix("_")
+            raise UnreadableLineage(f"{what} {row[0]} of the lineage cannot be read: {error}") from None
+
+    return decoded_row
+
+
+@_decoder
 def _run(row: Row) -> Run:
     number, kernel, target, operator, seed, shapes, fingerprint, started, settings = row
     return Run(
@@ -251,12 +268,14 @@ def _run(row: Row) -> Run:
     )
 
 
+@_decoder
 def _attempt(row: Row) -> Attempt:
     number, run, generation, member, island, parent, digest, operator, hypothesis, predicted, created = row
     ratios = PREDICTED.decode(predicted)
     return Attempt(number, run, generation, member, island, parent, digest, operator, hypothesis, ratios, created)
 
 
+@_decoder
 def _outcome(row: Row) -> AttemptOutcome:
     _, attempt, status, reason, *rest = row
     return AttemptOutcome(
@@ -271,11 +290,13 @@ def _interval(columns: Sequence[float | None]) -> Interval | None:
     return Interval(estimate, low, high)
 
 
+@_decoder
 def _evaluation(row: Row) -> StoredEvaluation:
     attempt, purpose, digest, body = row
     return StoredEvaluation(attempt, purpose, digest, BODY.decode(body))
 
 
+@_decoder
 def _event(row: Row) -> Event[Any]:
     number, run, time, kind, data = row
     return Event(number, run, time, decoded(kind, data))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,38 @@ def test_without_a_lineage_that_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert "there is no .avo/lineage.sqlite3 here or above" in said(capsys, "runs", status=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["log", "-n", "0"],
+        ["log", "-n", "-3"],
+        ["log", "--run", "99999999999999999999"],
+        ["show", "seed", "--run", "-1"],
+        ["compare", "1", "two"],
+    ],
+)
+def test_a_number_that_no_run_has_is_a_usage_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert f", from 1, got '{arguments[-1]}'" in capsys.readouterr().err
+
+
+def test_a_damaged_lineage_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(world.folder / ".avo" / "lineage.sqlite3")) as connection:
+        connection.execute("DROP TABLE event")
+    for verb in (["runs"], ["log"], ["export", "--csv", "x.csv"]):
+        assert "lineage.sqlite3: the lineage cannot be read: no such table: event" in said(capsys, *verb, status=1)
+
+
+def test_a_current_folder_that_is_gone_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for verb in (["runs"], ["status"], ["log"], ["export", "--csv", "x.csv"]):
+        assert "the current folder cannot be read: No such file" in said(capsys, *verb, status=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 
 import pytest
 
@@ -18,3 +19,14 @@ def test_what_the_locale_lacks_is_spelled_out(encoding: str, shown: str) -> None
     say("naïve.py · \udcef", stream)
     stream.seek(0)
     assert stream.read() == shown
+
+
+def test_an_answer_that_cannot_be_written_is_no_success_but_a_closed_stream_is_its_owners_wish(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        assert not say("much", full)
+        with suppress(OSError):
+            full.close()
+    assert capsys.readouterr().err == "avo: the answer cannot be written: No space left on device\n"
+    assert say("much", None)

@@ -12,8 +12,8 @@ import pytest
 
 from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.core.stats import Interval
-from pytest_avo.lineage.database import VERSION
-from pytest_avo.lineage.records import AttemptOutcome
+from pytest_avo.lineage.database import VERSION, _open_copy
+from pytest_avo.lineage.records import AttemptOutcome, Run
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View, latest_run
 
@@ -76,3 +76,19 @@ def test_version_1(old: Path, first: Callable[[Path], object]) -> None:
                 connection.execute(
                     f"INSERT INTO {table} ({column}, {COLUMNS[table]}) VALUES (?, {VALUES[table]})", (value,)
                 )
+
+
+def test_where_nothing_can_be_written_a_copy_is_read_brought_up_to_date(old: Path) -> None:
+    before = old.read_bytes()
+    with closing(_open_copy(old)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (VERSION,)
+        assert connection.execute("SELECT id, island FROM attempt").fetchall()[0] == (1, 0)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("DELETE FROM event")
+    assert old.read_bytes() == before
+
+
+def test_a_copy_has_what_is_in_the_log_of_a_writer(store: Store, run: Run) -> None:
+    assert store.path.with_name(f"{store.path.name}-wal").stat().st_size > 0
+    with closing(_open_copy(store.path)) as connection:
+        assert connection.execute("SELECT id FROM run").fetchall() == [(run.id,)]

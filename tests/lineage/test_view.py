@@ -13,6 +13,7 @@ import pytest
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage import view as queries
+from pytest_avo.lineage.database import UnreadableLineage
 from pytest_avo.lineage.events import FenceMark, LessonLearnt, NoiseFloor, Spending
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Run, Status
 from pytest_avo.lineage.store import Store
@@ -184,13 +185,13 @@ def test_runs_are_listed_per_kernel(store: Store, run: Run) -> None:
 def test_unknown_numbers_are_said(view: View, store: Store) -> None:
     with pytest.raises(InvalidInput, match="expected a run 99"):
         View(store.path, 99)
-    with pytest.raises(KeyError):
+    with pytest.raises(UnreadableLineage, match="it lacks the source 0000"):
         view.source("0" * 16)
     assert view.outcome(99) is None
 
 
 def test_a_view_cannot_write(view: View) -> None:
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(UnreadableLineage, match="readonly"):
         view._rows("INSERT INTO source VALUES ('x', 'y')")
 
 
@@ -259,3 +260,30 @@ def test_a_large_lineage_reads_back_whole(large: Path) -> None:
         assert sum(view.counts().values()) == 5000
         assert view.log_score(attempts[-1].id) == pytest.approx(0.001 * 4999)
         assert msgspec.json.encode(view.incumbent()) == msgspec.json.encode(attempts[-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DROP TABLE event", "the lineage cannot be read: no such table: event"),
+        ("UPDATE run SET settings = '{'", "run 1 of the lineage cannot be read"),
+        ("""UPDATE attempt SET predicted = '{"geomean": null}'""", "attempt 1 of the lineage cannot be read"),
+        ("UPDATE event SET data = '{}'", "event 1 of the lineage cannot be read"),
+    ],
+)
+def test_what_nobody_here_has_written_is_said_and_named(store: Store, run: Run, damage: str, said: str) -> None:
+    Author(store, run).ended("X = 0", "seed")
+    store.add_event(run.id, NoiseFloor(0.01))
+    with closing(sqlite3.connect(store.path)) as connection:
+        for table in ("run", "attempt", "event"):
+            connection.execute(f"DROP TRIGGER {table}_kept")
+        connection.execute(damage)
+        connection.commit()
+    with pytest.raises(UnreadableLineage, match=said):
+        read_all(store.path, run.id)
+
+
+def read_all(path: Path, run: int) -> None:
+    with View(path, run) as view:
+        view.attempts()
+        view.all_events()

@@ -23,6 +23,7 @@ from pytest_avo.evolution.decision import accepts
 from pytest_avo.evolution.hooks import Hooks
 from pytest_avo.evolution.loop import Loop, open_campaign
 from pytest_avo.evolution.trials import Trial
+from pytest_avo.lineage.database import UnreadableLineage
 from pytest_avo.operators.catalogue import load_operator
 from pytest_avo.operators.entry import OperatorChoices
 from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, VariationOperator
@@ -249,7 +250,7 @@ class Evolution(KernelRun):
 
 def _why(error: Exception, store: Path) -> str:
     """What ended a run that its user did not; what was recorded by then is kept."""
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, sqlite3.Error) and not isinstance(error, UnreadableLineage):
         return f"{store}: the lineage cannot be written: {error}; what is in it is kept"
     return str(error)
 
