@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 TRITON_OF_LIMITS = "3.6"
 """The Triton with which the limits on spills were tried: another one's ptxas puts other registers aside."""
 SHARED_LIMITS_BYTES = {"sm90": 232448}
-ARCHITECTURES = {"sm90": "sm_90a"}
+ARCHITECTURES = ("sm90",)
 
 
 class LaunchReport(msgspec.Struct, frozen=True, tag="launch"):
@@ -93,9 +93,9 @@ def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: 
 
     @cache
     def analyse(specialisation: Specialisation) -> Assembly:
-        from pytest_avo.evaluation.diagnosis.sass import assemble
+        from pytest_avo.evaluation.diagnosis.sass import assembly_of
 
-        return assemble(specialisation.ptx, arch=ARCHITECTURES[target], options=specialisation.ptxas_options)
+        return assembly_of(specialisation.log, specialisation.cubin)
 
     def cost(specialisation: Specialisation) -> float:
         """By how much an autotuner is to avoid a configuration: for what fails, then for local memory in loops."""

@@ -37,19 +37,13 @@ class Assembly:
     hot_local: int
 
 
-def assemble(ptx: str, *, arch: str, options: tuple[str, ...] = ()) -> Assembly:
-    """Assemble PTX for arch ("sm_90a") with the ptxas that Triton uses, and read its log and the machine code.
-
-    Raises CalledProcessError when ptxas refuses the code.
-    """
+def assembly_of(log: str, cubin: bytes) -> Assembly:
+    """Read the log of `ptxas -v`, and the machine code that it made."""
     with tempfile.TemporaryDirectory() as folder:
-        source, binary = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
-        source.write_text(ptx, encoding="utf-8")
-        command = [knobs.nvidia.ptxas.path, "-v", *options, f"--gpu-name={arch}", str(source), "-o", str(binary)]
-        log = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+        binary = Path(folder, "kernel.cubin")
+        binary.write_bytes(cubin)
         command = [knobs.nvidia.nvdisasm.path, "-c", str(binary)]
-        sass = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return read(log, sass)
+        return read(log, subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def read(log: str, sass: str) -> Assembly:

@@ -7,6 +7,7 @@ executing it. Tensors live on the CPU; the calls of torch.cuda that host code as
 from __future__ import annotations
 
 import contextlib
+import io
 import traceback
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +21,7 @@ import triton
 from torch.overrides import TorchFunctionMode
 from triton import knobs
 from triton.backends.compiler import GPUTarget, Language
+from triton.backends.nvidia.compiler import CUDABackend
 from triton.compiler import CompiledKernel
 from triton.runtime.errors import OutOfResources
 
@@ -59,7 +61,8 @@ _PROPERTIES = SimpleNamespace(
 class Specialisation:
     """One kernel compiled for one set of constants, types and divisibilities; key is equal for equal code.
 
-    constants: names and values, arguments that are 1 among them, which Triton takes for constants.
+    constants: names and values, arguments that are 1 among them, which Triton takes for constants. cubin and log: what
+    the assembler made of it, and what it said.
     """
 
     key: str
@@ -67,8 +70,8 @@ class Specialisation:
     constants: tuple[tuple[str, str], ...]
     num_warps: int
     shared_bytes: int
-    ptx: str
-    ptxas_options: tuple[str, ...]
+    cubin: bytes
+    log: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ class DryRun:
             raise ValueError(f"target {target!r}: expected one of {', '.join(TARGETS)}")
         self._target = TARGETS[target]
         self._compiled: dict[str, Specialisation] = {}
+        self._logs: dict[str, str] = {}
         self._launches: list[Launch] = []
         self._tried: list[Launch] = []
         self._cost = cost
@@ -104,6 +108,7 @@ class DryRun:
         launcher = partial(_launcher, self._record)
         replace_driver(self._target, launcher=launcher, benchmark=self._benchmark)
         knobs.compilation.listener = self._on_compile
+        self._device.enter_context(_kept_logs(self._logs))
         self._device.enter_context(pretended_device())
         return self
 
@@ -132,17 +137,17 @@ class DryRun:
 
     def _on_compile(self, *, src: Any, metadata: dict[str, Any], metadata_group: dict[str, str], **_: object) -> None:
         """Triton compiled something, or found it in its cache."""
-        ptx = next(Path(path) for name, path in metadata_group.items() if name.endswith(".ptx"))
-        options = [] if metadata["enable_fp_fusion"] else ["--fmad=false"]
-        options += (metadata["ptx_options"] or "").split()
+        if metadata["hash"] not in self._logs:
+            raise RuntimeError(f"{metadata['name']} was compiled by another process, which has what the assembler said")
+        cubin = next(Path(path) for name, path in metadata_group.items() if name.endswith(".cubin"))
         self._compiled[metadata["hash"]] = Specialisation(
             key=metadata["hash"],
             kernel=metadata["name"],
             constants=_constants(src, metadata),
             num_warps=metadata["num_warps"],
             shared_bytes=metadata["shared"],
-            ptx=ptx.read_text(encoding="utf-8"),
-            ptxas_options=tuple(options),
+            cubin=cubin.read_bytes(),
+            log=self._logs[metadata["hash"]],
         )
 
     def _benchmark(self, call: Callable[[], object], *, quantiles: Sequence[float], **_: object) -> list[float]:
@@ -167,6 +172,23 @@ def replace_driver(
     """
     triton.runtime.driver.set_active(_Driver(target, launcher, benchmark))
     triton.set_allocator(lambda size, align, stream: None)
+
+
+@contextlib.contextmanager
+def _kept_logs(logs: dict[str, str]) -> Iterator[None]:
+    """Keep what the assembler says of each compilation, by its hash: to run it again would take as long again."""
+    make = CUDABackend.make_cubin
+
+    def make_and_keep(backend: CUDABackend, source: str, metadata: dict[str, Any], *rest: object) -> bytes:
+        said = io.StringIO()
+        with knobs.nvidia.scope(), contextlib.redirect_stdout(said):
+            knobs.nvidia.dump_ptxas_log = True
+            cubin: bytes = make(backend, source, metadata, *rest)
+        logs[metadata["hash"]] = said.getvalue()
+        return cubin
+
+    with mock.patch.object(CUDABackend, "make_cubin", make_and_keep):
+        yield
 
 
 def _launched(error: OutOfResources) -> str:
