@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 
@@ -32,11 +31,12 @@ def torch_answer(
         blind = q.new_zeros((*q.shape[:-2], queries - keys, v.shape[-1]))
         seeing = torch_answer(q[..., queries - keys :, :], k, v, causal=True, scale=scale)
         return torch.cat([blind, seeing], dim=-2)
-    mask = (
-        causal_lower_right(queries, keys)  # by which torch's flash attention for GPUs takes it
-        if q.is_cuda and not torch.compiler.is_compiling()
-        else torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-    )
+    if q.is_cuda and not torch.compiler.is_compiling():
+        from torch.nn.attention.bias import causal_lower_right  # brings torch's compiler along, which takes a second
+
+        mask: torch.Tensor = causal_lower_right(queries, keys)  # by which torch's flash attention for GPUs takes it
+    else:
+        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
 
 
