@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ from pytest_avo.kernels import use
 from tests.kernels.measured_folder import builds, calls, counted, results, used
 
 # Older names work for as long as these tests are to run with older versions too.
-pytestmark = pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated")
-transformers = pytest.importorskip("transformers", reason="needs pytest-avo[transformers]")
+# It takes seconds to import: the tests of one process need it, all that run tests read this file.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`past_key_values` is deprecated"),
+    pytest.mark.skipif(find_spec("transformers") is None, reason="needs pytest-avo[transformers]"),
+]
 
 VOCABULARY = 64
 STEPS = 200
@@ -40,6 +45,8 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def llama(**given: Any) -> Any:
+    transformers = import_module("transformers")
+
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 64}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     torch.manual_seed(0)
@@ -49,6 +56,8 @@ def llama(**given: Any) -> Any:
 
 def gemma() -> Any:
     """Layers of both kinds; the window bites from the ninth token on."""
+    transformers = import_module("transformers")
+
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 64}
     torch.manual_seed(0)
     config = transformers.Gemma3TextConfig(
@@ -108,6 +117,8 @@ def test_logits_are_those_of_eager(make: Any, padding: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("make", [llama, gemma])
 def test_a_prompt_in_pieces_and_a_cache_of_fixed_length(make: Any) -> None:
+    transformers = import_module("transformers")
+
     tokens, mask = prompts(0, 3)
 
     def in_pieces(model: Any) -> torch.Tensor:

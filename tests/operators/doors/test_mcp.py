@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from typing import Any
 
 import anyio
@@ -13,17 +14,22 @@ import pytest
 from tests.operators.doors.conftest import Make, Member, Open
 from tests.operators.steps import SEED
 
-mcp = pytest.importorskip("mcp")
+pytestmark = pytest.mark.skipif(find_spec("mcp") is None, reason="needs pytest-avo[mcp]")
 
 
 def talk(member: Member, conversation: Callable[[Any], Awaitable[None]]) -> None:
     """Have a client start the server in the folder and speak with it."""
+    import mcp  # which takes a second
+
     parameters = mcp.StdioServerParameters(
         command=sys.executable, args=["-m", "pytest_avo.mcp"], cwd=member.folder, env=dict(os.environ)
     )
 
+    errors = sys.__stderr__  # sys.stderr is pytest's, which no process can have
+    assert errors is not None
+
     async def run() -> None:
-        async with mcp.stdio_client(parameters) as streams, mcp.ClientSession(*streams) as session:
+        async with mcp.stdio_client(parameters, errlog=errors) as streams, mcp.ClientSession(*streams) as session:
             await session.initialize()
             await conversation(session)
 
