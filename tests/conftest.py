@@ -1,15 +1,22 @@
-"""Signals as a terminal has them, however the tests were started; and what all tests import collected once."""
+"""What is set for all tests: signals as a terminal has them, bytecode that is kept, garbage that is looked for once."""
 
 from __future__ import annotations
 
 import gc
+import os
 import signal
+import sys
 
 
 def pytest_configure() -> None:
-    """Let Ctrl-C reach tests of it: a shell starts background jobs with SIGINT ignored, and processes inherit that."""
+    """Let Ctrl-C reach tests of it: a shell starts background jobs with SIGINT ignored, and processes inherit that.
+
+    And keep bytecode, whatever the surroundings say: many processes import torch, which takes each twice as long else.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
 
 
 def pytest_collection_finish() -> None:
