@@ -21,7 +21,9 @@ import pytest
 
 # pytester forgets what a test imports: what runs in this process need is imported before. (numpy cannot be twice.)
 import tests.plugin.scripted_pool  # noqa: F401
+from pytest_avo.evaluation.pool.pool import Pool
 from tests import ROOT
+from tests.plugin import warm_pool
 
 SUITE = """
 [[shape]]
@@ -99,6 +101,7 @@ class Scripted:
             return None
         word = lines[task.generation - 1]
         if word == "sleep":
+            pathlib.Path("asleep").touch()
             time.sleep(600)
         if word == "raise":
             raise RuntimeError("the operator is broken")
@@ -121,6 +124,14 @@ PLUGINS = ("-p", "no:cacheprovider")
 
 SCRIPTED_PLUGINS = (*PLUGINS, "-p", "tests.plugin.scripted_pool")
 """The same where evaluations are scripted."""
+
+
+WARM_PLUGINS = (*PLUGINS, "-p", "tests.plugin.warm_pool")
+"""The same where a worker evaluates that is there already."""
+
+
+KEY = "key-of-the-test-0123456789"
+"""A secret of the user's, in the environment of what evaluates kernels."""
 
 
 def quick(environment: Mapping[str, str]) -> dict[str, str]:
@@ -146,6 +157,11 @@ class Project:
     pytester: pytest.Pytester
     plugins: tuple[str, ...] = PLUGINS
     """What runs load, as arguments."""
+    here: bool = False
+    """Whether runs are in this process where they need not start workers: to import everything takes longer than most.
+
+    `start` has a process of its own always.
+    """
 
     @property
     def path(self) -> Path:
@@ -163,14 +179,11 @@ class Project:
         (self.path / "scripted.py").write_text(SCRIPTED)
 
     def run(self, *arguments: str) -> pytest.RunResult:
-        """Run pytest in a process of its own, as a user does; where evaluations are scripted, in this one.
-
-        To start a process and import everything takes longer than such a run, and workers of xdist need one.
-        """
+        """Run pytest in a process of its own, as a user does, or in this one."""
         with pytest.MonkeyPatch.context() as patch:
             for name, value in quick({}).items():
                 patch.setenv(name, value)
-            if self.plugins == SCRIPTED_PLUGINS and "-n" not in arguments:
+            if self.here and ("-n" not in arguments or "--avo-evolve" in arguments):  # then xdist starts no workers
                 # pytest says of plugins that are imported already that it cannot rewrite them.
                 patch.setenv("PYTEST_ADDOPTS", "-W ignore::pytest.PytestAssertRewriteWarning", prepend=" ")
                 return self._run_here(*arguments)
@@ -287,7 +300,32 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cach
 @pytest.fixture
 def scripted(project: Project) -> Project:
     """Evaluations in the project's runs are scripted: for tests of what becomes of them."""
-    project.plugins = SCRIPTED_PLUGINS
+    project.plugins, project.here = SCRIPTED_PLUGINS, True
+    return project
+
+
+@pytest.fixture
+def here(project: Project) -> Project:
+    """The project's runs are in this process: for those that evaluate nothing."""
+    project.here = True
+    return project
+
+
+@pytest.fixture(scope="session")
+def warm_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
+    """A pool of one worker that is there already, started as a user's whose key is in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("OPENAI_API_KEY", KEY)
+        pool = warm_pool.WarmPool.kept = warm_pool.started()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def warm(project: Project, warm_worker: Pool) -> Project:
+    """Evaluations in the project's runs are real, by a worker that is there already."""
+    project.plugins, project.here = WARM_PLUGINS, True
     return project
 
 
