@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEAVY = ("msgspec", "numpy", "openai", "optuna", "torch", "triton")
+HEAVY = ("execnet", "msgspec", "numpy", "openai", "optuna", "sqlite3", "torch", "triton")
 IMPORT = "import pytest_avo.plugin"
 PLAIN_RUN = """
 import contextlib, io, os, pytest
@@ -41,7 +42,12 @@ def test_a_plain_pytest_run_imports_nothing_heavy(tmp_path: Path) -> None:
 
 def test_the_controller_of_a_run_leaves_torch_and_models_to_others(tmp_path: Path) -> None:
     """torch is imported by the workers, beside each other; openai and optuna by the operator that needs them."""
-    assert set(loaded_by("import pytest_avo.session.start", folder=tmp_path)) <= {"msgspec", "numpy"}
+    assert set(loaded_by("import pytest_avo.session.start", folder=tmp_path)) <= {
+        "execnet",
+        "msgspec",
+        "numpy",
+        "sqlite3",
+    }
 
 
 def test_the_check_sees_a_heavy_import(tmp_path: Path) -> None:
@@ -53,9 +59,15 @@ def test_a_plain_pytest_run_prints_nothing_of_ours(tmp_path: Path) -> None:
 
     def output(*options: str) -> str:
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # others take longer to import than a run
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+        )  # fmt: skip
         # What pytest says of plugins and seconds differs by installation and by run, not by what ours prints.
         lines = ended.stdout.splitlines()
         return "\n".join(line for line in lines if not line.startswith(("plugins:", "rootdir:")) and " in " not in line)
 
-    assert output() == output("-p", "no:avo")
+    with_ours = output("-p", "avo")
+    assert with_ours == output()
+    assert "collected 1 item" in with_ours
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["test_one.py"], "no .avo"

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from pytest_avo.session.modes import compilation
 from tests import ROOT
-from tests.plugin.conftest import GOOD, SHAPES, SUITE, quick_and_scripted
+from tests.plugin.conftest import GOOD, SHAPES, Project
 from tests.plugin.test_option_compile import ONE
+from tests.report.terminal.test_compiled import LAUNCH
 
 GUIDE = (ROOT / "docs" / "how-to" / "ci.md").read_text(encoding="utf-8")
 WORKFLOWS = re.findall(r"```yaml\n(.*?)```", GUIDE, re.DOTALL)
@@ -29,29 +27,18 @@ def commands() -> Iterator[str]:
 RUNS = [command for command in commands() if "pytest " in command]
 
 
-@pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def guided(scripted: Project) -> Project:
     """A clone with a kernel per target, the CPU's changed since origin/main."""
-    folder = tmp_path_factory.mktemp("project")
-    for name in ("kernels/cpu", "kernels/sm90", "shapes"):
-        (folder / name).mkdir(parents=True)
-    (folder / "shapes" / "tiny.toml").write_text(SUITE)
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / "kernels" / "cpu" / "good.py").write_text(GOOD)
+    scripted.kernel("cpu/good.py", GOOD)
+    (scripted.path / "kernels" / "slow.py").unlink()
     naive = (ROOT / "kernels" / "sm90" / "naive.py").read_text()
-    (folder / "shapes" / "one.toml").write_text(ONE)
-    claim = re.sub(r'("shapes": )\[.*?\]', r'\1["one"]', naive, count=1)
-    (folder / "kernels" / "sm90" / "naive.py").write_text(claim)
-    git = ["git", "-c", "user.name=Somebody", "-c", "user.email=somebody@example.org"]
-    for command in (
-        ["init", "--quiet", "--initial-branch", "topic"],
-        ["add", "--all"],
-        ["commit", "--quiet", "--message", "main"],
-        ["update-ref", "refs/remotes/origin/main", "HEAD"],
-    ):
-        subprocess.run([*git, *command], cwd=folder, check=True)
-    (folder / "kernels" / "cpu" / "good.py").write_text(GOOD + "\nCHANGED = True\n")
-    return folder
+    (scripted.path / "shapes" / "one.toml").write_text(ONE)
+    scripted.kernel("sm90/naive.py", re.sub(r'("shapes": )\[.*?\]', r'\1["one"]', naive, count=1))
+    scripted.commit()
+    scripted.git("update-ref", "refs/remotes/origin/main", "HEAD")
+    scripted.kernel("cpu/good.py", GOOD + "\nCHANGED = True\n")
+    return scripted
 
 
 def test_the_guide_has_the_steps_that_it_promises() -> None:
@@ -62,23 +49,16 @@ def test_the_guide_has_the_steps_that_it_promises() -> None:
 
 
 @pytest.mark.parametrize("command", RUNS)
-def test_a_command_of_the_guide_runs_as_written(
-    command: str, project: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_a_command_of_the_guide_runs_as_written(command: str, guided: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     program, *arguments = shlex.split(command)
     assert program.rpartition("/")[2] == "pytest"
-    ended = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments],
-        cwd=project,
-        env=quick_and_scripted(os.environ),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    monkeypatch.setattr(compilation, "compiled_records", lambda *_, **__: [LAUNCH])
+    ended = guided.run(*arguments)
+    assert ended.ret == 0, ended.stdout.str() + ended.stderr.str()
     named = [argument for argument in arguments if re.search(r"\.(json|md|xml)$", argument)]
     for name in named:
-        assert (project / name.rpartition("=")[2]).is_file()
+        assert (guided.path / name.rpartition("=")[2]).is_file()
+    if "-n" in arguments:
+        ended.stdout.fnmatch_lines(["created: 1/1 worker"])
     if "--avo-compare" in arguments and "kernels/cpu" in arguments:
-        assert f"{len(SHAPES)} passed" in ended.stdout
+        ended.assert_outcomes(passed=len(SHAPES))

@@ -15,6 +15,7 @@ def floor_of(project: Project) -> float:
     return float(json.loads(path.read_text())["floor"])
 
 
+@pytest.mark.usefixtures("warm")
 def test_a_kernel_beside_itself_gives_the_floor_of_later_runs(project: Project) -> None:
     project.kernel("good.py", GOOD)
     result = project.run("--avo-aa", "kernels/good.py", "--avo-max-rounds", "6", "-k", SHAPES[1])

@@ -156,6 +156,7 @@ def test_a_key_that_no_header_can_carry(project: Project, monkeypatch: pytest.Mo
         load_operator("agent", chosen(found))
 
 
+@pytest.mark.usefixtures("here")
 def test_a_mistake_ends_the_run_before_it_starts(project: Project) -> None:
     result = project.run("--avo-evolve", "kernels/slow.py", "--avo-operator", "agent")
     assert result.ret == pytest.ExitCode.USAGE_ERROR

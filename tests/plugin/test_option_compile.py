@@ -14,12 +14,12 @@ import pytest
 
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.diagnosis.compile import Record, ShapeUnknown
+from pytest_avo.evaluation.diagnosis.compile import Record, ShapeError, ShapeUnknown
 from pytest_avo.session.modes import compilation
 from tests import ROOT
 from tests.evaluation.diagnosis.test_nvcc import KERNEL as CUDA
 from tests.evaluation.diagnosis.test_nvcc import needs_nvcc
-from tests.plugin.conftest import GOOD, SHAPES, Project, quick
+from tests.plugin.conftest import GOOD, PLUGINS, SHAPES, Project, quick
 from tests.report.terminal.test_compiled import LAUNCH
 
 NAIVE = ROOT / "kernels" / "sm90" / "naive.py"
@@ -34,21 +34,25 @@ head_dim = 128
 causal = true
 dtype = "bf16"
 """
+HEAD = "AVO = {'target': 'sm90', 'shapes': ['one']}\n"
 ID = "b1-h2-q256-k256-d128-causal-bf16"
 
 
 @pytest.fixture
-def hopper(project: Project) -> Project:
-    (project.path / "shapes" / "one.toml").write_text(ONE)
-    shutil.copy(NAIVE, project.path / "kernels" / "naive.py")
-    return project
+def hopper(here: Project) -> Project:
+    (here.path / "shapes" / "one.toml").write_text(ONE)
+    shutil.copy(NAIVE, here.path / "kernels" / "naive.py")
+    return here
 
 
-def test_reports_every_launch_and_skips_other_targets(hopper: Project) -> None:
+def test_what_is_reported_confined_skipped_and_refused(hopper: Project) -> None:
+    """Real compilations, each in a process of its own."""
+    outside = hopper.path / "escaped"
     hopper.kernel("good.py", GOOD)
-    result = hopper.run("--avo-compile", "kernels", "--avo-shapes", "one", "-k", "naive or good")
-    assert result.ret == 0
-    result.assert_outcomes(passed=1, skipped=1)
+    hopper.kernel("writes.py", f"{HEAD}open({str(outside)!r}, 'w')\n")
+    result = hopper.run("--avo-compile", "kernels", "--avo-shapes", "one", "-k", "naive or good or writes")
+    assert result.ret == 1
+    result.assert_outcomes(passed=1, failed=1, skipped=1)
     result.stdout.fnmatch_lines(
         [
             "avo: compile report for sm90; no kernel is launched; triton *",
@@ -60,6 +64,8 @@ def test_reports_every_launch_and_skips_other_targets(hopper: Project) -> None:
             "kernels/good.py: not compiled, is for cpu, the report is for sm90 (1 item skipped)",
         ]
     )
+    result.stdout.fnmatch_lines(["*Read-only file system*"])
+    assert not outside.exists(), "host code is confined too"
 
 
 def compiled_at_once(kernel: Kernel, shapes: Sequence[Shape], *, target: str, confined: bool) -> list[Record]:
@@ -142,32 +148,43 @@ def test_the_shipped_kernels_fit_the_device() -> None:
     assert "fails" not in finished.stdout
 
 
-def test_too_much_shared_memory_fails_with_the_figure(hopper: Project) -> None:
-    path = hopper.path / "kernels" / "naive.py"
-    text = path.read_text()
-    block = next(line for line in text.splitlines() if line.startswith("BLOCK_N = "))
-    stages = next(line for line in text.splitlines() if line.startswith("NUM_STAGES = "))
-    path.write_text(
-        text.replace(block, "BLOCK_N = 256").replace(stages, "NUM_STAGES = 4").replace("TUNABLES", "VALUES")
+def test_what_is_wrong_fails_with_the_figures(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it is found is tested in tests/evaluation/diagnosis/test_compile.py."""
+    shared = "shared memory 262144 bytes, over the limit of 232448"
+    spilled = ("registers spilled: 8 bytes stored, 16 bytes loaded", "wgmma serialised by ptxas")
+    found: dict[str, Record] = {
+        "shared.py": msgspec.structs.replace(LAUNCH, grid=None, shared_bytes=262144, failures=(shared,)),
+        "spills.py": msgspec.structs.replace(
+            LAUNCH, spill_stores=8, spill_loads=16, wgmma_serialized=True, failures=spilled
+        ),
+        "broken.py": ShapeError(0, "ModuleNotFoundError: No module named 'nosuchmodule'"),
+    }
+    monkeypatch.setattr(compilation, "compiled_records", lambda kernel, *_, **__: [found[kernel.path.name]])
+    for name in found:
+        project.kernel(name, GOOD.replace("cpu", "sm90"))
+    arguments = (
+        "--avo-compile=sm90",
+        *(f"kernels/{name}" for name in found),
+        "-k",
+        "causal",
+        "--junitxml",
+        "junit.xml",
     )
-    result = hopper.run("--avo-compile=sm90", "kernels/naive.py", "--avo-shapes", "one", "--junitxml", "junit.xml")
+    result = project.pytester.runpytest_inprocess(*arguments, *PLUGINS)
     assert result.ret == 1
-    result.stdout.fnmatch_lines(["*shared memory*232448*"])
-    assert ID in (hopper.path / "junit.xml").read_text()
-
-
-def test_spills_and_serialised_wgmma_fail_with_the_figures(hopper: Project) -> None:
-    path = hopper.path / "kernels" / "naive.py"
-    text = path.read_text().replace("\nBLOCK_N = 64", "\nBLOCK_N = 128").replace("\nNUM_WARPS = 8", "\nNUM_WARPS = 4")
-    path.write_text(text.replace("TUNABLES", "VALUES"))
-    result = hopper.run("--avo-compile=sm90", "kernels/naive.py", "--avo-shapes", "one")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(
+    result.assert_outcomes(failed=3)
+    result.stdout.fnmatch_lines_random(
         [
-            "attend: registers spilled: * bytes stored, * bytes loaded; attend: wgmma serialised by ptxas",
+            f"attend: {shared}",
+            f"attend: {spilled[0]}; attend: {spilled[1]}",
             "* yes * fails",
+            "*No module named 'nosuchmodule'*",
         ]
     )
+    assert "pytest_avo/" not in result.stdout.str()
+    junit = (project.path / "junit.xml").read_text()
+    assert SHAPES[0] in junit
+    assert shared in junit
 
 
 @needs_nvcc
@@ -176,23 +193,6 @@ def test_cuda_is_built_in_confinement_and_reported(hopper: Project) -> None:
     result = hopper.run("--avo-compile", "kernels/cuda.py")
     assert result.ret == 0
     result.stdout.fnmatch_lines(["kernels/cuda.py: distinct launches 1", "* attend * 0 B * 0 KiB * - * no * ok"])
-
-
-def test_a_kernel_that_does_not_import_fails_with_the_reason(hopper: Project) -> None:
-    hopper.kernel("broken.py", "AVO = {'target': 'sm90', 'shapes': ['one']}\nimport nosuchmodule\n")
-    result = hopper.run("--avo-compile", "kernels/broken.py")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["*No module named 'nosuchmodule'*"])
-    assert "pytest_avo/" not in result.stdout.str()
-
-
-def test_the_kernel_is_confined_while_its_host_code_runs(hopper: Project) -> None:
-    outside = hopper.path / "escaped"
-    hopper.kernel("writes.py", f"AVO = {{'target': 'sm90', 'shapes': ['one']}}\nopen({str(outside)!r}, 'w')\n")
-    result = hopper.run("--avo-compile", "kernels/writes.py")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["*Read-only file system*"])
-    assert not outside.exists()
 
 
 def test_a_word_that_is_neither_target_nor_path_is_a_usage_error(project: Project) -> None:

@@ -19,12 +19,11 @@ def open_view(project: Project) -> View:
     return View(path, run.id)
 
 
-@pytest.mark.parametrize("evaluator", ["real", "scripted"])
+@pytest.mark.parametrize("evaluator", ["warm", "scripted"])
 def test_a_winner_lands_in_the_kernel_file_and_the_rest_is_rejected_with_reasons(
     project: Project, evaluator: str, request: pytest.FixtureRequest
 ) -> None:
-    if evaluator == "scripted":
-        request.getfixturevalue("scripted")
+    request.getfixturevalue(evaluator)
     project.script("wrong", "syntax", "400", "1")
     result = project.evolve("--generations", "4", "-v", "--avo-json", "out.json")
     assert result.ret == 0

@@ -14,23 +14,46 @@ pytestmark = pytest.mark.usefixtures("scripted")
 ROUNDS = ("--avo-max-rounds", "3")
 
 
-def test_files_of_every_format_hold_the_same_results(project: Project) -> None:
-    project.kernel("good.py", GOOD)
+@pytest.fixture
+def job(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A project in a job of GitHub, with a wrong kernel."""
     project.kernel("wrong.py", WRONG)
+    (project.path / "summary.md").write_text("before\n")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(project.path))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
+    return project
+
+
+def check_job(job: Project, result: pytest.RunResult, *, summary: str) -> None:
+    """The job has a summary that begins so, and both failures of the wrong kernel at their line."""
+    assert (job.path / "summary.md").read_text().startswith(f"before\n**{summary}")
+    commands = [line for line in result.outlines if line.startswith("::")]
+    assert len(commands) == 2
+    line = WRONG[: WRONG.index("def attention")].count("\n") + 1
+    place = f"::error file=kernels/wrong.py,line={line},title=kernels/wrong.py%3A%3A{SHAPES[0]}::"
+    assert any(command.startswith(f"{place}incorrect: ") for command in commands)
+
+
+def test_files_of_every_format_hold_the_same_results(job: Project) -> None:
+    """From several workers, and beside what a job of GitHub takes."""
+    job.kernel("good.py", GOOD)
     files = ["--avo-bmf", "out/bmf.json", "--avo-gab", "out/gab.json", "--avo-markdown", "out/report.md"]
-    result = project.run("--avo-bench", "kernels/good.py", "kernels/wrong.py", *files, *ROUNDS, "-n", "2", "-q")
+    result = job.run("--avo-bench", "kernels/good.py", "kernels/wrong.py", *files, *ROUNDS, "-n", "2", "-q")
     assert result.ret == 1
     timed = {f"kernels/good.py::{shape}" for shape in SHAPES}
-    bencher = project.json("out/bmf.json")
+    bencher = job.json("out/bmf.json")
     assert set(bencher) == timed
     for metrics in bencher.values():
         latency = metrics["latency"]
         assert 1_000 < latency["lower_value"] <= latency["value"] <= latency["upper_value"] < 1e9
-    entries = json.loads((project.path / "out" / "gab.json").read_text())
+    entries = json.loads((job.path / "out" / "gab.json").read_text())
     assert {entry["name"]: entry["unit"] for entry in entries} == dict.fromkeys(timed, "us")
-    report = (project.path / "out" / "report.md").read_text()
-    assert report.startswith("**4 results of 2 kernels: 2 correct, 2 incorrect")
+    report = (job.path / "out" / "report.md").read_text()
+    counted = "4 results of 2 kernels: 2 correct, 2 incorrect"
+    assert report.startswith(f"**{counted}")
     assert "#### kernels/good.py on" in report
+    check_job(job, result, summary=counted)
 
 
 @pytest.mark.parametrize("option", ["--avo-bmf", "--avo-gab", "--avo-markdown"])
@@ -39,24 +62,11 @@ def test_a_path_that_cannot_be_written_is_a_usage_error_before_anything_runs(pro
     project.refuses("*taken*", "--avo-bench", option, "taken/out")
 
 
-@pytest.mark.parametrize("reporting", [[], ["-q", "-n", "2"], ["-p", "no:terminal"]], ids=" ".join)
-def test_a_job_of_github_has_a_summary_and_annotations(
-    project: Project, monkeypatch: pytest.MonkeyPatch, reporting: list[str]
-) -> None:
-    project.kernel("wrong.py", WRONG)
-    (project.path / "summary.md").write_text("before\n")
-    monkeypatch.setenv("GITHUB_ACTIONS", "true")
-    monkeypatch.setenv("GITHUB_WORKSPACE", str(project.path))
-    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(project.path / "summary.md"))
-    result = project.run("--avo-bench", "kernels/wrong.py", *ROUNDS, *reporting)
+@pytest.mark.parametrize("reporting", [[], ["-p", "no:terminal"]], ids=" ".join)
+def test_a_job_of_github_has_a_summary_and_annotations(job: Project, reporting: list[str]) -> None:
+    result = job.run("--avo-bench", "kernels/wrong.py", *ROUNDS, *reporting)
     assert result.ret == 1
-    summary = (project.path / "summary.md").read_text()
-    assert summary.startswith("before\n**2 results of 1 kernel: 2 incorrect.**")
-    commands = [line for line in result.outlines if line.startswith("::")]
-    assert len(commands) == 2
-    line = WRONG[: WRONG.index("def attention")].count("\n") + 1
-    place = f"::error file=kernels/wrong.py,line={line},title=kernels/wrong.py%3A%3A{SHAPES[0]}::"
-    assert any(command.startswith(f"{place}incorrect: ") for command in commands)
+    check_job(job, result, summary="2 results of 1 kernel: 2 incorrect.**")
 
 
 def test_elsewhere_nothing_is_annotated(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

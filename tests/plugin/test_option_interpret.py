@@ -34,11 +34,11 @@ ID = "b1-h2kv1-q33-k40-d64-causal-bf16"
 
 
 @pytest.fixture
-def hopper(project: Project) -> Project:
-    (project.path / "shapes" / "two.toml").write_text(TWO)
-    shutil.copy(NAIVE, project.path / "kernels" / "naive.py")
-    (project.path / "kernels" / "slow.py").unlink()
-    return project
+def hopper(here: Project) -> Project:
+    (here.path / "shapes" / "two.toml").write_text(TWO)
+    shutil.copy(NAIVE, here.path / "kernels" / "naive.py")
+    (here.path / "kernels" / "slow.py").unlink()
+    return here
 
 
 def test_right_wrong_refused_and_not_interpretable(hopper: Project) -> None:

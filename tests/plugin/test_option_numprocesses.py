@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pytest_avo.evaluation.devices.local import devices
 from tests.plugin.conftest import GOOD, SCRIPTED_PLUGINS, SHAPES, WRONG, Project
 
 pytest.importorskip("xdist")
@@ -29,7 +30,7 @@ def test_results_and_their_order_are_those_of_one_process(project: Project) -> N
         project.kernel(name, source)
     two = project.run(*BENCH, "-n", "2")
     together = results(project)
-    project.plugins = SCRIPTED_PLUGINS
+    project.plugins, project.here = SCRIPTED_PLUGINS, True
     one = project.run(*BENCH)
     assert two.ret == one.ret == 1
     assert results(project) == together
@@ -41,19 +42,16 @@ def test_results_and_their_order_are_those_of_one_process(project: Project) -> N
     two.assert_outcomes(passed=2, failed=2)
 
 
-@pytest.mark.usefixtures("scripted")
-def test_auto_is_a_worker_for_every_device(project: Project) -> None:
-    result = project.run(*BENCH, "-n", "auto", "kernels/slow.py")
-    assert result.ret == 0
-    result.stdout.fnmatch_lines(["created: 1/1 worker"])
-
-
-@pytest.mark.usefixtures("scripted")
-def test_a_number_that_the_environment_gives_goes_before_auto(
+def test_auto_is_a_worker_for_every_device_unless_the_environment_gives_a_number(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """That xdist asks for it is seen in tests/plugin/test_ci_guide.py."""
+
+    def workers(*arguments: str) -> object:
+        config = project.pytester.parseconfig("-p", "xdist", *arguments)
+        return config.hook.pytest_xdist_auto_num_workers(config=config)
+
+    assert workers(*BENCH) == len(devices()) == 1
     monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "3")
-    project.pytester.makepyfile("def test_nothing(): pass")
-    project.run("-n", "auto").stdout.fnmatch_lines(["created: 3/3 workers"])
-    monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "2")
-    project.run(*BENCH, "-n", "auto", "kernels/slow.py").stdout.fnmatch_lines(["created: 2/2 workers"])
+    assert workers() == 3
+    assert workers(*BENCH) == 3

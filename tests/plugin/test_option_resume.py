@@ -86,11 +86,9 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
 
 
 def test_ctrl_c_ends_within_a_second_and_says_how_to_resume(project: Project) -> None:
-    project.script("80", "sleep")
+    project.script("sleep")
     process = project.start(*project.evolve_arguments("--generations", "2"))
-    path = project.path / ".avo" / FILE
-    wait_for(lambda: path.is_file() and len(counted(project)) == 2, process)
-    time.sleep(1.0)  # into the operator's sleep
+    wait_for((project.path / "asleep").exists, process)
     start = time.monotonic()
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=20)

@@ -53,6 +53,7 @@ def test_it_does_not_go_with_another_mode(project: Project) -> None:
     project.refuses("--avo-bench and --avo-selftest: expected one of them", "--avo-selftest", "--avo-bench")
 
 
+@pytest.mark.usefixtures("here")
 def test_the_corpus_is_found_without_a_path(project: Project) -> None:
     result = project.run("--avo-selftest", "--co", "-q")
     assert result.ret == 0

@@ -19,6 +19,11 @@ from tests.plugin.test_option_resume import wait_for
 SPOOL = ("--tx", "spool=spool")
 SUBMIT = " ".join([sys.executable, "-m", "pytest", *PLUGINS, "--avo-serve", "spool"])
 
+LINGERS_LESS = """
+from functools import partial
+from pytest_avo.session.modes import serve
+serve.Server = partial(serve.Server, linger_s=1.0)
+"""
 SAYS_WHAT_IT_IMPORTED = """
 import json, sys
 HEAVY = {'openai', 'optuna', 'torch', 'triton'}
@@ -26,6 +31,16 @@ def pytest_unconfigure(): print(json.dumps(sorted(HEAVY & sys.modules.keys())))
 """
 
 
+def introduced(project: Project) -> None:
+    """The project's spool as one that a machine like this has served."""
+    spool, kind = SpoolFolder(project.path / "spool"), CpuDevice().fingerprint()
+    spool.make()
+    spool.publish(
+        "devices", f"{kind.kind}-{__version__}.json", Introduction(__version__, "box", kind, (), "landlock 7")
+    )
+
+
+@pytest.mark.usefixtures("here")
 def test_a_spool_that_nobody_served_is_refused_before_anything_starts(project: Project) -> None:
     result = project.evolve(*SPOOL)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -39,6 +54,7 @@ def test_a_spool_that_nobody_served_is_refused_before_anything_starts(project: P
         (["--avo-serve", "kernels/slow.py"], "*slow.py: cannot be a spool: *"),
     ],
 )
+@pytest.mark.usefixtures("here")
 def test_mistakes_get_one_sentence(project: Project, arguments: list[str], expected: str) -> None:
     result = project.run(*arguments)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -47,20 +63,19 @@ def test_mistakes_get_one_sentence(project: Project, arguments: list[str], expec
 
 def test_an_evolution_asks_by_way_of_a_folder_and_goes_on_where_it_was_killed(project: Project) -> None:
     project.script("80", "1")
-    (project.path / "conftest.py").write_text(SAYS_WHAT_IT_IMPORTED)
-    first = project.run("--avo-serve", "spool", "-s")
-    assert first.ret == 0
-    assert json.loads(first.outlines[-1]) == [], "to serve takes no model, no optimiser, and torch in a worker alone"
-    (project.path / "conftest.py").unlink()
+    introduced(project)
     arguments = project.evolve_arguments("--generations", "2", *SPOOL)
     requests = project.path / "spool" / "requests"
     process = project.start(*arguments)
     wait_for(lambda: requests.is_dir() and any(requests.iterdir()), process)
     process.kill()
     process.communicate()
-    served = project.run("--avo-serve", "spool")
+    (project.path / "conftest.py").write_text(f"{SAYS_WHAT_IT_IMPORTED}\n{LINGERS_LESS}")
+    served = project.run("--avo-serve", "spool", "-s")
     assert served.ret == 0
     served.stdout.fnmatch_lines(["avo: answered 1 request, 2 evaluations; ended: nothing is left; 0 left"])
+    assert json.loads(served.outlines[-1]) == [], "to serve takes no model, no optimiser, and torch in a worker alone"
+    (project.path / "conftest.py").write_text(LINGERS_LESS)
     result = project.evolve("--generations", "2", *SPOOL, "--avo-resume", "--avo-submit", SUBMIT)
     assert result.ret == 0
     result.stdout.fnmatch_lines(
@@ -76,6 +91,7 @@ def test_an_evolution_asks_by_way_of_a_folder_and_goes_on_where_it_was_killed(pr
 
 def test_a_bench_asks_for_all_at_once(project: Project) -> None:
     project.kernel("slow.py", GOOD)
+    (project.path / "conftest.py").write_text(LINGERS_LESS)
     result = project.run(
         "--avo-bench", *SPOOL, "--avo-submit", SUBMIT, "--avo-json", "out.json", "--avo-max-rounds", "3"
     )
@@ -86,11 +102,7 @@ def test_a_bench_asks_for_all_at_once(project: Project) -> None:
 
 def test_a_command_that_serves_nothing_ends_the_wait(project: Project) -> None:
     (project.path / "conftest.py").write_text("from pytest_avo.evaluation.spool import jobs\njobs.PAUSE_S = 0.1\n")
-    spool, kind = SpoolFolder(project.path / "spool"), CpuDevice().fingerprint()
-    spool.make()
-    spool.publish(
-        "devices", f"{kind.kind}-{__version__}.json", Introduction(__version__, "box", kind, (), "landlock 7")
-    )
+    introduced(project)
     result = project.run("--avo-bench", *SPOOL, "--avo-submit", "echo no such partition; exit 1", "-x")
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     result.stdout.fnmatch_lines(["*ended with status 1 and nothing was answered, it said: no such partition; so did*"])

@@ -6,6 +6,8 @@ import pytest
 
 from tests.plugin.conftest import GOOD, SHAPES, SUITE, Project
 
+pytestmark = pytest.mark.usefixtures("here")
+
 
 def test_overrides_the_claim_for_any_file_given_by_path(project: Project) -> None:
     outside = project.path / "elsewhere.py"

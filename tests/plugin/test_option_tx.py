@@ -102,6 +102,7 @@ def test_what_the_hosts_have_counts_and_not_what_the_controller_has(project: Pro
     )
 
 
+@pytest.mark.usefixtures("here")
 def test_no_host_at_all_is_a_usage_error(project: Project) -> None:
     project.script("80")
     result = project.evolve("--generations", "1", "--tx", "socket=127.0.0.1:9")
