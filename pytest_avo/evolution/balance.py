@@ -25,7 +25,7 @@ from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 Evaluations = Mapping[str, Evaluation]
 """By shape."""
 CONFIDENCE = 0.95
-"""That a kernel passed a peer."""
+"""That a kernel passed a peer, and of its speed beside the seed."""
 
 
 def attempt_rows(campaign: Campaign) -> list[AttemptRow]:
@@ -68,13 +68,14 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
     ]
     incumbent = campaign.incumbent.id
     totals = [event.fact for event in view.events(SeedComparison) if event.fact.attempt in (None, incumbent)]
-    best = totals[-1].interval if totals else None
+    best = totals[-1] if totals else None
     return Summary(
         kernel=campaign.plan.name,
         attempts=sum(counts.values()) + commits,
         commits=commits,
         rejected={str(status): number for status, number in counts.items()},
-        best_ratio=best,
+        best_ratio=best and best.interval,
+        by_steps=best is not None and best.by_steps,
         wall_s=wall_s,
         build_s=sum(x.build_s for x in evaluations),
         check_s=sum(x.check_s for x in evaluations),
@@ -99,28 +100,34 @@ def _passed(campaign: Campaign) -> Iterator[str]:
             yield f"{each.peer} after {text.counted(each.attempts, 'attempt')} and {text.duration(each.wall_s)}"
 
 
-def final_rows(
-    campaign: Campaign, trials: Trials, compared: Evaluations | None, *, say: Callable[[str], None]
-) -> list[ResultRow]:
+def final_rows(campaign: Campaign, trials: Trials, *, say: Callable[[str], None]) -> list[ResultRow]:
     """The rows of the best kernel; none where that is the seed.
 
-    compared: what was measured beside seed and peers when it was promoted, if this process did that. Else the peers are
-    measured anew, and the seed is not: how much faster the kernel is than that was answered when it was promoted, and
-    stands shape by shape where its confirmation was beside the seed.
+    It is measured beside the seed, and the peers, unless that was done: where the seed is its parent its confirmation
+    has done so, and a question has one answer.
     """
     seed, best = campaign.view.attempts()[0], campaign.incumbent
     if best.id == seed.id:
         return []
-    confirmed = campaign.stored(best, "confirm")
+    confirmed, total = campaign.stored(best, "confirm"), campaign.total(best)
     known: Evaluations = confirmed if best.parent == seed.id else {}
-    if compared is not None:
-        known = measured = compared
+    if total is None or total.by_steps:
+        say("timing the best kernel beside the seed and its peers")
+        known = measured = trials.compare(campaign.kernel(best), campaign.kernel(seed))
+        _add_total(campaign, best, measured)
     elif campaign.plan.peers:
         say("timing the best kernel beside its peers")
         measured = trials.beside_peers(campaign.kernel(best))
     else:
         measured = confirmed
     return [_row(campaign, shape, measured[shape.id], known.get(shape.id)) for shape in campaign.plan.shapes]
+
+
+def _add_total(campaign: Campaign, best: Attempt, beside_seed: Evaluations) -> None:
+    """Record what the comparison came to, if it came to something: the rows say what is missing."""
+    timings = [each.timing for each in beside_seed.values()]
+    if all(timing is not None and not timing.too_few for timing in timings):
+        campaign.add_total(best, geomean_gain(beside_seed, campaign.plan.shapes, confidence=CONFIDENCE).exp())
 
 
 def _row(campaign: Campaign, shape: Shape, measured: Evaluation, beside_seed: Evaluation | None) -> ResultRow:

@@ -312,7 +312,7 @@ class Campaign:
         return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}
 
     def provenance(self, attempt: Attempt, *, confirmed: Interval, over_seed: float) -> Provenance:
-        """What the head of the promoted file says. over_seed: time of the seed / its time, side by side."""
+        """What the head of the promoted file says. over_seed: time of the seed / its time."""
         assert attempt.parent is not None
         return Provenance(
             digest=attempt.digest,
@@ -327,9 +327,15 @@ class Campaign:
             torch=self.plan.fingerprint.torch,
         )
 
-    def add_total(self, attempt: Attempt, ratio: Interval) -> None:
-        """Record how much faster an attempt's kernel is than the seed, compared side by side."""
-        self.record(SeedComparison(ratio.estimate, ratio.low, ratio.high, attempt.id))
+    def total(self, attempt: Attempt) -> SeedComparison | None:
+        """How much faster an attempt's kernel is than the seed, as known last; None of one that was not promoted."""
+        facts = [event.fact for event in self.view.events(SeedComparison)]
+        found = [fact for fact in facts if fact.attempt == attempt.id]
+        return found[-1] if found else None
+
+    def add_total(self, attempt: Attempt, ratio: Interval, *, by_steps: bool = False) -> None:
+        """Record how much faster an attempt's kernel is than the seed."""
+        self.record(SeedComparison(ratio.estimate, ratio.low, ratio.high, attempt.id, by_steps))
 
     def record(self, fact: Fact) -> None:
         """Add an event to the lineage."""

@@ -111,9 +111,12 @@ class Chronicle:
     def _ends(self) -> dict[int, str]:
         """When attempts ended, as far as what is said of them at their end tells: a time in ISO 8601."""
         found = {event.fact.attempt: event.time for event in self._view.events(PredictionChecked)}
+        promoted: dict[int, str] = {}
         for event in self._view.events(SeedComparison):
             if event.fact.attempt is not None:
-                found[event.fact.attempt] = max(event.time, found.get(event.fact.attempt, ""))
+                promoted.setdefault(event.fact.attempt, event.time)  # the best one's is told again at the end
+        for attempt, time in promoted.items():
+            found[attempt] = max(time, found.get(attempt, ""))
         return found
 
     def _looked_into(self) -> dict[tuple[int, int], list[LookFacts]]:

@@ -122,8 +122,7 @@ class Loop:
             for generation in range(1, self._settings.generations + 1):
                 if not self._generation(generation):
                     break
-            compared = self._settlement.beside_seed.get(self.campaign.incumbent.id)
-            self.final = final_rows(self.campaign, self.trials, compared, say=self._console.say)
+            self.final = final_rows(self.campaign, self.trials, say=self._console.say)
 
     def _introduce(self) -> None:
         campaign, console = self.campaign, self._console

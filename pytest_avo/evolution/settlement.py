@@ -24,6 +24,8 @@ from pytest_avo.run.settings import Settings
 
 Promote = Callable[[Attempt, Interval, float], bool]
 """Whether a candidate is accepted, by a log-ratio and the noise floor."""
+TOTAL_CONFIDENCE = 0.95
+"""Of how much faster than the seed a kernel is said to be."""
 Settled = Callable[[Attempt, AttemptOutcome], None]
 """Told of an attempt that has found its outcome, which is on disk."""
 
@@ -47,8 +49,6 @@ class Settlement:
         self._trials = trials
         self._accepts = promote
         self._settled = settled
-        self.beside_seed: dict[int, Mapping[str, Evaluation]] = {}
-        """By attempt: the promoted kernels of this process beside the seed, and the peers."""
 
     def is_promising(self, decision: Decision) -> bool:
         """Whether a screened candidate is worth to be measured once more."""
@@ -120,7 +120,7 @@ class Settlement:
         campaign, attempt = self._campaign, candidate.attempt
         best = campaign.incumbent
         if attempt.parent == best.id:
-            self._promote(candidate, screened, confirmed, evaluations)
+            self._promote(candidate, screened, confirmed, over_seed=self._total(best, evaluations))
             return
         assert attempt.parent is not None
         scores = campaign.view.log_scores()
@@ -133,41 +133,47 @@ class Settlement:
             landing = self._decide(landed)
             refused = landing.gain is None or self._refusal(best.id, landing, landed)
             if landing.gain is not None and not refused and self._is_accepted(attempt, landing.gain):
-                self._promote(candidate, screened, confirmed, evaluations, landing=(best, landing.gain))
+                over_seed, beside = self._total(best, landed), (best, landing.gain)
+                self._promote(candidate, screened, confirmed, over_seed=over_seed, landing=beside)
                 return
         where = f"{math.exp(score):.2f}x the seed, the best is {math.exp(scores[best.id]):.2f}x"
         kept = msgspec.structs.replace(screened, reason=where)
         self.settle(attempt, "kept", kept, confirmed=confirmed, since=candidate.since)
+
+    def _total(self, base: Attempt, beside: Mapping[str, Evaluation]) -> tuple[Interval, bool]:
+        """How much faster a kernel is than the seed, a ratio at 95%, by its step over `base`; whether that is a product.
+
+        It is none where the seed is the base. Errors of steps add up: what is told at the end of a run is measured.
+        """
+        step = geomean_gain(beside, self._campaign.plan.shapes, confidence=TOTAL_CONFIDENCE)
+        known = self._campaign.total(base)
+        if known is None:  # of a kernel in the file: it is the seed
+            return step.exp(), False
+        estimate = math.log(known.ratio) + step.estimate
+        half = math.hypot(math.log(known.high / known.low) / 2, step.half_width)
+        return Interval(estimate, estimate - half, estimate + half).exp(), True
 
     def _promote(
         self,
         candidate: Candidate,
         screened: Decision,
         confirmed: Interval,
-        evaluations: Mapping[str, Evaluation],
         *,
+        over_seed: tuple[Interval, bool],
         landing: tuple[Attempt, Interval] | None = None,
     ) -> None:
-        """Measure the winner beside the seed, write it into kernels/, then record that.
+        """Write the winner into kernels/, then record that; killed in between, a resumed run does it again.
 
-        Where the seed is its parent, `evaluations`, which confirmed it, have done so: a question has one answer. Killed
-        in between, a resumed run does it all again.
+        over_seed: how much faster than the seed it is, and whether that is multiplied up.
         """
         campaign, path, attempt = self._campaign, self._campaign.plan.path, candidate.attempt
         promotion.check_unchanged(path, {campaign.incumbent.digest, attempt.digest})
-        seed, beside = campaign.view.attempts()[0], evaluations
-        if attempt.parent != seed.id:
-            beside = self.beside_seed[attempt.id] = self._trials.compare(candidate.kernel, campaign.kernel(seed))
-        found = self._decide(beside)
-        if found.gain is None:  # wrong on the third inputs
-            self.settle(attempt, status_of(found), found, confirmed=confirmed, since=candidate.since)
-            return
-        total = geomean_gain(beside, campaign.plan.shapes, confidence=0.95).exp()
+        total, by_steps = over_seed
         provenance = campaign.provenance(attempt, confirmed=confirmed, over_seed=total.estimate)
         source = campaign.view.source(attempt.digest)
         promotion.promote(path, source, provenance, lock=self._settings.store / "promotion.lock")
-        campaign.add_total(attempt, total)
-        where = f"({total.estimate:.2f}x the seed) now in {campaign.plan.name}"
+        campaign.add_total(attempt, total, by_steps=by_steps)
+        where = f"({total.estimate:.2f}x the seed{' by its steps' * by_steps}) now in {campaign.plan.name}"
         if self._settings.commit:
             where += f", {self._commit(provenance)}"
         decision = Decision("faster", where, screened.gain)

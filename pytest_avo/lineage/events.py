@@ -27,13 +27,15 @@ class NoiseFloor(Fact, frozen=True, tag="noise"):
 
 
 class SeedComparison(Fact, frozen=True, tag="total"):
-    """The best kernel beside the seed in one interleaved comparison: ratio with its 95% interval, above 1 faster."""
+    """The best kernel beside the seed: ratio with its 95% interval, above 1 faster."""
 
     ratio: float
     low: float
     high: float
     attempt: int | None = None
     """The best kernel's; None: of whichever was the best at the end of the run."""
+    by_steps: bool = False
+    """Multiplied up from what its parent came to and its own step; else measured side by side."""
 
     @property
     def interval(self) -> Interval:

@@ -178,7 +178,7 @@ class View:
         return tuple(_event(row) for row in self._rows(EVENTS_AFTER, self.run.id, after))
 
     def log_score(self, attempt: int) -> float | None:
-        """Log-ratio of an attempt to the seed: measured side by side where it was (always, for a promoted one).
+        """Log-ratio of an attempt to the seed, as was told when it was promoted, or measured at the end of the run.
 
         Else its step on its parent's score: the confirmed gain where there is one, or the screening's. None when a step
         was never measured; 0 for the seed.

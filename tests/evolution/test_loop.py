@@ -11,6 +11,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.evolution import loop as loop_module
+from pytest_avo.evolution.balance import summary
 from pytest_avo.evolution.decision import Decision
 from pytest_avo.evolution.trials import Trial
 from pytest_avo.lineage.events import Resumed, SeedComparison
@@ -200,6 +201,33 @@ def test_how_fast_the_best_kernel_is_was_measured_beside_the_seed_and_nothing_el
         assert loop.final[0].verdict.baseline is not None
         assert loop.final[0].verdict.baseline.ratio == pytest.approx(4.0, rel=0.01)
         assert loop.campaign.view.log_score(loop.campaign.incumbent.id) == pytest.approx(math.log(4), rel=0.01)
+        told = [event.fact for event in loop.campaign.view.events(SeedComparison)]
+        assert [(round(each.ratio), each.by_steps) for each in told] == [(2, False), (4, True), (4, False)]
+        assert (told[1].high - told[1].low) / 4 >= (told[0].high - told[0].low) / 2, "errors of steps add up"
+    said = "\n".join(world.said)
+    assert "(2.00x the seed) now in" in said
+    assert "(4.00x the seed by its steps) now in" in said
+    closing = world.evaluator.requests[-1]
+    assert closing.baseline is not None
+    assert (closing.baseline.source, closing.peers) == (source(100), ("torch-sdpa",))
+    asked = len(world.evaluator.requests)
+    world.changes |= {"resume": True}
+    with world.loop(Operator(steps)) as loop:
+        loop.run()
+    (again,) = world.evaluator.requests[asked:]
+    assert again.baseline is None, "what was measured at the end of a run is not measured again"
+
+
+def test_a_run_that_ends_early_says_of_its_best_kernel_that_it_is_multiplied_up(world: World) -> None:
+    steps = {(1, 0): proposal(source(200)), (2, 0): proposal(source(400)), (3, 0): OperatorStopped("enough")}
+    world.changes = {"generations": 3}
+    with world.loop(Operator(steps)) as loop:
+        with pytest.raises(OperatorStopped):
+            loop.run()
+        found = summary(loop.campaign, wall_s=1.0, resume_hint="")
+    assert found.by_steps
+    assert found.best_ratio is not None
+    assert found.best_ratio.estimate == pytest.approx(4.0, rel=0.01)
 
 
 def test_the_rows_of_the_best_kernel_repeat_its_confirmation_and_add_the_peers(world: World) -> None:

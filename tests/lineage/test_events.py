@@ -36,6 +36,7 @@ from pytest_avo.lineage.events import (
 FACTS: tuple[Fact, ...] = (
     NoiseFloor(0.003),
     SeedComparison(1.4, 1.3, 1.5, 7),
+    SeedComparison(1.4, 1.3, 1.5, 7, by_steps=True),
     Resumed({"generations": "2"}, {"generations": "2"}),
     Price(3, tokens_in=900, tokens_out=90, cost=0.25, lesson="less is more", member=1),
     Spending(attempts=3, turns=9, tokens_in=600, tokens_out=300, cost=0.5, evaluator_s=7.0, wall_s=100.0),

@@ -136,7 +136,7 @@ class RunFacts:
     settings: dict[str, str]
     ledger: dict[str, str]
     over_seed: Interval | None = None
-    """The best kernel beside the seed, both timed side by side."""
+    """The best kernel beside the seed."""
 
     @property
     def label(self) -> str:

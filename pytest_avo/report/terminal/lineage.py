@@ -53,7 +53,7 @@ class Summary:
     rejected: dict[str, int]
     """Attempts that were not committed, by status."""
     best_ratio: Interval | None
-    """Time of the seed / time of the best kernel, side by side; None where the run did not come to compare them."""
+    """Time of the seed / time of the best kernel; None where the run did not come to compare them."""
     wall_s: float
     build_s: float
     """What the evaluator took to start, load and first call kernels, compilation included."""
@@ -66,6 +66,8 @@ class Summary:
     """For the device, while other runs had it; beside what the evaluator took."""
     passed: tuple[str, ...] = ()
     """When the kernel in the file passed each peer."""
+    by_steps: bool = False
+    """The best kernel's ratio is multiplied up from its steps: the run ended before it was measured."""
     resume_hint: str = ""
     """Command line that continues the run; empty when it is complete."""
 
@@ -153,7 +155,8 @@ def _totals(summary: Summary, width: int) -> list[Line]:
     best = summary.best_ratio
     colour = {"bold": True, "green": True} if summary.commits else {"bold": True}
     if best:
-        gain = f"best {text.ratio(best.estimate, (best.low, best.high))} vs the seed"
+        how = ", by its steps" * summary.by_steps
+        gain = f"best {text.ratio(best.estimate, (best.low, best.high))} vs the seed{how}"
     elif summary.commits:
         gain = "the best was not compared with the seed"
     else:
