@@ -78,7 +78,7 @@ def measured(machine: Machine, plan: TimingPlan, shapes: list[Shape], gain: floa
                 kinds[shape.id][-1].append(kind)
             if stopping.after_round(index + 1, 0.0, paired, others=[BASELINE], round_s=dict.fromkeys(values, 1.0)):
                 break
-        if stopping.after_launch(launch + 1, paired):
+        if stopping.after_launch(launch + 1, paired, others=[BASELINE]):
             break
     evaluations = {shape.id: evaluation(shape, values[shape.id], kinds[shape.id]) for shape in shapes}
     rounds = sum(len(launch) for launches in values.values() for launch in launches)

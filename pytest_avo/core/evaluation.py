@@ -39,8 +39,9 @@ class TimingPlan(msgspec.Struct, frozen=True):
 
     margin: with a baseline, stop as soon as the geomean against it lies wholly on one side of this log-ratio, at 99%
     over all looks, which are made after min_rounds, twice as many, and so on. precision: without a margin, stop when
-    every 95% interval is within +-precision. budget_s: for all rounds, warming up not counted. calls: how they are made
-    on a GPU; a CPU has but one way. costs: measure too what a single eager call costs the host.
+    every 95% interval is within +-precision: of each shape in one launch, of all of them together over four and more.
+    budget_s: for all rounds, warming up not counted. calls: how they are made on a GPU; a CPU has but one way. costs:
+    measure too what a single eager call costs the host.
     """
 
     min_rounds: int = 5

@@ -25,6 +25,8 @@ EQUAL = 1e-9
 """Log-ratios that differ by less are equal; where half of them are, they are no measure of the others."""
 BEYOND_CHANCE = 2.0
 """Ratio of two estimates of one variance from which on they are taken for different."""
+ENOUGH_LAUNCHES = 4
+"""From which on one that lies apart from the others is drawn in like a late round: of three, who is to say which."""
 STEPS = 32769
 """Of the angles at which Student's distribution is computed."""
 
@@ -103,14 +105,15 @@ def located(launches: Launches) -> Located:
     """Where log-ratios lie: the mean over launches of the mean over rounds, late rounds drawn in.
 
     A round that is farther from its launch's median than WINSOR robust deviations of all counts as that far (Huber's
-    winsorised mean): machines interrupt. The variance is that of rounds around their launches' means, or of launches
+    winsorised mean): machines interrupt. So does a launch, where there are enough of them. The variance is that of rounds around their launches' means, or of launches
     around theirs where that is more: what rounds of a launch share, its processes' memory, only launches show. How many
     degrees of freedom the larger one has matters only where it is larger beyond chance.
     """
     drawn = _drawn(launches)
     count, number = sum(map(len, drawn)), len(drawn)
     kept = sum(bool(x == y) for each, own in zip(drawn, launches, strict=True) for x, y in zip(each, own, strict=True))
-    means = np.array([x.mean() for x in drawn])
+    own_means = np.array([x.mean() for x in drawn])
+    means = _drawn([own_means])[0] if number >= ENOUGH_LAUNCHES else own_means
     estimate = float(means.mean())
     inner = kept - number  # those that were drawn in tell nothing of the spread (Yuen's trimmed t)
     squares = sum(float(((x - x.mean()) ** 2).sum()) for x in drawn)
@@ -118,8 +121,9 @@ def located(launches: Launches) -> Located:
     within = squares / inner * shares * count / kept if inner > 0 else 0.0
     if number == 1:
         return Located(estimate, within, max(inner, 1))
-    between = float(means.var(ddof=1)) / number
-    return _larger(Located(estimate, within, max(inner, 1)), Located(estimate, between, number - 1))
+    usual = int((means == own_means).sum())
+    between = float(((means - estimate) ** 2).sum()) / max(usual - 1, 1) / usual
+    return _larger(Located(estimate, within, max(inner, 1)), Located(estimate, between, max(usual - 1, 1)))
 
 
 def _drawn(launches: Launches) -> list[Floats]:

@@ -31,8 +31,11 @@ SCREEN_ROUNDS = 20
 SEED_ROUNDS = 12
 CONFIRM_LAUNCHES = 6
 CONFIRM_ROUNDS = 18
-COMPARE_LAUNCHES = 3
-"""Of the best kernel beside the seed or its peers, where nothing is to be decided."""
+COMPARE_LAUNCHES = 9
+COMPARE_ROUNDS = 27
+COMPARE_PRECISION = 0.03
+"""Of the best kernel beside the seed or its peers, where nothing is to be decided: as many launches as it takes until
+the geomean is known that well."""
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -86,6 +89,8 @@ def confirmation(plan: TimingPlan, *, floor: float | None) -> TimingPlan:
 
 
 def comparison(plan: TimingPlan) -> TimingPlan:
-    """How the best kernel is timed beside the seed and peers at the end: a fixed number of rounds."""
-    rounds = min(plan.max_rounds * COMPARE_LAUNCHES, CONFIRM_ROUNDS)
-    return msgspec.structs.replace(plan, max_rounds=rounds, launches=COMPARE_LAUNCHES, margin=None)
+    """How the best kernel is timed beside the seed and peers at the end: a turn of all kinds of inputs in a launch."""
+    rounds = min(plan.max_rounds * COMPARE_LAUNCHES, COMPARE_ROUNDS)
+    return msgspec.structs.replace(
+        plan, max_rounds=rounds, launches=COMPARE_LAUNCHES, margin=None, precision=COMPARE_PRECISION
+    )

@@ -118,7 +118,7 @@ def test_screening_stops_when_it_is_plain_and_so_does_a_confirmation_between_lau
     assert confirm.max_rounds == 3 * CONFIRM_LAUNCHES
     assert confirmation(TimingPlan(max_rounds=2), floor=None).max_rounds == 2 * CONFIRM_LAUNCHES
     fixed = comparison(plan)
-    assert (fixed.launches, fixed.margin) == (COMPARE_LAUNCHES, None)
+    assert (fixed.launches, fixed.margin, fixed.max_rounds) == (COMPARE_LAUNCHES, None, 3 * COMPARE_LAUNCHES)
     assert screening(TimingPlan(max_rounds=4), floor=None).max_rounds == 4
 
 

@@ -22,6 +22,8 @@ LEAST_TURNS = 2
 """Of every kind of inputs, where there are several: what rounds of a kind vary by takes two of them."""
 LEAST_LAUNCHES = 3
 """Of a comparison over several, before it is looked at."""
+LEAST_NARROW = 4
+"""The same where there is no margin: from so many on a launch that lies apart does not decide."""
 RISK = 0.01
 """Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
 HOPELESS = 0.05
@@ -71,9 +73,18 @@ class Stopping:
         self.open = [x for x in self.open if max(_width(paired(x.id, arm)) for arm in others) >= plan.precision]
         return "" if self.open else "intervals narrow enough"
 
-    def after_launch(self, launches: int, paired: Paired) -> str:
-        """Why no further launch is needed, or ""."""
-        if self._plan.launches == 1 or self._plan.margin is None or launches not in self._looks:
+    def after_launch(self, launches: int, paired: Paired, *, others: Collection[str]) -> str:
+        """Why no further launch is needed, or "". others: the arms that the kernel is compared with."""
+        plan = self._plan
+        if plan.launches == 1:
+            return ""
+        if plan.margin is None:
+            if launches < LEAST_NARROW or not others:
+                return ""
+            found = [{shape: paired(shape, arm) for shape in self._weights} for arm in others]
+            widths = [stats.geomean_interval(each, self._weights).half_width for each in found]
+            return "interval narrow enough" if max(widths) < plan.precision else ""
+        if launches not in self._looks:
             return ""
         return self._looked_at(launches, self._plan.launches, paired, {})
 

@@ -124,7 +124,7 @@ class Race:
             placement.release()
             self._require_standstill(arms)
             stopped = reason or stopped
-            if reason := stopping.after_launch(number + 1, self._paired):
+            if reason := stopping.after_launch(number + 1, self._paired, others=arms.keys() - {KERNEL, EMPTY}):
                 stopped = reason
                 break
         self._check_clocks()

@@ -35,6 +35,11 @@ def after(stopping: Stopping, rounds: int, found: Paired, spent_s: float = 1.0) 
     return stopping.after_round(rounds, spent_s, found, others=PEERS, round_s=ROUND_S)
 
 
+def launched(stopping: Stopping, launches: int, noise: float) -> str:
+    found = paired(0.2, {QUIET.id: noise}, 3, launches=launches)
+    return stopping.after_launch(launches, found, others=PEERS)
+
+
 SAME_NOISE = {QUIET.id: 0.02, NOISY.id: 0.02}
 
 
@@ -92,10 +97,17 @@ def test_launches_are_looked_at_from_the_third_on_and_rounds_within_them_are_not
     assert stopping.rounds == 3
     one = paired(0.2, {QUIET.id: 0.01}, 3)
     assert after(stopping, 3, one) == ""
-    assert stopping.after_launch(2, paired(0.2, {QUIET.id: 0.01}, 3, launches=2)) == ""
-    assert stopping.after_launch(3, paired(0.2, {QUIET.id: 0.01}, 3, launches=3)) == "plainly faster"
-    fixed = Stopping(TimingPlan(max_rounds=24, launches=8), [QUIET], turns=3)
-    assert fixed.after_launch(8, paired(0.2, {QUIET.id: 0.01}, 3, launches=8)) == ""
+    assert launched(stopping, 2, 0.01) == ""
+    assert launched(stopping, 3, 0.01) == "plainly faster"
+
+
+def test_launches_without_a_margin_go_on_until_all_shapes_together_are_known_well() -> None:
+    stopping = Stopping(TimingPlan(max_rounds=27, launches=9, precision=0.03), [QUIET], turns=3)
+    assert launched(stopping, 3, 0.001) == "", "a launch that lies apart may be one of three"
+    assert launched(stopping, 4, 0.001) == "interval narrow enough"
+    assert launched(stopping, 4, 0.2) == ""
+    three = Stopping(TimingPlan(max_rounds=9, launches=3), [QUIET], turns=3)
+    assert launched(three, 3, 0.0) == ""
 
 
 def test_the_chance_of_rising_is_what_simulated_comparisons_come_to() -> None:
