@@ -105,9 +105,10 @@ def located(launches: Launches) -> Located:
     """Where log-ratios lie: the mean over launches of the mean over rounds, late rounds drawn in.
 
     A round that is farther from its launch's median than WINSOR robust deviations of all counts as that far (Huber's
-    winsorised mean): machines interrupt. So does a launch, where there are enough of them. The variance is that of rounds around their launches' means, or of launches
-    around theirs where that is more: what rounds of a launch share, its processes' memory, only launches show. How many
-    degrees of freedom the larger one has matters only where it is larger beyond chance.
+    winsorised mean): machines interrupt. So does a launch, where there are enough of them. The variance is that of
+    rounds around their launches' means, or of launches around theirs where that is more: what rounds of a launch share,
+    its processes' memory, only launches show. How many degrees of freedom the larger one has matters only where it is
+    larger beyond chance.
     """
     drawn = _drawn(launches)
     count, number = sum(map(len, drawn)), len(drawn)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from random import Random
 from statistics import median
@@ -51,8 +51,23 @@ share of the slice and a time, by kind of device. A larger gap means a false clo
 EMPTY_SLICES = 5
 """Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing
 of the slices that it is subtracted from."""
+LONG_SLICE = 4.0
+"""How many times as long as a slice is to be at least the slowest arm's may get by taking several calls: of a naive
+kernel beside a good peer they took most of the time, and told no more."""
 LEAST_SHARE = 0.02
 """What is left of a slice at least when the empty one is subtracted: a kernel that takes no time is a mistake."""
+
+
+def calls_in_slice(seconds: Collection[float], overhead_s: float, *, slice_s: float, place: str) -> int:
+    """How many calls make a slice, all arms alike: enough for the fastest one's to last, unless the slowest's drag on.
+
+    seconds: of a call of each arm; overhead_s: of one that does nothing.
+    """
+    fastest, slowest = min(seconds), max(seconds)
+    # On a busy CPU the empty call may be the one that was interrupted; on a GPU it is nearly all of a single call.
+    least_s = fastest / 2 if place == "cpu" else 1e-6
+    wanted = math.ceil(slice_s / max(fastest - overhead_s, least_s))
+    return max(1, min(wanted, int(LONG_SLICE * slice_s / slowest)))
 
 
 class ArmFault(Exception):
@@ -210,11 +225,8 @@ class Race:
             for _ in range(WARM_UP_CALLS - 1):
                 seconds[name] = self._slice(shape, name, arm, self._streams[shape.id].draw(1)).seconds
         overhead = seconds.pop(EMPTY, 0.0)
-        call_s = min(seconds.values())
-        # On a busy CPU the empty call may be the one that was interrupted; on a GPU it is nearly all of a single call.
-        least_s = call_s / 2 if self._place == "cpu" else 1e-6
-        wanted = math.ceil(self._room.slice_s / max(call_s - overhead, least_s))
-        calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), wanted))
+        fewest = calls_in_slice(seconds.values(), overhead, slice_s=self._room.slice_s, place=self._place)
+        calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), fewest))
         batch = self._streams[shape.id].draw(calls)
         if calls > 1 or self._place == "cuda":
             # Whole slices too: memory is touched, and on a GPU a graph captured, when they are first asked for.

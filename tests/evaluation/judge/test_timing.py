@@ -13,7 +13,7 @@ from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
-from pytest_avo.evaluation.judge.timing import ArmFault, Race
+from pytest_avo.evaluation.judge.timing import ArmFault, Race, calls_in_slice
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
 SHAPE = shape()
@@ -45,6 +45,23 @@ def race(
 
 def rounds(timing: Timing) -> list[int]:
     return [len(launch) for launch in timing.seconds[KERNEL]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "overhead_s", "expected"),
+    [
+        ((0.001, 0.001), 0.0, 5),
+        ((0.0005, 0.001), 0.0001, 13),
+        ((0.0005, 0.001), 0.0004, 20),  # the empty call was interrupted
+        ((0.0003, 0.008), 0.0, 2),
+        ((0.0003, 0.050), 0.0, 1),
+        ((0.050, 0.050), 0.0, 1),
+    ],
+)
+def test_a_slice_lasts_for_the_fastest_arm_and_does_not_drag_on_for_the_slowest(
+    seconds: tuple[float, float], overhead_s: float, expected: int
+) -> None:
+    assert calls_in_slice(seconds, overhead_s, slice_s=0.005, place="cpu") == expected
 
 
 def test_a_kernel_that_takes_twice_as_long_is_found_to_do_so(confined: Laboratory) -> None:
