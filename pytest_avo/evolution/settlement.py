@@ -141,7 +141,7 @@ class Settlement:
         self.settle(attempt, "kept", kept, confirmed=confirmed, since=candidate.since)
 
     def _total(self, base: Attempt, beside: Mapping[str, Evaluation]) -> tuple[Interval, bool]:
-        """How much faster than the seed a kernel is, a ratio at 95%, by its step over `base`; whether that is a product.
+        """How much faster than the seed a kernel is, a ratio at 95%, by its step over `base`; whether it is a product.
 
         It is none where the seed is the base. Errors of steps add up: what is told at the end of a run is measured.
         """

@@ -27,7 +27,7 @@ class NoiseFloor(Fact, frozen=True, tag="noise"):
 
 
 class SeedComparison(Fact, frozen=True, tag="total"):
-    """The best kernel beside the seed: ratio with its 95% interval, above 1 faster."""
+    """A winner beside the seed: ratio with its 95% interval, above 1 faster; `by_steps` until it is measured at the end."""
 
     ratio: float
     low: float
