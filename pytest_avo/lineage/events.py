@@ -27,7 +27,7 @@ class NoiseFloor(Fact, frozen=True, tag="noise"):
 
 
 class SeedComparison(Fact, frozen=True, tag="total"):
-    """A winner beside the seed: ratio with its 95% interval, above 1 faster; `by_steps` until it is measured at the end."""
+    """A winner beside the seed: ratio with its 95% interval, above 1 faster; `by_steps` until that is measured."""
 
     ratio: float
     low: float
