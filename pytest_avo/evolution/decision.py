@@ -33,7 +33,7 @@ CONFIRM_LAUNCHES = 6
 CONFIRM_ROUNDS = 18
 COMPARE_LAUNCHES = 9
 COMPARE_ROUNDS = 27
-COMPARE_PRECISION = 0.03
+COMPARE_PRECISION = 0.05
 """Of the best kernel beside the seed or its peers, where nothing is to be decided: as many launches as it takes until
 the geomean is known that well."""
 
