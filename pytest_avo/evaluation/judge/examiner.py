@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -42,8 +41,7 @@ from pytest_avo.evaluation.correctness.kinds import UNUSUAL
 from pytest_avo.evaluation.correctness.mixture import calls_of_all_kinds, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
-from pytest_avo.evaluation.correctness.scrutiny import Group, plain_outputs, slice_fault
-from pytest_avo.evaluation.judge.marking import Marking
+from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
 from pytest_avo.evaluation.judge.roofline import Roofline
 from pytest_avo.evaluation.judge.timing import ArmFault, Race
@@ -86,8 +84,6 @@ class Examiner:
         self._place = place
         self._reading = reading
         self._roofline = roofline
-        self._marker = ThreadPoolExecutor(1, "avo-marks") if place == "cpu" else None
-        """On a GPU the judge's work lies on the device that the kernel uses."""
         self._absent: dict[Subject, str] = {}
         """Peers and baselines that did not load, and why: they will not the next time."""
 
@@ -153,22 +149,21 @@ class Examiner:
         """
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         spent_s, build_s, first_s = 0.0, 0.0, 0.0
-        with Marking(self._marker) as marking:
-            for case in self._cases(shape, request, claim_of(subject.source, path=Path(subject.label)), random):
-                self._say(f"{what}: {case.name}")
-                arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
-                first = self._arms.is_first_call(name, case.shape, case.way)
-                left_s = limits.build - first_s if first else limits.check - spent_s
-                start = time.perf_counter()
-                inputs = self._check_case(arm, case, source, marking, limit_s=max(0.001, left_s), first=first)
-                first_s += time.perf_counter() - start if first else 0.0
-                if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
-                    self._check_nudges(arm, case, inputs, random, limit_s=max(0.001, left_s))
-                    eager = request.plan is not None and request.plan.calls == "eager"
-                    self._check_slices(arm, shape, random, source, marking, limit_s=max(0.001, left_s), eager=eager)
-                seconds = time.perf_counter() - start
-                build_s += seconds if first else 0.0
-                spent_s += 0.0 if first else seconds
+        for case in self._cases(shape, request, claim_of(subject.source, path=Path(subject.label)), random):
+            self._say(f"{what}: {case.name}")
+            arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
+            first = self._arms.is_first_call(name, case.shape, case.way)
+            left_s = limits.build - first_s if first else limits.check - spent_s
+            start = time.perf_counter()
+            inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
+            first_s += time.perf_counter() - start if first else 0.0
+            if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
+                self._check_nudges(arm, case, inputs, random, limit_s=max(0.001, left_s))
+                eager = request.plan is not None and request.plan.calls == "eager"
+                self._check_slices(arm, shape, random, source, limit_s=max(0.001, left_s), eager=eager)
+            seconds = time.perf_counter() - start
+            build_s += seconds if first else 0.0
+            spent_s += 0.0 if first else seconds
         self._arms.note_check(name, shape)
         return build_s + self._arms.take_build_s(name), spent_s
 
@@ -206,16 +201,9 @@ class Examiner:
         return self._place == "cpu" or request.plan.launches > 1 or request.fresh
 
     def _check_case(
-        self,
-        arm: Arm,
-        case: Case | SequencesCase,
-        generator: torch.Generator,
-        marking: Marking,
-        *,
-        limit_s: float,
-        first: bool,
+        self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, limit_s: float, first: bool
     ) -> Arguments | None:
-        """What was answered; None where the kernel refused what it did not claim."""
+        """What was answered rightly; None where the kernel refused what it did not claim."""
         inputs = draw_any(case, generator)
         phase: Phase = "build" if first else "check"
         try:
@@ -227,9 +215,9 @@ class Examiner:
             return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
-        where = "" if case.required else f", {case.shape.id}"
-        answer = result.output(0), result.lse(0) if case.lse else None
-        marking.hand_in(partial(answer_fault, inputs, *answer), f"{case.name}{where}")
+        if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
+            where = "" if case.required else f", {case.shape.id}"
+            raise KernelFault("incorrect", f"{found} ({case.name}{where})")
         return inputs
 
     def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, limit_s: float) -> None:
@@ -246,15 +234,7 @@ class Examiner:
                 raise KernelFault("incorrect", f"{found} ({nudge.what})")
 
     def _check_slices(
-        self,
-        arm: Arm,
-        shape: Shape,
-        random: Random,
-        source: torch.Generator,
-        marking: Marking,
-        *,
-        limit_s: float,
-        eager: bool,
+        self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, limit_s: float, eager: bool
     ) -> None:
         """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused."""
         stream = Stream(shape, source)
@@ -276,7 +256,8 @@ class Examiner:
                 raise _raised(error, what, again=True) from None
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({what}, {shape.id})") from None
-            marking.hand_in(partial(_fault_beside_plain, batch, out, changed), what)
+            if found := slice_fault(batch, out, plain_outputs(batch), groups=changed):
+                raise KernelFault("incorrect", f"{found} ({what})")
 
     def _background_work(self, request: EvaluationRequest) -> KernelFault | None:
         """The fault of a kernel that works on when it has answered: what it does there is in nobody's time.
@@ -358,10 +339,6 @@ class Examiner:
         found = self._arms.fault(KERNEL, error)
         log = self._arms.log(KERNEL)
         return msgspec.structs.replace(evaluation, outcome=found.outcome, reason=found.reason, log=log)
-
-
-def _fault_beside_plain(batch: Sequence[Inputs], out: torch.Tensor, groups: Iterable[Group]) -> str | None:
-    return slice_fault(batch, out, plain_outputs(batch), groups=groups)
 
 
 def _later(evaluation: Evaluation, waited_s: float) -> Evaluation:
