@@ -114,7 +114,7 @@ def located(launches: Launches) -> Located:
     count, number = sum(map(len, drawn)), len(drawn)
     kept = sum(bool(x == y) for each, own in zip(drawn, launches, strict=True) for x, y in zip(each, own, strict=True))
     own_means = np.array([x.mean() for x in drawn])
-    means = _drawn([own_means])[0] if number >= ENOUGH_LAUNCHES else own_means
+    means = _drawn([own_means.tolist()])[0] if number >= ENOUGH_LAUNCHES else own_means
     estimate = float(means.mean())
     inner = kept - number  # those that were drawn in tell nothing of the spread (Yuen's trimmed t)
     squares = sum(float(((x - x.mean()) ** 2).sum()) for x in drawn)

@@ -74,7 +74,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         attempts=sum(counts.values()) + commits,
         commits=commits,
         rejected={str(status): number for status, number in counts.items()},
-        best_ratio=best and best.interval,
+        best_ratio=None if best is None else best.interval,
         by_steps=best is not None and best.by_steps,
         wall_s=wall_s,
         build_s=sum(x.build_s for x in evaluations),

@@ -219,9 +219,9 @@ def test_how_fast_the_best_kernel_is_was_measured_beside_the_seed_and_nothing_el
 
 
 def test_a_run_that_ends_early_says_of_its_best_kernel_that_it_is_multiplied_up(world: World) -> None:
-    steps = {(1, 0): proposal(source(200)), (2, 0): proposal(source(400)), (3, 0): OperatorStopped("enough")}
+    known = {(1, 0): proposal(source(200)), (2, 0): proposal(source(400))}
     world.changes = {"generations": 3}
-    with world.loop(Operator(steps)) as loop:
+    with world.loop(Operator({**known, (3, 0): OperatorStopped("enough")})) as loop:
         with pytest.raises(OperatorStopped):
             loop.run()
         found = summary(loop.campaign, wall_s=1.0, resume_hint="")
