@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from pytest_avo.core.disk.text_form import as_read_back
+from pytest_avo.core.disk.text_form import as_read_back, decoded
 from pytest_avo.operators.operator import Proposal
 
 LARGEST = 2**63 - 1
 """SQLite's integers end there."""
+LONGEST_SOURCE = 2_000_000
+"""Bytes of a candidate's file."""
 TEXTS = ("source", "hypothesis", "lesson", "failed")
 
 
@@ -47,6 +49,21 @@ def storable(proposal: Proposal) -> Proposal:
         clean["failed"] = clean["failed"] or "its text holds characters that no file can"
     spelled = {name: found if name == "source" else found.replace("\0", "\\x00") for name, found in clean.items()}
     return replace(proposal, **{**spelled, "source": as_read_back(spelled["source"])})
+
+
+def source_text(data: bytes) -> str:
+    """The text of a candidate's file, as Python reads it; ValueError, of the file, where it could be no kernel."""
+    if len(data) > LONGEST_SOURCE:
+        raise ValueError(f"has {len(data):,} bytes: expected at most {LONGEST_SOURCE:,}")
+    try:
+        return decoded(data)
+    except (SyntaxError, UnicodeDecodeError) as error:
+        reason = str(error)
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        reason = f"{error.reason} at byte {error.start}"
+    raise ValueError(f"is no UTF-8 text, nor in an encoding that it declares: {reason}")
 
 
 def _ratios(predicted: object) -> dict[str, float]:

@@ -34,8 +34,15 @@ def load_operator(name: str, choices: OperatorChoices) -> VariationOperator:
 
 def _by_place(place: str) -> VariationOperator:
     module, _, attribute = place.partition(":")
+    expected = "expected a class without arguments that has a name, describe() and propose(task)"
     try:
-        operator = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InvalidInput(f"--avo-operator: {place!r} cannot be loaded: {error}") from None
-    return cast("VariationOperator", operator())
+        operator = getattr(importlib.import_module(module), attribute)()
+        fits = isinstance(operator.name, str) and callable(operator.describe) and callable(operator.propose)
+    except InvalidInput:
+        raise  # it says itself what it lacks
+    except Exception as error:  # whatever the user's module, or class, does when it is loaded
+        reason = str(error) if isinstance(error, ImportError | AttributeError) else f"{type(error).__name__}: {error}"
+        raise InvalidInput(f"--avo-operator: {place!r} cannot be loaded: {reason}; {expected}") from None
+    if not fits:
+        raise InvalidInput(f"--avo-operator: {place!r}: {expected}")
+    return cast("VariationOperator", operator)

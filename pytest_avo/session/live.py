@@ -22,8 +22,7 @@ class LivePage:
         self._chronicle = Chronicle(view)
         self._lock = threading.Lock()
         self._drawn = ("", b"")
-        self._server = ThreadingHTTPServer((LOOPBACK, 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server((LOOPBACK, 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, name="avo live page", daemon=True)
 
     @property
@@ -57,6 +56,13 @@ class LivePage:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing, as the terminal is the run's: a browser went away in the middle, or the lineage was closed."""
 
 
 def _handler(live: LivePage) -> type[BaseHTTPRequestHandler]:

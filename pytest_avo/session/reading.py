@@ -30,6 +30,8 @@ from pytest_avo.run.settings import Settings
 from pytest_avo.session.options.choices import Choices, asked, chosen_mode
 from pytest_avo.session.options.table import OPTIONS
 
+LONGEST_S = 1e9
+"""What is longer, the system cannot wait for."""
 INTERPRETED = "smoke"
 """The suite that the interpreter, which is slow, takes instead of those that the kernels claim."""
 
@@ -117,7 +119,7 @@ def _limits(text: str) -> Limits:
             given[phase] = float(seconds)
         except ValueError:
             raise InvalidInput(f"--avo-limits: {part!r}: {expected}") from None
-        if phase not in Limits.__struct_fields__ or not given[phase] > 0:
+        if phase not in Limits.__struct_fields__ or not 0 < given[phase] <= LONGEST_S:
             raise InvalidInput(f"--avo-limits: {part!r}: {expected}")
     return Limits(**given)
 
@@ -230,9 +232,10 @@ def _duration_s(option: str, text: str | None) -> float | None:
         return None
     units = {"s": 1.0, "min": 60.0, "h": 3600.0}
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
-    if found is None or not float(found[1]) > 0:
+    seconds = 0.0 if found is None else float(found[1]) * units[found[2]]
+    if not 0 < seconds <= LONGEST_S:
         raise InvalidInput(f"{option}: expected a duration such as 90s, 30min or 2h, got {text!r}")
-    return float(found[1]) * units[found[2]]
+    return seconds
 
 
 def _prices(config: pytest.Config) -> Prices | None:

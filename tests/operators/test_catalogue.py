@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,17 @@ def test_a_name_that_is_none_says_which_there_are(tmp_path: Path) -> None:
 def test_what_cannot_be_loaded_says_why(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInput, match=f"'{name}' cannot be loaded: .*(no_such_module|Operator)"):
         load_operator(name, OperatorChoices(agent=NOTHING, folder=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "name", ["os:getcwd", "os:path", "os:", ":Operator", "json.nothing:X", "lame:Broken", "lame:Lame", "bad:X"]
+)
+def test_what_is_no_operator_says_what_one_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "lame.py").write_text(
+        "class Lame:\n    name = 7\n    describe = propose = print\n\nclass Broken:\n    def __init__(self):\n        1 / 0\n"
+    )
+    (tmp_path / "bad.py").write_text("def (:\n")
+    with pytest.raises(InvalidInput, match=f"^--avo-operator: '{name}'.*expected a class without arguments that has"):
+        load_operator(name, OperatorChoices(agent=NOTHING, folder=tmp_path))
+    sys.modules.pop("lame", None)

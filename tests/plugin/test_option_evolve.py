@@ -131,7 +131,7 @@ def test_two_kernels_are_one_too_many(project: Project) -> None:
     project.kernel("good.py", GOOD)
     result = project.run("--avo-evolve", "kernels")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: --avo-evolve: expected one kernel file, got good.py, slow.py"])
+    result.stderr.fnmatch_lines(["ERROR: --avo-evolve: expected one kernel file, got kernels/good.py, kernels/slow.py"])
 
 
 @pytest.mark.usefixtures("scripted")

@@ -22,6 +22,15 @@ def command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-B", "-m", module, *arguments]
 
 
+def elsewhere(module: str) -> list[str]:
+    """The command that runs a module's main with the arguments after it, whatever folder and environment it is in.
+
+    Unlike `command` it wants nothing of the environment, which belongs to somebody else there.
+    """
+    code = f"import sys; sys.path[:0] = {folders()!r}; from {module} import main; sys.exit(main(sys.argv[1:]))"
+    return [sys.executable, "-E", "-P", "-c", code]
+
+
 def search_path() -> str:
     """A PYTHONPATH with which this package, and what the user's own one leads to, is found from any folder."""
     return os.pathsep.join(folders())

@@ -97,8 +97,8 @@ class CodingAgentOperator:
     def _run(self, task: Task) -> Path:
         """The folder of the run, which holds those of its members."""
         work = self.doors.work
-        if not work.is_dir():
-            work.mkdir(parents=True)
+        work.mkdir(parents=True, exist_ok=True)  # members come here at the same time
+        if not (work / ".gitignore").exists():
             (work / ".gitignore").write_text("*\n", encoding="utf-8")
         path = work / run_folder(Path(), task.view.run).name
         path.mkdir(exist_ok=True)
@@ -107,9 +107,10 @@ class CodingAgentOperator:
 
     def _door(self, task: Task, run: Path) -> Door:
         with self._lock:
-            if task.member not in self._doors:
-                self._doors[task.member] = Door(run / f"m{task.member}.sock", task.stopping)
-            return self._doors[task.member]
+            door = self._doors.get(task.member)
+            if door is None or not door.path.exists():  # removed with its folder, by `git clean -fdx`, say
+                door = self._doors[task.member] = Door(run / f"m{task.member}.sock", task.stopping)
+            return door
 
     def _remembered(self, task: Task) -> LessonMemory | None:
         with self._lock:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import ast
 import math
+import os
+import shutil
+import stat
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.operators.answer import source_text
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.model.transcript import run_folder
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
@@ -40,8 +45,11 @@ class InboxOperator:
             raise InvalidInput(f"--avo-operator {self.name}: expected --avo-inbox DIR, where candidates come from")
         if not doors.inbox.is_dir():
             raise InvalidInput(f"--avo-inbox: {doors.inbox} is no folder")
+        if not os.access(doors.inbox, os.W_OK | os.X_OK):
+            raise InvalidInput(f"--avo-inbox: {doors.inbox} cannot be written: what was taken goes to {TAKEN}/ there")
         self.folder = doors.inbox
         self._lock = threading.Lock()
+        self._seen: dict[Path, tuple[int, int, float]] = {}
 
     def describe(self) -> str:
         """Operator and folder."""
@@ -62,8 +70,27 @@ class InboxOperator:
 
     def _waiting(self) -> list[Path]:
         """Files that nobody has taken, oldest first; what begins with a dot is being written."""
-        files = [path for path in self.folder.glob("*.py") if not path.name.startswith(".")]
-        return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        found = []
+        for path in self.folder.glob("*.py"):
+            with suppress(OSError):  # a link to nothing, or a file that somebody has just removed
+                status = path.stat()
+                if stat.S_ISREG(status.st_mode) and not path.name.startswith("."):
+                    found.append((status.st_mtime_ns, path.name, path))
+        return [path for *_, path in sorted(found)]
+
+    def _is_settled(self, path: Path) -> bool:
+        """Whether nobody seems to write to a file: it is old enough, or stays as it is while it is looked at.
+
+        Its time may be ahead of this machine's clock, or have been set by whoever copied it.
+        """
+        status, now = path.stat(), time.monotonic()
+        if time.time() - status.st_mtime >= SETTLED_S:
+            return True
+        *known, since = self._seen.get(path, (0, 0, now))
+        if known != [status.st_mtime_ns, status.st_size]:
+            self._seen[path] = (status.st_mtime_ns, status.st_size, now)
+            return False
+        return now - since >= SETTLED_S
 
     def _interrupted(self, task: Task) -> Path | None:
         """The file that was taken for this candidate before the run was killed."""
@@ -71,16 +98,26 @@ class InboxOperator:
 
     def _take(self, task: Task) -> Path | None:
         for path in self._waiting():
-            if time.time() - path.stat().st_mtime < SETTLED_S:
-                continue
-            (self.folder / TAKEN).mkdir(exist_ok=True)
-            taken = self.folder / TAKEN / f"{_mark(task)}-{path.name}"
-            note = path.with_suffix(".json")
-            if note.exists():
-                note.rename(taken.with_suffix(".json"))
-            # Last: where the file is, its note is.
-            return path.rename(taken)
+            with suppress(FileNotFoundError):  # somebody takes it back
+                if not self._is_settled(path):
+                    continue
+                (self.folder / TAKEN).mkdir(exist_ok=True)
+                taken = self.folder / TAKEN / f"{_mark(task)}-{path.name}"
+                note = path.with_suffix(".json")
+                if note.exists():
+                    _move(note, taken.with_suffix(".json"))
+                # Last: where the file is, its note is.
+                return _move(path, taken)
         return None
+
+
+def _move(path: Path, to: Path) -> Path:
+    """Move a file; of a link, which may lead from its own folder alone, move what it points to as a copy."""
+    if not path.is_symlink():
+        return path.rename(to)
+    shutil.copyfile(path, to)
+    path.unlink()
+    return to
 
 
 def _mark(task: Task) -> str:
@@ -91,9 +128,9 @@ def _mark(task: Task) -> str:
 def _proposal(path: Path, task: Task) -> Proposal:
     """A taken file as a candidate; one that cannot be read is a failed attempt."""
     try:
-        source = path.read_text(encoding="utf-8")
+        source = source_text(path.read_bytes())
         note = _note(path.with_suffix(".json"), source)
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError) as error:
         return Proposal(source=task.kernel.source, hypothesis=path.name, failed=f"{path.name}: {error}")
     known = {"geomean", *(shape.id for shape in task.shapes)}
     predicted = {

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
+import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.linux import processes, python
 from pytest_avo.operators.model.redaction import Redactor
 
 LAST_LINES = 8
@@ -42,7 +43,7 @@ class Program:
         transcript.parent.mkdir(parents=True, exist_ok=True)
         self._transcript = transcript.open("a", encoding="utf-8")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pytest_avo.operators.doors.leash", *command],
+            [*python.elsewhere("pytest_avo.operators.doors.leash"), *command],
             cwd=folder,
             env=dict(environment),
             stdin=subprocess.PIPE,
@@ -96,9 +97,14 @@ def environment(folder: Path, *, commands: Path, step_variable: str) -> dict[str
 
 
 def install_command(commands: Path) -> None:
-    """Make a folder with `avo` alone, which runs with this Python whatever environment the agent is in."""
+    """Make a folder with `avo` alone, which runs with this Python whatever environment the agent is in.
+
+    Whatever lies in the agent's folder: a `json.py` there is the agent's own.
+    """
     commands.mkdir(parents=True, exist_ok=True)
-    script = commands / "avo"
-    if not script.exists():
-        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m pytest_avo.command "$@"\n', encoding="utf-8")
-        script.chmod(0o755)
+    text = f'#!/bin/sh\nexec {shlex.join(python.elsewhere("pytest_avo.command.main"))} "$@"\n'
+    # Whole and executable at once: several members install it, and may begin at the same time.
+    written = commands / f".avo.{os.getpid()}.{secrets.token_hex(4)}"
+    written.write_text(text, encoding="utf-8", errors="surrogateescape")
+    written.chmod(0o755)
+    written.replace(commands / "avo")

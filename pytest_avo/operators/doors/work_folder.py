@@ -8,7 +8,9 @@ from pathlib import Path
 
 from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.core.disk.repository import GitError, git
+from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.answer import source_text
 from pytest_avo.operators.doors import briefing
 from pytest_avo.operators.doors.wire import write_step_file
 from pytest_avo.operators.knowledge import versions
@@ -22,7 +24,6 @@ SUBMITTED = ".avo-submitted"
 """The draft as it was submitted last: one that was not touched since makes way for the next step's parent."""
 STARTED = ".avo-generation"
 """The generation whose step began here last: one that is interrupted finds its draft as it was."""
-LONGEST_DRAFT = 2_000_000
 
 
 class WorkFolder:
@@ -38,23 +39,21 @@ class WorkFolder:
     def read_draft(self) -> str:
         """The draft's text; Mistake where there is none that could be a kernel."""
         try:
-            text = self.draft.read_bytes()
+            data = self.draft.read_bytes()
         except OSError as error:
             raise Mistake(f"{DRAFT} cannot be read: {error.strerror}") from None
-        if len(text) > LONGEST_DRAFT:
-            raise Mistake(f"{DRAFT} has {len(text):,} bytes: expected at most {LONGEST_DRAFT:,}")
         try:
-            return text.decode()
-        except UnicodeDecodeError as error:
-            raise Mistake(f"{DRAFT} is no UTF-8 text: {error.reason} at byte {error.start}") from None
+            return source_text(data)
+        except ValueError as error:
+            raise Mistake(f"{DRAFT} {error}") from None
 
     def write_draft(self, text: str) -> None:
         """Replace the draft's text."""
-        write_atomically(self.draft, text)
+        write_atomically(self.draft, TextForm().encoded(text))
 
     def remember_submission(self, text: str) -> None:
         """Keep what was submitted, to see later whether the draft was touched since."""
-        write_atomically(self.path / SUBMITTED, text)
+        write_atomically(self.path / SUBMITTED, TextForm().encoded(text))
 
     def lay_out(self, task: Task, *, knowledge: KnowledgeBase | None, with_memory: bool, socket: Path) -> bool:
         """Write what a step begins with; returns whether it goes on after an interruption.
@@ -65,7 +64,7 @@ class WorkFolder:
         _make(self.path)
         goes_on = _read(self.path / STARTED) == str(task.generation)
         parent = task.view.source(task.parent.digest)
-        untouched = not self.draft.exists() or _read(self.draft) == _read(self.path / SUBMITTED)
+        untouched = not self.draft.exists() or _source(self.draft) == _source(self.path / SUBMITTED)
         if untouched and not goes_on:
             self.write_draft(parent)
         self._write_lineage(task.view, with_memory=with_memory)
@@ -124,4 +123,11 @@ def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _source(path: Path) -> str | None:
+    try:
+        return source_text(path.read_bytes())
+    except (OSError, ValueError):
         return None

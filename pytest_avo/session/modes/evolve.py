@@ -136,7 +136,7 @@ class Evolution(KernelRun):
     def _open(self, session: pytest.Session, items: Sequence[KernelItem]) -> Loop:
         files = {item.parent for item in items}
         if len(files) != 1:
-            names = ", ".join(sorted(file.path.name for file in files)) or "none"
+            names = ", ".join(sorted(file.nodeid for file in files)) or "none"
             raise InvalidInput(f"--avo-evolve: expected one kernel file, got {names}")
         file, assessor = files.pop(), self.assessor
         device = assessor.device_for(file.kernel)

@@ -16,6 +16,9 @@ from pytest_avo.session.options.measuring import MODE_OPTIONS
 from pytest_avo.session.options.option import Option
 from pytest_avo.session.options.table import OPTIONS
 
+LARGEST = 1e18
+"""No number that anybody means is larger, and none that is smaller is too large for the lineage."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choices:
@@ -34,6 +37,8 @@ class Choices:
             return {"switch": False, "texts": []}.get(option.kind, option.default)
         if option.least is not None and not found >= option.least:
             raise InvalidInput(f"{option.flag}: expected at least {option.least}, got {found}")
+        if option.kind in ("whole", "decimal") and abs(found) > LARGEST:
+            raise InvalidInput(f"{option.flag}: expected a number below {LARGEST:.0e}, got {found}")
         return found
 
     def text(self, name: str) -> str:

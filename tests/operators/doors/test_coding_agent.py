@@ -61,7 +61,8 @@ def test_a_wrong_draft_has_the_status_of_one(outside: Make, open_step: Open) -> 
     answer = member.json("eval", "--shape", FIRST)
     assert (answer["status"], answer["shapes"][0]["kind"], answer["geomean"]) == (1, "incorrect", None)
     (member.folder / "draft.py").write_bytes(b"\xff")
-    assert member.avo("eval") == (1, "error: draft.py is no UTF-8 text: invalid start byte at byte 0")
+    said = "error: draft.py is no UTF-8 text, nor in an encoding that it declares: invalid start byte at byte 0"
+    assert member.avo("eval") == (1, said)
     (member.folder / "draft.py").unlink()
     assert member.avo("eval") == (1, "error: draft.py cannot be read: No such file or directory")
 
@@ -223,3 +224,23 @@ def test_a_step_that_was_interrupted_finds_its_draft(outside: Make, open_step: O
     again = open_step(outside("wait"))
     assert "SPEED = 120" in (again.folder / "draft.py").read_text()
     assert "open" in again.avo("status")[1]
+
+
+def test_a_draft_is_read_as_python_reads_it(outside: Make, open_step: Open) -> None:
+    member = open_step(outside("wait"))
+    draft = member.folder / "draft.py"
+    draft.write_bytes(b"\xef\xbb\xbf" + SEED.replace(*FASTER).replace("\n", "\r\n").encode())
+    assert "1.200x" in member.avo("eval")[1]
+    assert member.avo("submit", "-m", "the literal limits it")[0] == 0
+    assert member.proposal().source == SEED.replace(*FASTER)
+
+
+def test_a_door_whose_socket_was_removed_is_made_anew(outside: Make, world: World, tmp_path: Path) -> None:
+    operator, task = outside("wait"), world.task()
+    first = operator._door(task, tmp_path)
+    assert operator._door(task, tmp_path) is first
+    first.path.unlink()
+    second = operator._door(task, tmp_path)
+    assert second is not first
+    assert second.path.is_socket()
+    task.stopping.set()

@@ -87,3 +87,50 @@ def test_a_folder_must_be_named_and_be_there(tmp_path: Path) -> None:
         InboxOperator(DoorSettings())
     with pytest.raises(InvalidInput, match="is no folder"):
         InboxOperator(DoorSettings(inbox=tmp_path / "none"))
+
+
+def test_what_is_no_file_is_left_alone(inbox: InboxOperator, folder: Path, world: World) -> None:
+    (folder / "a.py").symlink_to("nowhere.py")
+    (folder / "b.py").mkdir()
+    os.mkfifo(folder / "c.py")
+    put(folder / "d.py", FASTER)
+    proposal = inbox.propose(world.task())
+    assert proposal is not None
+    assert (proposal.source, proposal.failed) == (FASTER, "")
+    (folder / "END").touch()
+    world.settle(proposal)
+    assert inbox.propose(world.task()) is None
+
+
+def test_a_file_from_a_host_whose_clock_is_ahead_is_taken_when_it_stays_as_it_is(
+    inbox: InboxOperator, folder: Path, world: World
+) -> None:
+    put(folder / "a.py", FASTER, age_s=-3600.0)
+    assert inbox._take(world.task()) is None
+    proposal = inbox.propose(world.task())
+    assert proposal is not None
+    assert proposal.source == FASTER
+
+
+def test_a_candidate_is_read_as_python_reads_it_through_a_link_too(
+    inbox: InboxOperator, folder: Path, world: World, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "mine.py"
+    elsewhere.write_bytes(b"\xef\xbb\xbf# coding: utf-8\r\n" + FASTER.replace("\n", "\r\n").encode())
+    os.utime(elsewhere, (0, 0))
+    (folder / "a.py").symlink_to("../mine.py")
+    proposal = inbox.propose(world.task())
+    assert proposal is not None
+    assert (proposal.source, proposal.failed) == (f"# coding: utf-8\n{FASTER}", "")
+    assert elsewhere.exists()
+
+
+def test_what_could_be_no_kernel_fails_the_attempt(inbox: InboxOperator, folder: Path, world: World) -> None:
+    (folder / "a.py").write_bytes(b"x = '\xff'\n")
+    (folder / "b.py").write_bytes(b"#" * 2_000_001)
+    for said in ("a.py: is no UTF-8 text, nor in an encoding", "b.py: has 2,000,001 bytes: expected at most"):
+        os.utime(folder / said[:4], (0, 0))
+        proposal = inbox.propose(world.task())
+        assert proposal is not None
+        assert said in proposal.failed
+        world.settle(proposal, "failed")
