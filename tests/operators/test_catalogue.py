@@ -53,7 +53,8 @@ def test_what_cannot_be_loaded_says_why(tmp_path: Path, name: str) -> None:
 def test_what_is_no_operator_says_what_one_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "lame.py").write_text(
-        "class Lame:\n    name = 7\n    describe = propose = print\n\nclass Broken:\n    def __init__(self):\n        1 / 0\n"
+        "class Lame:\n    name, describe, propose = 7, print, print\n"
+        "class Broken:\n    def __init__(self):\n        1 / 0\n"
     )
     (tmp_path / "bad.py").write_text("def (:\n")
     with pytest.raises(InvalidInput, match=f"^--avo-operator: '{name}'.*expected a class without arguments that has"):
