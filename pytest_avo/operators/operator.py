@@ -16,7 +16,7 @@ from pytest_avo.core.verdict import Verdict
 from pytest_avo.lineage.events import Fact
 from pytest_avo.lineage.records import Attempt
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.budget import Ledger
+from pytest_avo.operators.ledger import Ledger
 
 
 class OperatorStopped(Exception):

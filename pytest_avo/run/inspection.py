@@ -16,7 +16,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.lineage.events import Fact, Profiled
-from pytest_avo.operators.budget import Ledger
+from pytest_avo.operators.ledger import Ledger
 from pytest_avo.operators.operator import OperatorStopped, Unavailable
 from pytest_avo.report.terminal import compiled
 from pytest_avo.run.assessor import Assessor
