@@ -20,10 +20,11 @@ from pytest_avo.evolution.decision import screening
 from pytest_avo.lineage.events import Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.answer import checked
-from pytest_avo.operators.ledger import Budget, BudgetExhausted, Ledger
+from pytest_avo.operators.budget import Budget, BudgetExhausted
 from pytest_avo.operators.catalogue import entry
 from pytest_avo.operators.directions import direction_of
 from pytest_avo.operators.knowledge.comparison import compared, comparison, measured_ratios
+from pytest_avo.operators.ledger import Ledger
 from pytest_avo.operators.operator import (
     DraftResult,
     DraftsSpent,

@@ -1,4 +1,4 @@
-"""The budget ledger: what a run has spent, and the hard limits that are checked before anything is spent.
+"""The ledger: what a run has spent, and its limits checked before anything is spent.
 
 Spending is two steps. `reserve` asks for the most a model call may use and fails if that could pass a limit;
 `settle` puts what was really used in its place. A limit that stops a run therefore never discards a call already paid
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from pytest_avo.lineage.events import Spending
+from pytest_avo.operators.budget import Budget, BudgetExhausted, Prices
 from pytest_avo.report.text import duration
 
 if TYPE_CHECKING:
@@ -22,40 +23,6 @@ if TYPE_CHECKING:
 
 
 _UNLIMITED = 2**62
-
-
-class BudgetExhausted(Exception):
-    """A hard limit would be passed by what was about to be spent; everything finished so far is kept."""
-
-    def __init__(self, limit: str, reason: str) -> None:
-        super().__init__(f"budget exhausted ({limit}): {reason}")
-        self.limit = limit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prices:
-    """What the model costs per million tokens, in the user's currency."""
-
-    input_per_million: float
-    output_per_million: float
-
-    def cost(self, *, tokens_in: int, tokens_out: int) -> float:
-        """The cost of so many tokens."""
-        return (tokens_in * self.input_per_million + tokens_out * self.output_per_million) / 1e6
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """Hard limits of a run, `None` where there is none.
-
-    Tokens in and out together, cost, seconds of wall time, and evaluations: shapes that drafts and candidates were
-    tried on, the seed not counted.
-    """
-
-    max_tokens: int | None = None
-    max_cost: float | None = None
-    max_time_s: float | None = None
-    max_evaluations: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

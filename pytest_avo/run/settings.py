@@ -11,7 +11,7 @@ from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.ledger import Budget, Prices
+from pytest_avo.operators.budget import Budget, Prices
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.run.mode import Mode
 

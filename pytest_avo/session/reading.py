@@ -22,7 +22,7 @@ from pytest_avo.gate.refs import PREFIX
 from pytest_avo.gate.rules import parse_rules
 from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.ledger import Budget, Prices
+from pytest_avo.operators.budget import Budget, Prices
 from pytest_avo.operators.directions import FILE, member_directions
 from pytest_avo.operators.doors.door_settings import STEP_TIME_S, WORK, DoorSettings
 from pytest_avo.report.catalogue import FORMATS

@@ -13,7 +13,7 @@ from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.lineage.events import Spending
 from pytest_avo.lineage.records import AttemptOutcome
-from pytest_avo.operators.ledger import Budget
+from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.operator import DraftsSpent, OperatorStopped, Proposal, Task
 from tests.evolution.world import FIRST, SECOND, SHAPES, Operator, Step, World, measured_seed, proposal, source
 

@@ -15,7 +15,7 @@ from pytest_avo.evolution.balance import summary
 from pytest_avo.evolution.decision import Decision
 from pytest_avo.evolution.trials import Trial
 from pytest_avo.lineage.events import Resumed, SeedComparison
-from pytest_avo.operators.ledger import Budget
+from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
 from tests.evolution.world import FIRST, SECOND, SHAPES, Operator, World, proposal, source
 

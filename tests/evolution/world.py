@@ -39,7 +39,7 @@ from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.gate.rules import parse_rules
 from pytest_avo.lineage.records import Attempt, Status
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.ledger import Budget
+from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.operator import Proposal, Task
 from pytest_avo.run.assessor import Assessor

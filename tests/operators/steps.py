@@ -18,7 +18,8 @@ from pytest_avo.lineage.events import Fact
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.ledger import Budget, Ledger, Prices
+from pytest_avo.operators.budget import Budget, Prices
+from pytest_avo.operators.ledger import Ledger
 from pytest_avo.operators.operator import Accept, DraftResult, Proposal, Task, Unavailable
 
 SHAPES = (

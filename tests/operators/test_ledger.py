@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_avo.lineage.events import Spending
-from pytest_avo.operators.ledger import Budget, BudgetExhausted, Ledger, Prices
+from pytest_avo.operators.budget import Budget, BudgetExhausted, Prices
+from pytest_avo.operators.ledger import Ledger
 
 PRICES = Prices(input_per_million=2.0, output_per_million=8.0)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.operators.ledger import Budget, Prices
+from pytest_avo.operators.budget import Budget, Prices
 from pytest_avo.operators.catalogue import load_operator
 from pytest_avo.operators.entry import OperatorChoices
 from pytest_avo.run.settings import Settings

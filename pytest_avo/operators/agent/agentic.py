@@ -11,7 +11,7 @@ from pytest_avo.operators.agent.compaction import compact
 from pytest_avo.operators.agent.context import Context, start_of
 from pytest_avo.operators.agent.supervisor import Given
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.ledger import BudgetExhausted
+from pytest_avo.operators.budget import BudgetExhausted
 from pytest_avo.operators.model.chat import (
     Answer,
     ContextOverflow,

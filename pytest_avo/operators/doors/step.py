@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.likeness import normalised
-from pytest_avo.operators.ledger import BudgetExhausted
+from pytest_avo.operators.budget import BudgetExhausted
 from pytest_avo.operators.doors.briefing import contract_text, task_text
 from pytest_avo.operators.doors.tickets import Ticket, Tickets
 from pytest_avo.operators.doors.wire import CLOSED, DONE, FAILED, SPENT, USAGE, WRONG, Reply, Request

@@ -19,7 +19,7 @@ from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Run
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.ledger import Prices
+from pytest_avo.operators.budget import Prices
 from pytest_avo.operators.model.chat import (
     Answer,
     ChatModel,

@@ -12,7 +12,7 @@ from werkzeug import Response
 
 from pytest_avo.lineage.events import LessonLearnt
 from pytest_avo.operators.agent.agentic import AgenticOperator
-from pytest_avo.operators.ledger import Budget, BudgetExhausted, Prices
+from pytest_avo.operators.budget import Budget, BudgetExhausted, Prices
 from pytest_avo.operators.operator import Accept, OperatorFailed, OperatorStopped, Proposal
 from tests.operators.conftest import KEY
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says

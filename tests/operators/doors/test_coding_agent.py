@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.shape import Shape
-from pytest_avo.operators.ledger import Budget, BudgetExhausted
+from pytest_avo.operators.budget import Budget, BudgetExhausted
 from pytest_avo.operators.operator import DraftResult, OperatorFailed, OperatorStopped
 from tests.operators.doors.conftest import Make, Open
 from tests.operators.steps import FIRST, SECOND, SEED, World

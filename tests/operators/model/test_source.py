@@ -11,7 +11,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.lineage.events import LessonLearnt
 from pytest_avo.operators.agent.agentic import AgenticOperator
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.ledger import Budget
+from pytest_avo.operators.budget import Budget
 from pytest_avo.operators.model.source import AnswerSource
 from pytest_avo.operators.model.transcript import run_folder
 from pytest_avo.operators.operator import OperatorStopped, Proposal

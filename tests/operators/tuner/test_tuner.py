@@ -21,7 +21,8 @@ from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.ledger import Budget, Ledger
+from pytest_avo.operators.budget import Budget
+from pytest_avo.operators.ledger import Ledger
 from pytest_avo.operators.operator import DraftResult, Proposal, Task, VariationOperator
 from pytest_avo.operators.tuner.tuner import Tuner
 
