@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import openai
 
+from pytest_avo.operators.model.breaker import RESUME_HINT, Breaker
 from pytest_avo.operators.model.chat import (
     CallTimedOut,
     ContextOverflow,
@@ -29,6 +30,7 @@ from pytest_avo.operators.model.chat import (
     estimated_tokens,
     parsed_answer,
 )
+from pytest_avo.operators.model.dialect import Dialect
 from pytest_avo.operators.model.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -36,10 +38,7 @@ if TYPE_CHECKING:
 
     from pytest_avo.operators.model.chat import Answer, Message, Tool
 
-RESUME_HINT = "everything finished is kept: continue with --avo-resume"
 _CONNECT_TIMEOUT_S = 15.0
-_LIMITS = ("max_tokens", "max_completion_tokens")
-_OPTIONAL = (*_LIMITS, "seed")
 _LONGEST_MESSAGE = 500
 _SURROUNDINGS = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE")
 """Variables, in either case, that httpx reads: what they set wrong looks like a fault of the server."""
@@ -50,9 +49,6 @@ _OVERFLOW = re.compile(
     r"|(prompt|input|request) is too long|too many (input )?tokens"
     r"|max_(completion_)?tokens\W.{0,60}(too large|at most|range|less than|maximum|exceed)",
     re.IGNORECASE,
-)
-_UNKNOWN_FIELD = re.compile(
-    r"not supported|unsupported|unknown|unrecognized|unexpected|extra|not permitted", re.IGNORECASE
 )
 
 
@@ -76,67 +72,6 @@ class Exchange:
     error: str | None
     started_unix_s: float
     duration_s: float
-
-
-class Breaker:
-    """Gives an endpoint up after so many failed calls in a row, whichever conversations they belong to."""
-
-    def __init__(self, failures: int = 5) -> None:
-        self._limit = failures
-        self._failures = 0
-        self._open_because: str | None = None
-        self._lock = threading.Lock()
-
-    def check(self) -> None:
-        """Raise `EndpointUnavailable` if the endpoint is given up."""
-        if self._open_because is not None:
-            raise EndpointUnavailable(self._open_because)
-
-    def succeeded(self) -> None:
-        """Forget the failures before an answer."""
-        with self._lock:
-            self._failures = 0
-
-    def failed(self, failure: Exception, endpoint: str) -> Exception:
-        """Count a failure; returns it, or what is to be raised instead where it opens the breaker."""
-        if isinstance(failure, ContextOverflow):
-            return failure
-        with self._lock:
-            self._failures += 1
-            if isinstance(failure, EndpointUnavailable):
-                self._open_because = str(failure)
-                return failure
-            if self._failures < self._limit:
-                return failure
-            self._open_because = f"{endpoint} failed {self._failures} calls in a row, last: {failure}; {RESUME_HINT}"
-            return EndpointUnavailable(self._open_because)
-
-
-class Dialect:
-    """Which optional fields a server takes, learnt from what it refuses. Conversations with one endpoint share one."""
-
-    def __init__(self) -> None:
-        self._refused: frozenset[str] = frozenset()
-
-    def fields(self, *, max_output_tokens: int, seed: int | None, hosted: bool) -> dict[str, int]:
-        """The limit on the answer, under the name that the server takes, and the seed where it takes one.
-
-        OpenAI's reasoning models know only `max_completion_tokens`, several compatible servers only `max_tokens`.
-        """
-        names = ("max_completion_tokens", "max_tokens") if hosted else ("max_tokens", "max_completion_tokens")
-        limit = next((name for name in names if name not in self._refused), names[0])
-        fields = {limit: max_output_tokens}
-        if seed is not None and "seed" not in self._refused:
-            fields["seed"] = seed
-        return fields
-
-    def learns(self, refusal: str, sent: Mapping[str, object]) -> bool:
-        """Whether a refusal is about the name of a field that was sent, and the request can be put differently."""
-        if not _UNKNOWN_FIELD.search(refusal):
-            return False
-        named = {name for name in _OPTIONAL if name in sent and re.search(rf"\b{name}\b", refusal)}
-        self._refused |= named
-        return bool(named) and not self._refused.issuperset(_LIMITS)
 
 
 class OpenAIChat:

@@ -20,6 +20,7 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.records import Run
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Prices
+from pytest_avo.operators.model.breaker import Breaker
 from pytest_avo.operators.model.chat import (
     Answer,
     ChatModel,
@@ -30,7 +31,8 @@ from pytest_avo.operators.model.chat import (
     estimated_tokens,
     parsed_answer,
 )
-from pytest_avo.operators.model.client import Breaker, Dialect, Endpoint, OpenAIChat
+from pytest_avo.operators.model.client import Endpoint, OpenAIChat
+from pytest_avo.operators.model.dialect import Dialect
 from pytest_avo.operators.model.transcript import EntryKind, Recorded, Transcript, recorded, run_folder, transcript_path
 from pytest_avo.operators.operator import OperatorStopped, Task
 

@@ -22,7 +22,8 @@ from pytest_avo.operators.model.chat import (
     RequestRejected,
     Tool,
 )
-from pytest_avo.operators.model.client import Breaker, Endpoint, Exchange, OpenAIChat
+from pytest_avo.operators.model.client import Endpoint, Exchange, OpenAIChat
+from tests.operators.model.completions import HELLO, KEY, PATH, completion, error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,55 +31,7 @@ if TYPE_CHECKING:
     from pytest_httpserver import HTTPServer
     from werkzeug import Request
 
-KEY = "key-of-the-test-0123456789"
-HELLO = [{"role": "user", "content": "hello"}]
 EVALUATE = Tool("evaluate", "Evaluate the draft.", {"type": "object", "properties": {}})
-PATH = "/v1/chat/completions"
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-
-
-@pytest.fixture
-def chat(httpserver: HTTPServer) -> Callable[..., OpenAIChat]:
-    def make(
-        *,
-        timeout_s: float = 5.0,
-        max_retries: int = 0,
-        breaker_failures: int = 3,
-        seed: int | None = None,
-        record: Callable[[Exchange], None] | None = None,
-    ) -> OpenAIChat:
-        endpoint = Endpoint(
-            model="test-model",
-            base_url=httpserver.url_for("/v1"),
-            timeout_s=timeout_s,
-            max_retries=max_retries,
-            seed=seed,
-        )
-        return OpenAIChat(endpoint, breaker=Breaker(breaker_failures), record=record)
-
-    return make
-
-
-def completion(content: str | None = "hi", finish: str = "stop", **message: object) -> dict[str, object]:
-    return {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": "test-model",
-        "choices": [
-            {"index": 0, "finish_reason": finish, "message": {"role": "assistant", "content": content, **message}}
-        ],
-        "usage": {"prompt_tokens": 12, "completion_tokens": 3, "total_tokens": 15},
-    }
-
-
-def error(message: str, code: str | None = None) -> dict[str, object]:
-    return {"error": {"message": message, "code": code, "type": "test"}}
 
 
 def test_answer_and_what_was_sent(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
@@ -132,29 +85,6 @@ def test_rate_limit_is_retried_by_openai(httpserver: HTTPServer, chat: Callable[
     httpserver.expect_ordered_request(PATH).respond_with_json(completion())
     assert chat(max_retries=2).complete(HELLO, max_output_tokens=64).text == "hi"
     assert len(httpserver.log) == 2
-
-
-def test_failures_in_a_row_open_the_breaker_for_good(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
-    httpserver.expect_request(PATH).respond_with_json(error("boom"), status=500)
-    model = chat(breaker_failures=3)
-    for _ in range(2):
-        with pytest.raises(EndpointFailed, match=r"InternalServerError: .*boom"):
-            model.complete(HELLO, max_output_tokens=64)
-    with pytest.raises(EndpointUnavailable, match=r"failed 3 calls in a row, last: .*boom.* --avo-resume"):
-        model.complete(HELLO, max_output_tokens=64)
-    with pytest.raises(EndpointUnavailable, match="failed 3 calls in a row"):
-        model.complete(HELLO, max_output_tokens=64)
-    assert len(httpserver.log) == 3
-
-
-def test_success_resets_the_breaker(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
-    model = chat(breaker_failures=2)
-    for _ in range(3):
-        httpserver.expect_oneshot_request(PATH).respond_with_json(error("boom"), status=500)
-        with pytest.raises(EndpointFailed):
-            model.complete(HELLO, max_output_tokens=64)
-        httpserver.expect_oneshot_request(PATH).respond_with_json(completion())
-        assert model.complete(HELLO, max_output_tokens=64).text == "hi"
 
 
 def test_silence_ends_at_the_deadline_retries_included(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
@@ -217,17 +147,6 @@ def test_dropped_connection(reply: bytes) -> None:
         thread.join()
 
 
-def test_nobody_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    endpoint = Endpoint(model="m", base_url=f"http://127.0.0.1:{port}/v1", max_retries=0)
-    model = OpenAIChat(endpoint, breaker=Breaker(1))
-    with pytest.raises(
-        EndpointUnavailable, match=r"m at http://127.0.0.1:\d+/v1 failed 1 calls in a row, .*[Rr]efused"
-    ):
-        model.complete(HELLO, max_output_tokens=64)
-
-
 @pytest.mark.parametrize("body", ["<html>maintenance</html>", '{"choices": [', "[]", '{"error": {"message": "busy"}}'])
 def test_answer_that_is_no_completion(httpserver: HTTPServer, chat: Callable[..., OpenAIChat], body: str) -> None:
     httpserver.expect_request(PATH).respond_with_data(body, content_type="application/json")
@@ -276,66 +195,10 @@ def test_half_a_character_is_replaced(httpserver: HTTPServer, chat: Callable[...
     assert chat().complete(HELLO, max_output_tokens=64).text == "whole \U0001f600, half \ufffd"
 
 
-def test_a_server_is_asked_in_the_terms_that_it_knows(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
-    """Azure's reasoning models want the other limit, Mistral's server no seed: both are learnt once."""
-
-    def picky(request: Request) -> Response:
-        body = request.get_json()
-        told = ""
-        if "max_tokens" in body:
-            told = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
-        elif "seed" in body:
-            told = '{"type":"extra_forbidden","loc":["body","seed"],"msg":"Extra inputs are not permitted"}'
-        answer = error(told) if told else completion()
-        return Response(json.dumps(answer), 422 if told else 200, content_type="application/json")
-
-    httpserver.expect_request(PATH).respond_with_handler(picky)
-    exchanges: list[Exchange] = []
-    model = chat(seed=7, breaker_failures=1, record=exchanges.append)
-    assert model.complete(HELLO, max_output_tokens=64).text == "hi"
-    assert len(httpserver.log) == 3
-    assert model.complete(HELLO, max_output_tokens=64).text == "hi"
-    assert len(httpserver.log) == 4
-    assert [each.request for each in exchanges] == [
-        {"model": "test-model", "messages": HELLO, "max_completion_tokens": 64}
-    ] * 2
-
-
-def test_a_server_that_knows_no_limit_at_all_refuses_the_request(
-    httpserver: HTTPServer, chat: Callable[..., OpenAIChat]
-) -> None:
-    httpserver.expect_request(PATH).respond_with_json(
-        error("unknown fields: max_tokens, max_completion_tokens"), status=400
-    )
-    with pytest.raises(RequestRejected, match="unknown fields"):
-        chat().complete(HELLO, max_output_tokens=64)
-    assert len(httpserver.log) == 2
-
-
 def test_malformed_request_is_told_apart(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
     httpserver.expect_request(PATH).respond_with_json(error("tools are not supported"), status=400)
     with pytest.raises(RequestRejected, match="tools are not supported"):
         chat().complete(HELLO, max_output_tokens=64)
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "message"),
-    [
-        (401, error("bad key"), "check --avo-model, --avo-base-url and OPENAI_API_KEY"),
-        (403, error("not yours"), "not yours"),
-        (404, error("no such model"), "no such model"),
-        (429, error("pay", "insufficient_quota"), "quota is used up"),
-    ],
-)
-def test_refusal_that_will_not_change_ends_at_once(
-    httpserver: HTTPServer, chat: Callable[..., OpenAIChat], status: int, body: dict[str, object], message: str
-) -> None:
-    httpserver.expect_request(PATH).respond_with_json(body, status=status)
-    model = chat(breaker_failures=5)
-    for _ in range(2):
-        with pytest.raises(EndpointUnavailable, match=message):
-            model.complete(HELLO, max_output_tokens=64)
-    assert len(httpserver.log) == 1
 
 
 def test_exchanges_are_recorded_without_the_key(httpserver: HTTPServer, chat: Callable[..., OpenAIChat]) -> None:
