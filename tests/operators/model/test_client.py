@@ -99,7 +99,7 @@ def test_silence_ends_at_the_deadline_retries_included(httpserver: HTTPServer, c
     try:
         with pytest.raises(CallTimedOut, match=r"within 0\.3 s"):
             chat(timeout_s=0.3, max_retries=5).complete(HELLO, max_output_tokens=64)
-        assert time.monotonic() - started_s < 2.0
+        assert time.monotonic() - started_s < 5.0
     finally:
         released.set()
 
@@ -119,7 +119,7 @@ def test_slow_drip_ends_at_the_deadline_too(httpserver: HTTPServer, chat: Callab
     try:
         with pytest.raises(CallTimedOut):
             chat(timeout_s=0.5).complete(HELLO, max_output_tokens=64)
-        assert time.monotonic() - started_s < 2.0
+        assert time.monotonic() - started_s < 5.0
     finally:
         stopped.set()
 
@@ -277,6 +277,6 @@ def test_interrupt_while_waiting_is_immediate(httpserver: HTTPServer, chat: Call
     try:
         with pytest.raises(KeyboardInterrupt):
             chat(timeout_s=20.0).complete(HELLO, max_output_tokens=64)
-        assert time.monotonic() - started_s < 2.0
+        assert time.monotonic() - started_s < 5.0
     finally:
         released.set()
