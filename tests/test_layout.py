@@ -18,7 +18,7 @@ TESTED = ("core", "evolution", "gate", "operators")
 """Folders whose modules each have a test file in the same place below tests/."""
 UNTESTED = {  # modules, or folders that end with a slash
     "core/errors.py": "two exceptions without code",
-    "evolution/conditions.py": "compared when a run is resumed, in evolution/test_loop.py",
+    "evolution/plan.py": "compared when a run is resumed, in evolution/test_loop.py",
     "evolution/fixed_arm.py": "decides in evolution/test_settlement.py",
     "evolution/hooks.py": "a protocol without code",
     "gate/gate_settings.py": "a value without code",

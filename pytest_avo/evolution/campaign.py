@@ -17,7 +17,7 @@ from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest, spelled_
 from pytest_avo.core.ranking import noise_floor, unrest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.conditions import changes
+from pytest_avo.evolution.plan import changes
 from pytest_avo.evolution.promotion import Provenance, check_unchanged, transferred
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
