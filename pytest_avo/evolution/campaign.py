@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import fnmatch
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
-from pytest_avo.core.fingerprint import Fingerprint, differences
-from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest, spelled_out
+from pytest_avo.core.fingerprint import differences
+from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
 from pytest_avo.core.ranking import noise_floor, unrest
-from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.plan import changes
+from pytest_avo.evolution.plan import Plan, changes
 from pytest_avo.evolution.promotion import Provenance, check_unchanged, transferred
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
@@ -31,71 +28,6 @@ from pytest_avo.operators.operator import Proposal
 
 PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
 DRAFT: Purpose = "draft"
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What an evolution is asked for."""
-
-    path: Path
-    rootdir: Path
-    folder: Path
-    """Where the lineage is kept."""
-    shapes: tuple[Shape, ...]
-    target: str
-    fingerprint: Fingerprint
-    operator: str
-    seed: int | None
-    generations: int
-    population: int = 1
-    islands: int = 1
-    peers: tuple[str, ...] = ()
-    """What candidates are timed beside, besides their parents."""
-    fixed: str = ""
-    """The peer that comparisons have in common."""
-    transfer: bool = False
-    """Whether a new run begins with the best kernel of the last one."""
-    screened: tuple[Shape, ...] = ()
-    """The shapes that candidates are screened on, where those are not all; winners are confirmed on all."""
-    conditions: Mapping[str, str] = field(default_factory=dict)
-    """What else makes the run what it is."""
-
-    @property
-    def settings(self) -> dict[str, str]:
-        """What the lineage keeps of a run's size, and of all else that it was asked for."""
-        return {
-            **self.conditions,
-            "generations": str(self.generations),
-            "population": str(self.population),
-            "islands": str(self.islands),
-            "screen": ",".join(shape.id for shape in self.screened),
-        }
-
-    @property
-    def screened_beside(self) -> tuple[str, ...]:
-        """The peers that candidates are screened beside; the seed and winners are timed beside all."""
-        return self.peers[:1]
-
-    @property
-    def screen(self) -> tuple[Shape, ...]:
-        """The shapes that candidates are screened on."""
-        return self.screened or self.shapes
-
-    @property
-    def name(self) -> str:
-        """The kernel's path as lineage and commands have it."""
-        if self.path.is_relative_to(self.rootdir):
-            return spelled_out(self.path.relative_to(self.rootdir).as_posix())
-        return spelled_out(str(self.path))
-
-
-def matching(shapes: Sequence[Shape], globs: Sequence[str]) -> tuple[Shape, ...]:
-    """The shapes whose ids match one of the globs; InvalidInput names a glob that matches none."""
-    for glob in globs:
-        if not fnmatch.filter([shape.id for shape in shapes], glob):
-            known = ", ".join(shape.id for shape in shapes)
-            raise InvalidInput(f"--avo-screen: {glob!r} matches none of the shapes: expected some of {known}")
-    return tuple(shape for shape in shapes if any(fnmatch.fnmatchcase(shape.id, glob) for glob in globs))
 
 
 class Campaign:

@@ -18,11 +18,11 @@ from pytest_avo.core.signature import flaw
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.devices.device import DeviceKind
 from pytest_avo.evolution.balance import final_rows
-from pytest_avo.evolution.campaign import Campaign, Plan, matching
+from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.evolution.decision import Decision, decide
 from pytest_avo.evolution.hooks import Hooks
-from pytest_avo.evolution.plan import conditions
+from pytest_avo.evolution.plan import Plan, conditions, matching
 from pytest_avo.evolution.promotion import check_commit, check_place
 from pytest_avo.evolution.settlement import Settlement
 from pytest_avo.evolution.trials import Candidate, Trial, Trials

@@ -1,17 +1,92 @@
-"""What makes a run what it is, beside its kernel, shapes and device: kept in the lineage, for comparing runs."""
+"""The plan of an evolution: what it is asked for, and what of that the lineage keeps, for comparing runs."""
 
 from __future__ import annotations
 
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytest_avo import __version__
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.kernel import spelled_out
+from pytest_avo.core.shape import Shape
 from pytest_avo.operators.operator import VariationOperator
 from pytest_avo.run.settings import Settings
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What an evolution is asked for."""
+
+    path: Path
+    rootdir: Path
+    folder: Path
+    """Where the lineage is kept."""
+    shapes: tuple[Shape, ...]
+    target: str
+    fingerprint: Fingerprint
+    operator: str
+    seed: int | None
+    generations: int
+    population: int = 1
+    islands: int = 1
+    peers: tuple[str, ...] = ()
+    """What candidates are timed beside, besides their parents."""
+    fixed: str = ""
+    """The peer that comparisons have in common."""
+    transfer: bool = False
+    """Whether a new run begins with the best kernel of the last one."""
+    screened: tuple[Shape, ...] = ()
+    """The shapes that candidates are screened on, where those are not all; winners are confirmed on all."""
+    conditions: Mapping[str, str] = field(default_factory=dict)
+    """What else makes the run what it is."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the lineage keeps of a run's size, and of all else that it was asked for."""
+        return {
+            **self.conditions,
+            "generations": str(self.generations),
+            "population": str(self.population),
+            "islands": str(self.islands),
+            "screen": ",".join(shape.id for shape in self.screened),
+        }
+
+    @property
+    def screened_beside(self) -> tuple[str, ...]:
+        """The peers that candidates are screened beside; the seed and winners are timed beside all."""
+        return self.peers[:1]
+
+    @property
+    def screen(self) -> tuple[Shape, ...]:
+        """The shapes that candidates are screened on."""
+        return self.screened or self.shapes
+
+    @property
+    def name(self) -> str:
+        """The kernel's path as lineage and commands have it."""
+        if self.path.is_relative_to(self.rootdir):
+            return spelled_out(self.path.relative_to(self.rootdir).as_posix())
+        return spelled_out(str(self.path))
+
+
+def matching(shapes: Sequence[Shape], globs: Sequence[str]) -> tuple[Shape, ...]:
+    """The shapes whose ids match one of the globs; InvalidInput names a glob that matches none."""
+    for glob in globs:
+        if not fnmatch.filter([shape.id for shape in shapes], glob):
+            known = ", ".join(shape.id for shape in shapes)
+            raise InvalidInput(f"--avo-screen: {glob!r} matches none of the shapes: expected some of {known}")
+    return tuple(shape for shape in shapes if any(fnmatch.fnmatchcase(shape.id, glob) for glob in globs))
+
+
 def conditions(settings: Settings, operator: VariationOperator) -> dict[str, str]:
-    """The choices of a run by their options' names, as text; what was left out or switched off is left out."""
+    """What makes a run what it is, beside its kernel, shapes and device: choices by their options' names, as text.
+
+    What was left out or switched off is left out.
+    """
     agent, budget, prices = settings.agent, settings.budget, settings.prices
     found: dict[str, object] = {
         "plugin": __version__,
