@@ -30,6 +30,7 @@ UNTESTED = {  # modules, or folders that end with a slash
     "operators/agent/asking.py": "what agent/test_agentic.py and agent/test_oneshot.py have in common",
     "operators/agent/context.py": "read by the scripted models of agent/test_agentic.py and agent/test_oneshot.py",
     "operators/doors/": "tested as one, through a program that takes a candidate, in doors/test_coding_agent.py",
+    "operators/tools/draft_calls.py": "values; called as a model calls them in agent/test_agentic.py",
     "operators/tools/draft_tools.py": "called as a model calls them in agent/test_agentic.py",
     "operators/tools/lineage_tools.py": "called as a model calls them in agent/test_agentic.py",
 }
