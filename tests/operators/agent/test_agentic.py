@@ -3,37 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import pytest
-from werkzeug import Response
 
 from pytest_avo.lineage.events import LessonLearnt
-from pytest_avo.operators.agent.agentic import AgenticOperator
-from pytest_avo.operators.budget import Budget, BudgetExhausted, Prices
-from pytest_avo.operators.operator import Accept, OperatorFailed, OperatorStopped, Proposal
+from pytest_avo.operators.operator import Accept, OperatorStopped, Proposal
+from tests.operators.agent.answers import FASTER, SUBMIT, WRONG, Make, Serve, proposed
 from tests.operators.conftest import KEY
-from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
+from tests.operators.model_server import Body, calls, edit, says
 from tests.operators.steps import FIRST, HOSTILE, SECOND, SEED, World
-
-Serve = Callable[[Sequence[Turn]], ModelServer]
-Make = Callable[..., AgenticOperator]
-SUBMIT = ("submit", {"hypothesis": "the loop was the bottleneck", "predicted": {"geomean": 1.9}})
-FASTER = edit("SPEED = 100", "SPEED = 200")
-WRONG = edit('"right"', '"wrong"')
-OVERFLOW = Response(
-    json.dumps({"error": {"message": "maximum context length is 8192 tokens", "code": "context_length_exceeded"}}),
-    status=400,
-    content_type="application/json",
-)
-
-
-def proposed(operator: AgenticOperator, world: World) -> Proposal:
-    proposal = operator.propose(world.task())
-    assert proposal is not None
-    return proposal
 
 
 def test_a_step_that_reads_errs_repairs_evaluates_and_submits(world: World, serve: Serve, agent: Make) -> None:
@@ -163,110 +142,6 @@ def test_one_junk_answer_is_forgiven(world: World, serve: Serve, agent: Make) ->
     assert proposed(agent(model), world).failed == ""
 
 
-def test_malformed_calls_are_answered_one_by_one(world: World, serve: Serve, agent: Make) -> None:
-    model = serve(
-        [
-            calls(
-                ("edit_draft", '{"replacements": [{"search": "SPEED'),
-                ("edit_draft", "[" * 20_000),
-                ("record_lesson", {"text": "Smileys are cut \ud83d in two.", "technique": "smileys"}),
-                ("edit_drafts", {}),
-                ("evaluate_draft", {"shapes": "many"}),
-                ("evaluate_draft", {"shape": FIRST}),
-                ("evaluate_draft", {"shapes": ["b1-h2"]}),
-                ("read_version", {"version": "g0042"}),
-                ("read_knowledge", {"file": "hoper.md"}),
-                ("profile_draft", {}),
-                FASTER,
-            ),
-            calls(SUBMIT, ("read_draft", {})),
-        ]
-    )
-    assert proposed(agent(model), world).failed == ""
-    answers = model.results(1)
-    expected = [
-        "not valid JSON",
-        "nested too deeply",
-        "half of a surrogate pair",
-        "did you mean edit_draft?",
-        "there is no shape 'many'",
-        "unknown field shape",
-        f"there is no shape 'b1-h2': expected one of {SECOND}, {FIRST}",
-        "there is no version 'g0042'",
-        "hopper-architecture.md",
-        "not available here: no such tool for a CPU",
-        "the draft has 10 lines now: +1 -1",
-    ]
-    for answer, part in zip(answers, expected, strict=True):
-        assert part in answer
-    assert world.evaluated == [SECOND], "the check that a submission gets"
-
-
-def test_a_contract_broken_in_the_text_costs_no_evaluation(world: World, serve: Serve, agent: Make) -> None:
-    model = serve(
-        [
-            calls(edit('"cpu"', '"sm90"'), ("evaluate_draft", {})),
-            calls(("write_draft", {"source": "def attention(:"}), ("evaluate_draft", {})),
-            calls(("reset_draft", {}), FASTER, SUBMIT),
-        ]
-    )
-    proposed(agent(model), world)
-    for result in (*model.results(1), *model.results(2)):
-        assert "expected target cpu" in result or "syntax error" in result
-    assert world.evaluated == [SECOND], "what is submitted unchecked is checked on the smallest shape"
-
-
-def test_a_wrong_draft_is_submitted_only_when_insisted_on(world: World, serve: Serve, agent: Make) -> None:
-    model = serve([calls(WRONG, SUBMIT), calls(SUBMIT)])
-    proposal = proposed(agent(model), world)
-    assert 'RESULT = "wrong"' in proposal.source
-    assert "not submitted yet" in model.results(1)[-1]
-    assert "max error 0.5" in model.results(1)[-1]
-
-
-def test_no_change_and_wrong_predictions_are_refused(world: World, serve: Serve, agent: Make) -> None:
-    def predicting(predicted: dict[str, float]) -> tuple[str, Body]:
-        return "submit", {"hypothesis": "the loop was the bottleneck", "predicted": predicted}
-
-    model = serve(
-        [
-            calls(
-                SUBMIT,
-                edit("SPEED = 100", "SPEED = 100  # fast"),
-                SUBMIT,
-                FASTER,
-                predicting({"geo": 1.1}),
-                predicting({FIRST: 0}),
-            ),
-            calls(predicting({FIRST: 1.1, SECOND: 0.99})),
-        ]
-    )
-    assert proposed(agent(model), world).predicted == {FIRST: 1.1, SECOND: 0.99}
-    same, _, commented, _, unknown, zero = model.results(1)
-    assert "nothing to submit" in same
-    assert "nothing to submit" in commented
-    assert "there is no 'geo'" in unknown
-    assert "above zero" in zero
-
-
-def test_a_program_tried_before_is_answered_from_the_lineage(world: World, serve: Serve, agent: Make) -> None:
-    tried = SEED.replace("100", "99")
-    world.settle(Proposal(tried, "a little slower"))
-    model = serve(
-        [
-            calls(edit("SPEED = 100", "SPEED = 99  # said differently"), ("evaluate_draft", {"timed": True}), SUBMIT),
-            calls(SUBMIT),
-        ]
-    )
-    proposal = proposed(agent(model), world)
-    assert proposal.source == tried, "under the earlier text, which the loop recognises"
-    assert world.evaluated == []
-    _, scores, warning = model.results(1)
-    assert "0.990x" in scores
-    assert "same program as an earlier attempt" in warning
-    assert "g0001 | same" in warning
-
-
 def test_output_of_a_kernel_is_data_and_cannot_end_its_fence(world: World, serve: Serve, agent: Make) -> None:
     def hostile(body: Body) -> Body:
         mark = body["messages"][0]["content"].split("`[data ")[1].split("]")[0]
@@ -318,93 +193,6 @@ def test_ablations_take_tools_and_sections_away(
     assert ("a secret failure" in opening) is (off != "use_memory")
     assert ("there is no version 'g0001'" in model.results(1)[0]) is (off == "use_memory")
     assert f"no {off.removeprefix('use_')}" in operator.describe()
-
-
-def test_overflow_shortens_the_answer_then_the_conversation_and_keeps_the_draft(
-    world: World, serve: Serve, agent: Make
-) -> None:
-    def small_enough(answer: Body) -> Callable[[Body], Body | Response]:
-        return lambda body: answer if len(json.dumps(body["messages"])) < 20_000 else OVERFLOW
-
-    reading = calls(FASTER, *[("read_knowledge", {"file": "contract.md"})] * 4)
-    again = small_enough(calls(SUBMIT))
-    model = serve([reading, *[again] * 10])
-    assert proposed(agent(model), world).source == SEED.replace("100", "200")
-    last = model.requests[-1]
-    assert last["max_tokens"] < 4096
-    assert "(shortened)" in json.dumps(last["messages"])
-    assert "SPEED = 200" in last["messages"][-1]["content"]
-    assert [message["role"] for message in last["messages"][:2]] == ["system", "user"]
-
-
-def test_a_long_conversation_is_compacted_before_it_overflows(world: World, serve: Serve, agent: Make) -> None:
-    reading = calls(("read_knowledge", {"file": "contract.md"}))
-    model = serve([calls(FASTER), *[reading] * 12, calls(SUBMIT)])
-    assert proposed(agent(model, context_tokens=15_000), world).failed == ""
-    sizes = [len(json.dumps(body["messages"])) for body in model.requests]
-    assert max(sizes) < 15_000 * 4
-    assert any(later < earlier for earlier, later in pairwise(sizes))
-
-
-def test_a_failed_call_is_made_again(world: World, serve: Serve, agent: Make) -> None:
-    html = Response("<html>maintenance</html>", content_type="text/html")
-    model = serve([calls(FASTER), html, says("") | {"choices": []}, calls(SUBMIT)])
-    assert proposed(agent(model), world).failed == ""
-    assert sum("asking again" in line for line in world.said) == 2
-    assert world.ledger.snapshot().tokens_in == 2000
-
-
-def test_an_endpoint_that_stays_broken_ends_the_run_in_order(world: World, serve: Serve, agent: Make) -> None:
-    model = serve([calls(FASTER), Response("{]", content_type="application/json")])
-    with pytest.raises(OperatorFailed, match=r"failed 5 calls in a row.*continue with --avo-resume"):
-        proposed(agent(model), world)
-    assert len(model.requests) == 6
-
-
-def test_a_server_that_refuses_tools_ends_the_run_at_once(world: World, serve: Serve, agent: Make) -> None:
-    refusal = Response(json.dumps({"error": {"message": "tools need a parser"}}), 400, content_type="application/json")
-    model = serve([refusal])
-    with pytest.raises(OperatorFailed, match="tools need a parser"):
-        proposed(agent(model), world)
-    assert len(model.requests) == 1
-
-
-def test_a_server_that_wants_its_reasoning_back_gets_it(world: World, serve: Serve, agent: Make) -> None:
-    def thinking(answer: Body) -> Callable[[Body], Body | Response]:
-        answer["choices"][0]["message"]["reasoning_content"] = "what limits the loop?"
-
-        def reply(body: Body) -> Body | Response:
-            said = [message for message in body["messages"] if message["role"] == "assistant"]
-            if all(message.get("reasoning_content") for message in said):
-                return answer
-            refusal = {"error": {"message": "reasoning_content is missing in assistant tool call message at index 2"}}
-            return Response(json.dumps(refusal), 400, content_type="application/json")
-
-        return reply
-
-    model = serve([thinking(calls(FASTER)), thinking(calls(("read_draft", {}))), thinking(calls(SUBMIT))])
-    assert proposed(agent(model), world).failed == ""
-
-
-def test_a_budget_is_checked_before_each_call(world: World, serve: Serve, agent: Make) -> None:
-    world.limit(Budget(max_tokens=12_000))
-    model = serve([calls(("read_knowledge", {"file": "contract.md"}))])
-    with pytest.raises(BudgetExhausted, match="max_tokens"):
-        proposed(agent(model), world)
-    spent = world.ledger.snapshot()
-    assert spent.tokens_in + spent.tokens_out <= 12_000
-    assert model.requests[0]["max_tokens"] < 12_000
-
-
-def test_a_budget_that_ends_a_step_keeps_what_was_paid_for(world: World, serve: Serve, agent: Make) -> None:
-    world.limit(Budget(max_cost=0.02), Prices(input_per_million=1.0, output_per_million=1.0))
-    model = serve(
-        [calls(FASTER, ("evaluate_draft", {"timed": True})), calls(("read_knowledge", {"file": "contract.md"}))]
-    )
-    proposal = proposed(agent(model), world)
-    assert proposal.source == SEED.replace("100", "200")
-    assert "budget exhausted (max_cost)" in proposal.hypothesis
-    assert proposal.cost == pytest.approx(1100e-6 * len(model.requests))
 
 
 def test_a_run_that_ends_stops_the_step(world: World, serve: Serve, agent: Make) -> None:
