@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.linux import processes
 from pytest_avo.operators.budget import Budget, BudgetExhausted
+from pytest_avo.operators.ledger import Ledger
 from pytest_avo.operators.operator import DraftResult, OperatorFailed, OperatorStopped
 from tests.operators.doors.conftest import Make, Open
 from tests.operators.steps import FIRST, SECOND, SEED, World
@@ -79,10 +81,10 @@ def test_a_spent_budget_has_a_status_of_its_own(outside: Make, open_step: Open, 
 
 
 def test_an_evaluation_that_takes_long_is_waited_for_by_ticket(outside: Make, open_step: Open, world: World) -> None:
-    task = world.task()
+    task, released = world.task(), threading.Event()
 
     def slow(source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
-        time.sleep(0.4)
+        assert released.wait(20)
         return task.evaluate(source, shapes, timed=timed)
 
     member = open_step(outside("wait"), dataclasses.replace(task, evaluate=slow))
@@ -91,6 +93,7 @@ def test_an_evaluation_that_takes_long_is_waited_for_by_ticket(outside: Make, op
     assert (status, text.partition(" runs since")[0]) == (6, "ticket 1 (timing 2 shapes)")
     assert member.avo("eval", "--for", "0.05")[0] == 6
     assert member.json("status")["running"] == [1]
+    released.set()
     assert "1.200x" in member.avo("wait", "1")[1]
     assert world.evaluated == [FIRST, SECOND]
     assert member.avo("wait", "7") == (2, "there is no ticket 7 in this step: `avo status` lists those that run")
@@ -130,10 +133,23 @@ def test_work_that_was_done_while_a_candidate_was_judged_is_kept(outside: Make, 
     assert "SPEED = 130" in (open_step(operator).folder / "draft.py").read_text()
 
 
-def test_time_that_is_over_takes_the_best_draft(outside: Make, open_step: Open) -> None:
-    member = open_step(outside("wait", step_time_s=0.6))
+def test_a_step_ends_when_its_time_is_over(outside: Make, open_step: Open) -> None:
+    proposal = open_step(outside("wait", step_time_s=0.05)).proposal()
+    assert proposal.failed == "the time of the step is over"
+
+
+def end_once(condition: Callable[[], bool], world: World) -> None:
+    """Let the time of the run be over as soon as something has come about."""
+    world.ledger = Ledger(Budget(max_time_s=60.0), clock=lambda: 100.0 if condition() else 0.0)
+
+
+def test_time_that_is_over_takes_the_best_draft(outside: Make, open_step: Open, world: World) -> None:
+    over = threading.Event()
+    end_once(over.is_set, world)
+    member = open_step(outside("wait"))
     member.edit(*FASTER)
     assert member.avo("eval")[0] == 0
+    over.set()
     proposal = member.proposal()
     assert "SPEED = 120" in proposal.source
     assert proposal.hypothesis == "the best draft of a step that ended early: the time of the step is over"
@@ -143,7 +159,7 @@ def test_a_run_that_ends_lets_go(outside: Make, world: World, open_step: Open) -
     operator = outside("wait")
     member = open_step(operator)
     world.stopping.set()
-    member.thread.join(timeout=5)
+    member.thread.join(timeout=20)
     assert not member.proposals
     with pytest.raises(OperatorStopped):
         operator.propose(world.task())
@@ -188,12 +204,15 @@ def test_a_program_that_never_ends_is_ended_with_its_children(outside: Make, wor
     text = f"""
 import os, pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-pathlib.Path({str(tmp_path / "pid")!r}).write_text(str(child.pid))
+path = pathlib.Path({str(tmp_path / "pid")!r})
+path.with_name("half").write_text(str(child.pid))
+path.with_name("half").rename(path)
 time.sleep(60)
 """
-    proposal = outside(script(tmp_path, text), step_time_s=1.0).propose(world.task())
+    end_once((tmp_path / "pid").exists, world)
+    proposal = outside(script(tmp_path, text)).propose(world.task())
     assert proposal.failed == "the time of the step is over"
-    assert not Path(f"/proc/{(tmp_path / 'pid').read_text()}").exists()
+    assert not processes.is_running(int((tmp_path / "pid").read_text()))
 
 
 def test_a_limit_on_tokens_holds_between_steps(outside: Make, world: World) -> None:

@@ -72,10 +72,10 @@ def test_it_ends_when_told_and_waits_till_then(inbox: InboxOperator, folder: Pat
     found: list[object] = []
     waiting = threading.Thread(target=lambda: found.append(inbox.propose(world.task())))
     waiting.start()
-    waiting.join(0.5)
+    waiting.join(0.2)
     assert waiting.is_alive()
     (folder / "END").touch()
-    waiting.join(5)
+    waiting.join(20)
     assert found == [None]
     world.stopping.set()
     with pytest.raises(OperatorStopped):
