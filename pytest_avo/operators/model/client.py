@@ -1,7 +1,7 @@
 """The model behind an OpenAI-compatible endpoint: one deadline per call, a circuit breaker over calls.
 
-The only module that imports openai. Retries are openai's own and there is no second layer: a call with its retries and
-their pauses ends at the deadline, and after `breaker_failures` failed calls in a row the endpoint is given up.
+Retries are openai's own and there is no second layer: a call with its retries and their pauses ends at the deadline,
+and after so many failed calls in a row the endpoint is given up.
 """
 
 from __future__ import annotations
@@ -30,18 +30,16 @@ from pytest_avo.operators.model.chat import (
     estimated_tokens,
     parsed_answer,
 )
+from pytest_avo.operators.model.clients import Clients, Endpoint, surroundings
 from pytest_avo.operators.model.dialect import Dialect
 from pytest_avo.operators.model.redaction import Redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from pytest_avo.operators.model.chat import Answer, Message, Tool
 
-_CONNECT_TIMEOUT_S = 15.0
 _LONGEST_MESSAGE = 500
-_SURROUNDINGS = ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_DIR", "SSL_CERT_FILE")
-"""Variables, in either case, that httpx reads: what they set wrong looks like a fault of the server."""
 # OpenAI, vLLM, llama.cpp and gateways name the overflow differently. A limit on the answer above the model's own is
 # cured like one: by asking for less.
 _OVERFLOW = re.compile(
@@ -50,17 +48,6 @@ _OVERFLOW = re.compile(
     r"|max_(completion_)?tokens\W.{0,60}(too large|at most|range|less than|maximum|exceed)",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endpoint:
-    """A model and how to reach it; without `base_url` openai's own default holds."""
-
-    model: str
-    base_url: str | None = None
-    timeout_s: float = 600.0
-    max_retries: int = 2
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,36 +68,27 @@ class OpenAIChat:
         self,
         endpoint: Endpoint,
         *,
+        clients: Clients | None = None,
         breaker: Breaker | None = None,
         dialect: Dialect | None = None,
         record: Callable[[Exchange], None] | None = None,
     ) -> None:
-        """Take the key from OPENAI_API_KEY; `EndpointUnavailable` for one that no header can carry.
+        """`EndpointUnavailable` as of `Clients`, where those are not given.
 
-        Without a key too, unless a `base_url` is given, and where the environment's proxies or certificates are no use.
-
-        Conversations with one endpoint share a `breaker` and a `dialect`.
+        Conversations with one endpoint share its `clients`, a `breaker` and a `dialect`.
         """
-        key = os.environ.get("OPENAI_API_KEY")
-        if not key and endpoint.base_url is None and not os.environ.get("OPENAI_BASE_URL"):
-            raise EndpointUnavailable(
-                "no key: set OPENAI_API_KEY in the environment, or point --avo-base-url at a server that needs none"
-            )
-        if key and not re.fullmatch(r"[!-~]+", key):
-            raise EndpointUnavailable("OPENAI_API_KEY: expected printable ASCII without white space")
         self.endpoint = endpoint
-        self._key = key or "not-needed"
         self._record = record
         self._redactor = Redactor.of_environment(os.environ)
         self._breaker = breaker or Breaker()
         self._dialect = dialect or Dialect()
-        self._client().close()
+        self._clients = clients or Clients(endpoint)
 
     def complete(self, messages: Sequence[Message], *, tools: Sequence[Tool] = (), max_output_tokens: int) -> Answer:
         """The model's answer within the deadline; see `ChatModel`."""
         self._breaker.check()
         started_unix_s, started_s = time.time(), time.monotonic()
-        client = self._client()
+        client = self._clients.take()
         request = self._request(messages, tools)
         hosted = client.base_url.host.endswith("openai.com")
         fields = partial(
@@ -141,22 +119,6 @@ class OpenAIChat:
                     )
                 )
 
-    def _client(self) -> openai.OpenAI:
-        # One client a call: giving a call up means closing its connections, which must not touch calls beside it.
-        connect_s = min(self.endpoint.timeout_s, _CONNECT_TIMEOUT_S)
-        try:
-            return openai.OpenAI(
-                api_key=self._key,
-                base_url=self.endpoint.base_url,
-                max_retries=self.endpoint.max_retries,
-                timeout=openai.Timeout(self.endpoint.timeout_s, connect=connect_s),
-            )
-        except Exception as error:  # whatever httpx raises for what it reads in the environment
-            reason = f"{type(error).__name__}: {error}"
-            raise EndpointUnavailable(
-                self._redactor.text(f"no connection can be made: {reason}; {surroundings(os.environ)}")
-            ) from None
-
     def _request(self, messages: Sequence[Message], tools: Sequence[Tool]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.endpoint.model, "messages": [dict(each) for each in messages]}
         if tools:
@@ -185,10 +147,13 @@ class OpenAIChat:
         try:
             threading.Thread(target=call, name="avo-model-call", daemon=True).start()
             result = outcome.get(timeout=self.endpoint.timeout_s)
-        except queue.Empty:
-            raise CallTimedOut(f"no answer from {self.endpoint.model} within {self.endpoint.timeout_s:g} s") from None
-        finally:
+        except BaseException as ending:
             client.close()
+            if isinstance(ending, queue.Empty):
+                name, limit_s = self.endpoint.model, self.endpoint.timeout_s
+                raise CallTimedOut(f"no answer from {name} within {limit_s:g} s") from None
+            raise
+        self._clients.give_back(client)
         if isinstance(result, Exception):
             raise self._translated(result) from result
         try:
@@ -226,16 +191,6 @@ class OpenAIChat:
 
     def _name(self) -> str:
         return f"{self.endpoint.model} at {self.endpoint.base_url or 'the default endpoint'}"
-
-
-def surroundings(environment: Mapping[str, str]) -> str:
-    """The proxies and certificates that the environment sets for connections, without passwords; "" for none."""
-    found = [
-        f"{name}={re.sub(r'//[^/@]*@', '//***@', environment[name])}"
-        for name in sorted(environment, key=str.upper)
-        if name.upper() in _SURROUNDINGS and environment[name]
-    ]
-    return f"the environment sets {', '.join(found)}" if found else ""
 
 
 def _whole(value: Any) -> Any:

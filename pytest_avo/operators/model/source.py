@@ -31,7 +31,8 @@ from pytest_avo.operators.model.chat import (
     estimated_tokens,
     parsed_answer,
 )
-from pytest_avo.operators.model.client import Endpoint, OpenAIChat
+from pytest_avo.operators.model.client import OpenAIChat
+from pytest_avo.operators.model.clients import Clients, Endpoint
 from pytest_avo.operators.model.dialect import Dialect
 from pytest_avo.operators.model.transcript import EntryKind, Recorded, Transcript, recorded, run_folder, transcript_path
 from pytest_avo.operators.operator import OperatorStopped, Task
@@ -48,7 +49,9 @@ class AnswerSource:
     """What operators ask in one run. Safe to use from several threads."""
 
     def __init__(self, endpoint: Endpoint | None, *, replay: Run | None, folder: Path) -> None:
+        """`EndpointUnavailable` where the endpoint cannot be asked at all."""
         self.endpoint = endpoint
+        self.clients = None if endpoint is None else Clients(endpoint)
         self.replay = replay
         """The recorded run; None where the model itself is asked."""
         self.folder = folder
@@ -64,10 +67,9 @@ class AnswerSource:
             raise InvalidInput(f"--avo-operator {operator}: expected --avo-model NAME, the model to ask")
         endpoint = Endpoint(model=settings.model, base_url=settings.base_url, timeout_s=settings.model_timeout_s)
         try:
-            OpenAIChat(endpoint)
+            return cls(endpoint, replay=None, folder=folder)
         except EndpointUnavailable as error:
             raise InvalidInput(f"--avo-operator {operator}: {error}") from None
-        return cls(endpoint, replay=None, folder=folder)
 
     def describe(self) -> str:
         """For the header."""
@@ -121,6 +123,7 @@ class StepAnswers:
         endpoint = replace(self.source.endpoint, seed=self.task.seed)
         live = OpenAIChat(
             endpoint,
+            clients=self.source.clients,
             breaker=self.source.breaker,
             dialect=self.source.dialect,
             record=partial(self._transcript.append, kind),

@@ -6,7 +6,8 @@ import pytest
 from pytest_httpserver import HTTPServer
 
 from pytest_avo.operators.model.breaker import Breaker
-from pytest_avo.operators.model.client import Endpoint, Exchange, OpenAIChat
+from pytest_avo.operators.model.client import Exchange, OpenAIChat
+from pytest_avo.operators.model.clients import Endpoint
 from tests.operators.model.completions import KEY
 
 

@@ -10,7 +10,8 @@ from pytest_httpserver import HTTPServer
 
 from pytest_avo.operators.model.breaker import Breaker
 from pytest_avo.operators.model.chat import EndpointFailed, EndpointUnavailable
-from pytest_avo.operators.model.client import Endpoint, OpenAIChat
+from pytest_avo.operators.model.client import OpenAIChat
+from pytest_avo.operators.model.clients import Endpoint
 from tests.operators.model.completions import HELLO, PATH, completion, error
 
 

@@ -16,13 +16,13 @@ from pytest_avo.operators.model.chat import (
     CallTimedOut,
     ContextOverflow,
     EndpointFailed,
-    EndpointUnavailable,
     Finish,
     InvalidAnswer,
     RequestRejected,
     Tool,
 )
-from pytest_avo.operators.model.client import Endpoint, Exchange, OpenAIChat
+from pytest_avo.operators.model.client import Exchange, OpenAIChat
+from pytest_avo.operators.model.clients import Endpoint
 from tests.operators.model.completions import HELLO, KEY, PATH, completion, error
 
 if TYPE_CHECKING:
@@ -220,30 +220,6 @@ def test_exchanges_are_recorded_without_the_key(httpserver: HTTPServer, chat: Ca
     assert bad.error is not None
     assert bad.error.startswith("EndpointFailed: InternalServerError")
     assert 0 < good.duration_s < 5
-
-
-def test_no_key_and_no_server_is_an_error_before_any_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(EndpointUnavailable, match="set OPENAI_API_KEY"):
-        OpenAIChat(Endpoint(model="m"))
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "shown"),
-    [
-        ("HTTPS_PROXY", "socks://user:secret@proxy:1080", "HTTPS_PROXY=socks://***@proxy:1080"),
-        ("https_proxy", "proxy:port", "https_proxy=proxy:port"),
-        ("SSL_CERT_FILE", "/nowhere/authorities.pem", "SSL_CERT_FILE=/nowhere/authorities.pem"),
-    ],
-)
-def test_proxies_and_certificates_that_are_no_use_are_named_before_any_call(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, shown: str
-) -> None:
-    monkeypatch.setenv(name, value)
-    with pytest.raises(EndpointUnavailable, match=r"^no connection can be made: \w+: ") as error:
-        OpenAIChat(Endpoint(model="m", base_url="https://127.0.0.1:1/v1"))
-    assert shown in str(error.value)
-    assert "secret" not in str(error.value)
 
 
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
