@@ -230,7 +230,7 @@ def test_what_ships_is_what_the_results_say() -> None:
 
 def test_importing_it_needs_no_pytest(tmp_path: Path) -> None:
     block = "import sys; sys.modules['pytest'] = sys.modules['xdist'] = None; "
-    script = f"{block}import pytest_avo.kernels; print({'optuna', 'openai', 'torch._dynamo'} & {*sys.modules})"
+    script = block + "import pytest_avo.kernels; print({'optuna', 'openai', 'torch._dynamo'} & {*sys.modules})"
     ended = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert ended.stdout == "set()\n"
 
