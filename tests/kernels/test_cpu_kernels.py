@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from filelock import FileLock
 
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
@@ -21,6 +22,7 @@ from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, al
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from tests import ROOT, warm
 from tests.evaluation.laboratory import shape
+from tests.kernels.measured_folder import builds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,12 +69,8 @@ EDGES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def build_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Keep compiled kernels of this module in a directory of their own, which workers of xdist share."""
-    directory = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        directory = directory.parent
-    directory = directory / "builds"
-    directory.mkdir(exist_ok=True)
+    """Keep compiled kernels in a directory of their own, which all modules and workers of xdist share."""
+    directory = builds(tmp_path_factory)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", str(directory))
         yield directory
@@ -80,7 +78,22 @@ def build_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def kernels(build_directory: Path) -> dict[str, ModuleType]:
-    return {name: load(ROOT / f"kernels/cpu/{name}.py") for name in KERNELS}
+    loaded = {name: load(ROOT / f"kernels/cpu/{name}.py") for name in KERNELS}
+    for name in ("prefill", "decode"):
+        build_in_turn(loaded[name], build_directory)
+    return loaded
+
+
+def build_in_turn(kernel: ModuleType, directory: Path) -> None:
+    """Have workers of xdist that need the same library wait for the one that builds it."""
+    build = kernel.library
+
+    def library(*asked: object) -> object:
+        name = "-".join(map(str, [kernel.__name__, *asked]))
+        with FileLock(directory / f"{name}.lock"):
+            return build(*asked)
+
+    vars(kernel)["library"] = library
 
 
 def load(path: Path) -> ModuleType:
@@ -269,12 +282,24 @@ def build_and_call(path: Path, folder: Path) -> None:
     assert load(path).attention(one, one, one, causal=True, scale=1.0).eq(1).all()
 
 
+SHORT = """
+#include <cstring>
+extern "C" void attention(const float*, const float*, const float* v, float* out) { std::memcpy(out, v, 4 * HEAD_DIM); }
+"""
+"""Attention to one key."""
+
+
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
-    runs = [warm.start(build_and_call, ROOT / "kernels/cpu/decode.py", tmp_path) for _ in range(2)]
+    source = (ROOT / "kernels/cpu/decode.py").read_text()
+    kernel = tmp_path / "decode.py"
+    kernel.write_text(re.sub(r'(?s)^SOURCE = r""".*?^"""', f'SOURCE = r"""{SHORT}"""', source, flags=re.MULTILINE))
+    directory = tmp_path / "builds"
+    directory.mkdir()
+    runs = [warm.start(build_and_call, kernel, directory) for _ in range(2)]
     for run in runs:
         run.join(timeout=60)
     assert [run.exitcode for run in runs] == [0, 0]
-    (folder,) = tmp_path.iterdir()
+    (folder,) = directory.iterdir()
     assert [path.suffixes for path in folder.iterdir()] == [[".so"]]
 
 

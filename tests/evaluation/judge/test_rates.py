@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.judge import rates
 from pytest_avo.evaluation.judge.rates import Rates, measured_rates, rates_path, store_rates, stored_rates
 
 HERE = CpuDevice().fingerprint()
@@ -20,22 +21,26 @@ def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_no_product_and_no_copy_here_is_faster_than_what_is_measured() -> None:
-    rates = measured_rates(HERE, place="cpu", threads=1)
+    measured = measured_rates(HERE, place="cpu", threads=1)
     a = torch.rand(300, 300)
     start = time.perf_counter()
     a @ a
-    seconds = time.perf_counter() - start
-    assert 1e8 < 2 * 300**3 / seconds < 1.5 * rates.flops_per_s["f32"]
+    flops_per_s = 2 * 300**3 / (time.perf_counter() - start)
     x = torch.rand(1 << 22)
     start = time.perf_counter()
     x.clone()
-    assert 2 * x.nbytes / (time.perf_counter() - start) < 1.5 * rates.bytes_per_s
-    assert rates.bytes_per_s < 1e13
+    bytes_per_s = 2 * x.nbytes / (time.perf_counter() - start)
+    if flops_per_s > measured.flops_per_s["f32"] or bytes_per_s > measured.bytes_per_s:
+        measured = measured.raised(measured_rates(HERE, place="cpu", threads=1))  # the machine was busy then
+    assert 1e7 < flops_per_s < 1.5 * measured.flops_per_s["f32"]
+    assert bytes_per_s < 1.5 * measured.bytes_per_s < 1.5e13
 
 
-def test_threads_are_counted_as_if_none_took_anything_from_another() -> None:
-    one, four = (measured_rates(HERE, place="cpu", threads=threads) for threads in (1, 4))
-    assert four.flops_per_s["f32"] > 2 * one.flops_per_s["f32"]
+def test_threads_are_counted_as_if_none_took_anything_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "_flops_per_s", lambda *_: 2e9)
+    monkeypatch.setattr(rates, "_bytes_per_s", lambda *_: 1e9)
+    four = measured_rates(HERE, place="cpu", threads=4)
+    assert (set(four.flops_per_s.values()), four.bytes_per_s) == ({8e9}, 4e9)
 
 
 def test_rates_are_only_raised() -> None:

@@ -21,10 +21,12 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Limits, Su
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.linux import processes
+from pytest_avo.evaluation.pool import gateway
 from pytest_avo.evaluation.pool.pool import Pool
 from tests import ROOT, sshd
 from tests.evaluation.conftest import SECRET
 from tests.evaluation.laboratory import gone, kernel, shape
+from tests.evaluation.pool import scripted_worker
 
 PATIENCE_S = 90.0
 ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
@@ -58,6 +60,12 @@ def below() -> set[int]:
 def before() -> set[int]:
     """What was there before a test."""
     return below()
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers are processes that call every kernel right."""
+    monkeypatch.setattr(gateway, "BOOTSTRAP", scripted_worker.BOOTSTRAP)
 
 
 def worker_pid(pool: Pool) -> int:
@@ -130,6 +138,23 @@ def test_a_killed_zygote_is_replaced(pool: Pool, worker: int) -> None:
     assert processes.is_running(worker)
 
 
+def test_a_worker_that_falls_silent_is_replaced_and_its_work_done_again(
+    pool: Pool, worker: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "SILENCE_LIMIT_S", 3.0)
+    answers = pool.submit(request(SLOW))
+    until(lambda: pool.doing().count("checking") == 1)
+    stopped = [process.pid for process in processes.tree(worker_pid(pool))]
+    os.kill(stopped[0], signal.SIGSTOP)
+    news: list[str] = []
+    until(lambda: bool(news.extend(pool.news()) or news))
+    monkeypatch.undo()  # the next one may be busy for longer
+    assert "gw0 (popen) was lost" in news[0]
+    assert outcomes(answers) == {ONE.id: "ok"}
+    assert worker_pid(pool) != stopped[0]
+    assert gone(stopped, within_s=20)
+
+
 def test_a_worker_that_cannot_start_is_the_evaluators_failure() -> None:
     pool = Pool(["popen//python=no-such-interpreter"])
     with pytest.raises(EvaluatorError, match="no worker is left: gw0 "):
@@ -171,6 +196,7 @@ def test_closing_an_unused_pool_starts_nothing(before: set[int]) -> None:
     assert below() == before
 
 
+@pytest.mark.usefixtures("scripted")
 def test_the_loss_of_a_worker_loses_no_work_and_the_other_one_goes_on(before: set[int]) -> None:
     pool = Pool(["popen", "popen"])
     try:
@@ -194,24 +220,7 @@ def test_the_loss_of_a_worker_loses_no_work_and_the_other_one_goes_on(before: se
     assert gone(below() - before, within_s=20)
 
 
-def test_a_worker_that_falls_silent_is_replaced_and_its_work_done_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pytest_avo.evaluation.pool.gateway.SILENCE_LIMIT_S", 3.0)
-    pool = Pool(["popen"])
-    stopped = 0
-    try:
-        answers = pool.submit(request(SLOW))
-        until(lambda: pool.doing().count("checking") == 1)
-        stopped = worker_pid(pool)
-        os.kill(stopped, signal.SIGSTOP)
-        assert outcomes(answers) == {ONE.id: "ok"}
-        assert worker_pid(pool) != stopped
-        assert any("gw0 (popen) was lost" in line for line in pool.news())
-    finally:
-        pool.close()
-        if stopped:
-            assert gone([stopped], within_s=20)
-
-
+@pytest.mark.usefixtures("scripted")
 def test_a_worker_of_another_kind_is_refused_and_the_rest_goes_on() -> None:
     # The same machine with one processor is another kind of device.
     other = "popen//python=taskset -c 0 " + sys.executable
@@ -227,7 +236,8 @@ def test_a_worker_of_another_kind_is_refused_and_the_rest_goes_on() -> None:
         pool.close()
 
 
-def test_the_kind_of_a_run_is_what_it_was_begun_with(worker: int) -> None:
+@pytest.mark.usefixtures("scripted")
+def test_the_kind_of_a_run_is_what_it_was_begun_with() -> None:
     kind = msgspec.structs.replace(CpuDevice().fingerprint(), device="Abacus")
     pool = Pool(["popen"], kind=kind)
     try:
@@ -241,6 +251,7 @@ def test_the_kind_of_a_run_is_what_it_was_begun_with(worker: int) -> None:
         pool.close()
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_layer_that_the_user_requires_and_a_worker_lacks_refuses_it() -> None:
     pool = Pool(["popen"], layers=False, required=("landlock",))
     with pytest.raises(EvaluatorError, match="does not offer landlock"):
@@ -271,6 +282,7 @@ CONTROLLER = """
 import sys, time
 from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.pool import gateway
 from pytest_avo.evaluation.pool.pool import Pool
 pool = Pool(["popen"], layers=sys.argv[1] == "layers")
 shape = Shape(batch=1, heads_q=1, heads_kv=1, seqlen_q=1, seqlen_kv=1, head_dim=1, causal=False, dtype="f32")
@@ -301,6 +313,7 @@ def test_nothing_outlives_a_killed_controller(mode: str) -> None:
     assert gone(family, within_s=10)
 
 
+@pytest.mark.usefixtures("scripted")
 def test_a_socket_server_gives_a_worker(tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
