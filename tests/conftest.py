@@ -1,4 +1,4 @@
-"""What is set for all tests: signals as a terminal has them, bytecode that is kept, garbage that is looked for once."""
+"""What is set for all tests: signals as a terminal has them, bytecode that is kept, idle threads that sleep."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import gc
 import os
 import signal
 import sys
+
+# Before torch is imported: threads that have nothing to do sleep, where they would spin on the core of another worker.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def pytest_configure() -> None:
