@@ -147,7 +147,12 @@ def test_a_worker_that_falls_silent_is_replaced_and_its_work_done_again(
     stopped = [process.pid for process in processes.tree(worker_pid(pool))]
     os.kill(stopped[0], signal.SIGSTOP)
     news: list[str] = []
-    until(lambda: bool(news.extend(pool.news()) or news))
+
+    def is_told() -> bool:
+        news.extend(pool.news())
+        return bool(news)
+
+    until(is_told)
     monkeypatch.undo()  # the next one may be busy for longer
     assert "gw0 (popen) was lost" in news[0]
     assert outcomes(answers) == {ONE.id: "ok"}
