@@ -167,9 +167,17 @@ def attempt(evaluate: Callable[[EvaluationRequest], dict[str, Evaluation]], chan
     shapes = tuple(read_suite(ROOT / "shapes" / "quickstart.toml"))
     subject, seed = Subject("candidate", variant(changes)), Subject("incumbent", SEED)
 
-    def asked(what: str, plan: TimingPlan, *, fresh: bool, peers: tuple[str, ...] = ()) -> str:
+    def asked(what: str, plan: TimingPlan, *, fresh: bool, claim_alone: bool, peers: tuple[str, ...] = ()) -> str:
         request = EvaluationRequest(
-            0, subject, shapes, plan=plan, baseline=seed, peers=peers, fixed="" if peers else PEER, fresh=fresh
+            0,
+            subject,
+            shapes,
+            plan=plan,
+            baseline=seed,
+            peers=peers,
+            fixed="" if peers else PEER,
+            fresh=fresh,
+            claim_alone=claim_alone,
         )
         start = time.perf_counter()
         found = evaluate(request)
@@ -183,9 +191,9 @@ def attempt(evaluate: Callable[[EvaluationRequest], dict[str, Evaluation]], chan
         print(parts.table(), flush=True)
         return decision.ranking
 
-    if asked("screening", screening(TimingPlan(), floor=LEAST_FLOOR), fresh=False) == "faster":
-        asked("confirmation", confirmation(TimingPlan(), floor=LEAST_FLOOR), fresh=True)
-        asked("comparison", comparison(TimingPlan()), fresh=True, peers=(PEER,))
+    if asked("screening", screening(TimingPlan(), floor=LEAST_FLOOR), fresh=False, claim_alone=True) == "faster":
+        asked("confirmation", confirmation(TimingPlan(), floor=LEAST_FLOOR), fresh=True, claim_alone=False)
+        asked("comparison", comparison(TimingPlan()), fresh=True, claim_alone=True, peers=(PEER,))
 
 
 if __name__ == "__main__":

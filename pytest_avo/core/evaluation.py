@@ -77,6 +77,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     """Where the baseline fails, time the kernel without it and say so in the notes; else the evaluator has failed."""
     fresh: bool = False
     """Start every arm in a new process, as a confirmation needs."""
+    claim_alone: bool = False
+    """Check it on what it claims alone: another request does, or did, ask what it makes of other calls."""
     target: str = ""
     """The kind of device that it is for, where a run has several; "" for its own."""
     look: Look = ""

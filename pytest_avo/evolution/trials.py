@@ -60,7 +60,15 @@ class Trials:
         return self._begin(
             candidate,
             "screen",
-            lambda: self._submit(candidate.kernel, candidate.parent, plan, shapes=shapes, fresh=False, peers=peers),
+            lambda: self._submit(
+                candidate.kernel,
+                candidate.parent,
+                plan,
+                shapes=shapes,
+                fresh=False,
+                peers=peers,
+                claim_alone=not is_seed,  # what looks faster is asked all when it is confirmed
+            ),
         )
 
     def measure(self, candidate: Candidate, purpose: Purpose, beside: Kernel, *, floor: float | None) -> Trial:
@@ -73,7 +81,13 @@ class Trials:
             candidate,
             purpose,
             lambda: self._submit(
-                candidate.kernel, beside, plan, shapes=self._campaign.plan.shapes, fresh=True, peers=()
+                candidate.kernel,
+                beside,
+                plan,
+                shapes=self._campaign.plan.shapes,
+                fresh=True,
+                peers=(),
+                claim_alone=purpose == "land",
             ),
         )
 
@@ -98,13 +112,15 @@ class Trials:
         plan, asked = comparison(self._assessor.settings.plan), self._campaign.plan
         # Called what it is: a resumed run is answered by what it asked before, and a child of the seed was confirmed
         # beside the same text.
-        futures = self._submit(kernel, seed, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, role="seed")
+        futures = self._submit(
+            kernel, seed, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, claim_alone=True, role="seed"
+        )
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
     def beside_peers(self, kernel: Kernel) -> dict[str, Evaluation]:
         """Time a kernel beside the peers alone; nothing is recorded."""
         plan, asked = comparison(self._assessor.settings.plan), self._campaign.plan
-        futures = self._submit(kernel, None, plan, shapes=asked.shapes, fresh=True, peers=asked.peers)
+        futures = self._submit(kernel, None, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, claim_alone=True)
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
     def _begin(
@@ -122,6 +138,7 @@ class Trials:
         shapes: tuple[Shape, ...],
         fresh: bool,
         peers: tuple[str, ...],
+        claim_alone: bool,
         role: str = "incumbent",
     ) -> Mapping[str, Future[Evaluation]]:
         asked = self._campaign.plan
@@ -135,6 +152,7 @@ class Trials:
             peers=peers,
             fixed="" if peers else asked.fixed,
             fresh=fresh,
+            claim_alone=claim_alone,
             target=asked.target,
         )
         return self._assessor.evaluator_on(asked.target).submit(request)

@@ -10,7 +10,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.evolution.campaign import Campaign
-from pytest_avo.evolution.trials import Trials
+from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt
 from tests.evolution.world import FIRST, SECOND, SHAPES, World, candidate, measured_seed, source
 
@@ -51,6 +51,17 @@ def test_a_screening_stops_as_soon_as_it_is_plain_on_which_side_of_the_noise_it_
     assert (request.baseline.label, request.baseline.source) == ("tiny.py (incumbent)", source(100))
     assert request.plan is not None
     assert (request.plan.margin, request.plan.launches, request.fresh) == (0.02, 1, False)
+    assert request.claim_alone
+
+
+def test_what_a_kernel_makes_of_other_calls_is_asked_of_the_seed_and_of_what_looks_faster(
+    world: World, campaign: Campaign, trials: Trials
+) -> None:
+    seed = campaign.view.attempts()[0]
+    kernel = campaign.kernel(seed)
+    trials.screen(Candidate(seed, kernel, kernel, 0.0), floor=None)
+    trials.measure(candidate(campaign, source(200)), "confirm", kernel, floor=0.02)
+    assert [request.claim_alone for request in world.evaluator.requests] == [False, False]
 
 
 def test_what_a_trial_finds_is_kept_all_at_once_and_counted(
@@ -94,6 +105,7 @@ def test_a_measurement_is_of_fresh_processes(world: World, campaign: Campaign, t
     assert (request.fresh, request.peers) == (True, ())
     assert request.plan is not None
     assert (request.plan.launches, request.plan.margin, request.plan.max_rounds) == (6, 0.02, 18)
+    assert request.claim_alone == (purpose == "land")
     assert len(campaign.view.evaluations(tried.attempt.id, purpose)) == 2  # type: ignore[arg-type]
 
 

@@ -172,7 +172,7 @@ class Examiner:
     ) -> Iterator[Case | SequencesCase]:
         """All single calls for a shape; only after the first are the others put together, which takes 10 ms."""
         yield first_case(shape, random)
-        beside = beside_once(request.shapes)[shape.id]
+        beside = "nothing" if request.claim_alone else beside_once(request.shapes)[shape.id]
         yield from all_cases(shape, claim, random, place=self._place, beside=beside)[1:]
 
     def _check_baseline(self, request: EvaluationRequest) -> None:

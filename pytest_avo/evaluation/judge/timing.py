@@ -40,9 +40,6 @@ from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
 from pytest_avo.evaluation.judge.stopping import LEAST_ROUNDS, Stopping
 
-WARM_UP_CALLS = 2
-"""Untimed calls of every arm on a shape, besides a whole slice of them: one builds what is built in first calls, the
-other tells how many calls make a slice. More changed nothing (docs/trust.md)."""
 CLOCK_TOLERANCE = 0.10
 CLOCK_SLACK_S = {"cpu": 0.005, "cuda": 0.001}
 CLOCK_FACTOR = 2.0
@@ -126,6 +123,8 @@ class Race:
         stopped, done = "", 0
         for number in range(self._plan.launches):
             arms = launch()
+            if number and self._place == "cpu":
+                arms = {name: arm for name, arm in arms.items() if name != EMPTY}  # what it takes is known
             for shape in self._shapes:
                 self._first_calls(shape, arms)  # which build, with threads of their own
             placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
@@ -212,30 +211,35 @@ class Race:
                 raise ArmFault(name, self._shapes[0].id, error) from None
 
     def _first_calls(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
-        """A call of every arm, on arguments of its own as timed calls have: a kernel must not know when it counts."""
+        """A call of every arm, on fresh arguments as timed calls have: a kernel must not know when it counts."""
         self._kinds[shape.id].append([])
+        batch = self._streams[shape.id].draw(1)
         for name, arm in arms.items():
             self._slices[shape.id].setdefault(name, []).append([])
-            self._slice(shape, name, arm, self._streams[shape.id].draw(1))
+            self._slice(shape, name, arm, batch)
 
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
-        """Further untimed calls; the first launch also fixes how many make a slice of this shape."""
-        seconds: dict[str, float] = {}
-        for name, arm in arms.items():
-            for _ in range(WARM_UP_CALLS - 1):
-                seconds[name] = self._slice(shape, name, arm, self._streams[shape.id].draw(1)).seconds
-        overhead = seconds.pop(EMPTY, 0.0)
-        fewest = calls_in_slice(seconds.values(), overhead, slice_s=self._room.slice_s, place=self._place)
-        calls = self._calls.setdefault(shape.id, min(self._room.max_calls(shape), fewest))
+        """A further untimed call of every arm, or a slice: memory is touched, and on a GPU a graph captured."""
+        is_known = shape.id in self._calls
+        if not is_known:
+            self._fix_calls(shape, arms)
+        calls = self._calls[shape.id]
         batch = self._streams[shape.id].draw(calls)
-        if calls > 1 or self._place == "cuda":
-            # Whole slices too: memory is touched, and on a GPU a graph captured, when they are first asked for.
+        if calls > 1 or is_known or self._place == "cuda":
             for name, arm in arms.items():
                 self._slice(shape, name, arm, batch)
-        if EMPTY in arms and self._place == "cpu" and not self._empty_s(shape.id)[0]:
+        if EMPTY in arms and self._place == "cpu":
             for _ in range(EMPTY_SLICES):
                 found = self._slice(shape, EMPTY, arms[EMPTY], batch)
                 self._slices[shape.id][EMPTY][0].append(found.seconds)
+
+    def _fix_calls(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
+        """Call every arm once more, which tells how many calls make a slice of this shape."""
+        batch = self._streams[shape.id].draw(1)
+        seconds = {name: self._slice(shape, name, arm, batch).seconds for name, arm in arms.items()}
+        overhead = seconds.pop(EMPTY, 0.0)
+        fewest = calls_in_slice(seconds.values(), overhead, slice_s=self._room.slice_s, place=self._place)
+        self._calls[shape.id] = min(self._room.max_calls(shape), fewest)
 
     def _call_costs(self, shape: Shape, arms: Mapping[str, Arm]) -> dict[str, CallCost]:
         def ask(name: str, batch: list[Inputs], enqueue: bool) -> Slice:
@@ -315,9 +319,10 @@ class Race:
 
     def _empty_s(self, shape: str) -> list[float]:
         """Seconds of an empty slice, by launch; on a CPU before the first round of all."""
-        launches = self._slices[shape].get(EMPTY) or [[]] * len(self._kinds[shape])
+        number = len(self._kinds[shape])
+        launches = self._slices[shape].get(EMPTY) or [[]] * number
         if self._place == "cpu":
-            return [min(launches[0], default=0.0)] * len(launches)
+            return [min(launches[0], default=0.0)] * number
         return [median(rounds) if rounds else 0.0 for rounds in launches]
 
     def _seconds(self, shape: str, arm: str) -> list[list[float]]:

@@ -61,6 +61,7 @@ class Desk:
         fresh: bool = False,
         may_lack_baseline: bool = False,
         limits: Limits | None = None,
+        claim_alone: bool = False,
     ) -> dict[str, Evaluation]:
         request = EvaluationRequest(
             number=1,
@@ -72,6 +73,7 @@ class Desk:
             peers=against,
             fresh=fresh,
             may_lack_baseline=may_lack_baseline,
+            claim_alone=claim_alone,
         )
         return {evaluation.shape: evaluation for evaluation in self.examiner.examine(request)}
 
@@ -112,6 +114,13 @@ def test_what_a_kernel_claims_beside_the_plain_call_is_checked_too(desk: Desk) -
     assert "(paged, " in found.reason
     refusing = source.replace("def attention_varlen", "attention_varlen = None\n\n\ndef unused")
     assert desk.examine(refusing, shapes=[ONE])[ONE.id].outcome == "crashed"
+
+
+def test_a_kernel_may_be_asked_about_its_claim_alone(desk: Desk) -> None:
+    wrong_beside = kernel("if q.shape[2] != 48: return torch.zeros_like(q)")
+    assert desk.examine(wrong_beside, claim_alone=True)[ONE.id].outcome == "ok"
+    assert {line.rpartition(": ")[2] for line in desk.said} == {"normal", "needle, layouts that differ"}
+    assert desk.examine(wrong_beside)[ONE.id].outcome == "incorrect"
 
 
 def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
