@@ -82,6 +82,7 @@ def battery(
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
         *(_beside(shape, row, random, longest) for row in rows),
+        *(_for_half_precision(shape, random, longest) if rows and shape.dtype != "f32" else []),
         *([Case("log-sum-exp", shape, lse=True)] if lse else []),
     ]
     random.shuffle(rest)
@@ -158,6 +159,18 @@ def _beside(shape: Shape, row: Levels, random: Random, longest: int) -> Case:
     q, k, v = ("odd" if row["vectors"] == "odd" and x != REPEATED else random.choice(x) for x in layouts)
     kind: Kind = next(kind for kind in KINDS if kind == row["kind"])
     return Case(kind, _changed(shape, changes), kind, (q, k, v), required=False, lse=row.get("lse") == "asked")
+
+
+def _for_half_precision(shape: Shape, random: Random, longest: int) -> list[Case]:
+    """Calls whose lengths matter there: sums over many keys, and scores that jump where some queries do not see."""
+    few: dict[str, object] = {"batch": 1, "heads_q": 2, "heads_kv": 1, "scale": None}
+    many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": random.randint(8, 12) * longest, "causal": False})
+    length = random.randint(longest // 4, longest * 2 // 3)
+    jump = _changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
+    return [
+        Case("many keys", many, "shifted", required=False),
+        Case("rising by a jump", jump, "rising", required=False),
+    ]
 
 
 def heads_of(level: str, shape: Shape, random: Random) -> tuple[int, int]:

@@ -7,15 +7,16 @@ eps of the inputs' dtype, u' of single precision, in which half precision is sum
 
     scores      u^2 / 3 sum_j w_j^2 m_j^2 (v_j - o)^2
     weights     u^2 / 3 sum_j w_j^2 v_j^2
-    sums        u'^2 / 3 n [(sum_j w_j |v_j|)^2 + o^2]
+    sums        u'^2 / 3 n (sum_j w_j^2 v_j^2 + 2 o^2)
     result      u^2 / 3 o^2
 
-m_j is what a score is rounded by, in units of u. Where a sum is as precise as its terms (single precision) each of them
-is rounded: |q| |k| scale sqrt(1 + head_dim / 3) bounds what they add up to, and exp adds |s|, |s - max| and two units
-in the last place. In half precision the score is rounded once, and the queries once when they are scaled beforehand;
+m_j is what a score is rounded by, in units of u. Where a sum is as precise as its terms (single precision) each of its
+d = head_dim partial sums is rounded: one that grows to s has squares of d / 3 s^2 in all, the detours of its terms x_i
+from there d / 6 sum_i x_i^2; terms and scaled queries are rounded besides, and exp adds |s|, |s - max| and two units in
+the last place. In half precision the score is rounded once, and the queries once when they are scaled beforehand;
 weights are rounded for their product with the values alone: what divides the product was added up before, so that such
-errors of values that are much alike do not cancel. Both sums over n keys, of values and of weights, may be made one
-term after the other.
+errors of values that are much alike do not cancel. Both sums over the n keys with any weight, of values and of weights,
+may be made one term after the other, the largest first.
 
 Two effects are not of first order. Where score errors are large (scores of thousands in half precision) two keys change
 places: w_j stands for at most w_j exp(4 deviations of the score). And a term below half a unit in the last place of the
@@ -84,7 +85,7 @@ def expected(inputs: Inputs, part: Part) -> Expected:
     apart, shared_scores = _apart(through_scores, v, out)
     alike, shared_weights = _apart(through_weights, v, torch.zeros_like(out))
     by_keys = (unit**2 / 3) * (apart + alike)
-    sums = k.shape[2] * (weigh(w, size).square() + out.square())
+    sums = (w > 0).sum(-1, keepdim=True) * (weigh(w.square(), v.square()) + 2 * out.square())
     by_element = unit**2 / 3 * out.square() + sum_unit**2 / 3 * sums
     variance = by_keys + by_element
     small = w * (w < LOST * sum_unit)
@@ -146,9 +147,10 @@ def _independent(
 def _score_rounding(q: torch.Tensor, k: torch.Tensor, w: torch.Tensor, *, is_single: bool) -> torch.Tensor:
     """The square of m, shaped as the weights w; q is scaled."""
     scores = weigh(q, k.transpose(-1, -2))
+    products = weigh(q.square(), k.square().transpose(-1, -2))
     if not is_single:
-        return scores.square() + weigh(q.square(), k.square().transpose(-1, -2))
-    length = q.norm(dim=-1, keepdim=True) * k.norm(dim=-1)[:, :, None, None, :]
+        return scores.square() + products
+    terms = q.shape[-1]
     top = scores.masked_fill(w == 0, -torch.inf).amax(-1, keepdim=True).nan_to_num(neginf=0.0)
-    summed: torch.Tensor = length.square() * (1 + q.shape[-1] / 3)
+    summed = scores.square() * (terms / 3) + products * (2 + terms / 6)
     return summed + scores.square() + (scores - top).square() + EXP

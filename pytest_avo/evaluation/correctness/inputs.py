@@ -88,7 +88,7 @@ def draw(case: Case, generator: torch.Generator) -> Inputs:
     v = normal(shape.batch, shape.heads_kv, shape.seqlen_kv, shape.head_dim)
     dtype, scale = TORCH_DTYPES[shape.dtype], shape.softmax_scale
     eps = torch.finfo(dtype).eps
-    impose(case.kind, q, k, v, scale=scale, eps=eps, generator=generator)
+    impose(case.kind, q, k, v, causal=shape.causal, scale=scale, eps=eps, generator=generator)
     for x, layout in zip((q, k, v), case.layouts, strict=True):
         repeat(x, layout)
     if share := NEEDLES.get(case.kind):

@@ -37,10 +37,11 @@ def mix_all(
     return changed
 
 
-def mix_timed(batch: Sequence[Inputs], random: Random, generator: torch.Generator) -> None:
-    """Make one group of one call of a slice, in place, one of an unusual kind, in some of the slices."""
-    if random.random() < TIMED_SHARE:
-        mix_all(batch, [random.choice(UNUSUAL)], random, generator)
+def mix_timed(batch: Sequence[Inputs], random: Random, generator: torch.Generator) -> dict[Group, Kind]:
+    """Make one group of one call of a slice, in place, one of an unusual kind, in some of the slices; says which."""
+    if random.random() >= TIMED_SHARE:
+        return {}
+    return mix_all(batch, [random.choice(UNUSUAL)], random, generator)
 
 
 def _change(inputs: Inputs, kind: Kind, entry: int, head_kv: int, generator: torch.Generator) -> None:
@@ -50,4 +51,5 @@ def _change(inputs: Inputs, kind: Kind, entry: int, head_kv: int, generator: tor
     for x in (q, k, v):
         # Of whatever kind the others are: large products of numbers with a sink are none that half precision holds.
         x.copy_(torch.randn(x.shape, generator=generator, device=x.device))
-    impose(kind, q, k, v, scale=inputs.scale, eps=torch.finfo(q.dtype).eps, generator=generator)
+    eps = torch.finfo(q.dtype).eps
+    impose(kind, q, k, v, causal=inputs.causal, scale=inputs.scale, eps=eps, generator=generator)

@@ -1,17 +1,22 @@
 """Outputs of a slice beside those of another kernel on the same inputs: where they differ most, float64 decides.
 
 A comparison looks at every element at the price of reading both. It says nothing of who is right, and two kernels may
-differ by rounding alone: so the place is only chosen by it, and judged as any other.
+differ by rounding alone: so places are only chosen by it, and judged as any other.
+
+A kernel that is wrong nearly everywhere must not hide that by disturbing a few elements as far as it may. So there is a
+place for each thing that limits hold: elements and the root mean square of a block, both of which count by the largest
+value, which groups of usual inputs have in common; and one for the row that differs most by its own size. Groups of
+unusual inputs, whose limits are others, have places of their own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
 
-from pytest_avo.evaluation.correctness.correctness import NOT_FINITE, fault_near
+from pytest_avo.evaluation.correctness.correctness import BLOCK_ROWS, NOT_FINITE, fault_near
 from pytest_avo.evaluation.correctness.inputs import Inputs
 
 SMALL = 1e-3
@@ -23,34 +28,54 @@ Group = tuple[int, int, int]
 
 
 def slice_fault(
-    batch: Sequence[Inputs], out: torch.Tensor, other: torch.Tensor, *, groups: Iterable[Group] = ()
+    batch: Sequence[Inputs], out: torch.Tensor, other: torch.Tensor, *, groups: Collection[Group] = ()
 ) -> str | None:
-    """What is wrong where outputs differ most from another kernel's, in the whole slice and in some groups, or None.
+    """What is wrong where outputs differ most from another kernel's, or None. groups: those of unusual inputs.
 
     out, other: (calls, batch, heads_q, seqlen_q, head_dim).
     """
     if not bool(torch.isfinite(out).all()):
         return NOT_FINITE
-    share, row = differences(out, other, heads_kv=batch[0].k.shape[1])
-    entries, heads = share.shape[1:]
-    call, rest = divmod(int(share.argmax()), entries * heads)
-    rows = row.tolist()
-    for at, entry, head_kv in ((call, *divmod(rest, heads)), *groups):
-        found = fault_near(batch[at], out[at], batch=entry, head_kv=head_kv, row=rows[at][entry][head_kv])
-        if found:
+    for (call, entry, head_kv), row in suspects(out, other, heads_kv=batch[0].k.shape[1], groups=groups):
+        if found := fault_near(batch[call], out[call], batch=entry, head_kv=head_kv, row=row):
             return found
     return None
 
 
-def differences(out: torch.Tensor, other: torch.Tensor, *, heads_kv: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """By group how far outputs are apart, relative to their size, and in which row: both (calls, batch, heads_kv)."""
-    size = other.float().square().mean(-1)
-    difference = (out.float() - other.float()).square().mean(-1)
-    # A row of zeros, and what the other kernel got wrong (a NaN, say), must neither hide the rest nor divide by zero.
-    share = (difference / (size + SMALL**2 * size.nanmean() + 1e-30)).nan_to_num(nan=torch.inf)
-    by_row = share.reshape(*share.shape[:2], heads_kv, -1, share.shape[-1]).amax(3)
-    worst: tuple[torch.Tensor, torch.Tensor] = by_row.max(-1)
-    return worst[0], worst[1]
+def suspects(
+    out: torch.Tensor, other: torch.Tensor, *, heads_kv: int, groups: Collection[Group] = ()
+) -> list[tuple[Group, int]]:
+    """Blocks to look at, each by its group and a row in it: among the usual groups, and in each of the others."""
+    found: dict[tuple[Group, int], None] = {}
+    for measure, rows in _measures(out, other, heads_kv):
+        highest, where = (x.cpu() for x in measure.max(-1))
+        for group in groups:
+            found[group, int(where[group]) * rows // BLOCK_ROWS * BLOCK_ROWS] = None
+            highest[group] = -1
+        place = int(highest.argmax())
+        call, rest = divmod(place, highest[0].numel())
+        entry, head_kv = divmod(rest, heads_kv)
+        if float(highest.flatten()[place]) >= 0:
+            found[(call, entry, head_kv), int(where.flatten()[place]) * rows // BLOCK_ROWS * BLOCK_ROWS] = None
+    return list(found)
+
+
+def _measures(out: torch.Tensor, other: torch.Tensor, heads_kv: int) -> Iterator[tuple[torch.Tensor, int]]:
+    """How far outputs are apart, (calls, batch, heads_kv, n), by row or by block, and how many rows each of n is.
+
+    What the other kernel got wrong (a NaN, say) comes first in one measure, and counts in no other.
+    """
+    apart = (out.float() - other.float()).abs_()
+    square, size = apart.square().mean(-1), other.float().square().mean(-1)
+    by_head = square.unflatten(2, (heads_kv, -1))
+    # A row of zeros must neither hide the rest nor divide by zero.
+    relative = (square / (size + SMALL**2 * size.nanmean() + 1e-30)).nan_to_num(nan=torch.inf)
+    yield relative.unflatten(2, (heads_kv, -1)).amax(3), 1
+    yield apart.amax(-1).nan_to_num(nan=0.0, posinf=0.0).unflatten(2, (heads_kv, -1)).amax(3), 1
+    if by_head.shape[-1] > 1:
+        width = min(BLOCK_ROWS, by_head.shape[-1])
+        blocks = avg_pool1d(by_head.nan_to_num(nan=0.0, posinf=0.0).flatten(0, 2), width, ceil_mode=True)
+        yield blocks.unflatten(0, by_head.shape[:3]).amax(3), BLOCK_ROWS
 
 
 def plain_outputs(batch: Sequence[Inputs]) -> torch.Tensor:

@@ -33,7 +33,7 @@ from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
-from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
+from pytest_avo.evaluation.correctness.scrutiny import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.judge.aftermath import Aftermath, tried
 from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.peers import EMPTY
@@ -267,7 +267,7 @@ class Race:
     def _round(self, shape: Shape, arms: Mapping[str, Arm], kind: InputKind) -> None:
         batch = self._streams[shape.id].draw(self._calls[shape.id], kind)
         self._kinds[shape.id][-1].append(kind)
-        mix_timed(batch, self._random, self._source)
+        unusual = mix_timed(batch, self._random, self._source)
         rival = self._rival(arms)
         out, other = torch.empty(0), torch.empty(0)
         for name in self._order:
@@ -282,7 +282,7 @@ class Race:
             self._slices[shape.id][name][-1].append(result.seconds)
             if name != EMPTY:
                 self._aftermath.note(shape.id, name, result.seconds)
-        self._look_at(shape, batch, out, other if rival else plain_outputs(batch))
+        self._look_at(shape, batch, out, other if rival else plain_outputs(batch), groups=unusual)
 
     @staticmethod
     def _rival(arms: Iterable[str]) -> str:
@@ -290,10 +290,22 @@ class Race:
         rivals = sorted(set(arms) - {KERNEL, EMPTY}, key=lambda name: (name == BASELINE, name))
         return rivals[0] if rivals else ""
 
-    def _look_at(self, shape: Shape, batch: list[Inputs], out: torch.Tensor, other: torch.Tensor) -> None:
-        """Check a round's outputs: all of them beside those of a rival, and some rows that chance picks."""
+    def _look_at(
+        self,
+        shape: Shape,
+        batch: list[Inputs],
+        out: torch.Tensor,
+        other: torch.Tensor,
+        *,
+        groups: Collection[Group] = (),
+    ) -> None:
+        """Check a round's outputs: all of them beside those of a rival, and some rows that chance picks.
+
+        groups: those with unusual inputs.
+        """
         chosen = self._random.randrange(len(batch))
-        found = slice_fault(batch, out, other) or sampled_fault(batch[chosen], out[chosen], self._random)
+        found = slice_fault(batch, out, other, groups=groups)
+        found = found or sampled_fault(batch[chosen], out[chosen], self._random)
         if found:
             raise ArmFault(KERNEL, shape.id, KernelFault("incorrect", f"{found} (a timed call)"))
 

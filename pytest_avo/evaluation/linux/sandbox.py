@@ -35,6 +35,8 @@ _MAX_PROCESSES = 512
 _MAX_SHARED_BYTES = 1 << 30
 _MAX_FILE_BYTES = 2 << 30
 _MAX_OPEN_FILES = 512
+_MAX_PENDING_SIGNALS = 32
+"""POSIX timers too, each of which takes a core for some microseconds when it goes off, also while they are stopped."""
 _SYSTEM_FOLDERS = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc", "/sys")
 _PROFILERS = ("/opt/nvidia", "/usr/local/cuda*/nsight-compute*")
 """Where NVIDIA's profilers keep the code that they load into a process; the second is a link to wherever it is."""
@@ -177,6 +179,7 @@ def confine_watched(confinement: Confinement, *, watched: bool = True) -> Callab
     _limit(resource.RLIMIT_DATA, confinement.memory_bytes)
     _limit(resource.RLIMIT_FSIZE, _MAX_FILE_BYTES)
     _limit(resource.RLIMIT_NOFILE, _MAX_OPEN_FILES)
+    _limit(resource.RLIMIT_SIGPENDING, _MAX_PENDING_SIGNALS)
     if os.getuid() != 0:
         _limit(resource.RLIMIT_NPROC, 4096)
     if not confinement.layers:
@@ -203,9 +206,10 @@ def confine_watched(confinement: Confinement, *, watched: bool = True) -> Callab
     def restrict_calls() -> None:
         if seccomp.available():
             # CUDA's driver listens on a local socket of its own; the network namespace has nobody to talk to.
-            sockets = seccomp.LOCAL_SOCKETS if confinement.gpu and not watched else ()
+            allowed = seccomp.LOCAL_SOCKETS if confinement.gpu and not watched else ()
+            allowed += seccomp.TIMERS if confinement.gpu else ()  # whose kernels no interrupt of the host slows down
             # Outside of a PID namespace it could choose the cores of others.
-            seccomp.restrict(allowed=sockets, metadata=own_mounts, affinity=is_first)
+            seccomp.restrict(allowed=allowed, metadata=own_mounts, affinity=is_first)
 
     return restrict_calls
 

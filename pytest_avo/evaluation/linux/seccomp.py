@@ -34,7 +34,10 @@ DENIED = {
     "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
     "sched_setscheduler": 144, "sched_setparam": 142, "sched_setattr": 314, "setpriority": 141, "ioprio_set": 251,
     "syslog": 103, "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240, "memfd_secret": 447,
+    "timerfd_create": 283,
 }  # fmt: skip
+TIMERS = ("timerfd_create",)
+"""They go off while whoever made them is stopped, and interrupts are in nobody's account."""
 LOCAL_SOCKETS = ("socket", "connect", "accept", "bind", "listen", "accept4")
 METADATA = {
     "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "chown": 92, "fchown": 93, "lchown": 94,
@@ -46,7 +49,8 @@ METADATA = {
 _CLONE, _CLONE3, _PRCTL, _SET_AFFINITY = 56, 435, 157, 203
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET."""
-_SET_PDEATHSIG = 1
+_SET_PDEATHSIG, _SET_DUMPABLE = 1, 4
+"""Of prctl, what is not done: to give up the signal of the parent's end, and to hide from who counts its memory."""
 
 
 def available() -> bool:
@@ -73,8 +77,9 @@ def restrict(*, allowed: Sequence[str] = (), metadata: bool = True, affinity: bo
         program += [_jump(_JUMP_EQUAL, _SET_AFFINITY, 0, 1), _return(_DONE_NOTHING)]
     program += [_jump(_JUMP_EQUAL, _CLONE, 0, 4), _load(_FIRST_ARGUMENT)]
     program += [_jump(_JUMP_SET, _NEW_NAMESPACES, 0, 1), _return(_ERRNO | errno.EPERM), _return(_ALLOW)]
-    program += [_jump(_JUMP_EQUAL, _PRCTL, 0, 3), _load(_FIRST_ARGUMENT)]
-    program += [_jump(_JUMP_EQUAL, _SET_PDEATHSIG, 0, 1), _return(_DONE_NOTHING), _return(_ALLOW)]
+    program += [_jump(_JUMP_EQUAL, _PRCTL, 0, 4), _load(_FIRST_ARGUMENT)]
+    program += [_jump(_JUMP_EQUAL, _SET_PDEATHSIG, 1, 0), _jump(_JUMP_EQUAL, _SET_DUMPABLE, 0, 1)]
+    program += [_return(_DONE_NOTHING), _return(_ALLOW)]
     _install(program)
 
 

@@ -176,13 +176,25 @@ def test_a_confined_kernel_makes_no_namespaces_and_shares_no_memory(confined: La
     assert set(found.values()) == {"-1"}
 
 
-def test_a_kernel_cannot_ask_to_outlive_its_zygote(confined: Laboratory) -> None:
+def test_a_kernel_cannot_ask_to_outlive_its_zygote_nor_hide_from_who_counts_its_memory(confined: Laboratory) -> None:
     found = seen(
         confined,
         ask="ctypes.CDLL(None).prctl(1, 0)",
         still="(lambda x: ctypes.CDLL(None).prctl(2, ctypes.byref(x)) or x.value)(ctypes.c_int())",
+        hide="ctypes.CDLL(None).prctl(4, 0)",
+        seen="ctypes.CDLL(None).prctl(3)",
     )
-    assert found == {"ask": "0", "still": str(int(signal.SIGKILL))}
+    assert found == {"ask": "0", "still": str(int(signal.SIGKILL)), "hide": "0", "seen": "1"}
+
+
+def test_few_timers_go_off_while_a_kernel_is_stopped(confined: Laboratory) -> None:
+    found = seen(
+        confined,
+        descriptor="ctypes.CDLL(None).timerfd_create(1, 0)",
+        made="sum(ctypes.CDLL(None).timer_create(1, None, ctypes.byref(ctypes.c_void_p())) == 0 for _ in range(99)) < 33",
+        interval="signal.setitimer(signal.ITIMER_REAL, 100)",
+    )
+    assert found == {"descriptor": "-1", "made": "True", "interval": "(0.0, 0.0)"}
 
 
 def test_what_honest_kernels_need_still_works(confined: Laboratory) -> None:

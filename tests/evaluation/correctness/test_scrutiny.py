@@ -1,0 +1,64 @@
+"""Which places of a slice are looked at: where outputs differ most by each measure that limits have."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
+from pytest_avo.evaluation.correctness.noise import generator
+from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault, suspects
+from tests.evaluation.laboratory import shape
+
+SHAPE = shape(heads=(4, 2), lengths=(256, 256))
+EPS = 2.0**-23
+
+
+def drawn(seed: int = 1) -> list[Inputs]:
+    return Stream(SHAPE, generator(seed, "cpu")).draw(2)
+
+
+def two_parts(x: torch.Tensor) -> torch.Tensor:
+    """16 of 24 bits."""
+    high = x.bfloat16().float()
+    return high + (x - high).bfloat16().float()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_decoy_within_the_limits_hides_no_low_precision(seed: int) -> None:
+    """A row of small results is what differs most by its own size, and may."""
+    batch = drawn(seed)
+    exact = plain_outputs(batch)
+    low = plain_outputs([Inputs(*map(two_parts, x.tensors), x.causal, x.scale) for x in batch])
+    for out in (exact, low):
+        out[:, :, :, -1] += 1.2e-6 * 1.7
+    assert slice_fault(batch, exact, plain_outputs(batch)) is None
+    assert (slice_fault(batch, low, plain_outputs(batch)) or "").startswith("max error ")
+
+
+def test_each_measure_has_a_place_of_its_own() -> None:
+    other = torch.full((2, 1, 4, 256, 64), 1.0)
+    other[1, 0, 2, 200] = 1e-3
+    out = other.clone()
+    out[1, 0, 2, 200] += 1e-5  # by its own size
+    out[0, 0, 3, 7, 5] += 1e-3  # an element
+    out[0, 0, 0, 128:] += 5e-5  # a whole block
+    assert suspects(out, other, heads_kv=2) == [((1, 0, 1), 128), ((0, 0, 1), 0), ((0, 0, 0), 128)]
+
+
+def test_groups_of_unusual_inputs_are_looked_at_by_themselves() -> None:
+    other = torch.full((2, 1, 4, 256, 64), 1.0)
+    out = other.clone()
+    out[1, 0, 3, 200] += 1.0
+    out[0, 0, 0, 3] += 1e-5
+    assert suspects(out, other, heads_kv=2, groups=[(1, 0, 1)]) == [((1, 0, 1), 128), ((0, 0, 0), 0)]
+
+
+def test_what_another_kernel_has_no_number_for_hides_nothing() -> None:
+    other = torch.full((1, 1, 4, 256, 64), 1.0)
+    out = other.clone()
+    other[0, 0, 0, 0, 0], other[0, 0, 1, 0, 0] = torch.nan, torch.inf
+    out[0, 0, 2, 130] += 1e-3
+    found = suspects(out, other, heads_kv=4)
+    assert ((0, 0, 0), 0) in found
+    assert ((0, 0, 2), 128) in found
