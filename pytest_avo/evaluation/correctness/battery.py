@@ -23,6 +23,10 @@ LONGEST_BESIDE = 300
 MOST_BATCHES_BESIDE = 3
 MOST_HEADS_BESIDE = 6
 """Bounds of the shapes that are checked beside the claimed one; of its heads there may be more."""
+EDGE_SHARE = 0.6
+"""Of the lengths beside the claimed ones, those drawn near the edge of a tile, where there is one."""
+MANY_KEYS = (28, 36)
+"""Times the longest length: sums in bfloat16 over blocks of 16 keys do not get on there."""
 BLIND = {"more queries", "more than keys"}
 """Choices of which, with the causal mask, some queries see no key."""
 LSE_SHARE = 3
@@ -82,11 +86,10 @@ def battery(
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
         *(_beside(shape, row, random, longest) for row in rows),
-        *(_for_half_precision(shape, random, longest) if rows and shape.dtype != "f32" else []),
-        *([Case("log-sum-exp", shape, lse=True)] if lse else []),
+        *(_of_lengths_that_matter(shape, random, longest) if beside == "all" else []),
     ]
     random.shuffle(rest)
-    return [first_case(shape, random), *rest]
+    return [first_case(shape, random, lse=lse), *rest]
 
 
 def ask_some(rows: Sequence[Levels], random: Random) -> None:
@@ -99,9 +102,12 @@ def ask_some(rows: Sequence[Levels], random: Random) -> None:
         row["lse"] = "asked"
 
 
-def first_case(shape: Shape, random: Random) -> Case:
-    """The call that comes first, with inputs as they are timed: most kernels that are wrong are so here."""
-    return Case("normal", shape, random.choice(("normal", "plain")))
+def first_case(shape: Shape, random: Random, *, lse: bool = False) -> Case:
+    """The call that comes first, with inputs as they are timed: most kernels that are wrong are so here.
+
+    lse: of a kernel that returns a log-sum-exp too, which is asked for here; without it the calls of slices are made.
+    """
+    return Case("normal", shape, random.choice(("normal", "plain")), lse=lse)
 
 
 def _choices(
@@ -134,19 +140,21 @@ def beside_once(shapes: Sequence[Shape]) -> dict[str, Extent]:
 def largest_beside(shape: Shape) -> Shape:
     """A shape that needs at least the memory of any other than `shape` itself in its battery."""
     heads = max(shape.heads_q, MOST_HEADS_BESIDE)
-    most = {"seqlen_q": LONGEST_BESIDE, "seqlen_kv": LONGEST_BESIDE, "heads_q": heads, "heads_kv": heads}
+    keys = max(LONGEST_BESIDE, MANY_KEYS[1] * LONGEST_BESIDE // (MOST_BATCHES_BESIDE * heads))
+    most = {"seqlen_q": LONGEST_BESIDE, "seqlen_kv": keys, "heads_q": heads, "heads_kv": heads}
     return _changed(shape, {"batch": MOST_BATCHES_BESIDE, **most})
 
 
 def _beside(shape: Shape, row: Levels, random: Random, longest: int) -> Case:
     middle = longest // 2
-    few, many = (2, middle), (middle + 1, longest)
-    equal = random.randint(longest // 4, longest * 2 // 3)
+    equal, few, many = (
+        _length(*span, random) for span in ((longest // 4, longest * 2 // 3), (2, middle), (middle + 1, longest))
+    )
     lengths = {
         "equal": (equal, equal),
-        "more keys": (random.randint(*few), random.randint(*many)),
-        "more queries": (random.randint(*many), random.randint(*few)),
-        "one query": (1, random.randint(1, longest)),
+        "more keys": (few, many),
+        "more queries": (many, few),
+        "one query": (1, _length(1, longest, random)),
     }
     changes: dict[str, object] = {
         "causal": row["mask"] == "causal",
@@ -161,11 +169,11 @@ def _beside(shape: Shape, row: Levels, random: Random, longest: int) -> Case:
     return Case(kind, _changed(shape, changes), kind, (q, k, v), required=False, lse=row.get("lse") == "asked")
 
 
-def _for_half_precision(shape: Shape, random: Random, longest: int) -> list[Case]:
-    """Calls whose lengths matter there: sums over many keys, and scores that jump where some queries do not see."""
+def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[Case]:
+    """So many keys that sums in half precision stand still, and scores that jump where some queries do not see."""
     few: dict[str, object] = {"batch": 1, "heads_q": 2, "heads_kv": 1, "scale": None}
-    many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": random.randint(8, 12) * longest, "causal": False})
-    length = random.randint(longest // 4, longest * 2 // 3)
+    many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": random.randint(*MANY_KEYS) * longest, "causal": False})
+    length = _length(longest // 4, longest * 2 // 3, random)
     jump = _changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
     return [
         Case("many keys", many, "shifted", required=False),
@@ -173,14 +181,21 @@ def _for_half_precision(shape: Shape, random: Random, longest: int) -> list[Case
     ]
 
 
+def _length(least: int, most: int, random: Random) -> int:
+    """Any, and as often one at the edge of a tile of 16, 32, 64 or 128, or one off."""
+    tile = random.choice((16, 32, 64, 128))
+    edge = random.randint(0, most // tile) * tile + random.choice((-1, 0, 1))
+    return edge if random.random() < EDGE_SHARE and least <= edge <= most else random.randint(least, most)
+
+
 def heads_of(level: str, shape: Shape, random: Random) -> tuple[int, int]:
     """Query heads and key/value heads: those of the claimed shape, or a few of a kind."""
-    heads_kv, group = random.choice((2, 3)), random.choice((2, 3))
+    heads = random.choice((2, 3))
     return {
         "claimed": (shape.heads_q, shape.heads_kv),
-        "equal": (heads_kv, heads_kv),
-        "grouped": (heads_kv * group, heads_kv) if heads_kv * group <= MOST_HEADS_BESIDE else (4, 2),
-        "one for all": (heads_kv, 1),
+        "equal": (heads, heads),
+        "grouped": random.choice(((4, 2), (6, 2), (6, 2), (6, 3))),
+        "one for all": (heads, 1),
     }[level]
 
 

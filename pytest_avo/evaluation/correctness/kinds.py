@@ -3,8 +3,8 @@
 Zero-mean values find missing or perturbed keys; a needle (a query that points at one key) finds dropped blocks, and
 draws without one find kernels that look for them; shifted values find weak accumulators; constant keys a wrong
 normalisation; large logits a softmax without maximum; very negative and rising ones a maximum that starts too high or
-hides keys by too little; large products what overflows before it is scaled; value scales that differ between heads
-errors that a large head hides.
+hides keys by too little (a row that sees low scores alone shows it); large products what overflows before it is scaled;
+value scales that differ between heads errors that a large head hides.
 
 Half precision does not tell large scores apart, and an honest kernel may err there by as much as values differ. Where
 keys that it confuses have nearly the same value, only what is wrong errs.
@@ -39,11 +39,14 @@ NEEDLE_LOGIT = 3.5
 LEAST_DEPTH, MOST_DEPTH = 120.0, 3e4
 """How far below zero scores are, or how far they rise: beyond what exp holds in single precision, and no further than
 the dtype tells neighbours apart."""
-LEAST_JUMP = 1.2e4
-"""By how much a jump raises scores at least: beyond the 10,000 that some kernels hide keys with."""
+LEAST_JUMP, MOST_JUMP = 3.2e4, 6e4
+"""By how much scores jump: beyond the ten thousands that stand for minus infinity in some kernels, and within what half
+precision holds."""
+PRECISELY = 1 / 8
+"""In units of 1 / eps, how far scores rise at most where they jump too: what hides keys by too little must err far more
+than the dtype itself does."""
 ALIKE = 2.0**-4
 """By what share of their usual deviation values differ that are nearly alike."""
-SINGLE_EPS = 2.0**-23
 LARGE_PRODUCT = 1e5
 """Standard deviation of unscaled products: half precision ends at 65504."""
 LARGEST_LOGIT = 4e4
@@ -87,21 +90,7 @@ def impose(
         case "huge":
             v *= 2.0**12  # still within half precision, whose largest number is 65504
         case "negative" | "rising":
-            direction, other = torch.sign(uniform(-1, 1, 2, q.shape[-1])) * q.shape[-1] ** -0.5
-            depth = LEAST_DEPTH * (min(MOST_DEPTH, 2 / eps) / LEAST_DEPTH) ** uniform(0, 1, 1)
-            length = (depth / scale).sqrt()
-            q += (length * direction).to(q.dtype)
-            seqlen_kv = k.shape[2]
-            if kind == "negative":
-                k -= (length * direction).to(k.dtype)
-                _make_alike(v)
-                return
-            k += (length * direction * torch.arange(1, seqlen_kv + 1, device=k.device)[:, None] / seqlen_kv).to(k.dtype)
-            first = max(1, seqlen_kv - q.shape[2] + 1)  # of the keys that some query does not see
-            if causal and eps > SINGLE_EPS and first < seqlen_kv:
-                at = first + int(uniform(0, 1, 1) * (seqlen_kv - first))
-                jump = LEAST_JUMP * (MOST_DEPTH / LEAST_JUMP) ** uniform(0, 1, 1)
-                _jump(q, k, v, at=at, length=(jump / scale).sqrt() * other)
+            _lower_or_raise(kind, q, k, v, causal=causal, scale=scale, eps=eps, generator=generator)
         case "products":
             root = q.shape[-1] ** 0.5
             factor = (min(LARGE_PRODUCT / root, LARGEST_LOGIT / (scale * q.shape[-1]))) ** 0.5
@@ -110,21 +99,53 @@ def impose(
             k *= factor
 
 
+def _lower_or_raise(
+    kind: Literal["negative", "rising"],
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    *,
+    causal: bool,
+    scale: float,
+    eps: float,
+    generator: torch.Generator,
+) -> None:
+    """Have scores be very negative, or rise along the keys; and jump, where some queries see the lower ones alone."""
+    chance = torch.rand(3, generator=generator, device=generator.device)
+    signs = torch.rand(2, q.shape[-1], generator=generator, device=generator.device) - 0.5
+    direction, other = torch.sign(signs) * q.shape[-1] ** -0.5
+    first = max(1, k.shape[2] - q.shape[2] + 1)  # of the keys that some query does not see
+    jumps = kind == "rising" and causal and first < k.shape[2]
+    depth = LEAST_DEPTH * (min(MOST_DEPTH, 2 / eps) / LEAST_DEPTH) ** chance[0]
+    length = ((depth.clamp_max(PRECISELY / eps) if jumps else depth) / scale).sqrt()
+    q += (length * direction).to(q.dtype)
+    if kind == "negative":
+        k -= (length * direction).to(k.dtype)
+        _make_alike(v)
+        return
+    rise = torch.arange(1, k.shape[2] + 1, device=k.device)[:, None] / k.shape[2]
+    k += (length * rise * direction).to(k.dtype)
+    if jumps:
+        jump = LEAST_JUMP + (MOST_JUMP - LEAST_JUMP) * chance[1]
+        _jump(q, k, v, at=first + int(chance[2] * (k.shape[2] - first)), length=(jump / scale).sqrt() * other)
+
+
 def _make_alike(v: torch.Tensor) -> None:
     """Have all keys of a head nearly the first one's value, in place."""
     v[:] = v[:, :, :1] + v * ALIKE
 
 
 def _jump(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, at: int, length: torch.Tensor) -> None:
-    """Raise the scores of the keys from `at` on by |length|^2 scale, in place.
+    """Lower the scores of the keys before `at` by |length|^2 scale, in place, and have their values nearly alike.
 
-    Of what keys have in that direction nothing is left: it would be multiplied.
+    A query that sees no others has these scores alone. Of what else keys have in that direction nothing is left: it
+    would be multiplied.
     """
     unit = length / length.norm()
     q += (length - (q.float() @ unit)[..., None] * unit).to(q.dtype)
     k -= ((k.float() @ unit)[..., None] * unit).to(k.dtype)
-    k[:, :, at:] += length.to(k.dtype)
-    _make_alike(v[:, :, at:])
+    k[:, :, :at] -= length.to(k.dtype)
+    _make_alike(v[:, :, :at])
 
 
 def plant_needles(

@@ -15,6 +15,9 @@ from pytest_avo.evaluation.correctness.inputs import Inputs
 
 SCORES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 26}
 """Elements of the score matrix held at a time (16 MiB in float64 on a CPU, about its cache), by kind of device."""
+KEYS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
+"""Elements of keys, and of values, that are converted at a time: of few queries, which have few scores, that is what
+takes long, several times as long where it is more than a cache and an allocator keep."""
 CAUSAL_ROWS = 1024
 """Query rows at a time of a causal call: the fewer, the more keys that none of them sees are left out."""
 
@@ -42,7 +45,8 @@ def parts(inputs: Inputs) -> Iterator[Part]:
     """A whole call in parts with all rows of whole heads, of about as many scores as are held at a time."""
     batch, heads_q, seqlen_q, _ = inputs.q.shape
     heads_kv, seqlen_kv = inputs.k.shape[1:3]
-    at_once = max(1, SCORES_AT_ONCE[inputs.q.device.type] // (heads_q // heads_kv * seqlen_q * seqlen_kv))
+    place, scores = inputs.q.device.type, heads_q // heads_kv * seqlen_q * seqlen_kv
+    at_once = max(1, min(SCORES_AT_ONCE[place] // scores, KEYS_AT_ONCE[place] // inputs.k[0, 0].numel()))
     heads = min(heads_kv, at_once)
     batches = max(1, at_once // heads_kv)
     for b in range(0, batch, batches):

@@ -65,17 +65,17 @@ def _measures(out: torch.Tensor, other: torch.Tensor, heads_kv: int) -> Iterator
 
     What the other kernel got wrong (a NaN, say) comes first in one measure, and counts in no other.
     """
+    calls, batch, heads_q, rows, _ = out.shape
+    by_group = (calls, batch, heads_kv, heads_q // heads_kv, -1)
     apart = (out.float() - other.float()).abs_()
     square, size = apart.square().mean(-1), other.float().square().mean(-1)
-    by_head = square.unflatten(2, (heads_kv, -1))
     # A row of zeros must neither hide the rest nor divide by zero.
     relative = (square / (size + SMALL**2 * size.nanmean() + 1e-30)).nan_to_num(nan=torch.inf)
-    yield relative.unflatten(2, (heads_kv, -1)).amax(3), 1
-    yield apart.amax(-1).nan_to_num(nan=0.0, posinf=0.0).unflatten(2, (heads_kv, -1)).amax(3), 1
-    if by_head.shape[-1] > 1:
-        width = min(BLOCK_ROWS, by_head.shape[-1])
-        blocks = avg_pool1d(by_head.nan_to_num(nan=0.0, posinf=0.0).flatten(0, 2), width, ceil_mode=True)
-        yield blocks.unflatten(0, by_head.shape[:3]).amax(3), BLOCK_ROWS
+    yield relative.reshape(by_group).amax(3), 1
+    yield apart.amax(-1).nan_to_num(nan=0.0, posinf=0.0).reshape(by_group).amax(3), 1
+    if rows > 1:
+        known = square.nan_to_num(nan=0.0, posinf=0.0).reshape(-1, 1, rows)
+        yield avg_pool1d(known, min(BLOCK_ROWS, rows), ceil_mode=True).reshape(by_group).amax(3), BLOCK_ROWS
 
 
 def plain_outputs(batch: Sequence[Inputs]) -> torch.Tensor:

@@ -171,7 +171,7 @@ class Examiner:
         self, shape: Shape, request: EvaluationRequest, claim: Claim | None, random: Random
     ) -> Iterator[Case | SequencesCase]:
         """All single calls for a shape; only after the first are the others put together, which takes 10 ms."""
-        yield first_case(shape, random)
+        yield first_case(shape, random, lse=claim is not None and claim.lse)
         beside = "nothing" if request.claim_alone else beside_once(request.shapes)[shape.id]
         yield from all_cases(shape, claim, random, place=self._place, beside=beside)[1:]
 
