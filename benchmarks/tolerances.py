@@ -162,7 +162,7 @@ def main(seconds: float, seed: int) -> None:
             what, inputs = drawn(Random(number).choice(shapes(dtype)), number)
             for name, way in honest.items():
                 found.setdefault((dtype, name), Found()).add(worst_share(inputs, way(inputs)), f"{what} ({number})")
-    rows = []
+    rows: list[list[Any]] = []
     for (dtype, name), each in sorted(found.items()):
         quantiles = torch.tensor(each.shares).quantile(torch.tensor([0.5, 0.99, 1.0]))
         rows.append([dtype, name, len(each.shares), *(f"{float(x):.2f}" for x in quantiles), each.worst[1]])
