@@ -148,22 +148,23 @@ class Examiner:
         What a first call takes counts as building, for which there is one limit over all lengths.
         """
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
-        spent_s, build_s, first_s = 0.0, 0.0, 0.0
+        spent_s, build_s = 0.0, 0.0
         for case in self._cases(shape, request, claim_of(subject.source, path=Path(subject.label)), random):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape, case.way)
-            left_s = limits.build - first_s if first else limits.check - spent_s
+            left_s = limits.build - build_s if first else limits.check - spent_s
             start = time.perf_counter()
             inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
-            first_s += time.perf_counter() - start if first else 0.0
+            answered = time.perf_counter()
+            build_s += answered - start if first else 0.0
+            spent_s += 0.0 if first else answered - start
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
-                self._check_nudges(arm, case, inputs, random, limit_s=max(0.001, left_s))
+                left_s = max(0.001, limits.check - spent_s)
+                self._check_nudges(arm, case, inputs, random, limit_s=left_s)
                 eager = request.plan is not None and request.plan.calls == "eager"
-                self._check_slices(arm, shape, random, source, limit_s=max(0.001, left_s), eager=eager)
-            seconds = time.perf_counter() - start
-            build_s += seconds if first else 0.0
-            spent_s += 0.0 if first else seconds
+                self._check_slices(arm, shape, random, source, limit_s=left_s, eager=eager)
+                spent_s += time.perf_counter() - answered
         self._arms.note_check(name, shape)
         return build_s + self._arms.take_build_s(name), spent_s
 
