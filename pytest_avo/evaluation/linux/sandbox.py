@@ -206,10 +206,10 @@ def confine_watched(confinement: Confinement, *, watched: bool = True) -> Callab
     def restrict_calls() -> None:
         if seccomp.available():
             # CUDA's driver listens on a local socket of its own; the network namespace has nobody to talk to.
-            allowed = seccomp.LOCAL_SOCKETS if confinement.gpu and not watched else ()
-            allowed += seccomp.TIMERS if confinement.gpu else ()  # whose kernels no interrupt of the host slows down
+            sockets = seccomp.LOCAL_SOCKETS if confinement.gpu and not watched else ()
+            timers = seccomp.TIMERS if confinement.gpu else ()  # whose kernels no interrupt of the host slows down
             # Outside of a PID namespace it could choose the cores of others.
-            seccomp.restrict(allowed=allowed, metadata=own_mounts, affinity=is_first)
+            seccomp.restrict(allowed=(*sockets, *timers), metadata=own_mounts, affinity=is_first)
 
     return restrict_calls
 
