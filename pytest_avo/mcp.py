@@ -46,8 +46,10 @@ def server(folder: Path) -> Server[Any]:
 
 
 async def listed(folder: Path) -> ListToolsResult:
-    """What the step offers."""
+    """What the step offers; NoStep where there is none."""
     reply = await _asked(folder, Request(tool="tools"))
+    if "tools" not in reply.data:  # no step is open yet, or none any more
+        raise NoStep(reply.text, status=reply.status)
     return ListToolsResult(tools=[Tool.model_validate(each) for each in reply.data["tools"]])
 
 

@@ -15,6 +15,8 @@ LARGEST = 2**63 - 1
 """SQLite's integers end there."""
 LONGEST_SOURCE = 2_000_000
 """Bytes of a candidate's file."""
+LONGEST_WORDS = 4000
+"""Characters of a hypothesis, a lesson, a reason."""
 TEXTS = ("source", "hypothesis", "lesson", "failed")
 
 
@@ -41,14 +43,22 @@ def storable(proposal: Proposal) -> Proposal:
     """The proposal with texts that files and the lineage can hold, its source as Python would read it from a file.
 
     It counts as failed where it has halves of characters. NUL is spelled out but in a source, where Python refuses it:
-    no command line takes it, as --avo-commit makes one.
+    no command line takes it, as --avo-commit makes one. What is longer than anybody reads is cut: tables, pages and
+    later prompts have it whole.
     """
     texts = {name: getattr(proposal, name) for name in TEXTS}
     clean = {name: found.encode(errors="backslashreplace").decode() for name, found in texts.items()}
     if clean != texts:
         clean["failed"] = clean["failed"] or "its text holds characters that no file can"
-    spelled = {name: found if name == "source" else found.replace("\0", "\\x00") for name, found in clean.items()}
-    return replace(proposal, **{**spelled, "source": as_read_back(spelled["source"])})
+    source = as_read_back(clean.pop("source"))
+    spelled: dict[str, Any] = {name: _shortened(found.replace("\0", "\\x00")) for name, found in clean.items()}
+    return replace(proposal, source=source, **spelled)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= LONGEST_WORDS:
+        return text
+    return f"{text[:LONGEST_WORDS]} … ({len(text):,} characters)"
 
 
 def source_text(data: bytes) -> str:

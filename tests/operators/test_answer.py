@@ -51,3 +51,9 @@ def test_what_is_stored_reads_as_the_promoted_file_will() -> None:
     spelled = storable(Proposal("x", "a\0b"))
     assert (spelled.hypothesis, spelled.failed) == ("a\\x00b", "")
     assert storable(Proposal("x", "half \ud800")).failed == "its text holds characters that no file can"
+
+
+def test_what_nobody_would_read_to_its_end_is_cut() -> None:
+    found = storable(Proposal("x" * 10_000, "why " * 250_000, lesson="so"))
+    assert found.hypothesis == "why " * 1000 + " … (1,000,000 characters)"
+    assert (found.source, found.lesson) == ("x" * 10_000, "so")

@@ -20,10 +20,11 @@ from pytest_avo.report.page.page import page
 from pytest_avo.report.page.trajectory import trajectories
 from pytest_avo.report.page.tree import tree
 
-DIFF_LINES = 6500
+DIFF_LINES = 4500
 EXCERPTS = 250_000
-"""Lines of diffs and characters of transcripts on a page, over all attempts: it stays below 3 MB."""
-FEWEST_LINES, MOST_LINES = 12, 400
+WORDS = 300_000
+"""Lines of diffs, and characters of transcripts and of what is said of attempts, over all: a page stays below 3 MB."""
+FEWEST_LINES, MOST_LINES = 8, 400
 REASONS = 3
 LEGEND = ("promoted", "kept", "same", "slower", "incorrect", "duplicate")
 LEGEND_NAMES = {"same": "same or ambiguous", "incorrect": "not right, or failed", "duplicate": "duplicate"}
@@ -57,6 +58,8 @@ class RunSection:
     facts: RunFacts
     most_looked: int
     """Characters of a profile that are shown."""
+    most_words: int
+    """Of a hypothesis; two thirds of it of a reason, and of a lesson."""
     tree: Markup
     heat_map: Markup
     calibration: Markup
@@ -82,7 +85,12 @@ def runs_page(runs: Sequence[RunFacts], *, live: str = "") -> str:
     titles = run_titles(runs)
     sections = [
         _section(
-            run, key=index, title=titles[index], most_lines=most_lines, most_characters=max(120, EXCERPTS // attempts)
+            run,
+            key=index,
+            title=titles[index],
+            most_lines=most_lines,
+            most_characters=max(120, EXCERPTS // attempts),
+            most_words=max(300, WORDS // attempts // 2),
         )
         for index, run in enumerate(runs)
     ]
@@ -111,7 +119,9 @@ def run_titles(runs: Sequence[RunFacts]) -> list[str]:
     return found
 
 
-def _section(run: RunFacts, *, key: int, title: str, most_lines: int, most_characters: int) -> RunSection:
+def _section(
+    run: RunFacts, *, key: int, title: str, most_lines: int, most_characters: int, most_words: int
+) -> RunSection:
     ended = [each for each in run.attempts if each.status not in (UNDER_WAY, "seed")]
     speeds = [each.speed for each in run.promoted if each.speed]
     return RunSection(
@@ -119,6 +129,7 @@ def _section(run: RunFacts, *, key: int, title: str, most_lines: int, most_chara
         title=title,
         facts=run,
         most_looked=4 * most_characters,
+        most_words=most_words,
         tree=Markup(tree(run)),
         heat_map=Markup(heat_map(run)),
         calibration=Markup(calibration(run)),

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
+from pytest_avo.command.connection import NoStep
+from pytest_avo.operators.doors.door import Door
+from pytest_avo.operators.doors.wire import write_step_file
 from tests.operators.doors.conftest import Make, Member, Open
 from tests.operators.steps import SEED
 
@@ -71,3 +76,13 @@ def test_a_folder_without_a_step_is_told(tmp_path: Any, monkeypatch: pytest.Monk
 
     monkeypatch.chdir(tmp_path)
     assert main([]) == 2
+
+
+def test_tools_are_not_listed_before_the_first_step(tmp_path: Path) -> None:
+    from pytest_avo.mcp import listed  # which takes a second
+
+    stopping = threading.Event()
+    write_step_file(tmp_path, Door(tmp_path / "m0.sock", stopping).path)
+    with pytest.raises(NoStep, match="the first step has not begun yet"):
+        anyio.run(listed, tmp_path)
+    stopping.set()
