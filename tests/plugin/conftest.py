@@ -19,7 +19,12 @@ from typing import Any
 
 import pytest
 
-# pytester forgets what a test imports: what runs in this process need is imported before. (numpy cannot be twice.)
+# pytester forgets what a test imports: what runs in this process need is imported before. numpy cannot be twice, and a
+# thread that waits for a model goes on importing what was forgotten under it.
+import pytest_avo.operators.agent.agentic
+import pytest_avo.operators.tuner.tuner
+import pytest_avo.session.modes.serve
+import pytest_avo.session.start
 import tests.plugin.scripted_pool  # noqa: F401
 from pytest_avo.evaluation.pool.pool import Pool
 from tests import ROOT
