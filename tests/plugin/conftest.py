@@ -18,14 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from _pytest.pytester import SysModulesSnapshot
 
-# pytester forgets what a test imports: what runs in this process need is imported before. numpy cannot be twice, and a
-# thread that waits for a model goes on importing what was forgotten under it.
-import pytest_avo.operators.agent.agentic
-import pytest_avo.operators.tuner.tuner
-import pytest_avo.session.modes.serve
-import pytest_avo.session.start
-import tests.plugin.scripted_pool  # noqa: F401
+import tests.plugin.scripted_pool  # noqa: F401 - numpy cannot be imported twice, and pytester may forget it
 from pytest_avo.evaluation.pool.pool import Pool
 from tests import ROOT
 from tests.plugin import warm_pool
@@ -203,11 +198,15 @@ class Project:
                 ret = pytest.main([*self.plugins, *arguments])
         finally:
             sys.path[:] = path
-            for name, module in list(sys.modules.items()):
-                if str(getattr(module, "__file__", None) or "").startswith(str(self.path)):
-                    del sys.modules[name]
+            self.forget()
         outlines, errlines = out.getvalue().splitlines(), err.getvalue().splitlines()
         return pytest.RunResult(ret, outlines, errlines, time.monotonic() - start)
+
+    def forget(self) -> None:
+        """Forget the project's own modules, as if they had not been imported."""
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None) or "").startswith(str(self.path)):
+                del sys.modules[name]
 
     def refuses(self, message: str, *arguments: str) -> None:
         """A run begins with this usage error (a pattern): of its options, its files or its paths; in this process."""
@@ -291,7 +290,7 @@ def own_cache(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, rates:
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> Project:
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cache: None) -> Iterator[Project]:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(ROOT), os.environ.get("PYTHONPATH", "")]))
     monkeypatch.setenv("COLUMNS", "200")  # what is cut to a narrow terminal is tested with the tables
     (pytester.path / "shapes").mkdir()
@@ -299,7 +298,11 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, own_cach
     pytester.makeini("[pytest]\n")
     made = Project(pytester)
     made.kernel("slow.py", SLOW)
-    return made
+    yield made
+    made.forget()
+    # Nothing else is forgotten: to import it again takes longer than most runs, and a thread that still waits for a
+    # model would have its client's modules change under it.
+    pytester._sys_modules_snapshot = SysModulesSnapshot()
 
 
 @pytest.fixture
