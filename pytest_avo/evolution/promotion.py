@@ -87,8 +87,12 @@ def check_commit(path: Path) -> None:
     """InvalidInput unless a promotion of this file can be committed, as far as that can be told beforehand."""
     target = Path(os.path.realpath(path))
     with _usage(path):
-        if not text(target.parent, "ls-files", "--", target.name):
+        tracked = text(target.parent, "ls-files", "-v", "--", target.name)
+        if not tracked:
             raise InvalidInput(f"--avo-commit: {path}: expected a file that git tracks, it does not (git add it first)")
+        if tracked[0].islower() or tracked[0] == "S":
+            told = "git update-index --no-assume-unchanged --no-skip-worktree"
+            raise InvalidInput(f"--avo-commit: {path}: git was told to leave its changes alone ({told} undoes that)")
         text(target.parent, "var", "GIT_COMMITTER_IDENT")
         text(target.parent, "var", "GIT_AUTHOR_IDENT")
         folder = Path(text(target.parent, "rev-parse", "--absolute-git-dir"))
@@ -101,7 +105,8 @@ def check_commit(path: Path) -> None:
 def commit(path: Path, provenance: Provenance) -> str:
     """Commit the promoted file alone, scores in the trailers; returns the id of the commit that has it.
 
-    InvalidInput if git refuses. A file that the last commit has as it is, is committed.
+    InvalidInput if git refuses. A file that the last commit has as it is, is committed. What the user's hooks make of
+    the file, as those do that format it, is undone: what is on disk is what was measured, and what the run goes on from.
     """
     title = f"Promote {path.name}, generation {provenance.generation}: {provenance.over_parent.estimate:.3f}x"
     trailers = {
@@ -115,11 +120,25 @@ def commit(path: Path, provenance: Provenance) -> str:
     }
     message = "\n".join([title, "", provenance.hypothesis, "", *(f"{key}: {value}" for key, value in trailers.items())])
     target = Path(os.path.realpath(path))
+    promoted = target.read_bytes()
     with _usage(path):
-        if text(target.parent, "status", "--porcelain", "--", target.name):
-            arguments = ["commit", "--quiet", "--only", "--message", message, "--", target.name]
-            git(target.parent, *arguments, timeout_s=COMMIT_LIMIT_S)
-        return text(target.parent, "rev-parse", "--short", "HEAD")
+        try:
+            if text(target.parent, "status", "--porcelain", "--", target.name):
+                arguments = ["commit", "--quiet", "--only", "--message", message, "--", target.name]
+                git(target.parent, *arguments, timeout_s=COMMIT_LIMIT_S)
+            found = text(target.parent, "rev-parse", "--short", "HEAD")
+        except GitError as error:
+            raise GitError(f"{error}{_put_back(target, promoted)}") from None
+        return f"{found}{_put_back(target, promoted)}"
+
+
+def _put_back(target: Path, promoted: bytes) -> str:
+    """Write a file as it was if it is not; what is to be said of that."""
+    with contextlib.suppress(OSError):
+        if target.read_bytes() == promoted:
+            return ""
+    write_atomically(target, promoted)
+    return "; a hook of git's changed the file, which was put back as it was measured"
 
 
 @contextlib.contextmanager

@@ -306,6 +306,30 @@ def test_a_hook_that_refuses_is_said(repository: Path, path: Path, lock: Path) -
         commit(path, provenance())
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+def test_what_a_hook_makes_of_the_file_is_undone(repository: Path, path: Path, lock: Path, refuses: bool) -> None:
+    hook = repository / ".git" / "hooks" / "pre-commit"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\necho '# formatted' >> '{path}'\ngit add '{path}'\nexit {int(refuses)}\n")
+    hook.chmod(0o755)
+    promote(path, WINNER, provenance(), lock=lock)
+    before = path.read_bytes()
+    try:
+        said = commit(path, provenance())
+    except InvalidInput as error:
+        assert refuses
+        said = str(error)
+    assert said.endswith("; a hook of git's changed the file, which was put back as it was measured")
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("bit", ["--assume-unchanged", "--skip-worktree"])
+def test_a_file_whose_changes_git_leaves_alone_is_the_users_matter(repository: Path, path: Path, bit: str) -> None:
+    git(repository, "update-index", bit, str(path))
+    with pytest.raises(InvalidInput, match="mine.py: git was told to leave its changes alone"):
+        check_commit(path)
+
+
 def test_what_git_will_refuse_is_said_beforehand(repository: Path, path: Path) -> None:
     check_commit(path)
     new = path.with_name("new.py")
