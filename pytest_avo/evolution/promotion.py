@@ -106,7 +106,7 @@ def commit(path: Path, provenance: Provenance) -> str:
     """Commit the promoted file alone, scores in the trailers; returns the id of the commit that has it.
 
     InvalidInput if git refuses. A file that the last commit has as it is, is committed. What the user's hooks make of
-    the file, as those do that format it, is undone: what is on disk is what was measured, and what the run goes on from.
+    the file, as those do that format it, is undone: on disk stays what was measured, which the run goes on from.
     """
     title = f"Promote {path.name}, generation {provenance.generation}: {provenance.over_parent.estimate:.3f}x"
     trailers = {

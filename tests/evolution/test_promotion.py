@@ -326,7 +326,7 @@ def test_what_a_hook_makes_of_the_file_is_undone(repository: Path, path: Path, l
 @pytest.mark.parametrize("bit", ["--assume-unchanged", "--skip-worktree"])
 def test_a_file_whose_changes_git_leaves_alone_is_the_users_matter(repository: Path, path: Path, bit: str) -> None:
     git(repository, "update-index", bit, str(path))
-    with pytest.raises(InvalidInput, match="mine.py: git was told to leave its changes alone"):
+    with pytest.raises(InvalidInput, match=r"mine\.py: git was told to leave its changes alone"):
         check_commit(path)
 
 
