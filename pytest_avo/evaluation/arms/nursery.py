@@ -10,20 +10,22 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import text_digest
-from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.log import Log
-from pytest_avo.evaluation.arms.memory import Memory, device_memory, host_memory
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
 from pytest_avo.evaluation.linux import cgroup, processes, python
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
 from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.linux.sandbox import PID_NAMESPACE
+
+if TYPE_CHECKING:
+    from pytest_avo.evaluation.arms.arm import Arm
+    from pytest_avo.evaluation.arms.memory import Memory
 
 START_LIMIT_S = 120.0
 REAP_LIMIT_S = 10.0
@@ -93,6 +95,9 @@ class Nursery:
 
     def fork(self, subject: Subject, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Arm:
         """A new process for a kernel, its file in place and nothing of it executed yet."""
+        # With torch, which takes as long to import here as in the zygote: start() comes first.
+        from pytest_avo.evaluation.arms.arm import Arm
+
         self.wait()
         if self._place == "cuda":
             # All are given the same memory for arguments, which work of one that was killed may still reach.
@@ -230,6 +235,8 @@ class Nursery:
         On a GPU all processes are given the same memory for arguments: only one runs at a time, on what was written for
         it, and slices of short calls last the longer for it. What a kernel does to it shows before another one runs.
         """
+        from pytest_avo.evaluation.arms.memory import device_memory, host_memory
+
         if self._place != "cuda":
             return host_memory(given_bytes), host_memory(result_bytes)
         if self._arguments is None:

@@ -37,7 +37,6 @@ from pytest_avo.core.evaluation import (
 )
 from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
-from pytest_avo.evaluation.correctness.room import HOST, Room, gpu_room
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.local import deal
@@ -48,6 +47,7 @@ from pytest_avo.evaluation.pool.line import WorkerLine
 
 if TYPE_CHECKING:
     from pytest_avo.evaluation.arms.ahead import Ahead
+    from pytest_avo.evaluation.correctness.room import Room
     from pytest_avo.evaluation.diagnosis.looking import Looker
     from pytest_avo.evaluation.judge.examiner import Examiner
     from pytest_avo.evaluation.judge.roofline import Roofline
@@ -221,6 +221,8 @@ def _be_a_quiet_judge() -> None:
 
 def _room(place: str) -> Room:
     """What fits on the device as it is now; EvaluatorError where torch cannot use it."""
+    from pytest_avo.evaluation.correctness.room import HOST, gpu_room
+
     if place != "cuda":
         return HOST
     import torch
