@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import math
 import select
 import socket
 import sys
@@ -21,14 +20,14 @@ from typing import Literal
 import msgspec
 import torch
 
-from pytest_avo.core.shape import DTYPE_BYTES, Dtype
+from pytest_avo.core.shape import Dtype
+from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.forms import check_form
 from pytest_avo.evaluation.arms.log import Log
 from pytest_avo.evaluation.arms.memory import Memory, Written
-from pytest_avo.evaluation.arms.replies import Done, Enqueued, Form, Loaded, Raised, decode
+from pytest_avo.evaluation.arms.replies import Done, Enqueued, Loaded, Raised, decode
 from pytest_avo.evaluation.correctness.inputs import Arguments
-from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
-from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
 from pytest_avo.evaluation.linux import memory_use, processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
@@ -130,21 +129,23 @@ class Arm:
         guarded: all that lies around the arguments is NaN. lse: ask for the log-sum-exp too.
         """
         self.freeze()
-        calls, written = self._write(batch, dtype, guarded=guarded, lse=lse)
+        laid = Batch(batch, dtype, guarded=guarded, lse=lse)
+        written = laid.write(self.given, self.result)
         timed = phase == "time" or like_timed
         how: _Do = "call" if not timed else "launch" if eager else "replay"
-        seconds, done = self._ask(self._request(how, calls), phase=phase, limit_s=limit_s)
-        return self._slice(done, batch, dtype, calls, written, seconds=seconds, phase=phase)
+        seconds, done = self._ask(self._request(how, laid.calls), phase=phase, limit_s=limit_s)
+        return self._slice(done, laid, written, seconds=seconds, phase=phase)
 
     def enqueue(self, batch: Sequence[Arguments], dtype: Dtype, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
         self.freeze()
-        calls, written = self._write(batch, dtype, guarded=False)
-        seconds, enqueued = self._ask(self._request("enqueue", calls), phase="time", limit_s=limit_s)
+        laid = Batch(batch, dtype, guarded=False)
+        written = laid.write(self.given, self.result)
+        seconds, enqueued = self._ask(self._request("enqueue", laid.calls), phase="time", limit_s=limit_s)
         if not isinstance(enqueued, Enqueued):
             raise KernelFault("rejected", "answered a call that was not asked")
         _, done = self._ask({"do": "finish"}, phase="time", limit_s=limit_s)
-        return self._slice(done, batch, dtype, calls, written, seconds=seconds, phase="time")
+        return self._slice(done, laid, written, seconds=seconds, phase="time")
 
     def _ask(self, request: dict[str, object], *, phase: Phase, limit_s: float) -> tuple[float, _Reply]:
         """The judge's seconds from a request to the reply, and that; the process is frozen before and after."""
@@ -162,36 +163,24 @@ class Arm:
         self._refuse_extra_replies()
         return seconds, reply
 
-    def _slice(
-        self,
-        done: _Reply,
-        batch: Sequence[Arguments],
-        dtype: Dtype,
-        calls: list[dict[str, object]],
-        written: list[Written],
-        *,
-        seconds: float,
-        phase: Phase,
-    ) -> Slice:
+    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float, phase: Phase) -> Slice:
         """What was answered, if it is what was asked; KernelFault where not."""
-        if not isinstance(done, Done) or done.calls != len(batch):
-            raise KernelFault("rejected", f"did not answer the {len(batch)} calls that were asked")
+        asked = len(laid.arguments)
+        if not isinstance(done, Done) or done.calls != asked:
+            raise KernelFault("rejected", f"did not answer the {asked} calls that were asked")
         for form in done.forms:
-            _check_form(form, batch[0], dtype, place=self.given.place, lse="lse" in calls[0])
+            check_form(form, laid.arguments[0], laid.dtype, place=self.given.place, lse=laid.with_lse)
         if phase == "time":
             self._require_idle_device()
         if not self.given.unchanged(written):
             raise KernelFault("rejected", "modified its inputs")
-        outputs = [int(str(call["out"])) for call in calls]
         return Slice(
             seconds=seconds,
             claimed_s=done.seconds,
             replayed=done.replayed,
-            output=lambda number: self._output(outputs[number], batch[number], dtype),
-            outputs=lambda: torch.stack(
-                [self._output(at, each, dtype) for at, each in zip(outputs, batch, strict=True)]
-            ),
-            lse=lambda number: self._lse(int(str(calls[number]["lse"])), batch[number]),
+            output=lambda number: laid.output(number, self.result),
+            outputs=lambda: torch.stack([laid.output(number, self.result) for number in range(asked)]),
+            lse=lambda number: laid.lse(number, self.result),
         )
 
     def freeze(self) -> float:
@@ -237,47 +226,6 @@ class Arm:
         self.given.close()
         self.result.close()
 
-    def _write(
-        self, batch: Sequence[Arguments], dtype: Dtype, *, guarded: bool, lse: bool = False
-    ) -> tuple[list[dict[str, object]], list[Written]]:
-        calls: list[dict[str, object]] = []
-        places: list[tuple[int, torch.Tensor]] = []
-        guard = GUARD_BYTES if guarded else 0
-        end, out = guard, 0
-        for inputs in batch:
-            call: dict[str, object] = {
-                "function": inputs.function, "dtype": dtype, "causal": inputs.causal, "scale": inputs.scale,
-                "numbers": inputs.numbers, "out": out,
-            }  # fmt: skip
-            for name, x in zip("qkv", inputs.tensors, strict=True):
-                elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
-                # Of a single call a start that no vector's width divides is part of the layout.
-                offset = end + (int(x.storage_offset()) * x.itemsize % ALIGNMENT if guarded else 0)
-                places.append((offset, x.as_strided((elements,), (1,))))
-                call[name] = {
-                    "offset": offset, "elements": elements, "shape": list(x.shape), "stride": list(x.stride()),
-                }  # fmt: skip
-                end = _aligned(offset + elements * DTYPE_BYTES[dtype] + guard)
-            tables: dict[str, object] = {}
-            for name, table in inputs.tables.items():
-                places.append((end, table.flatten()))
-                tables[name] = {"offset": end, "shape": list(table.shape)}
-                end = _aligned(end + table.nbytes) + (ALIGNMENT if guarded else 0)
-            call["tables"] = tables
-            out = _aligned(out + inputs.q.numel() * DTYPE_BYTES[dtype])
-            if lse:
-                call["lse"] = out
-                out = _aligned(out + 4 * math.prod(lse_shape(inputs)))
-            calls.append(call)
-        if guarded:
-            self.given.poison(end)
-        written = [(self.given.tensor(x.dtype, elements=len(x), offset=offset), x) for offset, x in places]
-        for place, original in written:
-            place.copy_(original)
-        self.result.poison(out)
-        self.result.settle()
-        return calls, written
-
     def _request(self, how: _Do, calls: list[dict[str, object]]) -> dict[str, object]:
         """What is sent. On a GPU a slice that was asked for before is named alone: what is in it is known there."""
         if how == "call" or self.given.place != "cuda":
@@ -286,18 +234,6 @@ class Arm:
         new = (how, name) not in self._named
         self._named.add((how, name))
         return {"do": how, "name": name, "calls": calls if new else []}
-
-    def _output(self, offset: int, inputs: Arguments, dtype: Dtype) -> torch.Tensor:
-        """A copy of one result: (batch, heads, seqlen, head_dim) in the models' order, or (tokens, heads, head_dim)."""
-        found = self.result.tensor(TORCH_DTYPES[dtype], elements=inputs.q.numel(), offset=offset).clone()
-        if inputs.q.dim() == 3:
-            return found.view(inputs.q.shape)
-        batch, heads, seqlen, head_dim = inputs.q.shape
-        return found.view(batch, seqlen, heads, head_dim).transpose(1, 2)
-
-    def _lse(self, offset: int, inputs: Arguments) -> torch.Tensor:
-        shape = lse_shape(inputs)
-        return self.result.tensor(torch.float32, elements=math.prod(shape), offset=offset).clone().view(shape)
 
     def _send(self, request: dict[str, object], phase: Phase) -> None:
         """Send a request. One that the socket has no room for is the kernel's doing: it left others unread there."""
@@ -360,34 +296,3 @@ class Arm:
     def _refuse_extra_replies(self) -> None:
         if select.select([self._link], [], [], 0)[0] and self._link.recv(MAX_MESSAGE):
             raise KernelFault("rejected", "more than one reply to a request")
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def lse_shape(inputs: Arguments) -> tuple[int, ...]:
-    """Of the log-sum-exp: (batch, heads_q, seqlen_q), or (heads_q, tokens) where sequences are packed."""
-    rows = tuple(inputs.q.shape[:-1])
-    return rows if len(rows) == 3 else rows[::-1]
-
-
-def _check_form(form: Form, inputs: Arguments, dtype: Dtype, *, place: str, lse: bool) -> None:
-    """The form of a result, or of a log-sum-exp: exact type, shape, dtype and device, in memory of its own."""
-    if form.role == "pair":
-        raise KernelFault("incorrect", f"returned a {form.type} for return_lse=True, expected a tuple (out, lse)")
-    is_lse = lse and form.role == "lse"
-    what, shape = ("lse", lse_shape(inputs)) if is_lse else ("output", tuple(inputs.q.shape))
-    if not form.plain:
-        where = "" if what == "output" else f" as {what}"
-        raise KernelFault("rejected", f"returned a {form.type}{where}, expected a plain torch.Tensor")
-    wanted = str(torch.float32 if is_lse else TORCH_DTYPES[dtype]).removeprefix("torch.")
-    for quality, got, expected in (
-        ("shape", form.shape, list(shape)),
-        ("dtype", form.dtype, wanted),
-        ("device", form.device, place),
-    ):
-        if got != expected:
-            raise KernelFault("incorrect", f"{what} {quality} is {got}, expected {expected}")
-    if form.aliased:
-        raise KernelFault("rejected", f"{what} shares memory with an input")

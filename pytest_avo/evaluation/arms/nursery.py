@@ -95,8 +95,7 @@ class Nursery:
 
     def fork(self, subject: Subject, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Arm:
         """A new process for a kernel, its file in place and nothing of it executed yet."""
-        # With torch, which takes as long to import here as in the zygote: start() comes first.
-        from pytest_avo.evaluation.arms.arm import Arm
+        from pytest_avo.evaluation.arms.arm import Arm  # with torch, which the zygote imports meanwhile
 
         self.wait()
         if self._place == "cuda":
@@ -252,8 +251,7 @@ class Nursery:
 
     def _receive(self) -> dict[str, Any]:
         assert self._control is not None
-        message = self._control.recv(MAX_MESSAGE)
-        if not message:
+        if not (message := self._control.recv(MAX_MESSAGE)):
             log = (self.box / "zygote.log").read_text(errors="replace").strip().splitlines()
             raise EvaluatorError(f"the zygote ended: {log[-1] if log else 'no output'}")
         answer: dict[str, Any] = json.loads(message)

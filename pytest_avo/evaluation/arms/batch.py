@@ -1,0 +1,93 @@
+"""Calls laid out in memory that is shared with a kernel's process: arguments in one part of it, results in another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+
+from pytest_avo.core.shape import DTYPE_BYTES, Dtype
+from pytest_avo.evaluation.arms.forms import lse_shape
+from pytest_avo.evaluation.arms.memory import Memory, Written
+from pytest_avo.evaluation.correctness.inputs import Arguments
+from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
+from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
+
+
+class Batch:
+    """The calls of one slice: what is sent of them, and where their arguments and results are."""
+
+    def __init__(self, arguments: Sequence[Arguments], dtype: Dtype, *, guarded: bool, lse: bool = False) -> None:
+        """guarded: all that lies around the arguments is NaN. lse: the log-sum-exp is asked for too."""
+        self.arguments = arguments
+        self.dtype = dtype
+        self.with_lse = lse
+        self.calls: list[dict[str, object]] = []
+        self._guarded = guarded
+        self._places: list[tuple[int, torch.Tensor]] = []
+        self._outputs: list[int] = []
+        self._lses: list[int] = []
+        self._end, self._out = GUARD_BYTES if guarded else 0, 0
+        for inputs in arguments:
+            self._lay(inputs)
+
+    def write(self, given: Memory, result: Memory) -> list[Written]:
+        """Copy the arguments to where they belong, and make the memory of results such as nobody has written to."""
+        if self._guarded:
+            given.poison(self._end)
+        written = [(given.tensor(x.dtype, elements=len(x), offset=offset), x) for offset, x in self._places]
+        for place, original in written:
+            place.copy_(original)
+        result.poison(self._out)
+        result.settle()
+        return written
+
+    def output(self, number: int, result: Memory) -> torch.Tensor:
+        """A copy of one result: (batch, heads, seqlen, head_dim) in the models' order, or (tokens, heads, head_dim)."""
+        q = self.arguments[number].q
+        dtype, offset = TORCH_DTYPES[self.dtype], self._outputs[number]
+        found = result.tensor(dtype, elements=q.numel(), offset=offset).clone()
+        if q.dim() == 3:
+            return found.view(q.shape)
+        batch, heads, seqlen, head_dim = q.shape
+        return found.view(batch, seqlen, heads, head_dim).transpose(1, 2)
+
+    def lse(self, number: int, result: Memory) -> torch.Tensor:
+        """A copy of the log-sum-exp that came with one."""
+        shape, offset = lse_shape(self.arguments[number]), self._lses[number]
+        return result.tensor(torch.float32, elements=math.prod(shape), offset=offset).clone().view(shape)
+
+    def _lay(self, inputs: Arguments) -> None:
+        """Give a call places behind those of the calls before it."""
+        call: dict[str, object] = {
+            "function": inputs.function, "dtype": self.dtype, "causal": inputs.causal, "scale": inputs.scale,
+            "numbers": inputs.numbers, "out": self._out,
+        }  # fmt: skip
+        guard = GUARD_BYTES if self._guarded else 0
+        for name, x in zip("qkv", inputs.tensors, strict=True):
+            elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+            # Of a single call a start that no vector's width divides is part of the layout.
+            offset = self._end + (int(x.storage_offset()) * x.itemsize % ALIGNMENT if self._guarded else 0)
+            self._places.append((offset, x.as_strided((elements,), (1,))))
+            call[name] = {
+                "offset": offset, "elements": elements, "shape": list(x.shape), "stride": list(x.stride()),
+            }  # fmt: skip
+            self._end = _aligned(offset + elements * DTYPE_BYTES[self.dtype] + guard)
+        tables: dict[str, object] = {}
+        for name, table in inputs.tables.items():
+            self._places.append((self._end, table.flatten()))
+            tables[name] = {"offset": self._end, "shape": list(table.shape)}
+            self._end = _aligned(self._end + table.nbytes) + (ALIGNMENT if self._guarded else 0)
+        call["tables"] = tables
+        self._outputs.append(self._out)
+        self._out = _aligned(self._out + inputs.q.numel() * DTYPE_BYTES[self.dtype])
+        if self.with_lse:
+            call["lse"] = self._out
+            self._lses.append(self._out)
+            self._out = _aligned(self._out + 4 * math.prod(lse_shape(inputs)))
+        self.calls.append(call)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // ALIGNMENT) * ALIGNMENT
