@@ -68,9 +68,8 @@ class Nursery:
         # The zygote must find this package however the worker did; its children lose the variable again.
         private = {"LC_ALL": "C.UTF-8", "HOME": str(self.box), "PYTHONPATH": python.search_path(), **python.NOBODY}
         environment = {**kept, **private, **self._environment}
-        mode = "layers" if layers else "plain"
         command = python.command("pytest_avo.evaluation.kernel_process.zygote")
-        command += [str(theirs.fileno()), mode, self._place]
+        command += [str(theirs.fileno()), "layers" if layers else "plain", self._place]
         with (self.box / "zygote.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._warm],

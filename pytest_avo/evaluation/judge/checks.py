@@ -1,0 +1,141 @@
+"""All that a kernel is asked before it is timed on a shape: the battery, nudged inputs, slices as timed ones are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import torch
+
+from pytest_avo.core.evaluation import EvaluationRequest, Subject
+from pytest_avo.core.kernel import Claim, claim_of
+from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.arms.arm import Arm, Phase
+from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.correctness.battery import beside_once, first_case
+from pytest_avo.evaluation.correctness.correctness import fault_near
+from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
+from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
+from pytest_avo.evaluation.correctness.kinds import UNUSUAL
+from pytest_avo.evaluation.correctness.mixture import calls_of_all_kinds, mix_all
+from pytest_avo.evaluation.correctness.noise import generator
+from pytest_avo.evaluation.correctness.nudge import nudges
+from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
+
+
+class Checks:
+    """Checks arms on one device; KernelFault or KernelEnded where one fails."""
+
+    def __init__(self, arms: Arms, *, say: Callable[[str], None], place: str) -> None:
+        """place: kind of torch device, "cpu" or "cuda"."""
+        self._arms = arms
+        self._say = say
+        self._place = place
+
+    def battery(
+        self, name: str, subject: Subject, request: EvaluationRequest, shape: Shape, *, seed: int, what: str
+    ) -> tuple[float, float]:
+        """All that an arm is asked before it is timed on a shape; the seconds of building and of checking.
+
+        What a first call takes counts as building, for which there is one limit over all lengths.
+        """
+        random, source, limits = Random(seed), generator(seed, self._place), request.limits
+        spent_s, build_s = 0.0, 0.0
+        for case in self._cases(shape, request, claim_of(subject.source, path=Path(subject.label)), random):
+            self._say(f"{what}: {case.name}")
+            arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
+            first = self._arms.is_first_call(name, case.shape, case.way)
+            left_s = limits.build - build_s if first else limits.check - spent_s
+            start = time.perf_counter()
+            inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
+            answered = time.perf_counter()
+            build_s += answered - start if first else 0.0
+            spent_s += 0.0 if first else answered - start
+            if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
+                left_s = max(0.001, limits.check - spent_s)
+                self._check_nudges(arm, case, inputs, random, limit_s=left_s)
+                eager = request.plan is not None and request.plan.calls == "eager"
+                self._check_slices(arm, shape, random, source, limit_s=left_s, eager=eager)
+                spent_s += time.perf_counter() - answered
+        self._arms.note_check(name, shape)
+        return build_s + self._arms.take_build_s(name), spent_s
+
+    def _cases(
+        self, shape: Shape, request: EvaluationRequest, claim: Claim | None, random: Random
+    ) -> Iterator[Case | SequencesCase]:
+        """All single calls for a shape; only after the first are the others put together, which takes 10 ms."""
+        yield first_case(shape, random, lse=claim is not None and claim.lse)
+        beside = "nothing" if request.claim_alone else beside_once(request.shapes)[shape.id]
+        yield from all_cases(shape, claim, random, place=self._place, beside=beside)[1:]
+
+    def _check_case(
+        self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, limit_s: float, first: bool
+    ) -> Arguments | None:
+        """What was answered rightly; None where the kernel refused what it did not claim."""
+        inputs = draw_any(case, generator)
+        phase: Phase = "build" if first else "check"
+        try:
+            result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase=phase, guarded=True, lse=case.lse)
+        except KernelRaised as error:
+            if case.required or error.outcome != "unsupported":
+                where = "" if case.required else f", {case.shape.id}"
+                raise raised(error, f"{case.name}{where}", again=case.required and not first) from None
+            return None  # a shape that was not claimed may be refused
+        except KernelEnded as error:
+            raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
+        if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
+            where = "" if case.required else f", {case.shape.id}"
+            raise KernelFault("incorrect", f"{found} ({case.name}{where})")
+        return inputs
+
+    def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, limit_s: float) -> None:
+        """The same call with one element changed, three times: no answer may come from memory."""
+        for nudge in nudges(inputs, random):
+            try:
+                result = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check", guarded=True)
+            except KernelRaised as error:
+                raise raised(error, nudge.what, again=True) from None
+            except KernelEnded as error:
+                raise KernelEnded(f"{error} ({nudge.what}, {case.shape.id})") from None
+            out = result.output(0)
+            if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
+                raise KernelFault("incorrect", f"{found} ({nudge.what})")
+
+    def _check_slices(
+        self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, limit_s: float, eager: bool
+    ) -> None:
+        """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused."""
+        stream = Stream(shape, source)
+        kinds = random.sample(UNUSUAL, k=len(UNUSUAL))
+        left = calls_of_all_kinds(shape)
+        while left:
+            batch = stream.draw(min(left, self._arms.room.max_calls(shape)))
+            left -= len(batch)
+            groups = len(batch) * shape.batch * shape.heads_kv
+            here, kinds = kinds[:groups], kinds[groups:]
+            changed = mix_all(batch, here, random, source)
+            what = f"a slice with {', '.join(here)} inputs" if here else "a slice"
+            try:
+                call = partial(
+                    arm.call, batch, shape.dtype, limit_s=limit_s, phase="check", like_timed=True, eager=eager
+                )
+                out = call().outputs()
+            except KernelRaised as error:
+                raise raised(error, what, again=True) from None
+            except KernelEnded as error:
+                raise KernelEnded(f"{error} ({what}, {shape.id})") from None
+            if found := slice_fault(batch, out, plain_outputs(batch), groups=changed):
+                raise KernelFault("incorrect", f"{found} ({what})")
+
+
+def raised(error: KernelRaised, what: str, *, again: bool) -> KernelFault:
+    """The fault of a kernel that raised. again: on a claimed shape of which it had answered other inputs."""
+    if again and error.outcome == "unsupported":
+        return KernelFault("incorrect", f"refuses some inputs of a shape that it answers: {error.reason} ({what})")
+    return KernelFault(error.outcome, f"{error.reason} ({what})")
