@@ -42,9 +42,11 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
 
     EvaluatorError when the kernel's process ends without a profile, or not within LIMIT_S.
     """
+    device = CpuDevice()
     with (
-        lease(lease_path(CpuDevice().id), exclusive=False, waiting=lambda _: None),
-        Child("profile", kernel, confined=confined) as child,
+        lease(lease_path(device.id), exclusive=False, waiting=lambda _: None),
+        # The threads and the allocator of timed kernels: idle threads that spin would be in the profile.
+        Child("profile", kernel, confined=confined, environment=device.environment()) as child,
         child.within(LIMIT_S),
     ):
         if found := _conversation(child, shape):
