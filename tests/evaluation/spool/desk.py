@@ -25,6 +25,8 @@ KIND = Fingerprint(
 )
 OTHER = msgspec.structs.replace(KIND, device="NVIDIA H100")
 PATIENCE_S = 20.0
+LEASE_S = 5.0
+"""A live server may stand still for a while, where the machine is busy."""
 
 
 def shape(length: int) -> Shape:
@@ -80,7 +82,7 @@ def hello(kind: Fingerprint = KIND) -> Hello:
 
 
 def server(
-    folder: SpoolFolder, clerk: Clerk, *, kind: Fingerprint = KIND, workers: int = 1, lease_s: float = 0.4
+    folder: SpoolFolder, clerk: Clerk, *, kind: Fingerprint = KIND, workers: int = 1, lease_s: float = LEASE_S
 ) -> Server:
     return Server(folder, clerk, hello(kind), workers=workers, say=_say, beat_s=0.05, lease_s=lease_s, linger_s=0.0)
 
