@@ -22,3 +22,13 @@ class KernelRaised(KernelFault):
 
 class KernelEnded(Exception):
     """The kernel's process is gone; how it went is known once it is reaped."""
+
+
+class ArmFault(Exception):
+    """An arm failed while it was timed."""
+
+    def __init__(self, arm: str, shape: str, error: KernelFault | KernelEnded) -> None:
+        super().__init__(str(error))
+        self.arm = arm
+        self.shape = shape
+        self.error = error

@@ -25,11 +25,11 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.arms import Arms
-from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.judge.checks import Checks, raised
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
 from pytest_avo.evaluation.judge.roofline import Roofline
-from pytest_avo.evaluation.judge.timing import ArmFault, Race
+from pytest_avo.evaluation.judge.timing import Race
 
 LOADING = ""
 """In the place of a shape: an arm failed before it saw one, and so it will on the next."""

@@ -1,8 +1,7 @@
 """Timing kernels against each other: interleaved rounds on fresh inputs, by the judge's clock.
 
 In a round every arm runs once on the same inputs, in an order that is drawn anew for every other round and reversed in
-the next, all but the one being timed frozen. What is kept are the paired times; absolute times on a shared machine mean
-little.
+the next, all but the one being timed frozen. What is kept are the paired times: absolute ones mean little.
 
 Rounds take the kinds of inputs of a shape in turn, the same for all arms: a race ends where every kind had its turn, be
 it that its time is spent. When it ends, and which shapes the next round is for, stopping.py says.
@@ -23,11 +22,10 @@ from statistics import median
 
 import torch
 
-from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, Slice
-from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault
+from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
@@ -36,45 +34,15 @@ from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.correctness.scrutiny import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.judge.aftermath import Aftermath, tried
 from pytest_avo.evaluation.judge.call_costs import call_costs
+from pytest_avo.evaluation.judge.order import Order
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
+from pytest_avo.evaluation.judge.samples import Samples, calls_in_slice
 from pytest_avo.evaluation.judge.stopping import LEAST_ROUNDS, Stopping
 
-CLOCK_TOLERANCE = 0.10
-CLOCK_SLACK_S = {"cpu": 0.005, "cuda": 0.001}
-CLOCK_FACTOR = 2.0
-"""How far a process's own account of a slice may fall short of the judge's, beyond twice what honest arms show: a
-share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the call."""
 EMPTY_SLICES = 5
 """Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing
 of the slices that it is subtracted from."""
-LONG_SLICE = 4.0
-"""How many times as long as a slice is to be at least the slowest arm's may get by taking several calls: of a naive
-kernel beside a good peer they took most of the time, and told no more."""
-LEAST_SHARE = 0.02
-"""What is left of a slice at least when the empty one is subtracted: a kernel that takes no time is a mistake."""
-
-
-def calls_in_slice(seconds: Collection[float], overhead_s: float, *, slice_s: float, place: str) -> int:
-    """How many calls make a slice, all arms alike: enough for the fastest one's to last, unless the slowest's drag on.
-
-    seconds: of a call of each arm; overhead_s: of one that does nothing.
-    """
-    fastest, slowest = min(seconds), max(seconds)
-    # On a busy CPU the empty call may be the one that was interrupted; on a GPU it is nearly all of a single call.
-    least_s = fastest / 2 if place == "cpu" else 1e-6
-    wanted = math.ceil(slice_s / max(fastest - overhead_s, least_s))
-    return max(1, min(wanted, int(LONG_SLICE * slice_s / slowest)))
-
-
-class ArmFault(Exception):
-    """An arm failed while it was timed."""
-
-    def __init__(self, arm: str, shape: str, error: KernelFault | KernelEnded) -> None:
-        super().__init__(str(error))
-        self.arm = arm
-        self.shape = shape
-        self.error = error
 
 
 class Race:
@@ -101,16 +69,12 @@ class Race:
         self._source = generator(seed, place)
         self._streams = {shape.id: Stream(shape, self._source) for shape in shapes}
         self._turns = math.lcm(*(len(shape.inputs) for shape in shapes))
-        self._kinds: dict[str, list[list[InputKind]]] = {shape.id: [] for shape in shapes}
-        self._calls: dict[str, int] = {}
-        self._slices: dict[str, dict[str, list[list[float]]]] = {shape.id: {} for shape in shapes}
-        self._unclaimed: dict[str, dict[str, list[float]]] = {shape.id: {} for shape in shapes}
+        self._samples = {shape.id: Samples(place) for shape in shapes}
         self._aftermath = Aftermath(KERNEL)
         self._readings: list[Reading] = []
         self._launched: set[str] = set()
         self._costs: dict[str, dict[str, CallCost]] = {}
-        self._order: list[str] = []
-        self._backwards = True
+        self._order = Order(self._random)
 
     @property
     def notes(self) -> list[str]:
@@ -151,13 +115,13 @@ class Race:
     ) -> tuple[str, int]:
         """The rounds of a launch: why they ended before all were made, or "", and how many there were."""
         started = time.monotonic()
-        round_s = dict.fromkeys(self._kinds, 0.0)
+        round_s = dict.fromkeys(self._samples, 0.0)
         for index in range(stopping.rounds):
             say(f"round {before + index + 1} of at most {stopping.rounds * self._plan.launches}")
-            self._draw_order(arms)
+            order = self._order.next(arms)
             for shape in list(stopping.open):
                 begun = time.monotonic()
-                self._round(shape, arms, shape.inputs[index % len(shape.inputs)])
+                self._round(shape, arms, order, shape.inputs[index % len(shape.inputs)])
                 round_s[shape.id] += time.monotonic() - begun
             if reading := self._reading():
                 self._readings.append(reading)
@@ -169,17 +133,17 @@ class Race:
 
     def _timing(self, shape: Shape, stopped: str, too_few: str) -> Timing:
         """What was measured of a shape, and why that may be too little."""
-        arms = [arm for arm in self._slices[shape.id] if arm != EMPTY]
+        samples = self._samples[shape.id]
         return Timing(
-            seconds={arm: tuple(tuple(rounds) for rounds in self._seconds(shape.id, arm)) for arm in arms},
-            calls=self._calls[shape.id],
+            seconds={arm: tuple(map(tuple, samples.seconds(arm))) for arm in samples.slices if arm != EMPTY},
+            calls=samples.calls,
             stopped=stopped,
             readings=tuple(self._readings),
             too_few=too_few,
-            kinds=tuple(tuple(launch) for launch in self._kinds[shape.id]),
+            kinds=tuple(map(tuple, samples.kinds)),
             costs=self._costs.get(shape.id, {}),
             eager=self._place == "cuda" and self._plan.calls == "eager",
-            harness_s=median(self._empty_s(shape.id)) / self._calls[shape.id],
+            harness_s=median(samples.empty_s()) / samples.calls,
         )
 
     def _aftermath_unclear(self, arms: Mapping[str, Arm]) -> str:
@@ -191,7 +155,7 @@ class Race:
         other = suspicion.arm
 
         def seconds(after_kernel: bool) -> float:
-            batch = self._streams[shape.id].draw(self._calls[shape.id])
+            batch = self._streams[shape.id].draw(self._samples[shape.id].calls)
             first = KERNEL if after_kernel else other
             self._slice(shape, first, arms[first], batch)
             return self._slice(shape, other, arms[other], batch).seconds
@@ -212,34 +176,33 @@ class Race:
 
     def _first_calls(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """A call of every arm, on fresh arguments as timed calls have: a kernel must not know when it counts."""
-        self._kinds[shape.id].append([])
+        self._samples[shape.id].begin_launch(arms)
         batch = self._streams[shape.id].draw(1)
         for name, arm in arms.items():
-            self._slices[shape.id].setdefault(name, []).append([])
             self._slice(shape, name, arm, batch)
 
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """A further untimed call of every arm, or a slice: memory is touched, and on a GPU a graph captured."""
-        is_known = shape.id in self._calls
+        samples = self._samples[shape.id]
+        is_known = samples.calls > 0
         if not is_known:
-            self._fix_calls(shape, arms)
-        calls = self._calls[shape.id]
-        batch = self._streams[shape.id].draw(calls)
-        if calls > 1 or is_known or self._place == "cuda":
+            samples.calls = self._calls_of(shape, arms)
+        batch = self._streams[shape.id].draw(samples.calls)
+        if samples.calls > 1 or is_known or self._place == "cuda":
             for name, arm in arms.items():
                 self._slice(shape, name, arm, batch)
         if EMPTY in arms and self._place == "cpu":
             for _ in range(EMPTY_SLICES):
                 found = self._slice(shape, EMPTY, arms[EMPTY], batch)
-                self._slices[shape.id][EMPTY][0].append(found.seconds)
+                samples.slices[EMPTY][0].append(found.seconds)
 
-    def _fix_calls(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
+    def _calls_of(self, shape: Shape, arms: Mapping[str, Arm]) -> int:
         """Call every arm once more, which tells how many calls make a slice of this shape."""
         batch = self._streams[shape.id].draw(1)
         seconds = {name: self._slice(shape, name, arm, batch).seconds for name, arm in arms.items()}
         overhead = seconds.pop(EMPTY, 0.0)
         fewest = calls_in_slice(seconds.values(), overhead, slice_s=self._room.slice_s, place=self._place)
-        self._calls[shape.id] = min(self._room.max_calls(shape), fewest)
+        return min(self._room.max_calls(shape), fewest)
 
     def _call_costs(self, shape: Shape, arms: Mapping[str, Arm]) -> dict[str, CallCost]:
         def ask(name: str, batch: list[Inputs], enqueue: bool) -> Slice:
@@ -253,24 +216,18 @@ class Race:
             sorted(arms),
             draw=self._streams[shape.id].draw,
             ask=ask,
-            look_at=lambda batch, out: self._look_at(shape, batch, out, plain_outputs(batch)),
+            look_at=lambda batch, out: self._look_at(shape, batch, out, plain_outputs(batch), groups=()),
             most_calls=self._room.max_calls(shape),
         )
 
-    def _draw_order(self, arms: Mapping[str, Arm]) -> None:
-        """The order of the next round: what ran just before leaves its mark on clocks and caches."""
-        self._order, self._backwards = self._order[::-1], not self._backwards
-        if not self._backwards or set(self._order) != set(arms):
-            self._order, self._backwards = sorted(arms), False
-            self._random.shuffle(self._order)
-
-    def _round(self, shape: Shape, arms: Mapping[str, Arm], kind: InputKind) -> None:
-        batch = self._streams[shape.id].draw(self._calls[shape.id], kind)
-        self._kinds[shape.id][-1].append(kind)
+    def _round(self, shape: Shape, arms: Mapping[str, Arm], order: list[str], kind: InputKind) -> None:
+        samples = self._samples[shape.id]
+        batch = self._streams[shape.id].draw(samples.calls, kind)
+        samples.kinds[-1].append(kind)
         unusual = mix_timed(batch, self._random, self._source)
         rival = self._rival(arms)
         out, other = torch.empty(0), torch.empty(0)
-        for name in self._order:
+        for name in order:
             if name == EMPTY and self._place == "cpu":
                 continue
             result = self._slice(shape, name, arms[name], batch)
@@ -279,7 +236,7 @@ class Race:
                 # the caches that the next one finds.
                 outputs = result.outputs()
                 out, other = (outputs, other) if name == KERNEL else (out, outputs if name == rival else other)
-            self._slices[shape.id][name][-1].append(result.seconds)
+            samples.slices[name][-1].append(result.seconds)
             if name != EMPTY:
                 self._aftermath.note(shape.id, name, result.seconds)
         self._look_at(shape, batch, out, other if rival else plain_outputs(batch), groups=unusual)
@@ -291,13 +248,7 @@ class Race:
         return rivals[0] if rivals else ""
 
     def _look_at(
-        self,
-        shape: Shape,
-        batch: list[Inputs],
-        out: torch.Tensor,
-        other: torch.Tensor,
-        *,
-        groups: Collection[Group] = (),
+        self, shape: Shape, batch: list[Inputs], out: torch.Tensor, other: torch.Tensor, *, groups: Collection[Group]
     ) -> None:
         """Check a round's outputs: all of them beside those of a rival, and some rows that chance picks.
 
@@ -314,7 +265,7 @@ class Race:
         call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager)
         result = self._ask(shape, name, arm, call)
         if name != EMPTY or self._place == "cuda":
-            self._unclaimed[shape.id].setdefault(name, []).append(result.seconds - result.claimed_s)
+            self._samples[shape.id].unclaimed.setdefault(name, []).append(result.seconds - result.claimed_s)
         if self._place == "cuda" and name != EMPTY and not (eager or result.replayed):
             self._launched.add(name)
         return result
@@ -329,52 +280,22 @@ class Race:
             raise ArmFault(name, shape.id, error) from None
         return result
 
-    def _empty_s(self, shape: str) -> list[float]:
-        """Seconds of an empty slice, by launch; on a CPU before the first round of all."""
-        number = len(self._kinds[shape])
-        launches = self._slices[shape].get(EMPTY) or [[]] * number
-        if self._place == "cpu":
-            return [min(launches[0], default=0.0)] * number
-        return [median(rounds) if rounds else 0.0 for rounds in launches]
-
-    def _seconds(self, shape: str, arm: str) -> list[list[float]]:
-        """Seconds per call, by launch and round: the slices less what an empty one takes."""
-        calls, slices = self._calls[shape], self._slices[shape]
-        return [
-            [max(slice_s - overhead, LEAST_SHARE * slice_s) / calls for slice_s in rounds]
-            for rounds, overhead in zip(slices[arm], self._empty_s(shape), strict=True)
-        ]
-
     def _too_few(self, rounds: int) -> str:
         """Why so many rounds in all are too few to say anything, or ""."""
         least = min(LEAST_ROUNDS, self._plan.max_rounds)
-        for shape in self._shapes:
-            for launch in self._kinds[shape.id]:
-                if missing := set(shape.inputs) - set(launch):
-                    least = max(least, self._turns * self._plan.launches)
-                    found = f"no round on {min(missing)} inputs"
-                    return f"{found} in the time budget of {self._plan.budget_s:g} s, a verdict takes {least}"
-        if rounds >= least:
+        missing = [kind for shape in self._shapes for kind in self._samples[shape.id].missing(shape.inputs)]
+        if rounds >= least and not missing:
             return ""
         said = f"{rounds} round{'' if rounds == 1 else 's'}"
+        if missing:
+            said, least = f"no round on {missing[0]} inputs", max(least, self._turns * self._plan.launches)
         return f"{said} in the time budget of {self._plan.budget_s:g} s, a verdict takes {least}"
 
     def _paired(self, shape: str, arm: str) -> list[list[float]]:
-        pairs = zip(self._seconds(shape, arm), self._seconds(shape, KERNEL), strict=True)
-        return stats.levelled([stats.log_ratios(x, y) for x, y in pairs], self._kinds[shape])
+        return self._samples[shape].paired(arm)
 
     def _check_clocks(self) -> None:
         """Reject a kernel whose process accounts for less, or more, of the measured time than the other arms do."""
-        for shape, arms in self._unclaimed.items():
-            # The least of all slices: a false clock is off in each of them, a busy machine leaves one alone.
-            missing = min(arms[KERNEL])
-            others = [min(gaps) for name, gaps in arms.items() if name != KERNEL]
-            if not others:
-                continue  # how long a busy machine takes to wake a process is not known without another arm
-            usual = CLOCK_FACTOR * max(others)
-            slack_s = CLOCK_SLACK_S[self._place]
-            slices = [x for rounds in self._slices[shape][KERNEL] for x in rounds]
-            allowed = usual + CLOCK_TOLERANCE * median(slices) + slack_s
-            if not -slack_s <= missing <= allowed:
-                reason = f"its process accounts for {missing * 1e3:+.1f} ms less than the judge's clock ({shape})"
-                raise ArmFault(KERNEL, shape, KernelFault("rejected", reason))
+        for shape, samples in self._samples.items():
+            if found := samples.clock_fault():
+                raise ArmFault(KERNEL, shape, KernelFault("rejected", f"{found} ({shape})"))

@@ -11,9 +11,11 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Timing, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
+from pytest_avo.evaluation.arms.faults import ArmFault
 from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
-from pytest_avo.evaluation.judge.timing import ArmFault, Race, calls_in_slice
+from pytest_avo.evaluation.judge.samples import calls_in_slice
+from pytest_avo.evaluation.judge.timing import Race
 from tests.evaluation.laboratory import Laboratory, kernel, shape
 
 SHAPE = shape()
