@@ -61,9 +61,15 @@ class Selection:
         return self._kernels[path]
 
     def shapes(self, kernel: Kernel) -> list[Shape]:
-        """Shapes on which a kernel is evaluated: the hook's, those of --avo-shapes, or those it claims."""
+        """Shapes on which a kernel is evaluated: the hook's, those of --avo-shapes, or those it claims.
+
+        InvalidInput where the hook, a conftest.py's, gives something else.
+        """
         chosen = self._config.hook.pytest_avo_shapes(config=self._config, kernel=kernel)
-        return list(chosen)
+        shapes = list(chosen) if isinstance(chosen, Iterable) else [chosen]
+        if wrong := [each for each in shapes if not isinstance(each, Shape)]:
+            raise InvalidInput(f"{kernel.path}: the hook pytest_avo_shapes: expected Shapes, got {wrong[0]!r}")
+        return list({shape.id: shape for shape in shapes}.values())
 
     def chosen_shapes(self, kernel: Kernel) -> list[Shape]:
         """The built-in choice of shapes."""
@@ -73,8 +79,7 @@ class Selection:
                 return [UNREADABLE]
             expected = 'expected AVO = {"target": ..., "shapes": [...]} in the file, or --avo-shapes'
             raise InvalidInput(f"{kernel.path}: claims no shapes: {expected}")
-        shapes = [shape for suite in suites for shape in self._settings.suites.shapes(suite)]
-        return list({shape.id: shape for shape in shapes}.values())
+        return [shape for suite in suites for shape in self._settings.suites.shapes(suite)]
 
     def suites(self, kernel: Kernel) -> tuple[str, ...]:
         """Names of the suites on which a kernel is evaluated."""
@@ -97,7 +102,8 @@ class Selection:
             path = Path(os.path.abspath(argument.partition("::")[0]))
             if path.is_dir():
                 for found in sorted(path.rglob("*.py")):
-                    if self.is_kernel(found, named=False):
+                    # A pipe that nobody writes to would be read for ever.
+                    if os.path.isfile(found) and self.is_kernel(found, named=False):
                         yield found
             elif path.is_file() and self.is_kernel(path, named=True):
                 self.named.add(path)

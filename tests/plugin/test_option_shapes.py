@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.plugin.conftest import GOOD, SHAPES, SUITE, Project
@@ -28,6 +30,17 @@ def test_a_shape_in_two_suites_is_one_item(project: Project) -> None:
 
 def test_an_unknown_suite_names_the_known_ones(project: Project) -> None:
     project.refuses("unknown shape suite 'nosuch': expected one of *mha*tiny*", "--avo-bench", "--avo-shapes", "nosuch")
+
+
+@pytest.mark.parametrize("given", ["5", "['tiny']", "'tiny'"])
+def test_a_hook_that_gives_no_shapes_is_named(project: Project, given: str) -> None:
+    project.pytester.makeconftest(f"def pytest_avo_shapes():\n    return {given}\n")
+    project.refuses("*slow.py: the hook pytest_avo_shapes: expected Shapes, got *", "--avo-bench")
+
+
+def test_a_pipe_among_the_kernels_is_left_alone(project: Project) -> None:
+    os.mkfifo(project.path / "kernels" / "pipe.py")
+    project.refuses("unknown shape suite 'nosuch'*", "--avo-bench", "--avo-shapes", "nosuch")
 
 
 @pytest.mark.parametrize(
