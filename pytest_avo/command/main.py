@@ -51,6 +51,8 @@ def say(text: str, stream: TextIO | None) -> bool:
     if stream is None:
         return True
     encoding = stream.encoding or "utf-8"
+    if stream.isatty():  # a hypothesis may hold what a terminal obeys
+        text = "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
     try:
         print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
     except OSError as error:

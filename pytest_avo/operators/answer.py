@@ -64,7 +64,7 @@ def _shortened(text: str) -> str:
 def source_text(data: bytes) -> str:
     """The text of a candidate's file, as Python reads it; ValueError, of the file, where it could be no kernel."""
     if len(data) > LONGEST_SOURCE:
-        raise ValueError(f"has {len(data):,} bytes: expected at most {LONGEST_SOURCE:,}")
+        raise ValueError(f"is longer than a kernel may be: expected at most {LONGEST_SOURCE:,} bytes")
     try:
         return decoded(data)
     except (SyntaxError, UnicodeDecodeError) as error:

@@ -30,3 +30,16 @@ def test_an_answer_that_cannot_be_written_is_no_success_but_a_closed_stream_is_i
             full.close()
     assert capsys.readouterr().err == "avo: the answer cannot be written: No space left on device\n"
     assert say("much", None)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_told_nothing_that_it_would_obey() -> None:
+    screen, file = Terminal(), io.StringIO()
+    for stream in (screen, file):
+        say("faster \x1b[2J\x9b0m\u202e\n\tindented ünïcode\r", stream)
+    assert screen.getvalue() == "faster ?[2J?0m?\n\tindented ünïcode?\n"
+    assert file.getvalue().startswith("faster \x1b[2J")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import secrets
+import stat
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +23,18 @@ def prepare(path: Path) -> None:
         raise _unwritable(path, "it is no regular file")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise _unwritable(path, f"no permission to write into {path.parent}")
+
+
+def read_regular(path: Path, *, most_bytes: int) -> bytes:
+    """A file's content, of one that is larger the first `most_bytes` and one more; OSError, also for what is no file.
+
+    Nothing is waited for: a pipe or a device, or a link to one, could be read for ever.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        return file.read(most_bytes + 1)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -49,10 +49,10 @@ class Door:
             return Reply(text="the first step has not begun yet: `avo wait` waits for it", status=CLOSED)
         if request.tool != "wait":
             return step.answer(request)
-        number = request.arguments.get("ticket")
-        if number is not None:
-            ticket = step.tickets.find(int(number))
-            return unknown_ticket(int(number)) if ticket is None else step.waited(ticket, request.wait_s)
+        named = request.arguments.get("ticket")
+        if named is not None:
+            ticket = step.tickets.find(int(named)) if str(named).isdecimal() else None
+            return unknown_ticket(named) if ticket is None else step.waited(ticket, request.wait_s)
         if running := step.tickets.running():
             return step.waited(running[-1], request.wait_s)
         return self._next_step(step, request.wait_s)
@@ -127,7 +127,7 @@ class _Handler(socketserver.StreamRequestHandler):
     def _reply(self, line: bytes) -> Reply:
         try:
             request = Request.of(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             return Reply(text=str(error), status=USAGE)
         try:
             return self.server.door.answer(request)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_avo.core.disk.files import read_regular
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.operators.answer import source_text
+from pytest_avo.operators.answer import LONGEST_SOURCE, source_text
 from pytest_avo.operators.doors.door_settings import DoorSettings
 from pytest_avo.operators.model.transcript import run_folder
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
@@ -128,7 +129,7 @@ def _mark(task: Task) -> str:
 def _proposal(path: Path, task: Task) -> Proposal:
     """A taken file as a candidate; one that cannot be read is a failed attempt."""
     try:
-        source = source_text(path.read_bytes())
+        source = source_text(read_regular(path, most_bytes=LONGEST_SOURCE))
         note = _note(path.with_suffix(".json"), source)
     except (OSError, ValueError) as error:
         return Proposal(source=task.kernel.source, hypothesis=path.name, failed=f"{path.name}: {error}")
@@ -143,7 +144,7 @@ def _note(path: Path, source: str) -> InboxNote:
     """The note beside a file; without one its docstring's first line says what it is."""
     if path.exists():
         try:
-            return msgspec.json.decode(path.read_bytes(), type=InboxNote)
+            return msgspec.json.decode(read_regular(path, most_bytes=LONGEST_SOURCE), type=InboxNote)
         except msgspec.DecodeError as error:
             raise ValueError(f"{path.name}: expected {{hypothesis, predicted?}}: {error}") from None
     try:

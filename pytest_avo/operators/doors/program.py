@@ -18,6 +18,8 @@ from pytest_avo.operators.model.redaction import Redactor
 
 LAST_LINES = 8
 LONGEST_LINE = 1_000_000
+LONGEST_TRANSCRIPT = 100_000_000
+"""Characters that are kept of one run of an agent."""
 
 
 class Program:
@@ -76,12 +78,16 @@ class Program:
 
     def _copy(self) -> None:
         assert self._process.stdout is not None
+        written = 0
         while line := self._process.stdout.readline(LONGEST_LINE):
             self.active = time.monotonic()
             text = self._redactor.text(line.decode(errors="replace"))
             self.last.append(text.rstrip())
-            self._transcript.write(text)
-            self._transcript.flush()
+            if written <= LONGEST_TRANSCRIPT:  # what floods its output must not fill the disk
+                written += self._transcript.write(text)
+                if written > LONGEST_TRANSCRIPT:
+                    self._transcript.write("\n(cut here: the agent printed more)\n")
+                self._transcript.flush()
             self._read(text)
 
 

@@ -284,7 +284,7 @@ class Step:
         return Reply(text="\n".join(lines), data=data)
 
 
-def unknown_ticket(number: int) -> Reply:
+def unknown_ticket(number: object) -> Reply:
     """What a wait for a ticket that the step does not have is told."""
     return Reply(text=f"there is no ticket {number} in this step: `avo status` lists those that run", status=USAGE)
 

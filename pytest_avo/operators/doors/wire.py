@@ -41,9 +41,13 @@ class Request:
         if not isinstance(data, dict) or data.pop("version", None) != VERSION:
             raise ValueError(f"expected a request of version {VERSION}: is `avo` of another installation?")
         try:
-            return cls(**data)
+            found = cls(**data)
         except TypeError as error:
             raise ValueError(f"expected a request: {error}") from None
+        fits = isinstance(found.tool, str) and isinstance(found.arguments, dict)
+        if not (fits and isinstance(found.wait_s, int | float | None)):
+            raise ValueError("expected a request: a tool's name, arguments by name, and seconds to wait or null")
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
+import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.disk.files import read_regular, write_atomically
 from pytest_avo.core.disk.repository import GitError, git
 from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.lineage.view import View
-from pytest_avo.operators.answer import source_text
+from pytest_avo.operators.answer import LONGEST_SOURCE, source_text
 from pytest_avo.operators.doors import briefing
-from pytest_avo.operators.doors.wire import write_step_file
+from pytest_avo.operators.doors.wire import STEP_FILE, write_step_file
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.operator import Task
@@ -24,6 +27,10 @@ SUBMITTED = ".avo-submitted"
 """The draft as it was submitted last: one that was not touched since makes way for the next step's parent."""
 STARTED = ".avo-generation"
 """The generation whose step began here last: one that is interrupted finds its draft as it was."""
+
+
+TEXTS = ("TASK.md", "HISTORY.md", "AGENTS.md", "CLAUDE.md")
+FOLDERS = ("lineage", "knowledge")
 
 
 class WorkFolder:
@@ -39,7 +46,7 @@ class WorkFolder:
     def read_draft(self) -> str:
         """The draft's text; Mistake where there is none that could be a kernel."""
         try:
-            data = self.draft.read_bytes()
+            data = read_regular(self.draft, most_bytes=LONGEST_SOURCE)
         except OSError as error:
             raise Mistake(f"{DRAFT} cannot be read: {error.strerror}") from None
         try:
@@ -64,18 +71,22 @@ class WorkFolder:
         _make(self.path)
         goes_on = _read(self.path / STARTED) == str(task.generation)
         parent = task.view.source(task.parent.digest)
+        for name in (DRAFT, STARTED, SUBMITTED, STEP_FILE, *TEXTS):
+            _make_way(self.path / name, stat.S_ISREG)
+        for name in FOLDERS:
+            _make_way(self.path / name, stat.S_ISDIR)
         untouched = not self.draft.exists() or _source(self.draft) == _source(self.path / SUBMITTED)
         if untouched and not goes_on:
             self.write_draft(parent)
         self._write_lineage(task.view, with_memory=with_memory)
         self._write_knowledge(task, knowledge)
-        texts = {
-            "TASK.md": briefing.task_text(task, python=sys.executable),
-            "HISTORY.md": briefing.history_text(task, with_memory=with_memory),
-            "AGENTS.md": briefing.agents_text(task),
-            "CLAUDE.md": "@AGENTS.md\n",
-        }
-        for name, text in texts.items():
+        texts = (
+            briefing.task_text(task, python=sys.executable),
+            briefing.history_text(task, with_memory=with_memory),
+            briefing.agents_text(task),
+            "@AGENTS.md\n",
+        )
+        for name, text in zip(TEXTS, texts, strict=True):
             write_atomically(self.path / name, text)
         write_step_file(self.path, socket)
         write_atomically(self.path / STARTED, str(task.generation))
@@ -119,6 +130,13 @@ def _make(path: Path) -> None:
         git(path, "init", "-q", "--template=")
 
 
+def _make_way(path: Path, fits: Callable[[int], bool]) -> None:
+    """Rename what is in the way of a file or folder of ours: the agent may have made anything of its name."""
+    with contextlib.suppress(FileNotFoundError):
+        if not fits(path.stat().st_mode):
+            path.rename(path.with_name(f"{path.name}.{secrets.token_hex(4)}"))
+
+
 def _read(path: Path) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
@@ -128,6 +146,6 @@ def _read(path: Path) -> str | None:
 
 def _source(path: Path) -> str | None:
     try:
-        return source_text(path.read_bytes())
+        return source_text(read_regular(path, most_bytes=LONGEST_SOURCE))
     except (OSError, ValueError):
         return None

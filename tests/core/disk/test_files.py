@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.disk.files import prepare, write_atomically
+from pytest_avo.core.disk.files import prepare, read_regular, write_atomically
 from pytest_avo.core.errors import InvalidInput
 
 
@@ -80,3 +80,17 @@ def test_a_folder_is_made_before_the_run(tmp_path: Path) -> None:
     prepare(tmp_path / "new" / "out.json")
     assert list(tmp_path.iterdir()) == [tmp_path / "new"]
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    file, pipe, device = tmp_path / "file", tmp_path / "pipe", tmp_path / "device"
+    file.write_bytes(b"12345")
+    assert read_regular(file, most_bytes=5) == b"12345"
+    assert read_regular(file, most_bytes=3) == b"1234"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/zero")
+    for path in (pipe, device):
+        with pytest.raises(OSError, match="it is no regular file"):
+            read_regular(path, most_bytes=5)
+    with pytest.raises(IsADirectoryError):
+        read_regular(tmp_path, most_bytes=5)

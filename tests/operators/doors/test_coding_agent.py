@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
+import shutil
+import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -263,3 +267,50 @@ def test_a_door_whose_socket_was_removed_is_made_anew(outside: Make, world: Worl
     assert second is not first
     assert second.path.is_socket()
     task.stopping.set()
+
+
+def test_what_an_agent_made_of_names_that_are_ours_makes_way(outside: Make, open_step: Open, world: World) -> None:
+    operator = outside("wait")
+    member = open_step(operator)
+    draft, task, lineage = (member.folder / name for name in ("draft.py", "TASK.md", "lineage"))
+    member.edit(*FASTER)
+    aside = draft.rename(member.folder / "aside.py")
+    os.mkfifo(draft)
+    assert member.avo("eval") == (1, "error: draft.py cannot be read: it is no regular file")
+    aside.replace(draft)
+    assert member.avo("eval")[0] == 0
+    assert member.avo("submit", "-m", "the literal limits it")[0] == 0
+    draft.unlink()
+    os.mkfifo(draft)
+    task.unlink()
+    task.mkdir()
+    shutil.rmtree(lineage)
+    lineage.write_text("mine")
+    world.settle(member.proposal())
+    following = open_step(operator)
+    assert following.folder == member.folder
+    assert (draft.read_text(), task.is_file()) == (SEED.replace(*FASTER), True)
+    assert (lineage / "seed.py").is_file()
+    assert len(list(member.folder.glob("draft.py.*"))) == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\n",
+        b"[" * 200_000 + b"\n",
+        b"\xff\n",
+        b'{"version": 1, "tool": 5}\n',
+        b'{"version": 1, "tool": "status", "arguments": null}\n',
+        b'{"version": 1, "tool": "wait", "wait_s": "long"}\n',
+        b'{"version": 1, "tool": "wait", "arguments": {"ticket": "seven"}}\n',
+    ],
+)
+def test_what_is_no_request_is_answered_as_one_that_is_wrong(outside: Make, open_step: Open, line: bytes) -> None:
+    member = open_step(outside("wait"))
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(json.loads((member.folder / ".avo-step").read_text())["socket"])
+        connection.sendall(line)
+        answer = json.loads(connection.makefile().readline())
+    assert answer["status"] == 2
+    assert "internal error" not in answer["text"]
