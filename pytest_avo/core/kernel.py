@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import codecs
 import hashlib
 import os
 import re
@@ -156,6 +157,8 @@ def declares_claim(path: Path) -> bool:
     """
     try:
         data = path.read_bytes()
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # which Python does not read, but shells write
+            return _CLAIM_LINE.search(data[2:].replace(b"\0", b"")) is not None
         if b"AVO" not in data:
             return False
         return any(name == "AVO" for name, _ in _module_assignments(ast.parse(decoded(data))))

@@ -56,7 +56,7 @@ def open_to_write(path: Path) -> sqlite3.Connection:
         # Held while the file is made: a change of the journal mode does not wait for another process, it fails.
         creation = FileLock(path.with_name(f"{path.name}.lock"))
         creation.acquire()
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter where files cannot be locked
         raise InvalidInput(f"{path}: cannot be opened as a lineage for writing: {error}") from None
     try:
         return _open_to_write(path)

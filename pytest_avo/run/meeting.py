@@ -11,6 +11,7 @@ from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.evaluator import Evaluator
+from pytest_avo.evaluation.judge.lease import check_locks
 from pytest_avo.evaluation.linux.cgroup import memory_bytes, memory_limit
 from pytest_avo.evaluation.linux.sandbox import offered_layers
 from pytest_avo.evaluation.pool.pool import Pool
@@ -36,11 +37,12 @@ def assess_here(
 ) -> Assessor:
     """Have kernels evaluated on this machine; InvalidInput where it does not confine them as the user requires.
 
-    Also where it has too little memory. ordinal: of this process among those that deal the machine's devices; specs: of
-    its workers' gateways.
+    Also where it has too little memory, or no locks. ordinal: of this process among those that deal the machine's
+    devices; specs: of its workers' gateways.
     """
     if (limited := memory_limit()) and memory_bytes() < LEAST_MEMORY_BYTES:
         raise InvalidInput(f"{limited}, expected at least {LEAST_MEMORY_BYTES / 1e6:.0f}: torch in several processes")
+    check_locks()
 
     def start(target: str) -> Evaluator:
         kind = deal(ordinal, target).fingerprint()

@@ -66,8 +66,10 @@ def start(config: pytest.Config) -> KernelRun:
             check_libraries("--avo-html")
         if settings.live:
             check_libraries("--avo-live")
-        for path in settings.files.values():
+        for name, path in settings.files.items():
             prepare(path)
+            if twice := [other for other, its in settings.files.items() if its == path and other != name]:
+                raise InvalidInput(f"--avo-{name} and --avo-{twice[0]}: expected two files, got {path} for both")
         check_baseline(settings.gate, settings.rootdir)
         run = begin(config, settings, spool)
         if config.args_source is not pytest.Config.ArgsSource.ARGS:

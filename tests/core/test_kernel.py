@@ -161,6 +161,10 @@ def test_a_kernel_that_python_cannot_decode_fails_and_does_not_drop_out(tmp_path
     path.write_bytes(b"AVO = {}\nx = '\xff'\n")
     assert declares_claim(path)
     assert read_kernel(path).fault.startswith("syntax error: ")
+    for written in (SOURCE.encode("utf-16"), codecs.BOM_UTF16_BE + SOURCE.encode("utf-16-be")):
+        path.write_bytes(written)
+        assert declares_claim(path)
+        assert read_kernel(path).fault.startswith("syntax error: ")
     path.write_bytes(b"\xff\x00")
     assert not declares_claim(path)
     assert not declares_claim(tmp_path / "absent.py")

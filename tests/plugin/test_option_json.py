@@ -53,3 +53,8 @@ def test_pytest_benchmark_compares_two_runs(project: Project) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"slow[{SHAPES[0]}]") == 2
     assert "0001_old" in done.stdout
+
+
+def test_two_formats_want_two_files(project: Project) -> None:
+    both = ["--avo-json", "out.txt", "--avo-markdown", "./out.txt"]
+    project.refuses("--avo-json and --avo-markdown: expected two files, got */out.txt for both", "--avo-bench", *both)

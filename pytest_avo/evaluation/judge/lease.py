@@ -10,11 +10,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pytest_avo.core.disk.places import cache_folder
+from pytest_avo.core.errors import InvalidInput
 
 
 def lease_path(device_id: str) -> Path:
     """The lock file of a device; one per user, so that all of a user's runs see it."""
     return cache_folder() / f"{device_id}.lock"
+
+
+def check_locks() -> None:
+    """InvalidInput where files of the user's cache cannot be locked, as on some network file systems."""
+    path = lease_path("check")
+    with contextlib.ExitStack() as stack:
+        try:
+            fcntl.flock(_opened(stack, path), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return  # by somebody who checks too
+        except OSError as error:
+            advice = "set XDG_CACHE_HOME to a folder where files can be locked"
+            raise InvalidInput(f"{path}: cannot be locked: {error.strerror}; {advice}") from None
 
 
 @contextlib.contextmanager

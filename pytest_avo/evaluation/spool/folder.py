@@ -47,8 +47,21 @@ class SpoolFolder:
                 (self.path / part).mkdir(parents=True, exist_ok=True)
             if not (self.path / README).exists():
                 (self.path / README).write_text(ABOUT.format(name=self.path.name), encoding="utf-8")
+            self._check_links()
         except OSError as error:
             raise InvalidInput(f"{self.path}: cannot be a spool: {error.strerror or error}") from None
+
+    def _check_links(self) -> None:
+        """OSError where a file cannot have a second name, as on exFAT: then none could appear whole and once."""
+        first, second = (self.path / UNFINISHED / f"check.{secrets.token_hex(4)}" for _ in range(2))
+        try:
+            first.touch()
+            os.link(first, second)
+        except OSError as error:
+            raise OSError(error.errno, f"its files cannot have second names (hard links): {error.strerror}") from None
+        finally:
+            for each in (first, second):
+                each.unlink(missing_ok=True)
 
     def publish(self, part: Drawer, name: str, value: object) -> bool:
         """Write a file that must appear once; False where it is there already, whoever wrote it."""

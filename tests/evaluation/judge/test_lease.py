@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.evaluation.judge.lease import lease, lease_path
+from pytest_avo.core.errors import InvalidInput
+from pytest_avo.evaluation.judge.lease import check_locks, lease, lease_path
 
 HOLDER = """
 import sys
@@ -157,3 +160,15 @@ def test_every_device_has_a_file_of_its_own_that_all_runs_share(
 
 def _unexpected(_: str) -> None:
     raise AssertionError("nobody else holds the lease")
+
+
+def test_a_file_system_without_locks_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    check_locks()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InvalidInput, match=r"check\.lock: cannot be locked: No locks available; set XDG_CACHE_HOME"):
+        check_locks()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,18 @@ def test_several_kinds_are_not_chosen_among() -> None:
         choose(both, SpoolAddress(Path("a")))
     with pytest.raises(InvalidInput, match="it was served by sm90: NVIDIA H200; sm90: NVIDIA H100"):
         choose(both, SpoolAddress(Path("a"), "B200"))
+
+
+def test_a_file_system_without_hard_links_is_no_place_for_a_spool(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SpoolFolder(tmp_path).make()
+    assert list((tmp_path / "unfinished").iterdir()) == []
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(InvalidInput, match=r"cannot be a spool: its files cannot have second names \(hard links\)"):
+        SpoolFolder(tmp_path).make()
+    assert list((tmp_path / "unfinished").iterdir()) == []
