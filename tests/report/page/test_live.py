@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import http.client
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +45,14 @@ def test_nothing_else_is_answered_nor_asked_in_another_name(live: LivePage) -> N
     assert ask(live, "/../lineage.sqlite3")[0] == 404
     assert ask(live, "/", Host="evil.example")[0] == 403
     assert ask(live, "/state", Host=f"evil.example:{live.port}")[0] == 403
+
+
+def test_a_browser_that_goes_away_is_no_news_on_the_terminal(live: LivePage, capfd: pytest.CaptureFixture[str]) -> None:
+    for asked in (b"", b"GET / HTTP/1.1\r\nHost: localhost\r\n"):
+        connection = socket.create_connection((LOOPBACK, live.port))
+        connection.sendall(asked)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()  # by a reset
+    live._server.handle_error(None, None)
+    assert ask(live, "/state")[0] == 200
+    assert capfd.readouterr().err == ""
