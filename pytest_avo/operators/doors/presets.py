@@ -17,6 +17,10 @@ WAIT = "wait"
 """Whoever works in the folder is not started by the run: a person, or a program of theirs."""
 
 
+MOST_USED = 10**15
+"""Tokens, or money: what says more is no figure."""
+
+
 @dataclass(slots=True)
 class AgentUsage:
     """What an agent's output says it has used, added up over the runs of a step."""
@@ -34,7 +38,7 @@ class AgentUsage:
         """Add figures as the output has them; what is no number counts as none."""
         self.tokens_in += _whole(tokens_in)
         self.tokens_out += _whole(tokens_out)
-        if isinstance(cost, int | float):
+        if isinstance(cost, int | float) and 0 <= cost < MOST_USED:  # NaN is not
             self.cost = (self.cost or 0.0) + float(cost)
 
     def total(self, tokens_in: Any, tokens_out: Any) -> None:
@@ -76,7 +80,7 @@ class Preset:
             return
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if isinstance(event, dict):
             self.read(usage, event)
@@ -89,7 +93,7 @@ class Preset:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             path.unlink()
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return
         if isinstance(found, dict):
             self.read(usage, found)
@@ -215,4 +219,4 @@ def _object(event: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 
 def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < MOST_USED else 0

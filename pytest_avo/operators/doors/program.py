@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shlex
@@ -73,7 +74,8 @@ class Program:
             time.sleep(0.001)  # a killed process ends a little later, and may have forked before
         self._reader.join()
         self._process.stdout.close()
-        self._transcript.close()
+        with contextlib.suppress(OSError):
+            self._transcript.close()
         return status
 
     def _copy(self) -> None:
@@ -83,11 +85,12 @@ class Program:
             self.active = time.monotonic()
             text = self._redactor.text(line.decode(errors="replace"))
             self.last.append(text.rstrip())
-            if written <= LONGEST_TRANSCRIPT:  # what floods its output must not fill the disk
-                written += self._transcript.write(text)
-                if written > LONGEST_TRANSCRIPT:
-                    self._transcript.write("\n(cut here: the agent printed more)\n")
-                self._transcript.flush()
+            with contextlib.suppress(OSError):  # a full disk must not stop the agent, which would wait for a reader
+                if written <= LONGEST_TRANSCRIPT:  # nor may what floods its output fill the disk
+                    written += self._transcript.write(text)
+                    if written > LONGEST_TRANSCRIPT:
+                        self._transcript.write("\n(cut here: the agent printed more)\n")
+                    self._transcript.flush()
             self._read(text)
 
 

@@ -205,11 +205,17 @@ def _content_text(content: object) -> str:
     return ""
 
 
+MOST_TOKENS = 10**15
+"""What says more is no figure of one answer's."""
+
+
 def _usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
     if not isinstance(tokens_in, int) or not isinstance(tokens_out, int):
+        return None
+    if not (0 <= tokens_in < MOST_TOKENS and 0 <= tokens_out < MOST_TOKENS):
         return None
     return Usage(tokens_in=tokens_in, tokens_out=tokens_out)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,40 @@ def test_usage_is_read_from_the_output(name: str, lines: list[dict[str, object]]
     for line in ["no JSON", "{broken", "[1]", *map(json.dumps, lines)]:
         PRESETS[name].take(usage, line)
     assert usage == expected
+
+
+EVENTS = (
+    {"type": "result", "session_id": "s", "total_cost_usd": 1.0, "usage": {"input_tokens": 1, "output_tokens": 1}},
+    {"type": "thread.started", "thread_id": "s"},
+    {"type": "turn.completed", "usage": {"input_tokens": 1, "output_tokens": 1}},
+    {"type": "result", "stats": {"models": {"m": {"tokens": {"prompt": 1, "candidates": 1}}}, "input_tokens": 1}},
+    {"type": "step_finish", "sessionID": "s", "part": {"tokens": {"input": 1, "output": 1}, "cost": 1.0}},
+    {
+        "info": {},
+        "messages": [{"role": "assistant", "extra": {"cost": 1.0, "response": {"usage": {"prompt_tokens": 1}}}}],
+    },
+)
+
+
+def twisted(value: object) -> Iterator[object]:
+    """The value with one of its parts replaced by what nobody expects there, in all ways."""
+    yield from (None, [], [5], {}, "x", -1, 10**30, math.nan, math.inf, True)
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from ({**value, key: other} for other in twisted(part))
+    elif isinstance(value, list):
+        yield from ([*value[:-1], other] for other in twisted(value[-1]))
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_whatever_an_agent_prints_usage_stays_a_number(name: str) -> None:
+    usage = AgentUsage()
+    for event in EVENTS:
+        for other in twisted(event):
+            PRESETS[name].take(usage, json.dumps(other))
+            PRESETS[name].read(usage, other if isinstance(other, dict) else {})
+    PRESETS[name].take(usage, '{"a":' * 100_000)
+    assert 0 <= usage.tokens_in < 10**17
+    assert 0 <= usage.tokens_out < 10**17
+    assert math.isfinite(usage.cost or 0.0)
+    assert isinstance(usage.session, str)
