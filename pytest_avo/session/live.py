@@ -22,7 +22,7 @@ class LivePage:
         self._chronicle = Chronicle(view)
         self._lock = threading.Lock()
         self._drawn = ("", b"")
-        self._server = _Server((LOOPBACK, 0), _handler(self))
+        self._server = _PageServer((LOOPBACK, 0), _handler(self))
         self._thread = threading.Thread(target=self._server.serve_forever, name="avo live page", daemon=True)
 
     @property
@@ -58,7 +58,7 @@ class LivePage:
         self._thread.join()
 
 
-class _Server(ThreadingHTTPServer):
+class _PageServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:

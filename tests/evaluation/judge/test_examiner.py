@@ -268,7 +268,8 @@ def test_threads_that_wait_and_helpers_that_end_are_honest(desk: Desk) -> None:
         "threading.Thread(target=burn, args=(0.4,)).start()\n"
         "subprocess.Popen(['sleep', '30'])"
     )
-    assert desk.examine(kernel(top=top), plan=PLAN, baseline=kernel())[ONE.id].outcome == "ok"
+    found = desk.examine(kernel(top=top), plan=PLAN, baseline=kernel())[ONE.id]
+    assert (found.outcome, found.reason) == ("ok", "")
 
 
 def test_a_crash_keeps_the_log(desk: Desk) -> None:
