@@ -265,10 +265,11 @@ def test_threads_that_wait_and_helpers_that_end_are_honest(desk: Desk) -> None:
     top = BURNER + (
         "event = threading.Event()\n"
         "threading.Thread(target=event.wait, daemon=True).start()\n"
-        "threading.Thread(target=burn, args=(0.4,)).start()\n"
+        "threading.Thread(target=burn, args=(0.2,)).start()\n"
         "subprocess.Popen(['sleep', '30'])"
     )
-    found = desk.examine(kernel(top=top), plan=PLAN, baseline=kernel())[ONE.id]
+    slow, plan = "time.sleep(0.02)", TimingPlan(min_rounds=12, max_rounds=12)  # goes on for longer than the helper
+    found = desk.examine(kernel(slow, top=top), plan=plan, baseline=kernel(slow))[ONE.id]
     assert (found.outcome, found.reason) == ("ok", "")
 
 
