@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+import hypothesis  # noqa: F401 - its plugin does at the end at the latest, and then finds no holder of trio's generator
+
 # Before torch is imported: threads that have nothing to do sleep, where they would spin on the core of another worker.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
