@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from statistics import fmean, median
 
 import msgspec
 import numpy as np
@@ -78,19 +79,32 @@ def levelled(launches: Launches, kinds: Sequence[Sequence[str]], *, at: str = ""
             for each in zip(launches, kinds, strict=True)
         ]
         return [each for each in kept if each]
-    values, around = np.asarray(flat), np.zeros(len(flat))
-    medians = {name: float(np.median(values[where])) for name, where in places.items()}
+    medians = {name: median(flat[index] for index in where) for name, where in places.items()}
+    around = np.zeros(len(flat))
     for where in places.values():
-        for index in where:
-            around[index] = values[index] - np.median([values[other] for other in where if other != index])
-    around -= np.median(around)
-    centre = medians[at] if at else float(np.mean(list(medians.values())))
+        own = [flat[index] for index in where]
+        around[where] = [x - others for x, others in zip(own, _medians_without_each(own), strict=True)]
+    around -= median(around.tolist())
+    centre = medians[at] if at else fmean(medians.values())
     if at:
         around *= math.sqrt(len(flat) / (len(places[at]) - 1))
     ends = np.cumsum([len(each) for each in launches])[:-1]
     return [
         (centre + each).tolist() for each, own in zip(np.split(around, ends), kinds, strict=True) if not at or at in own
     ]
+
+
+def _medians_without_each(values: Sequence[float]) -> list[float]:
+    """For each of the values, two at least, the median of the others."""
+    ranked = sorted(values)
+    low, high = (
+        (len(values) - 2) // 2,
+        (len(values) - 1) // 2,
+    )  # ranks among the others: one where they are odd
+    found = [0.0] * len(values)
+    for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        found[index] = (ranked[low + (low >= rank)] + ranked[high + (high >= rank)]) / 2
+    return found
 
 
 class Located(msgspec.Struct, frozen=True):
@@ -112,29 +126,37 @@ def located(launches: Launches) -> Located:
     """
     drawn = _drawn(launches)
     count, number = sum(map(len, drawn)), len(drawn)
-    kept = sum(bool(x == y) for each, own in zip(drawn, launches, strict=True) for x, y in zip(each, own, strict=True))
-    own_means = np.array([x.mean() for x in drawn])
-    means = _drawn([own_means.tolist()])[0] if number >= ENOUGH_LAUNCHES else own_means
-    estimate = float(means.mean())
+    kept = sum(map(_alike, drawn, launches))
+    own_means = [fmean(x) for x in drawn]
+    means = _drawn([own_means])[0] if number >= ENOUGH_LAUNCHES else own_means
+    estimate = fmean(means)
     inner = kept - number  # those that were drawn in tell nothing of the spread (Yuen's trimmed t)
-    squares = sum(float(((x - x.mean()) ** 2).sum()) for x in drawn)
+    squares = sum((x - mean) ** 2 for each, mean in zip(drawn, own_means, strict=True) for x in each)
     shares = sum(1 / len(x) for x in drawn) / number**2
     within = squares / inner * shares * count / kept if inner > 0 else 0.0
     if number == 1:
         return Located(estimate, within, max(inner, 1))
-    usual = int((means == own_means).sum())
-    between = float(((means - estimate) ** 2).sum()) / max(usual - 1, 1) / usual
+    usual = _alike(means, own_means)
+    between = sum((x - estimate) ** 2 for x in means) / max(usual - 1, 1) / usual
     return _larger(Located(estimate, within, max(inner, 1)), Located(estimate, between, max(usual - 1, 1)))
 
 
-def _drawn(launches: Launches) -> list[Floats]:
+def _drawn(launches: Launches) -> list[list[float]]:
     """The rounds of each launch, late ones drawn in."""
-    values = [np.asarray(rounds, dtype=np.float64) for rounds in launches]
-    medians = [np.median(x) for x in values]
-    residuals = np.concatenate([x - m for x, m in zip(values, medians, strict=True)])
-    typical = float(np.median(np.abs(residuals)))
+    medians = [
+        median(rounds) for rounds in launches
+    ]  # of a few numbers: to make arrays of them takes ten times as long
+    typical = median(abs(x - middle) for rounds, middle in zip(launches, medians, strict=True) for x in rounds)
     reach = WINSOR * ROBUST * typical if typical > EQUAL else math.inf
-    return [np.clip(x, m - reach, m + reach) for x, m in zip(values, medians, strict=True)]
+    return [
+        [min(max(x, middle - reach), middle + reach) for x in rounds]
+        for rounds, middle in zip(launches, medians, strict=True)
+    ]
+
+
+def _alike(one: Sequence[float], other: Sequence[float]) -> int:
+    """How many numbers of two sequences are the same."""
+    return sum(x == y for x, y in zip(one, other, strict=True))
 
 
 def located_together(shapes: Mapping[str, Launches], weights: Mapping[str, float] | None = None) -> Located:
@@ -236,7 +258,7 @@ def _together(shapes: Sequence[Launches], share: Floats) -> Located | None:
         return None
     if numbers == {1}:
         shortest = min(len(launches[0]) for launches in shapes)  # further rounds were not everybody's
-        units = [_drawn(launches)[0][:shortest].tolist() for launches in shapes]
+        units = [_drawn(launches)[0][:shortest] for launches in shapes]
     else:
         units = [[located([rounds]).estimate for rounds in launches] for launches in shapes]
     means = share @ np.array(units)
