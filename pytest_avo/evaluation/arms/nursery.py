@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import text_digest
+from pytest_avo.evaluation.arms.berth import Berth, Spare, private_folders
 from pytest_avo.evaluation.arms.log import Log
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE, MAX_MESSAGE
 from pytest_avo.evaluation.linux import cgroup, processes, python
@@ -38,7 +40,16 @@ KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"
 class Nursery:
     """One zygote and the arms forked from it."""
 
-    def __init__(self, *, box: Path, environment: Mapping[str, str], warm: Sequence[str], place: str = "cpu") -> None:
+    def __init__(
+        self,
+        *,
+        box: Path,
+        environment: Mapping[str, str],
+        warm: Sequence[str],
+        place: str = "cpu",
+        spares: bool = False,
+    ) -> None:
+        """spares: keep a process ready for the next new kernel; forking and confining one takes some 25 ms."""
         self.box = box
         self._place = place
         self._environment = environment
@@ -52,6 +63,11 @@ class Nursery:
         self._owned: set[int] = set()
         self._dying: list[int] = []
         """Killed, and not known to be gone yet."""
+        self._keeps_spares = spares
+        self._spare: Spare | None = None
+        self._folders: dict[str, Path] = {}
+        """Of kernels that were given a spare's, by digest."""
+        self._numbers = itertools.count(1)
 
     @property
     def is_alive(self) -> bool:
@@ -100,23 +116,82 @@ class Nursery:
         if self._place == "cuda":
             # All are given the same memory for arguments, which work of one that was killed may still reach.
             self.settle()
+        needs = {
+            "given_bytes": given_bytes, "result_bytes": result_bytes, "threads": threads, "memory_bytes": memory_bytes,
+        }  # fmt: skip
+        found = self._taken_spare(subject, needs)
         scratch = self._scratch(subject)
+        if found is None:
+            berth = self._berth(scratch, **needs)
+            try:
+                pid, link = self._start(berth.request, berth.descriptors)
+            finally:
+                os.close(berth.log.write_end)
+            found = Spare(berth, link, pid)
+        if self._keeps_spares:
+            self._order_spare(needs)
+        tree = ProcessTree(found.pid, orphans=list if PID_NAMESPACE in self.layers else self._orphans)
+        berth = found.berth
+        return Arm(
+            tree,
+            link=found.link,
+            given=berth.given,
+            result=berth.result,
+            log=berth.log,
+            label=subject.label,
+            memory_bytes=memory_bytes,
+        )
+
+    def _berth(self, folder: Path, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Berth:
         given, result = self._memory(given_bytes, result_bytes)
-        log = Log()
-        request = {
-            "do": "fork",
-            "scratch": str(scratch),
-            "environment": _private_folders(scratch),
-            "threads": threads,
-            "memory_bytes": memory_bytes,
-            "sizes": [given.size, result.size],
-        }
+        return Berth(folder, given, result, Log(), threads, memory_bytes)
+
+    def _taken_spare(self, subject: Subject, needs: Mapping[str, int]) -> Spare | None:
+        """The spare, if there is one that serves a kernel which has no folder yet: its own becomes that."""
+        if self._spare is None or self._folder(subject).exists():
+            return None
+        self._hear_of_spare()
+        if not self._spare.berth.serves(**needs) or not processes.is_running(self._spare.pid):
+            self.end_spare()
+            return None
+        spare, self._spare = self._spare, None
+        self._folders[text_digest(subject.source)] = spare.berth.folder
+        return spare
+
+    def end_spare(self) -> None:
+        """Kill the process that waits for a kernel, if there is one."""
+        self._hear_of_spare()
+        if self._spare is not None:
+            processes.kill_group(self._spare.pid)
+            self._dying.append(self._spare.pid)
+            self._spare.close()
+            self._spare = None
+
+    def _order_spare(self, needs: Mapping[str, int]) -> None:
+        """Have a process forked for whatever kernel comes next; it is not waited for."""
+        if self._spare is not None:
+            return
+        assert self._control is not None
+        folder = self.box / "kernels" / f"spare-{next(self._numbers)}"
+        folder.mkdir(parents=True)
+        berth = self._berth(folder, **needs)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            pid, link = self._start(request, [given.descriptor, result.descriptor, log.write_end])
+            socket.send_fds(self._control, [json.dumps(berth.request).encode()], [theirs.fileno(), *berth.descriptors])
+        except OSError:  # the zygote is gone, as whoever needs it next is told
+            ours.close()
+            berth.close()
+        else:
+            self._spare = Spare(berth, ours)
         finally:
-            os.close(log.write_end)
-        tree = ProcessTree(pid, orphans=list if PID_NAMESPACE in self.layers else self._orphans)
-        return Arm(tree, link=link, given=given, result=result, log=log, label=subject.label, memory_bytes=memory_bytes)
+            theirs.close()
+            os.close(berth.log.write_end)
+
+    def _hear_of_spare(self) -> None:
+        """Take the zygote's answer about a spare, which comes before any other that is waited for."""
+        if self._spare is not None and not self._spare.pid:
+            self._spare.pid = int(self._receive()["pid"])
+            self._owned.add(self._spare.pid)
 
     def fork_compiler(
         self, subject: Subject, *, how: Mapping[str, Any], memory_bytes: int
@@ -130,7 +205,7 @@ class Nursery:
         request = {
             "do": "compile",
             "scratch": str(scratch),
-            "environment": _private_folders(scratch),
+            "environment": private_folders(scratch),
             "memory_bytes": memory_bytes,
             "how": dict(how),
         }
@@ -166,6 +241,7 @@ class Nursery:
         """Remove a kernel's private folder, with all that was compiled in it."""
         self.settle()
         remove_tree(self._folder(subject))
+        self._folders.pop(text_digest(subject.source), None)
 
     def settle(self) -> None:
         """Verify that all that was killed is gone: what is being torn down takes time from what runs beside it."""
@@ -188,6 +264,9 @@ class Nursery:
         self._process.wait()
         self._owned.clear()
         self._dying.clear()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
         self._process = None
         self._ready = False
         if self._control is not None:
@@ -198,6 +277,7 @@ class Nursery:
         assert self._control is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
+            self._hear_of_spare()
             socket.send_fds(self._control, [json.dumps(request).encode()], [theirs.fileno(), *descriptors])
             pid = int(self._receive()["pid"])
         except EvaluatorError:
@@ -215,6 +295,7 @@ class Nursery:
         """How a process ended that was killed, once it is gone with all of its group."""
         try:
             assert self._control is not None
+            self._hear_of_spare()
             self._control.send(json.dumps({"do": "reap", "pid": pid}).encode())
             status = int(self._receive()["status"])
         except (OSError, EvaluatorError):
@@ -244,6 +325,7 @@ class Nursery:
     def _orphans(self) -> list[int]:
         """Processes below the zygote that nobody was said to own: whichever kernel runs at the moment left them."""
         assert self._process is not None
+        self._hear_of_spare()
         new = [pid for pid in processes.children(self._process.pid) if pid not in self._owned]
         self._owned.update(new)
         return new
@@ -257,7 +339,8 @@ class Nursery:
         return answer
 
     def _folder(self, subject: Subject) -> Path:
-        return self.box / "kernels" / text_digest(subject.source)
+        digest = text_digest(subject.source)
+        return self._folders.get(digest, self.box / "kernels" / digest)
 
     def _scratch(self, subject: Subject) -> Path:
         """A kernel's private folder: its file and what it compiles. One per source: no kernel is served another's."""
@@ -273,19 +356,6 @@ class Nursery:
         new.write_bytes(TextForm().encoded(subject.source))
         new.replace(place)
         return folder
-
-
-def _private_folders(scratch: Path) -> dict[str, str]:
-    names = {
-        "HOME": "",
-        "TMPDIR": "",
-        "XDG_CACHE_HOME": "cache",
-        "TRITON_CACHE_DIR": "triton",
-        "TORCH_EXTENSIONS_DIR": "extensions",
-        "TORCHINDUCTOR_CACHE_DIR": "inductor",
-        "CUDA_CACHE_PATH": "cuda",
-    }
-    return {variable: str(scratch / name) for variable, name in names.items()}
 
 
 def _verify_gone(pid: int) -> None:

@@ -81,7 +81,8 @@ def serve(channel: Any) -> None:
         device = deal(config.device, config.target)
         os.environ.update(device.environment())  # for the judge too: it sees the device that its kernels see
         warm = ["torch", "triton"] if device.place == "cuda" else ["torch"]
-        nursery = Nursery(box=box, environment=device.environment(), warm=warm, place=device.place)
+        is_cpu = device.place == "cpu"  # a GPU's processes share one memory for arguments
+        nursery = Nursery(box=box, environment=device.environment(), warm=warm, place=device.place, spares=is_cpu)
         nurseries.append(nursery)
         nursery.start(layers=config.layers)
         # torch takes two seconds to import: here and in the zygote at the same time.
