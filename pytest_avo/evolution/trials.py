@@ -87,7 +87,7 @@ class Trials:
                 shapes=self._campaign.plan.shapes,
                 fresh=True,
                 peers=(),
-                claim_alone=purpose == "land",
+                claim_alone=purpose == "land" or candidate.attempt.parent is None,  # all was asked before
             ),
         )
 

@@ -61,7 +61,8 @@ def test_what_a_kernel_makes_of_other_calls_is_asked_of_the_seed_and_of_what_loo
     kernel = campaign.kernel(seed)
     trials.screen(Candidate(seed, kernel, kernel, 0.0), floor=None)
     trials.measure(candidate(campaign, source(200)), "confirm", kernel, floor=0.02)
-    assert [request.claim_alone for request in world.evaluator.requests] == [False, False]
+    trials.measure(Candidate(seed, kernel, kernel, 0.0), "confirm", kernel, floor=None)
+    assert [request.claim_alone for request in world.evaluator.requests] == [False, False, True]
 
 
 def test_what_a_trial_finds_is_kept_all_at_once_and_counted(
