@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +23,7 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Raced, Resumed, SeedComparison, Spending
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
 from pytest_avo.lineage.store import Store
+from pytest_avo.lineage.tenure import hold
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.operator import Proposal
@@ -39,6 +41,7 @@ class Campaign:
         self.run = run
         self.view = View(store.path, run.id)
         self._programs = Programs(self.view)
+        self._held: int | None = None
 
     @classmethod
     def begin(cls, plan: Plan, kernel: Kernel) -> Campaign:
@@ -56,6 +59,7 @@ class Campaign:
             settings=plan.settings if origin is None else {**plan.settings, "transfer": origin.label},
         )
         campaign = cls(plan, store, run)
+        campaign._hold()
         seed = "the seed" if origin is None else f"the seed, {origin.label}: {origin.hypothesis}"
         campaign._add(kernel.source, generation=0, member=0, parent=None, hypothesis=seed, predicted={})
         return campaign
@@ -82,7 +86,12 @@ class Campaign:
         campaign = cls(plan, Store.open(path), run)
         # A winner may have landed in the file just before the run was killed.
         known = [campaign.incumbent, *campaign.view.unfinished()]
-        check_unchanged(plan.path, {attempt.digest for attempt in known})
+        try:
+            check_unchanged(plan.path, {attempt.digest for attempt in known})
+            campaign._hold()
+        except InvalidInput:
+            campaign.close()
+            raise
         resumed = campaign.view.events(Resumed)
         before = resumed[-1].fact.settings if resumed else run.settings
         campaign.record(Resumed(dict(plan.settings), dict(changes(before, plan.settings))))
@@ -276,6 +285,13 @@ class Campaign:
     def close(self) -> None:
         self.view.close()
         self.store.close()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+    def _hold(self) -> None:
+        """Keep others from going on with the run while this process does: each would propose and evaluate it all."""
+        self._held = hold(self.store.path, self.run.id)
 
     def _add(
         self,

@@ -66,6 +66,9 @@ def test_a_winner_that_landed_before_a_kill_is_no_edit(world: World, campaign: C
     campaign.add(proposal(source(200)), generation=1, member=0, parent=campaign.incumbent)
     world.kernel.write_text(source(200))
     world.changes = {"resume": True}
+    with pytest.raises(InvalidInput, match="--avo-resume: run 1 goes on in another process"):
+        world.open()
+    campaign.close()
     resumed = world.open()
     assert resumed.run == campaign.run
     resumed.close()
