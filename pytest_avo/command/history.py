@@ -85,6 +85,8 @@ def _runs(given: argparse.Namespace) -> Reply:
         with View(path, run.id) as view:
             found.append(_account(run, view))
     of = f" of {given.kernel}" if given.kernel else ""
+    if not found and (known := ", ".join(dict.fromkeys(run.kernel for run in runs(path)))):
+        of += f": expected {known}"
     text = "\n".join(_line(account) for account in found) or f"{path}: no run{of}"
     return Reply(text=text, data={"runs": found})
 

@@ -99,7 +99,7 @@ class SpoolFolder:
         """What a file says; None where there is none, or only a part of one yet, as while a folder is copied."""
         try:
             return msgspec.json.decode((self.path / part / name).read_bytes(), type=kind)
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, RecursionError):
             return None
 
     def remove(self, part: Drawer, name: str) -> None:

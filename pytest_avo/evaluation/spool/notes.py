@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import msgspec
 
@@ -68,3 +69,8 @@ def ticket(request: EvaluationRequest, shape: str, *, scope: str, kind: str, tur
 def digest(value: object) -> str:
     """A name of any value that can be written as JSON."""
     return hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:24]
+
+
+def is_ticket(name: str) -> bool:
+    """Whether a name is one that `digest` gives."""
+    return re.fullmatch(r"[0-9a-f]{24}", name) is not None

@@ -16,7 +16,7 @@ from pytest_avo.core.evaluation import Evaluation, Hello, Subject
 from pytest_avo.evaluation.evaluator import PREPARED, Evaluator
 from pytest_avo.evaluation.spool.beats import BEAT_S, LEASE_S, Fate, Heart, Watch
 from pytest_avo.evaluation.spool.folder import Patience, SpoolFolder
-from pytest_avo.evaluation.spool.notes import Ask, Introduction, RequestClaim, SpoolReply
+from pytest_avo.evaluation.spool.notes import Ask, Introduction, RequestClaim, SpoolReply, is_ticket
 
 LOOK_S = 1.0
 """How often the folder is looked into: every look is a few requests to a file server."""
@@ -137,14 +137,17 @@ class Server:
             ask = self._folder.read("requests", name, Ask)
             if ask is None:
                 continue
-            if reason := self._why_not(ask):
+            if reason := self._why_not(ask, name):
                 self.served.not_for_us[name] = reason
                 self._say(f"request {name[:8]} is left alone: {reason}")
             else:
                 self._asks[name] = ask
 
-    def _why_not(self, ask: Ask) -> str:
+    def _why_not(self, ask: Ask, name: str) -> str:
         hello = self._hello
+        shapes = [shape.id for shape in ask.request.shapes]
+        if ask.id != name or sorted(ask.tickets) != sorted(shapes) or not all(map(is_ticket, ask.tickets.values())):
+            return "it is none that a run wrote"  # names in it are those of files that are written and removed
         if ask.version != __version__:
             return f"it is of pytest-avo {ask.version}, this is {__version__}"
         if ask.kind != hello.fingerprint.kind:

@@ -20,7 +20,7 @@ import pytest
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.evaluation.spool.client import SpoolClient
 from pytest_avo.evaluation.spool.folder import SpoolFolder
-from pytest_avo.evaluation.spool.notes import RequestClaim
+from pytest_avo.evaluation.spool.notes import Ask, RequestClaim
 from pytest_avo.evaluation.spool.server import Served
 from tests import ROOT
 from tests.evaluation.spool.desk import OTHER, PATIENCE_S, SHAPES, Clerk, asked, request, serve, server
@@ -265,3 +265,23 @@ def test_a_file_of_somebody_else_stops_nobody(folder: SpoolFolder, connect: Conn
     (folder.path / "claims" / "notes.txt").write_text("")
     (folder.path / "answers" / ".nfs0001").write_text("")
     assert serve(folder, clerk).requests == 1
+
+
+def test_what_no_run_wrote_is_left_alone_and_nothing_it_names_removed(
+    folder: SpoolFolder, connect: Connect, clerk: Clerk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connect().submit(request())
+    (name,) = folder.names("requests")
+    ask = folder.read("requests", name, Ask)
+    assert ask is not None
+    mine = tmp_path / "mine"
+    mine.touch()
+    folder.publish("requests", "copied", ask)
+    folder.publish("requests", "forged", msgspec.structs.replace(ask, id=str(mine), tickets={}))
+    folder.publish("requests", "led-out", msgspec.structs.replace(ask, id="led-out", tickets={"x": "../../mine"}))
+    folder.publish("requests", "nested", b'{"x":' + b"[" * 100_000)
+    (folder.path / "requests" / "folder").mkdir()
+    served = serve(folder, clerk)
+    assert (served.requests, served.ended) == (1, "nothing is left")
+    assert capsys.readouterr().out.count("is left alone: it is none that a run wrote") == 3
+    assert mine.exists()
