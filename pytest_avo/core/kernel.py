@@ -5,9 +5,10 @@ from __future__ import annotations
 import ast
 import codecs
 import hashlib
+import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,8 @@ from pytest_avo.core.errors import InvalidInput
 Literal = bool | int | float | str
 PROVENANCE = "# avo: "
 TARGETS = ("cpu", "sm80", "sm90", "sm100")
+_MOST_BITS = 63
+"""Of a number in a literal: what databases and JSON hold."""
 _CLAIM_LINE = re.compile(rb"^AVO[ \t]*(:[^=\r\n]*)?=[^=]", re.MULTILINE)
 
 
@@ -201,11 +204,38 @@ def _module_assignments(tree: ast.Module) -> list[tuple[str, ast.expr]]:
 
 def _literal(node: ast.expr, path: Path, name: str) -> object:
     try:
-        return ast.literal_eval(node)
+        found: object = ast.literal_eval(node)
     except (ValueError, TypeError, RecursionError, MemoryError):
         raise InvalidInput(
             f"{path}, line {node.lineno}: {name} must be a literal, it is read without importing the file"
         ) from None
+    if unfit := next(filter(None, map(_unfit, _leaves(found))), ""):
+        raise InvalidInput(f"{path}, line {node.lineno}: {name}: expected what can be written down, got {unfit}")
+    return found
+
+
+def _leaves(value: object) -> Iterator[object]:
+    """What a literal is put together from, keys of dictionaries too."""
+    pending = [value]
+    while pending:
+        match each := pending.pop():
+            case dict():
+                pending += [*each.keys(), *each.values()]
+            case list() | tuple() | set():
+                pending += each
+            case _:
+                yield each
+
+
+def _unfit(value: object) -> str:
+    """Why a value can be neither stored nor said, or ""."""
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"a number of {value.bit_length()} bits"
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}"
+    if isinstance(value, str) and any("\ud800" <= letter <= "\udfff" for letter in value):
+        return f"half of a character in {value!r}"
+    return ""
 
 
 def _claim(node: ast.expr, path: Path) -> Claim:
@@ -213,13 +243,16 @@ def _claim(node: ast.expr, path: Path) -> Claim:
     try:
         claim = msgspec.convert(_literal(node, path, "AVO"), Claim)
     except msgspec.ValidationError as error:
-        what, _, key = str(error).replace("`", "").partition(" - at $.")
+        said = str(error).replace("`", "")
+        what, _, key = (said if said.isprintable() else repr(said)).partition(" - at $.")
         where = f"AVO, key {key}" if key else "AVO"
         raise InvalidInput(f"{path}, line {node.lineno}: {where}: {what}; {expected}") from None
     if claim.target not in TARGETS:
         raise InvalidInput(
             f"{path}, line {node.lineno}: AVO, key target: expected one of {', '.join(TARGETS)}, got {claim.target!r}"
         )
+    if odd := next((name for name in claim.shapes if not name.isprintable()), None):
+        raise InvalidInput(f"{path}, line {node.lineno}: AVO, key shapes: expected names of suites, got {odd!r}")
     if not claim.shapes:
         raise InvalidInput(f"{path}, line {node.lineno}: AVO, key shapes: expected at least one suite name")
     return claim
@@ -236,8 +269,9 @@ def _tunables(literals: dict[str, ast.expr], path: Path) -> tuple[Tunable, ...]:
     found: list[Tunable] = []
     for name, choices in table.items():
         if name not in literals:
+            key = name if name.isprintable() else repr(name)
             raise InvalidInput(
-                f"{path}, line {node.lineno}: TUNABLES, key {name}: expected a module-level assignment {name} = ..."
+                f"{path}, line {node.lineno}: TUNABLES, key {key}: expected a module-level assignment {key} = ..."
             )
         value = _literal(literals[name], path, name)
         if not isinstance(value, (bool, int, float, str)):

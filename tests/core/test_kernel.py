@@ -119,6 +119,27 @@ def test_a_wrong_literal_is_named_with_file_line_and_expectation(source: str, ex
     assert str(error.value).startswith(f"{PATH}, {expected}")
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (f"A = 0x{'f' * 5000}\nTUNABLES = {{'A': [1]}}", "A: expected what can be written down, got a number of 20000"),
+        (f"A = 1\nTUNABLES = {{'A': [0x{'f' * 5000}]}}", "TUNABLES: expected what can be written down, got a number"),
+        ("A = 1\nTUNABLES = {'A': [1, 1e999]}", "TUNABLES: expected what can be written down, got inf"),
+        (r"AVO = {'target': 'cpu', 'shapes': ['\ud800']}", r"got half of a character in '\ud800'"),
+        (r"AVO = {'target': 'cpu', 'shapes': ['s'], '\ud800': 1}", r"got half of a character in '\ud800'"),
+        (r"AVO = {'target': 'cpu', 'shapes': ['\n::error::x']}", r"expected names of suites, got '\n::error::x'"),
+        (r"AVO = {'target': 'cpu', 'shapes': ['s'], '\n::x': 1}", r"'Object contains unknown field \n::x'"),
+        (r"TUNABLES = {'\n::x': [1]}", r"TUNABLES, key '\n::x': expected a module-level assignment '\n::x' ="),
+    ],
+    ids=range(8),
+)
+def test_what_nobody_can_store_or_show_is_named_in_one_printable_line(source: str, expected: str) -> None:
+    with pytest.raises(InvalidInput) as error:
+        parse_kernel(source, path=PATH)
+    assert expected in str(error.value)
+    assert str(error.value).isprintable()
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "absent.py", tmp_path):
         with pytest.raises(InvalidInput, match="cannot be read as a kernel") as error:
