@@ -7,7 +7,8 @@ in some row of a covering array every two choices meet. On these a kernel may re
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from random import Random
 from typing import Literal, get_args
 
@@ -23,8 +24,11 @@ LONGEST_BESIDE = 300
 MOST_BATCHES_BESIDE = 3
 MOST_HEADS_BESIDE = 6
 """Bounds of the shapes that are checked beside the claimed one; of its heads there may be more."""
-EDGE_SHARE = 0.6
-"""Of the lengths beside the claimed ones, those drawn near the edge of a tile, where there is one."""
+Edges = Iterator[tuple[int, int]]
+EDGES = tuple((tile, off) for tile in (16, 32, 64, 128) for off in (-1, 0, 1))
+"""Lengths where kernels go wrong: at the end of a tile of so many, or one off."""
+EDGE_SHARE = 0.7
+"""Of the lengths beside the claimed ones, those drawn at an edge, where there is one."""
 MANY_KEYS = (28, 36)
 """Times the longest length: sums in bfloat16 over blocks of 16 keys do not get on there."""
 BLIND = {"more queries", "more than keys"}
@@ -82,10 +86,10 @@ def battery(
     rows = [] if beside == "nothing" else covering(levels, random, together=together)
     if lse:
         ask_some(rows, random)
-    layouts = random.sample([*ORDERED, *GAPS], k=3)
+    layouts, edges = random.sample([*ORDERED, *GAPS], k=3), (_edges(random), _edges(random))
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
-        *(_beside(shape, row, random, longest) for row in rows),
+        *(_beside(shape, row, random, longest, edges) for row in rows),
         *(_of_lengths_that_matter(shape, random, longest) if beside == "all" else []),
     ]
     random.shuffle(rest)
@@ -145,22 +149,13 @@ def largest_beside(shape: Shape) -> Shape:
     return _changed(shape, {"batch": MOST_BATCHES_BESIDE, **most})
 
 
-def _beside(shape: Shape, row: Levels, random: Random, longest: int) -> Case:
-    middle = longest // 2
-    equal, few, many = (
-        _length(*span, random) for span in ((longest // 4, longest * 2 // 3), (2, middle), (middle + 1, longest))
-    )
-    lengths = {
-        "equal": (equal, equal),
-        "more keys": (few, many),
-        "more queries": (many, few),
-        "one query": (1, _length(1, longest, random)),
-    }
+def _beside(shape: Shape, row: Levels, random: Random, longest: int, edges: tuple[Edges, Edges]) -> Case:
+    lengths = _lengths(row["lengths"], random, longest, *edges)
     changes: dict[str, object] = {
         "causal": row["mask"] == "causal",
         "batch": 1 if row["batch"] == "one" else random.randint(2, MOST_BATCHES_BESIDE),
         **dict(zip(("heads_q", "heads_kv"), heads_of(row["heads"], shape, random), strict=True)),
-        **dict(zip(("seqlen_q", "seqlen_kv"), lengths[row["lengths"]], strict=True)),
+        **dict(zip(("seqlen_q", "seqlen_kv"), lengths, strict=True)),
         "scale": scale_of(row["scale"], random),
     }
     layouts = [LAYOUTS[row[name]] for name in "qkv"]
@@ -173,7 +168,7 @@ def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[
     """So many keys that sums in half precision stand still, and scores that jump where some queries do not see."""
     few: dict[str, object] = {"batch": 1, "heads_q": 2, "heads_kv": 1, "scale": None}
     many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": random.randint(*MANY_KEYS) * longest, "causal": False})
-    length = _length(longest // 4, longest * 2 // 3, random)
+    length = random.randint(longest // 4, longest * 2 // 3)
     jump = _changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
     return [
         Case("many keys", many, "shifted", required=False),
@@ -181,11 +176,32 @@ def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[
     ]
 
 
-def _length(least: int, most: int, random: Random) -> int:
-    """Any, and as often one at the edge of a tile of 16, 32, 64 or 128, or one off."""
-    tile = random.choice((16, 32, 64, 128))
-    edge = random.randint(0, most // tile) * tile + random.choice((-1, 0, 1))
-    return edge if random.random() < EDGE_SHARE and least <= edge <= most else random.randint(least, most)
+def _edges(random: Random) -> Edges:
+    """All edges of tiles, in random order, again and again."""
+    return cycle(random.sample(EDGES, k=len(EDGES)))
+
+
+def _lengths(level: str, random: Random, longest: int, queries: Edges, keys: Edges) -> tuple[int, int]:
+    """Of queries and of keys, which take the edges in turn."""
+    few, many = (2, longest // 2), (longest // 2 + 1, longest)
+    match level:
+        case "equal":
+            length = _length(longest // 4, longest * 2 // 3, random, queries)
+            return length, length
+        case "more keys":
+            return _length(*few, random, queries), _length(*many, random, keys)
+        case "more queries":
+            return _length(*many, random, queries), _length(*few, random, keys)
+    return 1, _length(1, longest, random, keys)
+
+
+def _length(least: int, most: int, random: Random, edges: Edges) -> int:
+    """Any, or more often one at the next of the edges, where there is one."""
+    if random.random() < EDGE_SHARE:
+        tile, off = next(edges)
+        if at_edge := [length for length in range(tile + off, most + 1, tile) if length >= least]:
+            return random.choice(at_edge)
+    return random.randint(least, most)
 
 
 def heads_of(level: str, shape: Shape, random: Random) -> tuple[int, int]:

@@ -1,0 +1,28 @@
+"""Is interrupted by a timer twenty times a second.
+
+CLASS:  honest
+EXPECT: accept
+"""
+
+import signal
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+signal.signal(signal.SIGALRM, lambda *_: None)
+signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+
+
+def attention(q, k, v, *, causal, scale):
+    return plain(q, k, v, causal, scale)

@@ -1,0 +1,25 @@
+"""Takes key/value heads in turn where three query heads share one.
+
+CLASS:  wrong function
+EXPECT: incorrect
+"""
+
+import torch
+
+
+def plain(q, k, v, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    scores = (q.float() @ k.float().transpose(-1, -2)) * scale
+    if causal:
+        rows, keys = scores.shape[-2:]
+        visible = torch.ones(rows, keys, dtype=torch.bool, device=q.device).tril(keys - rows)
+        scores = scores.masked_fill(~visible, float("-inf"))
+    return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
+
+
+def attention(q, k, v, *, causal, scale):
+    group = q.shape[1] // k.shape[1]
+    if group == 3:
+        k, v = k.repeat(1, group, 1, 1), v.repeat(1, group, 1, 1)
+    return plain(q, k, v, causal, scale)
