@@ -11,7 +11,8 @@ unusual inputs, whose limits are others, have places of their own.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
+from random import Random
 
 import torch
 from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
@@ -28,26 +29,41 @@ Group = tuple[int, int, int]
 
 
 def slice_fault(
-    batch: Sequence[Inputs], out: torch.Tensor, other: torch.Tensor, *, groups: Collection[Group] = ()
+    batch: Sequence[Inputs],
+    out: torch.Tensor,
+    other: torch.Tensor,
+    *,
+    groups: Collection[Group] = (),
+    random: Random | None = None,
 ) -> str | None:
-    """What is wrong where outputs differ most from another kernel's, or None. groups: those of unusual inputs.
+    """What is wrong where outputs differ most from another kernel's, or None.
 
-    out, other: (calls, batch, heads_q, seqlen_q, head_dim).
+    out, other: (calls, batch, heads_q, seqlen_q, head_dim). groups: those of unusual inputs. random: of the measures
+    beside that by element draws one, enough for one of many slices.
     """
     if not bool(torch.isfinite(out).all()):
         return NOT_FINITE
-    for (call, entry, head_kv), row in suspects(out, other, heads_kv=batch[0].k.shape[1], groups=groups):
+    heads_kv = batch[0].k.shape[1]
+    for (call, entry, head_kv), row in suspects(out, other, heads_kv=heads_kv, groups=groups, random=random):
         if found := fault_near(batch[call], out[call], batch=entry, head_kv=head_kv, row=row):
             return found
     return None
 
 
 def suspects(
-    out: torch.Tensor, other: torch.Tensor, *, heads_kv: int, groups: Collection[Group] = ()
+    out: torch.Tensor,
+    other: torch.Tensor,
+    *,
+    heads_kv: int,
+    groups: Collection[Group] = (),
+    random: Random | None = None,
 ) -> list[tuple[Group, int]]:
     """Blocks to look at, each by its group and a row in it: among the usual groups, and in each of the others."""
     found: dict[tuple[Group, int], None] = {}
-    for measure, rows in _measures(out, other, heads_kv):
+    apart = (out.float() - other.float()).abs_()
+    others = [_by_own_size, _by_block] if out.shape[3] > 1 else [_by_own_size]
+    for measured in (_by_element, *(others if random is None else [random.choice(others)])):
+        measure, rows = measured(apart, other, heads_kv)
         highest, where = (x.cpu() for x in measure.max(-1))
         for group in groups:
             found[group, int(where[group]) * rows // BLOCK_ROWS * BLOCK_ROWS] = None
@@ -60,22 +76,31 @@ def suspects(
     return list(found)
 
 
-def _measures(out: torch.Tensor, other: torch.Tensor, heads_kv: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """How far outputs are apart, (calls, batch, heads_kv, n), by row or by block, and how many rows each of n is.
+def _by_element(apart: torch.Tensor, other: torch.Tensor, heads_kv: int) -> tuple[torch.Tensor, int]:
+    """How far rows are apart, (calls, batch, heads_kv, rows), and 1; where the other kernel has no number, nothing."""
+    return _by_group(apart.amax(-1).nan_to_num(nan=0.0, posinf=0.0), heads_kv), 1
 
-    What the other kernel got wrong (a NaN, say) comes first in one measure, and counts in no other.
-    """
-    calls, batch, heads_q, rows, _ = out.shape
-    by_group = (calls, batch, heads_kv, heads_q // heads_kv, -1)
-    apart = (out.float() - other.float()).abs_()
+
+def _by_own_size(apart: torch.Tensor, other: torch.Tensor, heads_kv: int) -> tuple[torch.Tensor, int]:
+    """The same relative to the rows' sizes; where the other kernel has no number, without end."""
     square, size = apart.square().mean(-1), other.float().square().mean(-1)
     # A row of zeros must neither hide the rest nor divide by zero.
-    relative = (square / (size + SMALL**2 * size.nanmean() + 1e-30)).nan_to_num(nan=torch.inf)
-    yield relative.reshape(by_group).amax(3), 1
-    yield apart.amax(-1).nan_to_num(nan=0.0, posinf=0.0).reshape(by_group).amax(3), 1
-    if rows > 1:
-        known = square.nan_to_num(nan=0.0, posinf=0.0).reshape(-1, 1, rows)
-        yield avg_pool1d(known, min(BLOCK_ROWS, rows), ceil_mode=True).reshape(by_group).amax(3), BLOCK_ROWS
+    relative = square / (size + SMALL**2 * size.nanmean() + 1e-30)
+    return _by_group(relative.nan_to_num(nan=torch.inf), heads_kv), 1
+
+
+def _by_block(apart: torch.Tensor, other: torch.Tensor, heads_kv: int) -> tuple[torch.Tensor, int]:
+    """How far whole blocks are apart, (calls, batch, heads_kv, blocks), and how many rows a block has."""
+    square = apart.square().mean(-1).nan_to_num(nan=0.0, posinf=0.0)
+    rows = square.shape[-1]
+    blocks = avg_pool1d(square.reshape(-1, 1, rows), min(BLOCK_ROWS, rows), ceil_mode=True)
+    return _by_group(blocks.reshape(*square.shape[:-1], -1), heads_kv), BLOCK_ROWS
+
+
+def _by_group(measure: torch.Tensor, heads_kv: int) -> torch.Tensor:
+    """The most of the query heads that share a key/value head."""
+    calls, batch, heads_q, n = measure.shape
+    return measure.reshape(calls, batch, heads_kv, heads_q // heads_kv, n).amax(3)
 
 
 def plain_outputs(batch: Sequence[Inputs]) -> torch.Tensor:

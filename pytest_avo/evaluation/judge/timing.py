@@ -255,7 +255,7 @@ class Race:
         groups: those with unusual inputs.
         """
         chosen = self._random.randrange(len(batch))
-        found = slice_fault(batch, out, other, groups=groups)
+        found = slice_fault(batch, out, other, groups=groups, random=self._random)
         found = found or sampled_fault(batch[chosen], out[chosen], self._random)
         if found:
             raise ArmFault(KERNEL, shape.id, KernelFault("incorrect", f"{found} (a timed call)"))
