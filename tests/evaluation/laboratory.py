@@ -19,7 +19,7 @@ from pytest_avo.evaluation.correctness.correctness import fault
 from pytest_avo.evaluation.correctness.inputs import Case, draw
 from pytest_avo.evaluation.linux import processes
 
-MEMORY_BYTES = 2 << 30
+MEMORY_BYTES = 1 << 30
 _HONEST = """
 import ctypes, json, os, signal, socket, subprocess, sys, tempfile, threading, time
 import torch

@@ -124,13 +124,13 @@ def test_a_confined_kernel_changes_nothing_about_files_of_others(confined: Labor
 @pytest.mark.parametrize("name", ["memfd", "shared mapping", "children"])
 def test_memory_that_no_limit_counts_is_counted(confined: Laboratory, name: str) -> None:
     hog = {
-        "memfd": "x = os.memfd_create('x')\nfor _ in range(40): os.write(x, bytes(64 << 20))",
-        "shared mapping": "import mmap\nx = mmap.mmap(-1, 3 << 30)\nfor i in range(0, 3 << 30, 4096): x[i] = 1",
-        "children": "for _ in range(3):\n    if not os.fork():\n        x = b'x' * (900 << 20)\n        time.sleep(9)",
+        "memfd": "x = os.memfd_create('x')\nfor _ in range(20): os.write(x, bytes(64 << 20))",
+        "shared mapping": "import mmap\nx = mmap.mmap(-1, 3 << 29)\nfor i in range(0, 3 << 29, 4096): x[i] = 1",
+        "children": "for _ in range(3):\n    if not os.fork():\n        x = b'x' * (450 << 20)\n        time.sleep(9)",
     }[name]
     ending = confined.run(kernel(hog + "\ntime.sleep(9)"))
     assert ending.outcome == "crashed"
-    assert "GiB of memory, the limit is 2.0 GiB" in ending.reason or "File too large" in ending.reason
+    assert "GiB of memory, the limit is 1.0 GiB" in ending.reason or "File too large" in ending.reason
 
 
 def test_a_deep_tree_without_permissions_is_removed(confined: Laboratory, tmp_path: Path) -> None:
