@@ -137,7 +137,7 @@ def test_what_single_calls_cost_and_what_the_harness_takes_are_measured_beside_t
     for cost in (timing.costs[PEER], timing.costs[KERNEL]):
         assert 0.008 < cost.host_s < 0.2
         assert 0.008 < cost.idle_s < 0.2
-    assert 0 < timing.harness_s < 0.008
+    assert 0 < timing.harness_s < 0.05
 
 
 def test_kinds_of_inputs_take_turns_and_a_race_ends_with_whole_turns(confined: Laboratory) -> None:
