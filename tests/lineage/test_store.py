@@ -280,6 +280,8 @@ def test_readers_see_whole_batches_while_the_writer_writes(store: Store, run: Ru
     threads = [threading.Thread(target=read, args=pair) for pair in zip(views, seen, strict=True)]
     for thread in threads:
         thread.start()
+    while not all(seen):
+        time.sleep(0.001)
     for batch in range(30):
         store.add_evaluations(seed, "screen", [evaluation(f"{batch}-{number}") for number in range(BATCH)])
     done.set()
