@@ -3,8 +3,8 @@
     python benchmarks/crash.py [--kills 100] [--seconds 420] [--seed N]
 
 A small kernel is evolved by the embedded operator in a project of its own, evolution after evolution. Meanwhile SIGKILL
-goes to the controller, its worker, the zygote, or a kernel's process, whichever lot is drawn; an evolution that ends
-early is resumed. Whenever a controller is gone, however it went, this must hold:
+goes to the controller, its worker, the zygote, or a kernel's process: once to each, then to whichever lot is drawn; an
+evolution that ends early is resumed. Whenever a controller is gone, however it went, this must hold:
 
   - every process that was seen below it is gone within ten seconds;
   - every evaluation, attempt and outcome that was in the lineage is in it still, byte for byte;
@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 from pytest_avo.core.kernel import read_kernel
@@ -67,9 +68,9 @@ def attention(q, k, v, *, causal, scale):
         out = (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
     return out
 '''
-GENERATIONS = 8
+GENERATIONS = 6
 SHARES = {"kernel": 9, "zygote": 4, "worker": 4, "controller": 3}
-"""How often each is drawn."""
+"""How often each is drawn, once every one of them was."""
 GONE_WITHIN_S = 10.0
 ENDINGS = {0: "complete", 1: "ended with a seed that was killed", 3: "the machine failed", -signal.SIGKILL: "killed"}
 """Exit statuses that an evolution may have."""
@@ -193,18 +194,30 @@ def strike(controller: subprocess.Popen[str], kind: str, lot: random.Random, see
     return False
 
 
+def kinds(lot: random.Random) -> Iterator[str]:
+    """Whom to kill next: every kind in some order, then whichever is drawn."""
+    yield from lot.sample(list(SHARES), k=len(SHARES))
+    while True:
+        yield lot.choices(list(SHARES), list(SHARES.values()))[0]
+
+
 def haunt(project: Project, lot: random.Random, *, kills: int, deadline: float) -> tuple[Counter[str], Counter[str]]:
-    """Start, kill and resume until there were enough kills or the time is up; kills by kind, endings by word."""
+    """Start, kill and resume until there were enough kills and an evolution came to its end, or the time is up.
+
+    Kills by kind, endings by word.
+    """
     struck: Counter[str] = Counter()
     endings: Counter[str] = Counter()
-    resume = False
-    while time.monotonic() < deadline and (struck.total() < kills or resume):
+    resume, drawn = False, kinds(lot)
+    kind = next(drawn)
+    while time.monotonic() < deadline and (struck.total() < kills or resume or not endings["evolved to the end"]):
         process = project.start(resume=resume)
         seen: dict[int, float] = {}
         while process.poll() is None:
-            kind = lot.choices(list(SHARES), list(SHARES.values()))[0]
             with contextlib.suppress(ProcessLookupError):  # it ended by itself
-                struck[kind] += struck.total() < kills and strike(process, kind, lot, seen)
+                if struck.total() < kills and strike(process, kind, lot, seen):
+                    struck[kind] += 1
+                    kind = next(drawn)
             if struck.total() >= kills:
                 seen |= {x.pid: started(x.pid) for x in processes.tree(process.pid)}
                 time.sleep(0.2)

@@ -1,12 +1,13 @@
-"""The script that kills an evolution's processes at random moments, with half a dozen kills."""
+"""The script that kills an evolution's processes at random moments, with a kill of each kind."""
 
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests import ROOT
 from tests.plugin.conftest import quick, quick_and_scripted
@@ -15,14 +16,14 @@ SCRIPT = ROOT / "benchmarks" / "crash.py"
 QUICK = quick(os.environ)
 
 
+@pytest.mark.long
 def test_nothing_is_lost_torn_or_left_over_whatever_is_killed() -> None:
-    command = [sys.executable, str(SCRIPT), "--kills", "6", "--seconds", "240"]
+    command = [sys.executable, str(SCRIPT), "--kills", "4", "--seconds", "300"]
     found = subprocess.run(command, capture_output=True, text=True, env=QUICK)
     assert found.returncode == 0, found.stdout + found.stderr
     kills, runs, kept = found.stdout.splitlines()
-    count = re.match(r"(\d+) kills \(.* kernel, .* zygote, .* worker, .* controller\)", kills)
-    assert count is not None
-    assert int(count[1]) == 6, "on a machine so slow that this fails, give it more seconds"
+    expected = "4 kills (1 kernel, 1 zygote, 1 worker, 1 controller)"
+    assert kills.startswith(expected), "on a machine so slow that this fails, give it more seconds"
     assert "evolved to the end" in runs
     assert kept.endswith("; 0 faults")
     assert not kept.startswith("0 evaluations")

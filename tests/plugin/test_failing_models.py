@@ -18,7 +18,7 @@ from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, s
 from tests.plugin.conftest import ATTENTION, SLOW, Project
 
 KEY = "key-of-the-test-0123456789"
-CALL_LIMIT_S = 5
+CALL_LIMIT_S = 3
 SILENCE_S = 60
 EDIT = calls(edit("REPEAT = 40", "REPEAT = 1"), ("evaluate_draft", {"timed": True}))
 SUBMIT = calls(("submit", {"hypothesis": "the work is done forty times", "predicted": {"geomean": 20.0}}))

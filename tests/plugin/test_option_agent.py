@@ -17,7 +17,7 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.events import LessonLearnt, PredictionChecked
 from pytest_avo.lineage.view import View
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
-from tests.plugin.conftest import KEY, SHAPES, SLOW, Project
+from tests.plugin.conftest import GENTLE, KEY, SHAPES, SLOW, Project
 from tests.plugin.scripted_pool import EACH_S
 from tests.plugin.test_option_resume import counted, wait_for
 
@@ -69,20 +69,22 @@ def view_of(project: Project, run: int = 1) -> View:
     return View(project.path / ".avo" / FILE, run)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("warm")
 def test_an_evolution_with_repair_promotion_lesson_and_junk(
     project: Project, serve: Callable[[Sequence[Turn]], ModelServer]
 ) -> None:
-    lesson = {"text": "Forty repetitions were thirty-nine too many.", "technique": "fewer repetitions"}
+    project.kernel("slow.py", GENTLE)
+    lesson = {"text": "Forty repetitions were thirty too many.", "technique": "fewer repetitions"}
     model = serve(
         [
             calls(("list_versions", {}), ("read_version", {"version": "seed"})),
             calls(
-                edit("REPEAT=40", "REPEAT = 1"), edit("REPEAT = 40", LEAK), ("evaluate_draft", {"shapes": [SHAPES[0]]})
+                edit("REPEAT=40", "REPEAT = 10"), edit("REPEAT = 40", LEAK), ("evaluate_draft", {"shapes": [SHAPES[0]]})
             ),
             calls(edit(LEAK, SHOUT), ("evaluate_draft", {"shapes": [SHAPES[0]]})),
             calls(
-                edit(SHOUT, "REPEAT = 1"),
+                edit(SHOUT, "REPEAT = 10"),
                 ("evaluate_draft", {"timed": True}),
                 ("profile_draft", {}),
                 ("compile_report", {}),
@@ -99,7 +101,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
             "may spend up to 1,000,000 tokens",
             "  draft ??????: 1 crashed",
             "  draft ??????: *x [[]*] of the incumbent's speed",
-            "  lesson: Forty repetitions were thirty-nine too many.",
+            "  lesson: Forty repetitions were thirty too many.",
             "generation 1: the work is done forty times",
             "generation 1: promoted  *now in kernels/slow.py*",
             "  geomean predicted 20.000, measured * (? of 2 predictions right)",
@@ -120,7 +122,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
     took = re.search(r"evaluator: (\d.*? s) \(", result.stdout.str())
     assert took is not None
     result.stdout.re_match_lines([rf"evaluator time +{re.escape(took[1])} "])
-    assert "REPEAT = 1\n" in (project.path / "kernels" / "slow.py").read_text()
+    assert "REPEAT = 10\n" in (project.path / "kernels" / "slow.py").read_text()
     with view_of(project) as view:
         assert [outcome.status for outcome in view.outcomes().values()] == ["seed", "promoted", "failed"]
         promoted, failed = list(view.outcomes().values())[1:]
@@ -140,7 +142,7 @@ def test_an_evolution_with_repair_promotion_lesson_and_junk(
     assert "torch's profiler: " in profile
     assert "nothing was compiled: the kernel calls torch's operations" in compiled
     later = model.requests[5]["messages"][1]["content"]
-    assert "g0001: Forty repetitions were thirty-nine too many." in later.replace(" (fewer repetitions)", "")
+    assert "g0001: Forty repetitions were thirty too many." in later.replace(" (fewer repetitions)", "")
 
 
 @pytest.mark.usefixtures("scripted")

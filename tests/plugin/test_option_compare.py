@@ -9,7 +9,8 @@ from tests.plugin.conftest import GOOD, SHAPES, SLOW, Project
 
 def repeated(times: int) -> str:
     """A kernel that does its work so many times; that of the project does it 40 times."""
-    return SLOW.replace("REPEAT = 40", f"REPEAT = {times}")
+    values = sorted({1, 39, 40, 80, 400, times})
+    return SLOW.replace("REPEAT = 40", f"REPEAT = {times}").replace("[1, 39, 40, 80, 400]", str(values))
 
 
 @pytest.fixture
@@ -23,10 +24,11 @@ def committed(project: Project) -> Project:
 def test_says_what_is_slower_or_has_no_baseline_and_skips_what_is_unchanged(project: Project) -> None:
     project.kernel("broken.py", GOOD.replace("import torch", "raise OSError"))
     project.kernel("good.py", GOOD)
+    project.kernel("slow.py", repeated(20))
     project.commit()
     project.kernel("broken.py", GOOD)
-    project.kernel("slow.py", repeated(400))
-    result = project.compare("-v", "-rs", "--avo-max-rounds", "6")
+    project.kernel("slow.py", repeated(200))
+    result = project.compare("-v", "-rs", "--avo-max-rounds", "9")
     result.assert_outcomes(passed=4, skipped=2)
     assert result.ret == 0, "without --avo-compare-fail it only reports"
     result.stdout.fnmatch_lines(

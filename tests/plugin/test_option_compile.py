@@ -128,6 +128,7 @@ SHIPPED = {
 else they differ in, code that has a 1 in the place of a number, is no other way."""
 
 
+@pytest.mark.long
 def test_the_shipped_kernels_fit_the_device() -> None:
     """What the guide tells users to put into their CI."""
     root = NAIVE.parents[2]

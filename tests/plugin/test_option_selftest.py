@@ -16,6 +16,7 @@ ONE_OF_EACH_CLASS = (
 """What tries to reach out, to hang or to be linked is tested with the processes that hold it, in evaluation/arms."""
 
 
+@pytest.mark.long
 def test_one_of_each_class_comes_out_as_expected(project: Project) -> None:
     files = [str(CORPUS / f"{name}.py") for name in ONE_OF_EACH_CLASS]
     result = project.run("--avo-selftest", "--avo-limits", "build=60,check=60,time=60", *files)

@@ -13,7 +13,7 @@ from pytest_avo.evaluation.spool.folder import SpoolFolder
 from pytest_avo.evaluation.spool.notes import Introduction
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View, latest_run
-from tests.plugin.conftest import GOOD, PLUGINS, SHAPES, Project
+from tests.plugin.conftest import GENTLE, GOOD, PLUGINS, SHAPES, Project
 from tests.plugin.test_option_resume import wait_for
 
 SPOOL = ("--tx", "spool=spool")
@@ -61,8 +61,10 @@ def test_mistakes_get_one_sentence(project: Project, arguments: list[str], expec
     result.stderr.fnmatch_lines([expected])
 
 
+@pytest.mark.long
 def test_an_evolution_asks_by_way_of_a_folder_and_goes_on_where_it_was_killed(project: Project) -> None:
-    project.script("80", "1")
+    project.kernel("slow.py", GENTLE)
+    project.script("80", "10")
     introduced(project)
     arguments = project.evolve_arguments("--generations", "2", *SPOOL)
     requests = project.path / "spool" / "requests"
