@@ -8,6 +8,7 @@ import signal
 import sys
 
 import hypothesis  # noqa: F401 - its plugin does at the end at the latest, and then finds no holder of trio's generator
+import pytest
 
 # Before torch is imported: threads that have nothing to do sleep, where they would spin on the core of another worker.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -22,6 +23,11 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, so that no worker is left with it at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_collection_finish() -> None:
