@@ -98,6 +98,10 @@ class RunHooks:
         with usage_errors():
             self.run.selection.check_paths(session.config.args)
 
+    def pytest_report_collectionfinish(self) -> list[str]:
+        empty = self.run.selection.is_empty
+        return ['avo: no kernels there: a kernel assigns AVO = {"target": ..., "shapes": [...]}'] if empty else []
+
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
         named = parent.session.isinitpath(file_path)
         if file_path in self.run.selection.mistakes:

@@ -30,9 +30,15 @@ class Selection:
         """Kernel files that the user names one by one, not by a folder."""
         self.mistakes: dict[Path, str] = {}
         """Files that cannot be measured as they are, and why."""
+        self.is_empty = False
+        """Whether no kernel was found below the paths."""
 
     def default_paths(self) -> list[str]:
-        """What is collected where the command line names no path."""
+        """What is collected where the command line names no path; InvalidInput where that is not there."""
+        for path in self._settings.kernels:
+            if not path.exists():
+                expected = "expected a kernel file, or a folder of them, or the ini key avo_kernels that names one"
+                raise InvalidInput(f"--avo-{self._settings.mode}: there is no {path}: {expected}")
         return [str(path) for path in self._settings.kernels]
 
     def check_paths(self, arguments: list[str]) -> None:
@@ -41,6 +47,7 @@ class Selection:
         A mistake in one is kept in `mistakes`, for that file to fail; InvalidInput where there is nothing but mistakes.
         """
         paths = list(dict.fromkeys(self._kernel_files(arguments)))
+        self.is_empty = not paths
         refuse_unsendable(self._config, paths)
         for path in paths:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from xml.etree import ElementTree
 
 import pytest
@@ -153,7 +154,11 @@ def test_a_wrong_declaration_is_a_usage_error(project: Project, source: str, mes
 @pytest.mark.usefixtures("scripted")
 def test_a_folder_without_kernels_collects_nothing(project: Project) -> None:
     (project.path / "empty").mkdir()
-    assert project.run("--avo-bench", "empty").ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result = project.run("--avo-bench", "empty")
+    assert result.ret == pytest.ExitCode.NO_TESTS_COLLECTED
+    result.stdout.fnmatch_lines(["avo: no kernels there: a kernel assigns AVO = *"])
+    shutil.rmtree(project.path / "kernels")
+    project.refuses("--avo-bench: there is no */kernels: expected a kernel file, or a folder of them, *", "--avo-bench")
 
 
 @pytest.mark.usefixtures("scripted")
