@@ -101,10 +101,15 @@ def test_fts_syntax_in_a_query_is_only_words(base: KnowledgeBase, query: str) ->
     assert any("Softmax" in each.heading for each in base.search(query))
 
 
+@pytest.fixture(scope="module")
+def empty() -> Iterator[KnowledgeBase]:
+    with KnowledgeBase(shipped=False) as made:
+        yield made
+
+
 @given(st.text(max_size=60))
-def test_no_query_is_an_error(query: str) -> None:
-    with KnowledgeBase(shipped=False) as empty:
-        assert empty.search(query) == []
+def test_no_query_is_an_error(empty: KnowledgeBase, query: str) -> None:
+    assert empty.search(query) == []
 
 
 def test_query_of_common_words_only_still_searches(base: KnowledgeBase) -> None:
