@@ -28,13 +28,15 @@ class Store:
     """An open lineage. One process writes (the controller), from any of its threads; others read through a View.
 
     Every method is one transaction. What the schema forbids (a second outcome of an attempt, a second screening of a
-    shape, an attempt of an unknown run) raises sqlite3.IntegrityError and leaves nothing behind.
+    shape, an attempt of an unknown run) raises sqlite3.IntegrityError and leaves nothing behind. OSError where the
+    file was removed meanwhile.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
         self._lock = threading.Lock()
+        self._file = _identity(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -132,6 +134,9 @@ class Store:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
         with self._lock:
+            if _identity(self.path) != self._file:
+                # SQLite would go on writing into a file that has no name any more.
+                raise OSError(f"{self.path}: was removed or replaced while a run writes to it, by `git clean`, say")
             cursor = self._connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             try:
@@ -142,6 +147,15 @@ class Store:
                 if self._connection.in_transaction:
                     cursor.execute("ROLLBACK")
                 raise
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file a path leads to; None for none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _now() -> str:

@@ -293,3 +293,14 @@ def test_readers_see_whole_batches_while_the_writer_writes(store: Store, run: Ru
         assert {length % BATCH for length in lengths} == {0}
         assert len(view.evaluations(seed, "screen")) == 30 * BATCH
         view.close()
+
+
+def test_a_file_that_was_removed_or_replaced_is_not_written_into_nowhere(store: Store, run: Run) -> None:
+    moved = store.path.rename(store.path.with_name("moved"))
+    with pytest.raises(OSError, match="was removed or replaced while a run writes to it"):
+        store.add_event(run.id, NoiseFloor(0.01))
+    store.path.touch()
+    with pytest.raises(OSError, match="was removed or replaced"):
+        store.add_event(run.id, NoiseFloor(0.01))
+    moved.replace(store.path)
+    store.add_event(run.id, NoiseFloor(0.01))

@@ -34,6 +34,8 @@ def find_version(view: View, name: str, *, promoted_only: bool) -> Attempt:
     for attempt in attempts:
         if version_name(attempt) == name:
             return attempt
+    if not attempts:
+        raise UnknownVersion(f"there is no version {name!r}: the run has no attempt yet, not even its seed")
     known = ", ".join(version_name(each) for each in attempts[-12:])
     raise UnknownVersion(f"there is no version {name!r}: expected seed, incumbent or one of ..., {known}")
 
