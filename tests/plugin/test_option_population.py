@@ -131,7 +131,7 @@ def test_islands_keep_to_themselves_and_the_best_of_all_lands(project: Project) 
 def test_killed_at_random_moments_it_loses_and_repeats_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(EACH_S, "0.1")
+    monkeypatch.setenv(EACH_S, "0.05")
     asked = [*arguments(project, "36 wrong 200", "12 1 36", "200 1 12"), "--avo-islands", "2", "-n", "2"]
     path, kernel = project.path / ".avo" / FILE, project.path / "kernels" / "slow.py"
     generator = random.Random(11)
@@ -153,7 +153,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
         while evaluations() == before and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        time.sleep(generator.uniform(0, 2))
+        time.sleep(generator.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert read_kernel(kernel).fault == "", "the kernel file is never torn"

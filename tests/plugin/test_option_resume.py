@@ -53,7 +53,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run alone; tests/test_crash.py kills workers, zygotes and kernels beside it."""
-    monkeypatch.setenv(EACH_S, "0.2")
+    monkeypatch.setenv(EACH_S, "0.1")
     project.script(*WORDS)
     kernel = project.path / "kernels" / "slow.py"
     generator = random.Random(7)
@@ -62,7 +62,7 @@ def test_killed_at_random_moments_it_loses_and_repeats_nothing(
         before = counted(project)
         process = project.start(*project.evolve_arguments("--generations", str(len(WORDS)), *resume))
         wait_for(lambda: counted(project) != before, process)  # noqa: B023 - called before `before` changes
-        time.sleep(generator.uniform(0, 1))
+        time.sleep(generator.uniform(0, 0.5))
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert gone(project.path), "no process outlives the run"

@@ -120,6 +120,13 @@ def test_reports_each_different_launch_of_each_shape(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 1, "equal launches are compiled once"
 
 
+def test_a_file_that_does_not_import_is_the_error_of_every_shape(tmp_path: Path) -> None:
+    kernel = tmp_path / "broken.py"
+    kernel.write_text("import nosuchmodule\n")
+    found = compiled(kernel, [shape(), shape(batch=2)], tmp_path / "cache")
+    assert found == [ShapeError(index, "ModuleNotFoundError: No module named 'nosuchmodule'") for index in (0, 1)]
+
+
 def test_spills_and_serialised_wgmma_are_failures(tmp_path: Path) -> None:
     kernel = tmp_path / "spills.py"
     source = (SM90 / "naive.py").read_text()
