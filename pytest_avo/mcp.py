@@ -17,7 +17,8 @@ import anyio.to_thread
 try:
     from mcp.server.lowlevel import Server
     from mcp.server.stdio import stdio_server
-    from mcp.types import CallToolRequestParams, CallToolResult, ListToolsResult, TextContent, Tool
+    from mcp.shared.exceptions import MCPError
+    from mcp.types import INTERNAL_ERROR, CallToolRequestParams, CallToolResult, ListToolsResult, TextContent, Tool
 except ImportError:
     sys.exit("pytest_avo.mcp: expected the package mcp, version 2: pip install 'pytest-avo[mcp]'")
 
@@ -46,10 +47,13 @@ def server(folder: Path) -> Server[Any]:
 
 
 async def listed(folder: Path) -> ListToolsResult:
-    """What the step offers; NoStep where there is none."""
-    reply = await _asked(folder, Request(tool="tools"))
-    if "tools" not in reply.data:  # no step is open yet, or none any more
-        raise NoStep(reply.text, status=reply.status)
+    """What the step offers; MCPError where there is none."""
+    try:
+        reply = await _asked(folder, Request(tool="tools"))
+        if "tools" not in reply.data:  # no step is open yet, or none any more
+            raise NoStep(reply.text)
+    except NoStep as error:
+        raise MCPError(INTERNAL_ERROR, str(error)) from None
     return ListToolsResult(tools=[Tool.model_validate(each) for each in reply.data["tools"]])
 
 

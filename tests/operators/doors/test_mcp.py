@@ -13,7 +13,6 @@ from typing import Any
 import anyio
 import pytest
 
-from pytest_avo.command.connection import NoStep
 from pytest_avo.operators.doors.door import Door
 from pytest_avo.operators.doors.wire import write_step_file
 from tests.operators.doors.conftest import Make, Member, Open
@@ -79,10 +78,12 @@ def test_a_folder_without_a_step_is_told(tmp_path: Any, monkeypatch: pytest.Monk
 
 
 def test_tools_are_not_listed_before_the_first_step(tmp_path: Path) -> None:
-    from pytest_avo.mcp import listed  # which takes a second
+    from mcp.shared.exceptions import MCPError  # which takes a second
+
+    from pytest_avo.mcp import listed
 
     stopping = threading.Event()
     write_step_file(tmp_path, Door(tmp_path / "m0.sock", stopping).path)
-    with pytest.raises(NoStep, match="the first step has not begun yet"):
+    with pytest.raises(MCPError, match="the first step has not begun yet"):
         anyio.run(listed, tmp_path)
     stopping.set()
