@@ -88,9 +88,9 @@ class Parts:
 
 def instrument(parts: Parts) -> None:
     """Wrap what the judge does."""
-    from pytest_avo.evaluation.arms import arm, arms, memory
+    from pytest_avo.evaluation.arms import arm, arms, batch, memory
     from pytest_avo.evaluation.correctness import inputs
-    from pytest_avo.evaluation.judge import examiner, stopping, timing
+    from pytest_avo.evaluation.judge import checks, examiner, stopping, timing
 
     stages = [
         (examiner.Examiner, "_check", "check"),
@@ -105,16 +105,17 @@ def instrument(parts: Parts) -> None:
         parts.wrap(owner, function, "other", stage)
     for function in ("begin", "get", "drop", "settle"):
         parts.wrap(arms.Arms, function, "processes")
-    for function, name in (("_write", "writing arguments"), ("_ask", "the kernels"), ("_output", "copying results")):
-        parts.wrap(arm.Arm, function, name)
+    parts.wrap(arm.Arm, "_ask", "the kernels")
+    parts.wrap(batch.Batch, "write", "writing arguments")
+    parts.wrap(batch.Batch, "output", "copying results")
     parts.wrap(arm.Arm, "require_standstill", "freezing")
     parts.wrap(memory.Memory, "unchanged", "comparing arguments")
     parts.wrap(memory.Memory, "poison", "poisoning")
     parts.wrap(inputs.Stream, "draw", "drawing inputs")
-    parts.wrap(examiner, "draw_any", "drawing inputs")
-    parts.wrap(examiner, "all_cases", "choosing cases")
+    parts.wrap(checks, "draw_any", "drawing inputs")
+    parts.wrap(checks, "all_cases", "choosing cases")
     for function in ("answer_fault", "fault_near", "slice_fault", "plain_outputs"):
-        parts.wrap(examiner, function, "judging outputs")
+        parts.wrap(checks, function, "judging outputs")
     parts.wrap(timing.Race, "_look_at", "judging outputs")
     parts.wrap(timing, "mix_timed", "drawing inputs")
     parts.wrap(timing, "Placement", "placing threads")
