@@ -52,14 +52,12 @@ class Berth:
         self.result.close()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Spare:
     """A process that was forked ahead and waits for a kernel."""
 
     berth: Berth
     link: socket.socket
-    pid: int = 0
-    """0: the zygote has not said it yet."""
 
     def close(self) -> None:
         """Free what the judge holds of a process that is not there any more."""

@@ -392,10 +392,8 @@ def sparing(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 def waiting(laboratory: Laboratory) -> int:
     """The process that is kept ready."""
-    laboratory.nursery._hear_of_spare()
-    spare = laboratory.nursery._spare
-    assert spare is not None
-    return spare.pid
+    assert laboratory.nursery._spare is not None
+    return laboratory.nursery.ordered()
 
 
 def test_a_process_that_was_kept_ready_is_the_next_new_kernels(sparing: Laboratory) -> None:
