@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -108,13 +109,29 @@ class Selection:
         for argument in arguments:
             path = Path(os.path.abspath(argument.partition("::")[0]))
             if path.is_dir():
-                for found in sorted(path.rglob("*.py")):
+                for found in sorted(self._python_files(path)):
                     # A pipe that nobody writes to would be read for ever.
                     if os.path.isfile(found) and self.is_kernel(found, named=False):
                         yield found
             elif path.is_file() and self.is_kernel(path, named=True):
                 self.named.add(path)
                 yield path
+
+    def _python_files(self, folder: Path) -> Iterator[Path]:
+        """Those below a folder that pytest would look at: no environment's, whose thousands would all be read."""
+        left_out, seen = self._config.getini("norecursedirs"), set()
+        for top, folders, files in os.walk(folder, followlinks=True):
+            if (place := os.path.realpath(top)) in seen:
+                folders.clear()
+                continue
+            seen.add(place)
+            folders[:] = [
+                name
+                for name in folders
+                if not any(fnmatch.fnmatch(name, pattern) for pattern in left_out)
+                and not os.path.isfile(os.path.join(top, name, "pyvenv.cfg"))
+            ]
+            yield from (Path(top, name) for name in files if name.endswith(".py"))
 
 
 def refuse_unsendable(config: pytest.Config, paths: Iterable[Path]) -> None:

@@ -38,6 +38,21 @@ def test_a_hook_that_gives_no_shapes_is_named(project: Project, given: str) -> N
     project.refuses("*slow.py: the hook pytest_avo_shapes: expected Shapes, got *", "--avo-bench")
 
 
+def test_environments_and_hidden_folders_are_not_looked_through(project: Project) -> None:
+    broken = GOOD.replace('"tiny"', '"of another project"')
+    for folder, mark in ((".hidden", "x"), ("env", "pyvenv.cfg"), ("node_modules", "x")):
+        (project.path / folder / "deep").mkdir(parents=True)
+        (project.path / folder / mark).touch()
+        (project.path / folder / "deep" / "theirs.py").write_text(broken)
+    (project.path / "kernels" / "up").symlink_to(project.path)
+    project.refuses("unknown shape suite 'nosuch'*", "--avo-bench", ".", "--avo-shapes", "nosuch")
+    config = project.pytester.parseconfigure("--avo-bench", ".")
+    config.hook.pytest_collection(session=pytest.Session.from_config(config))
+    hooks = config.pluginmanager.get_plugin("avo-run")
+    assert hooks is not None
+    assert (hooks.run.selection.mistakes, hooks.run.selection.is_empty) == ({}, False)
+
+
 def test_a_pipe_among_the_kernels_is_left_alone(project: Project) -> None:
     os.mkfifo(project.path / "kernels" / "pipe.py")
     project.refuses("unknown shape suite 'nosuch'*", "--avo-bench", "--avo-shapes", "nosuch")
