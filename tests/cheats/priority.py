@@ -1,9 +1,10 @@
 """Asks for all cores and the highest priority.
 
 CLASS:  slowing others
-EXPECT: contained|score_true
+EXPECT: contained|score_true|cheating
 """
 
+import contextlib
 import os
 
 import torch
@@ -20,8 +21,9 @@ def plain(q, k, v, causal, scale):
     return (torch.nan_to_num(torch.softmax(scores, -1)) @ v.float()).to(q.dtype)
 
 
+with contextlib.suppress(OSError):
+    os.sched_setaffinity(0, range(os.cpu_count()))  # its own affair, but to run where the judge may not is rejected
 for attempt in (
-    lambda: os.sched_setaffinity(0, range(os.cpu_count())),
     lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(50)),
     lambda: os.setpriority(os.PRIO_PROCESS, 0, -20),
 ):
