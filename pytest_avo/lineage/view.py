@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Sequence
-from functools import wraps
 from itertools import accumulate, islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import Evaluation
-from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.database import Reader, Row, UnreadableLineage
-from pytest_avo.lineage.events import Event, Fact, SeedComparison, decoded, kind_of
+from pytest_avo.lineage.events import Event, Fact, SeedComparison, kind_of
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run, Status, StoredEvaluation
+from pytest_avo.lineage.rows import attempt_of, evaluation_of, event_of, outcome_of, run_of
 
 ATTEMPT = (
     "SELECT a.id, a.run, generation, member, island, parent, digest, operator, hypothesis, predicted, created"
@@ -58,21 +54,20 @@ EVENTS_AFTER = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND id
 EVENTS_OF_KIND = "SELECT id, run, time, kind, data FROM event WHERE run = ? AND kind = ? AND id > ? ORDER BY id"
 
 Asked = TypeVar("Asked", bound=Fact)
-Read = TypeVar("Read")
 
 
 def runs(path: Path, kernel: str | None = None) -> tuple[Run, ...]:
     """The runs of the lineage at `path`, oldest first; of one kernel (path relative to the rootdir) when named."""
     with Reader(path) as reader:
         rows = reader.rows(RUNS) if kernel is None else reader.rows(RUNS_OF_KERNEL, kernel)
-        return tuple(_run(row) for row in rows)
+        return tuple(run_of(row) for row in rows)
 
 
 def latest_run(path: Path, kernel: str) -> Run | None:
     """The youngest run of `kernel` in the lineage at `path`, or None."""
     with Reader(path) as reader:
         rows = reader.rows(LATEST_RUN, kernel)
-        return _run(rows[0]) if rows else None
+        return run_of(rows[0]) if rows else None
 
 
 class View:
@@ -89,7 +84,7 @@ class View:
         if not found:
             self._reader.close()
             raise InvalidInput(f"{path}: expected a run {run}, the lineage has none of that number")
-        self.run = _run(found[0])
+        self.run = run_of(found[0])
         self._lock = threading.Lock()
         self._attempts: dict[int, Attempt] = {}
         self._outcomes: dict[int, AttemptOutcome] = {}
@@ -113,7 +108,7 @@ class View:
         with self._lock:
             for row in self._rows(ATTEMPTS_AFTER, self.run.id, self._last_attempt):
                 self._last_attempt = row[0]
-                self._attempts[row[0]] = _attempt(row)
+                self._attempts[row[0]] = attempt_of(row)
             return tuple(self._attempts.values())
 
     def attempt(self, attempt: int) -> Attempt:
@@ -124,7 +119,7 @@ class View:
 
     def unfinished(self) -> tuple[Attempt, ...]:
         """Attempts without an outcome, oldest first: what a resumed run takes up again."""
-        return tuple(_attempt(row) for row in self._rows(UNFINISHED, self.run.id))
+        return tuple(attempt_of(row) for row in self._rows(UNFINISHED, self.run.id))
 
     def find_by_digest(self, digest: str) -> Attempt | None:
         """The first attempt of this run with this source, or None.
@@ -143,13 +138,13 @@ class View:
         with self._lock:
             for row in self._rows(OUTCOMES_AFTER, self.run.id, self._last_outcome):
                 self._last_outcome = row[0]
-                self._outcomes[row[1]] = _outcome(row)
+                self._outcomes[row[1]] = outcome_of(row)
             return dict(self._outcomes)
 
     def outcome(self, attempt: int) -> AttemptOutcome | None:
         """How the attempt ended, or None while it has not."""
         rows = self._rows(ONE_OUTCOME, attempt)
-        return _outcome(rows[0]) if rows else None
+        return outcome_of(rows[0]) if rows else None
 
     def counts(self) -> dict[Status, int]:
         """Status -> number of finished attempts, only those above zero. The seed counts under "seed"."""
@@ -158,8 +153,8 @@ class View:
     def evaluations(self, attempt: int, purpose: Purpose, *, digest: str | None = None) -> tuple[StoredEvaluation, ...]:
         """What was stored for an attempt, in that order; `digest` picks one of the drafts made on top of it."""
         if digest is None:
-            return tuple(_evaluation(row) for row in self._rows(EVALUATIONS, attempt, purpose))
-        return tuple(_evaluation(row) for row in self._rows(DRAFT_EVALUATIONS, attempt, purpose, digest))
+            return tuple(evaluation_of(row) for row in self._rows(EVALUATIONS, attempt, purpose))
+        return tuple(evaluation_of(row) for row in self._rows(DRAFT_EVALUATIONS, attempt, purpose, digest))
 
     def source(self, digest: str) -> str:
         """The text with this digest, without provenance lines; UnreadableLineage when the lineage has none."""
@@ -171,11 +166,11 @@ class View:
     def events(self, *kinds: type[Asked], after: int = 0) -> tuple[Event[Asked], ...]:
         """The events of these kinds with an id above `after`, oldest first."""
         rows = [row for kind in kinds for row in self._rows(EVENTS_OF_KIND, self.run.id, kind_of(kind), after)]
-        return tuple(_event(row) for row in sorted(rows, key=lambda row: int(row[0])))
+        return tuple(event_of(row) for row in sorted(rows, key=lambda row: int(row[0])))
 
     def all_events(self, *, after: int = 0) -> tuple[Event[Fact], ...]:
         """The events of the run with an id above `after`, oldest first, whatever they are about."""
-        return tuple(_event(row) for row in self._rows(EVENTS_AFTER, self.run.id, after))
+        return tuple(event_of(row) for row in self._rows(EVENTS_AFTER, self.run.id, after))
 
     def log_score(self, attempt: int) -> float | None:
         """Log-ratio of an attempt to the seed, as was told when it was promoted, or measured at the end of the run.
@@ -231,72 +226,4 @@ class View:
 
     def _first_attempt(self, query: str, *parameters: object) -> Attempt | None:
         rows = self._rows(query, *parameters)
-        return _attempt(rows[0]) if rows else None
-
-
-PREDICTED = msgspec.json.Decoder(dict[str, float])
-BODY = msgspec.json.Decoder(Evaluation)
-
-
-def _decoder(decode: Callable[[Row], Read]) -> Callable[[Row], Read]:
-    """The decoder of a record, with UnreadableLineage where what is stored is nothing that a Store writes."""
-
-    @wraps(decode)
-    def decoded_row(row: Row) -> Read:
-        try:
-            return decode(row)
-        except (msgspec.MsgspecError, TypeError) as error:
-            what = decode.__name__.removeprefix("_")
-            raise UnreadableLineage(f"{what} {row[0]} of the lineage cannot be read: {error}") from None
-
-    return decoded_row
-
-
-@_decoder
-def _run(row: Row) -> Run:
-    number, kernel, target, operator, seed, shapes, fingerprint, started, settings = row
-    return Run(
-        id=number,
-        kernel=kernel,
-        target=target,
-        operator=operator,
-        seed=seed,
-        shapes=msgspec.json.decode(shapes, type=tuple[str, ...]),
-        fingerprint=msgspec.json.decode(fingerprint, type=Fingerprint),
-        started=started,
-        settings=msgspec.json.decode(settings, type=dict[str, str]),
-    )
-
-
-@_decoder
-def _attempt(row: Row) -> Attempt:
-    number, run, generation, member, island, parent, digest, operator, hypothesis, predicted, created = row
-    ratios = PREDICTED.decode(predicted)
-    return Attempt(number, run, generation, member, island, parent, digest, operator, hypothesis, ratios, created)
-
-
-@_decoder
-def _outcome(row: Row) -> AttemptOutcome:
-    _, attempt, status, reason, *rest = row
-    return AttemptOutcome(
-        attempt, status, reason, _interval(rest[0:3]), _interval(rest[3:6]), rest[6], _interval(rest[7:10]), *rest[10:]
-    )
-
-
-def _interval(columns: Sequence[float | None]) -> Interval | None:
-    estimate, low, high = columns
-    if estimate is None or low is None or high is None:
-        return None
-    return Interval(estimate, low, high)
-
-
-@_decoder
-def _evaluation(row: Row) -> StoredEvaluation:
-    attempt, purpose, digest, body = row
-    return StoredEvaluation(attempt, purpose, digest, BODY.decode(body))
-
-
-@_decoder
-def _event(row: Row) -> Event[Any]:
-    number, run, time, kind, data = row
-    return Event(number, run, time, decoded(kind, data))
+        return attempt_of(rows[0]) if rows else None
