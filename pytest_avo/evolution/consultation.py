@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import queue
 import threading
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 
-from pytest_avo import PACKAGE
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel, source_digest
@@ -17,6 +14,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening
+from pytest_avo.evolution.hooks import where
 from pytest_avo.lineage.events import Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.answer import checked
@@ -125,7 +123,7 @@ class Consultation:
                 return error
         for error in errors:
             if not isinstance(error, OperatorStopped | BudgetExhausted):
-                reason = f"{type(error).__name__}: {error}{_where(error)}"
+                reason = f"{type(error).__name__}: {error}{where(error)}"
                 return EvaluatorError(f"the operator failed in generation {generation}: {reason}")
         stops = [error for error in errors if isinstance(error, OperatorStopped)]
         return stops[0] if stops else OperatorStopped(str(errors[0]))
@@ -280,11 +278,3 @@ class Consultation:
 
 def _tell(answers: Answers, member: int, text: str) -> None:
     answers.put((member, text))
-
-
-def _where(error: BaseException) -> str:
-    """` (FILE, line N)` of the last line of the user's, or of a library's, that an error came through; "" for none."""
-    frames = [
-        each for each in traceback.extract_tb(error.__traceback__) if not Path(each.filename).is_relative_to(PACKAGE)
-    ]
-    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""

@@ -6,9 +6,11 @@ import subprocess
 
 import pytest
 
+from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View, latest_run
+from pytest_avo.session.modes.evolve import _hooks
 from tests.plugin.conftest import GOOD, SHAPES, SLOW, WRONG, Project
 
 
@@ -197,3 +199,21 @@ def test_commit_makes_a_git_commit_with_the_scores(project: Project) -> None:
     assert message.startswith("Promote slow.py, generation 1: ")
     assert "Avo-Ratio-99: " in message
     assert git("show", "--stat", "--format=", "HEAD").split()[0] == "kernels/slow.py"
+
+
+def test_a_hook_that_fails_is_named_with_its_line(project: Project) -> None:
+    project.pytester.makeconftest(
+        """
+        def pytest_avo_promote():
+            return {}['nothing']
+
+        def pytest_avo_generation_finish():
+            raise SystemExit(3)
+        """
+    )
+    hooks = _hooks(project.pytester.parseconfigure("--avo-evolve", "kernels/slow.py"))
+    said = r"the hook pytest_avo_promote failed: KeyError: 'nothing' \(.*conftest.py, line 2\)"
+    with pytest.raises(EvaluatorError, match=said):
+        hooks.promote(None, None, 0.0)  # type: ignore[arg-type]
+    with pytest.raises(SystemExit):
+        hooks.finish(1, 0, {})

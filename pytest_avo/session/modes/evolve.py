@@ -6,10 +6,11 @@ import os
 import shlex
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from pytest_avo.evolution import balance
 from pytest_avo.evolution.account import account
 from pytest_avo.evolution.chronicle import Chronicle
 from pytest_avo.evolution.decision import accepts
-from pytest_avo.evolution.hooks import Hooks
+from pytest_avo.evolution.hooks import Hooks, where
 from pytest_avo.evolution.loop import Loop, open_campaign
 from pytest_avo.evolution.trials import Trial
 from pytest_avo.lineage.database import UnreadableLineage
@@ -260,9 +261,20 @@ def _hooks(config: pytest.Config) -> Hooks:
     return Hooks(
         propose=lambda task: hook.pytest_avo_propose(config=config, task=task),
         promote=lambda attempt, confirmed, floor: bool(
-            hook.pytest_avo_promote(config=config, attempt=attempt, confirmed=confirmed, floor=floor)
+            _asked(hook.pytest_avo_promote, config=config, attempt=attempt, confirmed=confirmed, floor=floor)
         ),
-        finish=lambda generation, member, verdicts: hook.pytest_avo_generation_finish(
-            config=config, generation=generation, member=member, verdicts=verdicts
+        finish=lambda generation, member, verdicts: _asked(
+            hook.pytest_avo_generation_finish, config=config, generation=generation, member=member, verdicts=verdicts
         ),
     )
+
+
+def _asked(hook: Callable[..., Any], **told: object) -> Any:
+    """What a hook answers; EvaluatorError where a conftest.py's fails, so that the run ends in order, resumable."""
+    try:
+        return hook(**told)
+    except (pytest.exit.Exception, pytest.UsageError):
+        raise  # how a hook ends a session
+    except Exception as error:
+        name = getattr(hook, "name", "")
+        raise EvaluatorError(f"the hook {name} failed: {type(error).__name__}: {error}{where(error)}") from error
