@@ -28,7 +28,7 @@ from pytest_avo.evaluation.diagnosis.interpret import (
     from_bytes,
     to_bytes,
 )
-from pytest_avo.evaluation.kernel_process.dry_run import pretended_device
+from pytest_avo.evaluation.kernel_process.absent_gpu import pretended_device
 
 
 def repair() -> None:

@@ -20,7 +20,7 @@ from triton import knobs
 
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process import runner
-from pytest_avo.evaluation.kernel_process.dry_run import TARGETS, pretended_device, replace_driver
+from pytest_avo.evaluation.kernel_process.absent_gpu import TARGETS, pretended_device, replace_driver
 from pytest_avo.evaluation.kernel_process.wire import CHILD_SOCKET, MAX_MESSAGE
 
 
