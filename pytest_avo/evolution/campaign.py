@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
-from pytest_avo.core.fingerprint import differences
 from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
 from pytest_avo.core.ranking import noise_floor, unrest
 from pytest_avo.core.stats import Interval
@@ -71,18 +69,7 @@ class Campaign:
         run = lineage_view.latest_run(path, plan.name) if path.is_file() else None
         if run is None:
             raise InvalidInput(f"--avo-resume: expected a run of {plan.name} in {path}, there is none")
-        if found := differences(plan.fingerprint, run.fingerprint):
-            raise InvalidInput(f"--avo-resume: run {run.id} was measured elsewhere ({'; '.join(found)})")
-        shapes = {shape.id: shape for shape in plan.shapes}
-        if set(run.shapes) != set(shapes):
-            raise InvalidInput(f"--avo-resume: run {run.id} evolved on other shapes: {', '.join(run.shapes)}")
-        plan = replace(plan, shapes=tuple(shapes[shape] for shape in run.shapes))
-        for option in ("population", "islands"):
-            if (size := run.settings.get(option, "1")) != plan.settings[option]:
-                raise InvalidInput(f"--avo-resume: run {run.id} has --avo-{option}={size}, got {plan.settings[option]}")
-        screened = run.settings.get("screen", "")
-        if set(screened.split(",")) != set(plan.settings["screen"].split(",")):
-            raise InvalidInput(f"--avo-resume: run {run.id} was screened on {screened or 'all shapes'}")
+        plan = plan.going_on_with(run)
         campaign = cls(plan, Store.open(path), run)
         # A winner may have landed in the file just before the run was killed.
         known = [campaign.incumbent, *campaign.view.unfinished()]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pytest_avo import __version__
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.fingerprint import Fingerprint
+from pytest_avo.core.fingerprint import Fingerprint, differences
 from pytest_avo.core.kernel import spelled_out
 from pytest_avo.core.shape import Shape
+from pytest_avo.lineage.records import Run
 from pytest_avo.operators.operator import VariationOperator
 from pytest_avo.run.settings import Settings
 
@@ -64,6 +65,21 @@ class Plan:
     def screen(self) -> tuple[Shape, ...]:
         """The shapes that candidates are screened on."""
         return self.screened or self.shapes
+
+    def going_on_with(self, run: Run) -> Plan:
+        """The plan with the shapes in a run's order; InvalidInput where to go on would mix what must not be mixed."""
+        if found := differences(self.fingerprint, run.fingerprint):
+            raise InvalidInput(f"--avo-resume: run {run.id} was measured elsewhere ({'; '.join(found)})")
+        shapes = {shape.id: shape for shape in self.shapes}
+        if set(run.shapes) != set(shapes):
+            raise InvalidInput(f"--avo-resume: run {run.id} evolved on other shapes: {', '.join(run.shapes)}")
+        for option in ("population", "islands"):
+            if (size := run.settings.get(option, "1")) != self.settings[option]:
+                raise InvalidInput(f"--avo-resume: run {run.id} has --avo-{option}={size}, got {self.settings[option]}")
+        screened = run.settings.get("screen", "")
+        if set(screened.split(",")) != set(self.settings["screen"].split(",")):
+            raise InvalidInput(f"--avo-resume: run {run.id} was screened on {screened or 'all shapes'}")
+        return replace(self, shapes=tuple(shapes[shape] for shape in run.shapes))
 
     @property
     def name(self) -> str:
