@@ -7,6 +7,11 @@ task is one tile of queries of one head; tiles late in a causal sequence cost mo
 touches panels of keys that the whole tile cannot see. Sequences of different lengths, packed one behind the other, are
 tasks of one list, so that no core waits for the others at the end of each. With AVX512-BF16 a bfloat16 panel holds
 pairs and each instruction does twice the multiplications; elsewhere bfloat16 is widened while packing.
+
+With AMX products are made by tiles of 16 x 16 sums, and a task is as many queries of all heads of a group as fit into
+the second cache level beside a block of keys; 32 of them meet the block at a time. A float32 is three bfloat16, and a
+product of two the six largest products of theirs; its weights are made while tiles multiply something else. Weights
+are taken relative to the maximum so far, which is looked for again where they came out too large.
 """
 
 from __future__ import annotations
@@ -29,12 +34,16 @@ BLOCK_Q = 96  # queries per tile
 BLOCK_K = 128  # keys per softmax step
 ROWS = 12  # queries per register tile; half as many where there are 16 registers and not 32
 VECTORS = 2  # registers of 16 keys (or value elements) per register tile, or of 8 without AVX-512
+TILE_KEYS = 256  # with AMX: keys per softmax step
+TILE_STRIPS = 16  # with AMX: at most so many strips of 32 queries, of all heads of a group, per task
 
 TUNABLES = {
     "BLOCK_Q": [48, 96, 144, 192],
     "BLOCK_K": [64, 128, 256, 512],
     "ROWS": [4, 6, 12],
     "VECTORS": [1, 2, 4],
+    "TILE_KEYS": [64, 128, 256],
+    "TILE_STRIPS": [8, 16, 32],
 }
 
 SOURCE = r"""
@@ -45,6 +54,11 @@ SOURCE = r"""
 #include <vector>
 #ifdef __AVX512BF16__
 #include <immintrin.h>
+#endif
+#if defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__AVX512VL__) && defined(__linux__)
+#define TILES
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 // A vector wider than the registers is taken apart in memory: it made products twenty times slower.
@@ -109,9 +123,6 @@ struct Sequence {
     int64_t seqlen_q, seqlen_kv;
     int64_t q, k, v, out, lse;  // where each begins, in elements
 };
-
-static int64_t blocks_of(const Sequence& x) { return (x.seqlen_kv + BLOCK_K - 1) / BLOCK_K; }
-static int64_t tiles_of(const Sequence& x) { return (x.seqlen_q + BLOCK_Q - 1) / BLOCK_Q; }
 
 static inline vf exp2_of(vf x) {  // x <= 0; below -126 the result is exactly zero
     const vi tiny = x < -126.f;
@@ -261,39 +272,465 @@ static void attend(Tile& tile, const Problem& s, const Sequence& x, int64_t h, i
     }
 }
 
-// packed_k: (sequence, heads_kv, blocks of the sequence, K_WORDS) words; packed_v: V_WORDS likewise; lse may be null.
-extern "C" void attention(const element* q, const element* k, const element* v, element* out, float* lse,
-                          word* packed_k, word* packed_v, const Problem* problem, const Sequence* sequences,
-                          float scale) {
-    const Problem& s = *problem;
-    std::vector<int64_t> blocks{0}, tasks{0};  // before each sequence, over all heads, and in all
-    for (int64_t n = 0; n < s.sequences; n++) {
-        blocks.push_back(blocks.back() + s.heads_kv * blocks_of(sequences[n]));
-        tasks.push_back(tasks.back() + s.heads_q * tiles_of(sequences[n]));
+#ifdef TILES
+// The same with tiles of AMX: 16 rows of 64 bytes, products of bfloat16 summed in single precision. A float32 is the
+// sum of three bfloat16, each what the ones before leave over; of the nine products of two such sums the three below
+// 2^-22 of the whole are left out: it errs less than the sums of single precision do (measured: half of torch's error).
+#ifdef IS_BF16
+constexpr int PARTS = 1, PRODUCTS = 1, PART_A[] = {0}, PART_B[] = {0};
+#else
+constexpr int PARTS = 3, PRODUCTS = 6, PART_A[] = {2, 1, 1, 0, 0, 0}, PART_B[] = {0, 0, 1, 1, 2, 0};
+#endif
+constexpr int TILE = 256;                        // words of a tile
+constexpr int STEPS = (HEAD_DIM + 31) / 32;      // a product sums over 32 elements, in pairs (j, j + 16)
+constexpr int STRIP = 32, STRIP_KEYS = TILE_KEYS / 32;  // of so many queries scores are weighed at a time
+constexpr int64_t KEY_TILES = TILE_KEYS / 16 * STEPS * PARTS, VALUE_TILES = KEY_TILES;
+constexpr int TILE_BYTES = 640 << 10;  // of the strips of a task
+constexpr float RISE = 1 << 20;  // where weights relative to the maximum so far sum up to more, it is looked for anew
+
+#define TILE_ZERO(t) asm volatile("tilezero %%tmm" #t ::: "memory")
+#define TILE_LOAD(t, from) asm volatile("tileloadd (%0,%1,1), %%tmm" #t :: "r"(from), "r"(64l) : "memory")
+#define TILE_STORE(t, to, bytes) asm volatile("tilestored %%tmm" #t ", (%0,%1,1)" :: "r"(to), "r"(bytes) : "memory")
+#define TILE_MULTIPLY(t, a, b) asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #t ::: "memory")
+
+static bool tiles_permitted() { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18); }
+
+static void tiles_begin() {
+    struct alignas(64) {
+        uint8_t palette = 1, start = 0, zero[14] = {};
+        uint16_t bytes[16] = {};
+        uint8_t rows[16] = {};
+    } shapes;
+    for (int i = 0; i < 8; i++) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+    asm volatile("ldtilecfg %0" :: "m"(shapes));
+}
+static void tiles_end() { asm volatile("tilerelease"); }
+
+static inline __mmask16 first_of(int count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
+
+static inline vf load16(const element* from, int count) {  // the first `count` of 16 elements, others zero
+#ifdef IS_BF16
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_of(count), from)), 16);
+#else
+    return (vf)_mm512_maskz_loadu_ps(first_of(count), from);
+#endif
+}
+
+static inline void store16(element* to, vf x, int count) {  // the first `count` of 16
+#ifdef IS_BF16
+    _mm256_mask_storeu_epi16(to, first_of(count), (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+    _mm512_mask_storeu_ps(to, first_of(count), (__m512)x);
+#endif
+}
+
+// 32 numbers as words of pairs (j, j + 16), part by part, tiles apart.
+static inline void store_parts(vf low, vf high, word* to) {
+    for (int part = 0; part < PARTS; part++) {
+        const vi upper = vi{} + (int)0xffff0000;
+        _mm512_store_si512(to + part * TILE, (__m512i)((vi)_mm512_srli_epi32((__m512i)low, 16) | ((vi)high & upper)));
+        low -= (vf)((vi)low & upper), high -= (vf)((vi)high & upper);
     }
+}
+
+// (keys / 32, STEPS, 2, PARTS) tiles of 16 keys, keys along the rows of memory: transposed words of pairs.
+static void pack_key_tiles(const element* k, int64_t stride, int keys, word* to) {
+    for (int first = 0; first < TILE_KEYS; first += 16)
+        for (int step = 0; step < STEPS; step++) {
+            alignas(64) word rows[PARTS * TILE];
+            word* tiles = to + ((first / 32 * STEPS + step) * 2 + first / 16 % 2) * PARTS * TILE;
+            for (int j = 0; j < 16; j++) {
+                const element* row = k + (first + j) * stride + step * 32;
+                const int count = first + j < keys ? HEAD_DIM - step * 32 : 0;
+                store_parts(load16(row, count), load16(row + 16, count - 16), rows + j * 16);
+            }
+            for (int part = 0; part < PARTS; part++) {
+                __m512i x[16];
+                for (int j = 0; j < 16; j++) x[j] = _mm512_load_si512(rows + part * TILE + j * 16);
+                vi lane;
+                for (int j = 0; j < 16; j++) lane[j] = j;
+                for (int s = 1; s < 16; s *= 2) {
+                    const vi low = (lane & s) == 0 ? lane : lane - s + 16;
+                    const vi high = (lane & s) == 0 ? lane + s : lane + 16;
+                    for (int j = 0; j < 16; j++)
+                        if (!(j & s)) {
+                            const __m512i a = x[j], b = x[j + s];
+                            x[j] = _mm512_permutex2var_epi32(a, (__m512i)low, b);
+                            x[j + s] = _mm512_permutex2var_epi32(a, (__m512i)high, b);
+                        }
+                }
+                for (int j = 0; j < 16; j++) _mm512_store_si512(tiles + part * TILE + j * 16, x[j]);
+            }
+        }
+}
+
+// (STEPS, keys / 32, 2, PARTS) tiles of 32 keys, in pairs, and 16 value elements.
+static void pack_value_tiles(const element* v, int64_t stride, int keys, word* to) {
+    for (int j = 0; j < TILE_KEYS; j = j % 32 == 15 ? j + 17 : j + 1)
+        for (int d = 0; d < STEPS * 32; d += 16) {
+            const element* row = v + j * stride + d;
+            word* tiles = to + ((d / 32 * STRIP_KEYS + j / 32) * 2 + d / 16 % 2) * PARTS * TILE;
+            const vf low = load16(row, j < keys ? HEAD_DIM - d : 0);
+            store_parts(low, load16(row + 16 * stride, j + 16 < keys ? HEAD_DIM - d : 0), tiles + j % 16 * 16);
+        }
+}
+
+// Tiles 0 to 3 += two tiles from `a`, `a_next` words apart, times two from `b`, in all parts; often calls `between`.
+template <class Work> static inline void multiply(const word* a, int a_next, const word* b, Work& between) {
+    #pragma GCC unroll 1
+    for (int i = 0; i < PRODUCTS; i++) {
+        if (!i || PART_A[i] != PART_A[i - 1]) {
+            TILE_LOAD(4, a + PART_A[i] * TILE);
+            TILE_LOAD(5, a + PART_A[i] * TILE + a_next);
+        }
+        if (!i || PART_B[i] != PART_B[i - 1]) {
+            TILE_LOAD(6, b + PART_B[i] * TILE);
+            TILE_LOAD(7, b + (PARTS + PART_B[i]) * TILE);
+        }
+        TILE_MULTIPLY(0, 4, 6);
+        TILE_MULTIPLY(1, 4, 7);
+        TILE_MULTIPLY(2, 5, 6);
+        TILE_MULTIPLY(3, 5, 7);
+        between();
+    }
+}
+
+struct alignas(64) Strip {
+    word q[2][STEPS][PARTS][TILE];    // two tiles of 16 queries
+    float out[2][STEPS * 2][TILE];    // 16 queries x 16 value elements each
+    vf norm[STRIP];
+    float top[STRIP];
+    int64_t seen[STRIP];  // how many keys each row sees; rows that only fill up a strip see none
+};
+
+static inline vf power_of_two(vf x) {  // 2^x for any x up to 127; minimax on [0, 1)
+    const vf f = (vf)_mm512_reduce_ps((__m512)x, 9 /* what floor leaves */);
+#ifdef IS_BF16
+    vf p = f * 1.35341679e-2f + 5.20114606e-2f;  // relative error 3e-6: weights are rounded to 2e-3, their sums are not
+    p = (p * f + 2.41442757e-1f) * f + 6.93003835e-1f;
+    p = p * f + 1.00000259e0f;
+#else
+    vf p = f * 1.87757667e-3f + 8.98934009e-3f;  // relative error 8e-8
+    p = (p * f + 5.58263180e-2f) * f + 2.40153617e-1f;
+    p = (p * f + 6.93153073e-1f) * f + 9.99999925e-1f;
+#endif
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
+}
+
+// Weights of 32 scores relative to 2^top, in parts; their sums.
+static inline vf weights_of(const vf* scores, float factor, float top, word* to) {
+    const vf low = power_of_two(scores[0] * factor - top), high = power_of_two(scores[1] * factor - top);
+#ifdef IS_BF16
+    store_parts((vf)((vi)low + 0x8000), (vf)((vi)high + 0x8000), to);
+#else
+    store_parts(low, high, to);
+#endif
+    return low + high;
+}
+
+static inline void hide(vf* scores, int vectors, int64_t seen) {  // scores of keys from `seen` on
+    for (int i = std::max<int64_t>(seen, 0) / 16; i < vectors; i++) {
+        vi lane;
+        for (int j = 0; j < 16; j++) lane[j] = 16 * i + j;
+        scores[i] = lane < (int)std::max<int64_t>(seen, 0) ? scores[i] : vf{} - INFINITY;
+    }
+}
+
+static inline float largest_of(const vf* scores, int vectors) {
+    vf higher = scores[0];
+    for (int i = 1; i < vectors; i++) higher = higher > scores[i] ? higher : scores[i];
+    return _mm512_reduce_max_ps((__m512)higher);
+}
+
+static inline vf weights_of_row(const vf* scores, int vectors, float factor, float top, word* to) {
+    vf sums{};
+    for (int i = 0; i < vectors; i += 2) sums += weights_of(scores + i, factor, top, to + i / 2 * PARTS * TILE);
+    return sums;
+}
+
+static inline bool too_large(vf sums) { return _mm512_cmp_ps_mask((__m512)sums, (__m512)(vf{} + RISE), _CMP_GT_OQ); }
+
+// One row of a block of scores: relative to the maximum so far if that will do (`known`: it may), else to a new one.
+static inline void weigh_row(Strip& strip, int r, vf* scores, int vectors, int64_t seen, bool known, float factor,
+                             word* to) {
+    hide(scores, vectors, seen);
+    if (known) {
+        const vf sums = weights_of_row(scores, vectors, factor, strip.top[r], to);
+        if (!too_large(sums)) {
+            strip.norm[r] += sums;
+            return;
+        }
+    }
+    const float top = std::max(strip.top[r], largest_of(scores, vectors) * factor);
+    const float shrink = std::exp2(strip.top[r] - top);
+    for (int d = 0; d < STEPS * 2; d++) *(vf*)&strip.out[r / 16][d][r % 16 * 16] *= shrink;
+    strip.top[r] = top;
+    strip.norm[r] = strip.norm[r] * shrink + weights_of_row(scores, vectors, factor, top, to);
+}
+
+constexpr int LOWER = STRIP_KEYS * PARTS * TILE;  // from the weights of the first 16 queries to those of the others
+static inline int place(int r) { return r < 16 ? r * 16 : LOWER + (r - 16) * 16; }
+
+// Weighs 32 rows of scores of 32 keys relative to the maxima so far, `share` of them a call, while tiles multiply.
+struct Weigher {
+    const vf* scores;
+    const float* top;
+    vf* sums;
+    word* to;
+    float factor;
+    int share, left = STRIP;
+    inline void weigh(int rows) {
+        for (; rows > 0; rows--, left--) {
+            if (left == 16) to += LOWER - TILE;
+            *sums += weights_of(scores, factor, *top, to);
+            scores += 2, top++, sums++, to += 16;
+        }
+    }
+    inline void operator()() { weigh(std::min(share, left)); }
+    inline void finish() { weigh(left); }
+};
+
+// Scores of 32 queries and 32 keys, rows `stride` bytes apart.
+template <class Work> static inline void score(const Strip& strip, const word* keys, float* to, int64_t stride,
+                                               Work& between) {
+    TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+    for (int i = 0; i < STEPS; i++)
+        multiply(strip.q[0][i][0], STEPS * PARTS * TILE, keys + i * 2 * PARTS * TILE, between);
+    TILE_STORE(0, to, stride);
+    TILE_STORE(1, to + 16, stride);
+    TILE_STORE(2, to + 4 * stride, stride);
+    TILE_STORE(3, to + 4 * stride + 16, stride);
+}
+
+// Adds the weighted values of a block to the outputs of 32 queries, 32 value elements, those of number d.
+template <class Work> static inline void add_values(Strip& strip, int d, int steps, const word* weights,
+                                                    const word* values, Work& between) {
+    float *low = strip.out[0][d * 2], *high = strip.out[1][d * 2];
+    TILE_LOAD(0, low); TILE_LOAD(1, low + TILE);
+    TILE_LOAD(2, high); TILE_LOAD(3, high + TILE);
+    for (int j = 0; j < steps; j++)
+        multiply(weights + j * PARTS * TILE, STRIP_KEYS * PARTS * TILE,
+                 values + (d * STRIP_KEYS + j) * 2 * PARTS * TILE, between);
+    TILE_STORE(0, low, 64l); TILE_STORE(1, low + TILE, 64l);
+    TILE_STORE(2, high, 64l); TILE_STORE(3, high + TILE, 64l);
+}
+
+// What a thread needs for tiles: the strips of its task, and what is under way.
+struct TileWork {
+    struct Step { int strip, steps; int64_t base; };  // a strip's scores of a block: so many times 32 keys from base on
+    static constexpr int BOTH = STRIP * 2;            // vectors of 32 queries' scores of 32 keys
+    std::vector<Strip> strips;
+    std::vector<Step> path;
+    std::vector<vf> scores = std::vector<vf>(STRIP * TILE_KEYS / 16), sums = std::vector<vf>(STRIP);
+    std::vector<vf> some = std::vector<vf>(2 * BOTH), weights = std::vector<vf>(2 * STRIP * STRIP_KEYS * PARTS);
+    const word *packed_k, *packed_v;
+    float factor;
+    struct { void operator()() {} } nothing;
+
+    word* weights_at(int i) { return (word*)&weights[i % 2 * (weights.size() / 2)]; }
+
+    const word* keys_of(const Step& at, int j) {
+        return packed_k + (at.base / TILE_KEYS * KEY_TILES + j * STEPS * 2 * PARTS) * TILE;
+    }
+
+    template <class Work> void add(int i, int d, Work& between) {
+        const Step& at = path[i];
+        add_values(strips[at.strip], d, at.steps, weights_at(i),
+                   packed_v + at.base / TILE_KEYS * VALUE_TILES * TILE, between);
+    }
+
+    void weigh_block(int i, bool known) {
+        const Step& at = path[i];
+        Strip& strip = strips[at.strip];
+        for (int j = 0; j < at.steps; j++)
+            score(strip, keys_of(at, j), (float*)&scores[j * 2], TILE_KEYS * 4, nothing);
+        for (int r = 0; r < STRIP; r++)
+            weigh_row(strip, r, &scores[r * TILE_KEYS / 16], at.steps * 2, strip.seen[r] - at.base, known, factor,
+                      weights_at(i) + place(r));
+    }
+
+    // Tiles that multiply leave half of the vector units to others: few weights are better made by themselves.
+    void one_by_one() {
+        for (int i = 0; i < (int)path.size(); i++) {
+            weigh_block(i, path[i].base > 0);
+            for (int d = 0; d < STEPS; d++) add(i, d, nothing);
+        }
+    }
+
+    // Weights are made while tiles make the scores of the next 32 keys and add the values of the step before.
+    void interleaved() {
+        const int length = path.size();
+        for (int i = 0, turn = 0; i < length; i++) {
+            const Step& at = path[i];
+            Strip& strip = strips[at.strip];
+            if (!i) score(strip, keys_of(at, 0), (float*)&some[0], 128, nothing);
+            std::fill(sums.begin(), sums.end(), vf{});
+            for (int j = 0; j < at.steps; j++, turn ^= 1) {
+                vf *here = &some[turn * BOTH], *there = &some[(turn ^ 1) * BOTH];
+                const int64_t begin = at.base + j * 32;
+                if (strip.seen[0] < begin + 32)
+                    for (int r = 0; r < STRIP; r++) hide(here + r * 2, 2, strip.seen[r] - begin);
+                // A first guess of the maximum; what only fills up a strip has none to look for.
+                for (int r = 0; r < STRIP && !begin; r++)
+                    strip.top[r] = strip.seen[r] > 0 ? largest_of(here + r * 2, 2) * factor : 0;
+                const bool more = j + 1 < at.steps;
+                const Step* next = more ? &at : i + 1 < length ? &path[i + 1] : nullptr;
+                const int from = i ? j * STEPS / at.steps : 0, to = i ? (j + 1) * STEPS / at.steps : 0;
+                const int calls = PRODUCTS * ((next ? STEPS : 0) + (i ? (to - from) * path[i - 1].steps : 0));
+                Weigher weigher{here, strip.top, sums.data(), weights_at(i) + j * PARTS * TILE, factor,
+                                calls ? (STRIP + calls - 1) / calls : STRIP};
+                if (next) score(strips[next->strip], keys_of(*next, more ? j + 1 : 0), (float*)there, 128, weigher);
+                for (int d = from; d < to; d++) add(i - 1, d, weigher);
+                weigher.finish();
+            }
+            bool again = false;
+            for (int r = 0; r < STRIP; r++) again |= too_large(sums[r]);
+            if (again) weigh_block(i, false);
+            for (int r = 0; r < STRIP && !again; r++) strip.norm[r] += sums[r];
+        }
+        for (int d = 0; d < STEPS && length; d++) add(length - 1, d, nothing);
+    }
+};
+
+static void attend_tiles(TileWork& work, const Problem& s, const Sequence& x, int64_t h, int64_t first, int64_t count,
+                         const element* q, element* out, float* lse) {
+    const int64_t shift = x.seqlen_kv - x.seqlen_q, group = s.heads_q / s.heads_kv, rows = count * group;
+    const int strips = (rows + STRIP - 1) / STRIP;
+    if ((int)work.strips.size() < strips) work.strips.resize(strips);
+    // Row r of all is query r / group of head r % group of the group: neighbours see the same keys.
+    for (int r = 0; r < strips * STRIP; r++) {
+        Strip& strip = work.strips[r / STRIP];
+        const int i = r % STRIP;
+        const int64_t position = first + r / group;
+        const element* row = q + x.q + (h * group + r % group) * s.q.head + position * s.q.row;
+        strip.seen[i] = r >= rows ? 0 : s.causal ? std::min(position + 1 + shift, x.seqlen_kv) : x.seqlen_kv;
+        for (int step = 0; step < STEPS; step++) {
+            const int left = r < rows ? HEAD_DIM - step * 32 : 0;
+            store_parts(load16(row + step * 32, left), load16(row + step * 32 + 16, left - 16),
+                        &strip.q[i / 16][step][0][i % 16 * 16]);
+        }
+        strip.top[i] = LOWEST;
+        strip.norm[i] = vf{};
+        for (int d = 0; d < STEPS * 2; d++) *(vf*)&strip.out[i / 16][d][i % 16 * 16] = vf{};
+    }
+    const int64_t end = s.causal ? std::min(first + count + shift, x.seqlen_kv) : x.seqlen_kv;
+    work.path.clear();
+    for (int64_t base = 0; base < end; base += TILE_KEYS)
+        for (int n = 0; n < strips; n++) {
+            const int64_t last = work.strips[n].seen[std::min<int64_t>(rows - n * STRIP, STRIP) - 1];
+            const int steps = std::clamp<int64_t>((last - base + 31) / 32, 0, STRIP_KEYS);
+            if (steps) work.path.push_back({n, steps, base});
+        }
+    PARTS > 1 ? work.interleaved() : work.one_by_one();
+    for (int r = 0; r < rows; r++) {
+        const Strip& strip = work.strips[r / STRIP];
+        const int i = r % STRIP;
+        const int64_t head = h * group + r % group, position = first + r / group;
+        const bool blind = strip.seen[i] <= 0;
+        const float norm = _mm512_reduce_add_ps((__m512)strip.norm[i]);
+        element* to = out + x.out + head * s.out.head + position * s.out.row;
+        for (int d = 0; d < HEAD_DIM; d += 16)
+            store16(to + d, blind ? vf{} : *(vf*)&strip.out[i / 16][d / 16][i % 16 * 16] * (1 / norm), HEAD_DIM - d);
+        if (lse)
+            lse[x.lse + head * s.lse.head + position * s.lse.row] =
+                blind ? -INFINITY : (strip.top[i] + std::log2(norm)) * 0.693147181f;
+    }
+}
+#endif
+
+// How a call is cut: blocks of keys are packed for all heads of keys, a task is a tile of queries of one head or group.
+struct Plan {
+    bool tiles;
+    int64_t block_keys, key_words, value_words, heads, queries, threads;
+    std::vector<int64_t> blocks{0}, tasks{0};  // before each sequence, over all heads, and in all
+    int64_t blocks_of(const Sequence& x) const { return (x.seqlen_kv + block_keys - 1) / block_keys; }
+    int64_t tiles_of(const Sequence& x) const { return (x.seqlen_q + queries - 1) / queries; }
+};
+
+static Plan plan_of(const Problem& s, const Sequence* sequences) {
+    Plan plan{false, BLOCK_K, K_WORDS, V_WORDS, s.heads_q, BLOCK_Q};
+#ifdef TILES
+    static const bool permitted = tiles_permitted();
+    if (permitted) {
+        const int64_t group = s.heads_q / s.heads_kv;
+        plan = {true, TILE_KEYS, KEY_TILES * TILE, VALUE_TILES * TILE, s.heads_kv};
+        int64_t rows = 0;
+        for (int64_t n = 0; n < s.sequences; n++) rows += sequences[n].seqlen_q * s.heads_q;
+        // Strips that stay in the second cache level beside a block of keys; fewer where threads would have no task.
+        int64_t strips = std::clamp<int64_t>(TILE_BYTES / sizeof(Strip), 2, TILE_STRIPS);
+        while (strips > 2 && rows / (strips * STRIP) < 4 * s.threads) strips /= 2;
+        plan.queries = std::max<int64_t>(1, strips * STRIP / group);
+    }
+#endif
+    for (int64_t n = 0; n < s.sequences; n++) {
+        plan.blocks.push_back(plan.blocks.back() + s.heads_kv * plan.blocks_of(sequences[n]));
+        plan.tasks.push_back(plan.tasks.back() + plan.heads * plan.tiles_of(sequences[n]));
+    }
+    return plan;
+}
+
+extern "C" int64_t packed_words(const Problem* problem, const Sequence* sequences) {
+    const Plan plan = plan_of(*problem, sequences);
+    return plan.blocks.back() * (plan.key_words + plan.value_words);
+}
+
+// packed: as many words, aligned to 64 bytes: (sequence, heads_kv, blocks of the sequence) of keys, then of values; lse
+// may be null.
+extern "C" void attention(const element* q, const element* k, const element* v, element* out, float* lse, word* packed,
+                          const Problem* problem, const Sequence* sequences, float scale) {
+    const Problem& s = *problem;
+    const Plan plan = plan_of(s, sequences);
+    word *packed_k = packed, *packed_v = packed + plan.blocks.back() * plan.key_words;
     auto owner = [](const std::vector<int64_t>& before, int64_t i) {
         return std::upper_bound(before.begin(), before.end(), i) - before.begin() - 1;
     };
     #pragma omp parallel num_threads(s.threads)
     {
         #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < blocks.back(); i++) {
-            const int64_t n = owner(blocks, i), count = blocks_of(sequences[n]);
+        for (int64_t i = 0; i < plan.blocks.back(); i++) {
+            const int64_t n = owner(plan.blocks, i), count = plan.blocks_of(sequences[n]);
             const Sequence& x = sequences[n];
-            const int64_t first = (i - blocks[n]) % count * BLOCK_K, h = (i - blocks[n]) / count;
-            const int keys = std::min<int64_t>(BLOCK_K, x.seqlen_kv - first);
-            pack_keys(k + x.k + h * s.k.head + first * s.k.row, s.k.row, keys, packed_k + i * K_WORDS);
-            pack_values(v + x.v + h * s.v.head + first * s.v.row, s.v.row, keys, packed_v + i * V_WORDS);
+            const int64_t first = (i - plan.blocks[n]) % count * plan.block_keys, h = (i - plan.blocks[n]) / count;
+            const int keys = std::min<int64_t>(plan.block_keys, x.seqlen_kv - first);
+            const element* from_k = k + x.k + h * s.k.head + first * s.k.row;
+            const element* from_v = v + x.v + h * s.v.head + first * s.v.row;
+            word *to_k = packed_k + i * plan.key_words, *to_v = packed_v + i * plan.value_words;
+#ifdef TILES
+            if (plan.tiles) {
+                pack_key_tiles(from_k, s.k.row, keys, to_k);
+                pack_value_tiles(from_v, s.v.row, keys, to_v);
+                continue;
+            }
+#endif
+            pack_keys(from_k, s.k.row, keys, to_k);
+            pack_values(from_v, s.v.row, keys, to_v);
         }
+#ifdef TILES
+        if (plan.tiles) tiles_begin();
+        TileWork work;
+        work.factor = scale * 1.44269504f;
+#endif
         Tile tile;
         #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < tasks.back(); i++) {
-            const int64_t n = owner(tasks, i), tiles = tiles_of(sequences[n]), h = (i - tasks[n]) / tiles;
-            const int64_t first = (tiles - 1 - (i - tasks[n]) % tiles) * BLOCK_Q;
-            const int64_t block = blocks[n] + h / (s.heads_q / s.heads_kv) * blocks_of(sequences[n]);
-            attend(tile, s, sequences[n], h, first, q, packed_k + block * K_WORDS, packed_v + block * V_WORDS, out, lse,
-                   scale);
+        for (int64_t i = 0; i < plan.tasks.back(); i++) {
+            const int64_t n = owner(plan.tasks, i), tiles = plan.tiles_of(sequences[n]);
+            const int64_t h = (i - plan.tasks[n]) / tiles;
+            const int64_t first = (tiles - 1 - (i - plan.tasks[n]) % tiles) * plan.queries;
+            const int64_t block = plan.blocks[n] + h / (plan.heads / s.heads_kv) * plan.blocks_of(sequences[n]);
+            const word *keys = packed_k + block * plan.key_words, *values = packed_v + block * plan.value_words;
+#ifdef TILES
+            if (plan.tiles) {
+                const int64_t count = std::min(plan.queries, sequences[n].seqlen_q - first);
+                work.packed_k = keys, work.packed_v = values;
+                attend_tiles(work, s, sequences[n], h, first, count, q, out, lse);
+                continue;
+            }
+#endif
+            attend(tile, s, sequences[n], h, first, q, keys, values, out, lse, scale);
         }
+#ifdef TILES
+        if (plan.tiles) tiles_end();
+#endif
     }
 }
 """
@@ -313,8 +750,7 @@ def build_folder() -> Path:
 @functools.cache
 def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
     """Build SOURCE for one head dimension and element type, or load what an earlier process built."""
-    names = ("BLOCK_Q", "BLOCK_K", "ROWS", "VECTORS")
-    defines = [f"-D{name}={globals()[name]}" for name in names] + [f"-DHEAD_DIM={head_dim}"]
+    defines = [f"-D{name}={globals()[name]}" for name in TUNABLES] + [f"-DHEAD_DIM={head_dim}"]
     if dtype is torch.bfloat16:
         defines.append("-DIS_BF16")
     command = ["g++", "-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC", *defines]
@@ -328,7 +764,9 @@ def library(head_dim: int, dtype: torch.dtype) -> ctypes.CDLL:
         if run.returncode:
             raise RuntimeError(f"g++ failed on the prefill kernel:\n{run.stderr[-2000:]}")
         partial.replace(built)
-    return ctypes.CDLL(str(built))
+    found = ctypes.CDLL(str(built))
+    found.packed_words.restype = ctypes.c_int64
+    return found
 
 
 def attention(
@@ -392,15 +830,11 @@ def run(
     begin: where each sequence begins in q, k, v, out and lse; strides: of heads and rows of the same, all in elements.
     """
     heads_q, heads_kv, head_dim = q.shape[1], k.shape[1], q.shape[-1]
-    # One 32-bit word per element suffices for any packing, with the head dimension rounded up to the widest panels.
-    lanes = 16 * VECTORS
-    blocks = sum(-(-keys // BLOCK_K) for _, keys in lengths)
-    words = heads_kv * blocks * BLOCK_K * -(-head_dim // lanes) * lanes
-    packed_k, packed_v = (torch.empty(words, dtype=torch.float32, device=q.device) for _ in range(2))
     sizes = [len(lengths), heads_q, heads_kv, int(causal), torch.get_num_threads(), *itertools.chain(*strides)]
     problem = (ctypes.c_int64 * 15)(*sizes)
     rows = [(*sizes, *offsets, *(0,) * (5 - len(offsets))) for sizes, offsets in zip(lengths, begin, strict=True)]
     sequences = (ctypes.c_int64 * (7 * len(rows)))(*itertools.chain(*rows))
-    tensors = (q, k, v, out, lse, packed_k, packed_v)
-    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in tensors]
-    library(head_dim, q.dtype).attention(*pointers, problem, sequences, ctypes.c_float(scale))
+    built = library(head_dim, q.dtype)
+    packed = torch.empty(built.packed_words(problem, sequences), dtype=torch.int32, device=q.device)
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (q, k, v, out, lse, packed)]
+    built.attention(*pointers, problem, sequences, ctypes.c_float(scale))

@@ -261,11 +261,47 @@ def test_quickstart_is_right_with_every_tunable(tmp_path: Path, values: dict[str
         check(kernel, *inputs(case), causal=case.causal, scale=case.head_dim**-0.5)
 
 
-@pytest.mark.parametrize("values", sampled("prefill", 2), ids=lambda v: "-".join(map(str, v.values())))
+@pytest.mark.parametrize("values", sampled("prefill", 1), ids=lambda v: "-".join(map(str, v.values())))
 def test_prefill_is_right_with_other_tunables(tmp_path: Path, values: dict[str, object]) -> None:
     kernel = with_tunables("prefill", values, tmp_path)
     for case in (SMOKE[3], EDGES[2], EDGES[3]):
         check(kernel, *inputs(case), causal=case.causal, scale=case.head_dim**-0.5)
+
+
+def test_prefill_is_right_without_tiles(tmp_path: Path) -> None:
+    path = tmp_path / "prefill.py"
+    source = (ROOT / "kernels/cpu/prefill.py").read_text()
+    assert source.count("#define TILES\n") == 1
+    path.write_text(source.replace("#define TILES\n", "\n"))
+    kernel = load(path)
+    for case in (SMOKE[3], EDGES[2], EDGES[3]):
+        check(kernel, *inputs(case), causal=case.causal, scale=case.head_dim**-0.5)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+def test_prefill_finds_maxima_that_rise_along_the_keys(kernels: dict[str, ModuleType], dtype: str) -> None:
+    q, k, v = inputs(Case(1, 4, 2, 40, 700, 64, causal=True, dtype=dtype))
+    rise = torch.arange(k.shape[2])[:, None] / 700
+    check(kernels["prefill"], q + 5, (k + 8 * rise).to(k.dtype), v, causal=True, scale=0.5)
+
+
+def test_prefill_in_single_precision_errs_as_plain_torch_does(kernels: dict[str, ModuleType]) -> None:
+    q, k, v = inputs(Case(1, 2, 1, 200, 300, 64, causal=True, dtype="f32"))
+    out = kernels["prefill"].attention(q, k, v, causal=True, scale=0.125)
+    exact, plain = (
+        reference(q, k, v, causal=True, scale=0.125, dtype=dtype) for dtype in (torch.float64, torch.float32)
+    )
+    error, usual = ((x.double() - exact).square().mean().sqrt() for x in (out, plain))
+    assert error < 1.5 * usual
+
+
+def test_prefill_leaves_torch_its_own_products_in_bfloat16(kernels: dict[str, ModuleType]) -> None:
+    q, k, v = inputs(SMOKE[6])
+    a, b = (torch.randn(64, 64, generator=torch.Generator().manual_seed(n)).bfloat16() for n in range(2))
+    before = a @ b
+    for _ in range(2):  # tiles are configured anew by whoever uses them
+        check(kernels["prefill"], q, k, v, causal=True, scale=0.125)
+        assert torch.equal(a @ b, before)
 
 
 @pytest.mark.parametrize("values", sampled("decode", 2), ids=lambda v: "-".join(map(str, v.values())))
