@@ -99,10 +99,12 @@ def battery(
 def ask_some(rows: Sequence[Levels], random: Random) -> None:
     """Have some rows ask for a log-sum-exp, in place: few, since a kernel may need a build of its own for each.
 
-    In one of them there are queries that see no key.
+    In one of them there are queries that see no key, in one sequences without keys.
     """
     blind = [row for row in rows if row["mask"] == "causal" and not BLIND.isdisjoint(row.values())]
-    for row in [*random.sample(rows, k=len(rows) // LSE_SHARE), *random.sample(blind, k=min(1, len(blind)))]:
+    empty = [row for row in rows if row["lengths"] == "some empty"]
+    one_each = [random.choice(each) for each in (blind, empty) if each]
+    for row in [*random.sample(rows, k=len(rows) // LSE_SHARE), *one_each]:
         row["lse"] = "asked"
 
 

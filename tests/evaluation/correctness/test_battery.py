@@ -109,3 +109,12 @@ def test_vectors_are_aligned_on_a_gpu() -> None:
     assert "odd" not in layouts
     assert layouts >= {"padded", "cache", "one head"}
     assert "odd" in {x for call in battery(shape(), Random(0)) for x in call.layouts}
+
+
+def test_every_check_has_queries_at_every_edge_of_a_tile_and_groups_of_three() -> None:
+    """Kernels wrong on these alone got through one check in four, or all."""
+    for seed in range(8):
+        beside = [case.shape for case in battery(shape(), Random(seed)) if not case.required]
+        assert {(x.heads_q // x.heads_kv) for x in beside if x.heads_kv > 1} >= {1, 2, 3}
+        for tile in (16, 32, 64):
+            assert {0, 1, tile - 1} <= {x.seqlen_q % tile for x in beside if x.seqlen_q > 1}

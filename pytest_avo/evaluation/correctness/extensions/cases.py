@@ -46,7 +46,7 @@ _COMMON: dict[str, tuple[str, ...]] = {
     "v": ("models'", "other order", "gaps"),
     "behind": ("nothing", "anything"),
 }
-PACKED_FACTORS = {**_COMMON, "lengths": ("equal", "more keys", "more queries", "one query", "some empty")}
+PACKED_FACTORS = {**_COMMON, "lengths": ("equal", "exchanged", "more keys", "more queries", "one query", "some empty")}
 PAGED_FACTORS = {
     **_COMMON,
     "lengths": ("equal", "different", "some empty"),
@@ -168,8 +168,11 @@ def _packed(shape: Shape, row: Levels, random: Random, longest: int, place: str)
     lengths = [_lengths(row["lengths"], random, longest) for _ in range(random.randint(2, MOST_SEQUENCES))]
     if row["lengths"] == "equal":
         lengths = lengths[:1] * len(lengths)
+    if row["lengths"] == "exchanged":  # as many keys as queries in all, and not in each
+        lengths = list(zip([x for x, _ in lengths], [x for x, _ in [*lengths[1:], lengths[0]]], strict=True))
     if row["lengths"] == "some empty":
-        lengths[0] = random.choice(((0, lengths[0][1]), (lengths[0][0], 0), (0, 0)))
+        (queries, keys), *others = lengths
+        lengths = [(queries, 0), (0, random.choice((0, keys))), *others]
         random.shuffle(lengths)
     changed = _changed(shape, row, random)
     case = _case(f"varlen, {row['lengths']}", VARLEN.name, changed, lengths, random, lse=row.get("lse") == "asked")
@@ -201,6 +204,8 @@ def _lengths(level: str, random: Random, longest: int) -> Lengths:
             return many, few
         case "one query":
             return 1, random.randint(1, longest)
+        case "exchanged":
+            return random.choice((few, many)), 0
     return few, many
 
 

@@ -163,6 +163,21 @@ def one_sequence(q: Any, k: Any, v: Any, *, cu_seqlens_q: Any, cu_seqlens_k: Any
     return everything.attention_varlen(q, k, v, cu_seqlens_q=first, cu_seqlens_k=second, **options)
 
 
+def own_lengths_if_as_many(q: Any, k: Any, v: Any, *, cu_seqlens_k: Any, **options: Any) -> Any:
+    """Self-attention wherever there are as many keys as queries in all."""
+    ends = options["cu_seqlens_q"] if len(q) == len(k) else cu_seqlens_k
+    return everything.attention_varlen(q, k, v, cu_seqlens_k=ends, **(options | {"max_seqlen_k": len(k)}))
+
+
+def ones_without_keys(q: Any, k: Any, v: Any, **options: Any) -> Any:
+    returned = everything.attention_varlen(q, k, v, **options)
+    out = returned[0] if options.get("return_lse") else returned
+    starts, ends = options["cu_seqlens_q"].tolist(), options["cu_seqlens_k"].diff().tolist()
+    for start, end, keys in zip(starts, starts[1:], ends, strict=False):
+        out[start:end] = 1.0 if keys == 0 else out[start:end]
+    return returned
+
+
 def whole_blocks(q: Any, k: Any, v: Any, *, cache_seqlens: Any, **options: Any) -> Any:
     size = k.shape[1]
     return everything.attention_paged(q, k, v, cache_seqlens=(cache_seqlens + size - 1) // size * size, **options)
@@ -181,6 +196,8 @@ def without_the_last(q: Any, k: Any, v: Any, *, cache_seqlens: Any, **options: A
     [
         {"attention_varlen": one_mask_for_all},
         {"attention_varlen": one_sequence},
+        {"attention_varlen": own_lengths_if_as_many},
+        {"attention_varlen": ones_without_keys},
         {"attention_paged": whole_blocks},
         {"attention_paged": in_order},
         {"attention_paged": without_the_last},
