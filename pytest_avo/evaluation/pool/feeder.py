@@ -27,6 +27,8 @@ TRIES = 3
 """Workers that one request may lose: then it is the request."""
 CONNECT_TRIES = 2
 RETRY_S = 60.0
+LONGEST_REASON = 300
+"""Characters of an error that are said."""
 
 
 class Feeder(threading.Thread):
@@ -148,5 +150,8 @@ class Feeder(threading.Thread):
 
 
 def _brief(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+    """An error in a line; a worker's comes as a traceback, whose last words alone say what it is."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    frames = [number for number, line in enumerate(lines) if line.startswith("  ")]
+    said = (lines[frames[-1] + 1 :] if frames else []) or lines[-1:]
+    return ": ".join([type(error).__name__, *([" ".join(said)[:LONGEST_REASON]] if said else [])])
