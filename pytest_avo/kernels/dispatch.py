@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,12 @@ def taker(key: Key) -> Taker | None:
 def call(
     key: Key, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None
 ) -> torch.Tensor:
-    """Run what takes the key; a kernel that refuses or fails is not asked again, and the next one or torch answers."""
-    while (kernel := taker(key)) is not None:
-        factor = key.head_dim**-0.5 if scale is None else float(scale)
+    """Run what takes the key; a kernel that refuses or fails is not asked again, and the next one or torch answers.
+
+    Kernels are promised a positive scale: any other is torch's.
+    """
+    factor = key.head_dim**-0.5 if scale is None else float(scale)
+    while 0 < factor < inf and (kernel := taker(key)) is not None:
         try:
             out: torch.Tensor = kernel(q, k, v, causal=bool(causal), scale=factor)
         except torch.OutOfMemoryError:
@@ -86,10 +90,10 @@ def call_with_lse(
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """What the kernel of the key answers, with the log-sum-exp (batch, heads_q, seqlen_q) of its scores, in float32.
 
-    None where no kernel takes the key or the one that does claims no log-sum-exp.
+    None where no kernel takes the key, the one that does claims no log-sum-exp, or the scale is not positive.
     """
-    while (kernel := taker(key)) is not None and kernel.gives_lse:
-        factor = key.head_dim**-0.5 if scale is None else float(scale)
+    factor = key.head_dim**-0.5 if scale is None else float(scale)
+    while 0 < factor < inf and (kernel := taker(key)) is not None and kernel.gives_lse:
         try:
             out, lse = kernel(q, k, v, causal=bool(causal), scale=factor, return_lse=True)
             if lse.shape != q.shape[:3] or lse.dtype is not torch.float32:

@@ -134,6 +134,16 @@ def test_the_kernels_are_what_answers(kernels: Path) -> None:
     assert why(k, k, v, causal=True).path == kernels / "prefill.py"
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.2, float("nan"), float("inf")])
+def test_kernels_are_given_positive_scales_alone(kernels: Path, scale: float) -> None:
+    q, k, v = (drawn(2, heads, n, 64, layout="as models") for heads, n in ((4, 1), (2, 40), (2, 40)))
+    before = len(calls(kernels, "decode"))
+    found = attention(q, k, v, scale=scale)
+    assert len(calls(kernels, "decode")) == before
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v, scale=scale, enable_gqa=True)
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 def test_what_no_kernel_takes_says_why() -> None:
     q, k = torch.randn(1, 4, 1, 64), torch.randn(1, 2, 40, 64)
     half = q.double(), k.double(), k.double()
