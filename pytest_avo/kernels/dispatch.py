@@ -65,6 +65,13 @@ def taker(key: Key) -> Taker | None:
         return _takers.setdefault(key, _choose(key))
 
 
+def _factor(key: Key, scale: float | None) -> float:
+    """What scores are multiplied by; infinite without a head dimension, where there is nothing to multiply."""
+    if scale is not None:
+        return float(scale)
+    return key.head_dim**-0.5 if key.head_dim else inf
+
+
 def call(
     key: Key, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None
 ) -> torch.Tensor:
@@ -72,7 +79,7 @@ def call(
 
     Kernels are promised a positive scale: any other is torch's.
     """
-    factor = key.head_dim**-0.5 if scale is None else float(scale)
+    factor = _factor(key, scale)
     while 0 < factor < inf and (kernel := taker(key)) is not None:
         try:
             out: torch.Tensor = kernel(q, k, v, causal=bool(causal), scale=factor)
@@ -92,7 +99,7 @@ def call_with_lse(
 
     None where no kernel takes the key, the one that does claims no log-sum-exp, or the scale is not positive.
     """
-    factor = key.head_dim**-0.5 if scale is None else float(scale)
+    factor = _factor(key, scale)
     while 0 < factor < inf and (kernel := taker(key)) is not None and kernel.gives_lse:
         try:
             out, lse = kernel(q, k, v, causal=bool(causal), scale=factor, return_lse=True)
