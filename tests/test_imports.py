@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,3 +76,15 @@ def test_a_plain_pytest_run_prints_nothing_of_ours(tmp_path: Path) -> None:
     assert with_ours == output()
     assert "collected 1 item" in with_ours
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["test_one.py"], "no .avo"
+
+
+@pytest.mark.parametrize("name", ["conftest.py", "tests/__init__.py", "tests/conftest.py"])
+def test_what_every_run_in_this_project_reads_needs_no_package_of_the_tests(name: str) -> None:
+    """An evolution here, README's first command, reads them where the extra `test` is not installed."""
+    imported = set()
+    for node in ast.parse((ROOT / name).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            imported |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            imported.add(str(node.module).partition(".")[0])
+    assert imported <= {*sys.stdlib_module_names, "pytest"}
