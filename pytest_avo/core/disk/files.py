@@ -37,8 +37,10 @@ def read_regular(path: Path, *, most_bytes: int) -> bytes:
         return file.read(most_bytes + 1)
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, mode: int | None = None) -> None:
     """Replace the file at `path` in one step; a link is followed, and the mode of a file that was there is kept.
+
+    With `mode` it has that, from the first moment on.
 
     Whoever reads it sees the old text or the new one, also after a power cut. InvalidInput when it cannot be written.
     """
@@ -52,8 +54,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
                 file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())
-            if target.exists():
-                temporary.chmod(target.stat().st_mode)
+            if mode is None and target.exists():
+                mode = target.stat().st_mode
+            if mode is not None:
+                temporary.chmod(mode)
             os.replace(temporary, target)
         finally:
             with suppress(OSError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shlex
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.evaluation.linux import processes, python
 from pytest_avo.operators.model.redaction import Redactor
 
@@ -113,7 +113,4 @@ def install_command(commands: Path) -> None:
     commands.mkdir(parents=True, exist_ok=True)
     text = f'#!/bin/sh\nexec {shlex.join(python.elsewhere("pytest_avo.command.main"))} "$@"\n'
     # Whole and executable at once: several members install it, and may begin at the same time.
-    written = commands / f".avo.{os.getpid()}.{secrets.token_hex(4)}"
-    written.write_text(text, encoding="utf-8", errors="surrogateescape")
-    written.chmod(0o755)
-    written.replace(commands / "avo")
+    write_atomically(commands / "avo", text.encode("utf-8", "surrogateescape"), mode=0o755)
