@@ -97,10 +97,7 @@ def levelled(launches: Launches, kinds: Sequence[Sequence[str]], *, at: str = ""
 def _medians_without_each(values: Sequence[float]) -> list[float]:
     """For each of the values, two at least, the median of the others."""
     ranked = sorted(values)
-    low, high = (
-        (len(values) - 2) // 2,
-        (len(values) - 1) // 2,
-    )  # ranks among the others: one where they are odd
+    low, high = (len(values) - 2) // 2, (len(values) - 1) // 2  # the ranks in the middle of the others
     found = [0.0] * len(values)
     for rank, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         found[index] = (ranked[low + (low >= rank)] + ranked[high + (high >= rank)]) / 2

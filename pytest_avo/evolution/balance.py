@@ -14,6 +14,7 @@ from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge, judge_alone
 from pytest_avo.evolution.campaign import DRAFT, PURPOSES, Campaign
+from pytest_avo.evolution.settlement import TOTAL_CONFIDENCE
 from pytest_avo.evolution.trials import Trials
 from pytest_avo.lineage.events import SeedComparison
 from pytest_avo.lineage.records import Attempt
@@ -25,7 +26,7 @@ from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 Evaluations = Mapping[str, Evaluation]
 """By shape."""
 CONFIDENCE = 0.95
-"""That a kernel passed a peer, and of its speed beside the seed."""
+"""That a kernel passed a peer."""
 
 
 def attempt_rows(campaign: Campaign) -> list[AttemptRow]:
@@ -127,7 +128,7 @@ def _add_total(campaign: Campaign, best: Attempt, beside_seed: Evaluations) -> N
     """Record what the comparison came to, if it came to something: the rows say what is missing."""
     timings = [each.timing for each in beside_seed.values()]
     if all(timing is not None and not timing.too_few for timing in timings):
-        campaign.add_total(best, geomean_gain(beside_seed, campaign.plan.shapes, confidence=CONFIDENCE).exp())
+        campaign.add_total(best, geomean_gain(beside_seed, campaign.plan.shapes, confidence=TOTAL_CONFIDENCE).exp())
 
 
 def _row(campaign: Campaign, shape: Shape, measured: Evaluation, beside_seed: Evaluation | None) -> ResultRow:

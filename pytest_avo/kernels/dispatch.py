@@ -65,13 +65,6 @@ def taker(key: Key) -> Taker | None:
         return _takers.setdefault(key, _choose(key))
 
 
-def _factor(key: Key, scale: float | None) -> float:
-    """What scores are multiplied by; infinite without a head dimension, where there is nothing to multiply."""
-    if scale is not None:
-        return float(scale)
-    return key.head_dim**-0.5 if key.head_dim else inf
-
-
 def call(
     key: Key, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None
 ) -> torch.Tensor:
@@ -79,8 +72,8 @@ def call(
 
     Kernels are promised a positive scale: any other is torch's.
     """
-    factor = _factor(key, scale)
-    while 0 < factor < inf and (kernel := taker(key)) is not None:
+    factor = _promised(key, scale)
+    while factor is not None and (kernel := taker(key)) is not None:
         try:
             out: torch.Tensor = kernel(q, k, v, causal=bool(causal), scale=factor)
         except torch.OutOfMemoryError:
@@ -99,8 +92,8 @@ def call_with_lse(
 
     None where no kernel takes the key, the one that does claims no log-sum-exp, or the scale is not positive.
     """
-    factor = _factor(key, scale)
-    while 0 < factor < inf and (kernel := taker(key)) is not None and kernel.gives_lse:
+    factor = _promised(key, scale)
+    while factor is not None and (kernel := taker(key)) is not None and kernel.gives_lse:
         try:
             out, lse = kernel(q, k, v, causal=bool(causal), scale=factor, return_lse=True)
             if lse.shape != q.shape[:3] or lse.dtype is not torch.float32:
@@ -138,6 +131,13 @@ def refuse(kernel: Taker, key: Key, error: Exception) -> None:
     """Ask this kernel no more for such calls; what is not a refusal by the contract is told, once."""
     _note(kernel.winner.path, key, error)
     _takers.pop(key, None)
+
+
+def _promised(key: Key, scale: float | None) -> float | None:
+    """What a kernel is to multiply scores by; None where that is not the positive number that kernels are promised."""
+    if scale is None:
+        return key.head_dim**-0.5 if key.head_dim else None
+    return float(scale) if 0 < scale < inf else None
 
 
 def _choose(key: Key) -> Taker | None:

@@ -80,17 +80,16 @@ class Checks:
         """What was answered rightly; None where the kernel refused what it did not claim."""
         inputs = draw_any(case, generator)
         phase: Phase = "build" if first else "check"
+        where = "" if case.required else f", {case.shape.id}"
         try:
             result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase=phase, guarded=True, lse=case.lse)
         except KernelRaised as error:
             if case.required or error.outcome != "unsupported":
-                where = "" if case.required else f", {case.shape.id}"
                 raise raised(error, f"{case.name}{where}", again=case.required and not first) from None
             return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
         if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
-            where = "" if case.required else f", {case.shape.id}"
             raise KernelFault("incorrect", f"{found} ({case.name}{where})")
         return inputs
 
