@@ -19,6 +19,36 @@ from pytest_avo.evaluation.correctness.correctness import fault
 from pytest_avo.evaluation.correctness.inputs import Case, draw
 from pytest_avo.evaluation.linux import processes
 
+ESCAPES = {
+    "children": """
+for _ in range(12):
+    if os.fork() == 0: time.sleep(600)
+""",
+    "sessions": """
+for _ in range(6):
+    if os.fork() == 0:
+        os.setsid()
+        time.sleep(600)
+""",
+    "orphans": """
+if os.fork() == 0:
+    os.setsid()
+    for _ in range(5):
+        if os.fork() == 0: time.sleep(600)
+    os._exit(0)
+time.sleep(0.1)
+""",
+    "programs": "subprocess.Popen(['sleep', '600'], start_new_session=True)",
+    "deaf ones": """
+if os.fork() == 0:
+    for number in set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_IGN)
+    os.setsid()
+    while True: time.sleep(1)
+""",
+}
+"""Ways of a kernel to leave processes behind, as the body of its function."""
+
 MEMORY_BYTES = 1 << 30
 _HONEST = """
 import ctypes, json, os, signal, socket, subprocess, sys, tempfile, threading, time

@@ -38,6 +38,8 @@ OFTEN_LATE, RECENT_SLICES = 3, 20
 """Of so many timed slices, the ones after which the GPU may not be late."""
 NOTICED_SHARE = 0.05
 """A kernel's memory is counted when so much of what it may have is gone from the machine since the last count."""
+COUNTED_S = 2.0
+"""And so often at least where it is silent: as much may have been freed by others at the same moment."""
 LOOK_S = 0.2
 """How often to look whether a silent process is still there."""
 ALERT_S = {"cpu": 0.0, "cuda": 0.1}
@@ -91,6 +93,7 @@ class Arm:
         self._is_loading = False
         self._memory_bytes = memory_bytes
         self._free_bytes = memory_use.free_bytes()
+        self._counted = time.monotonic()
 
     def begin_load(self) -> None:
         """Have the kernel's file imported, without waiting for it."""
@@ -278,12 +281,13 @@ class Arm:
             self._limit_memory()
 
     def _limit_memory(self) -> None:
-        """KernelFault where it holds too much, counted only once as much as matters is gone from the machine."""
-        free_bytes = memory_use.free_bytes()
-        if self._free_bytes - free_bytes < self._memory_bytes * NOTICED_SHARE:
+        """KernelFault where it holds too much, counted when as much as matters is gone from the machine, or in turn."""
+        free_bytes, now = memory_use.free_bytes(), time.monotonic()
+        is_noticed = self._free_bytes - free_bytes >= self._memory_bytes * NOTICED_SHARE
+        if not is_noticed and now - self._counted < COUNTED_S:
             self._free_bytes = max(self._free_bytes, free_bytes)
             return
-        self._free_bytes = free_bytes
+        self._free_bytes, self._counted = free_bytes, now
         held = memory_use.held_bytes(self._tree.pids()) - 2 * (self.given.size + self.result.size)
         if held > self._memory_bytes:
             limit = self._memory_bytes / (1 << 30)

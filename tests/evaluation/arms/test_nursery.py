@@ -5,26 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import textwrap
-from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import KERNEL, Subject
-from pytest_avo.evaluation.arms.faults import KernelEnded
-from pytest_avo.evaluation.arms.nursery import Nursery
-from pytest_avo.evaluation.linux import processes
+from pytest_avo.core.evaluation import KERNEL
+from pytest_avo.evaluation.linux import memory_use
 from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
 from pytest_avo.evaluation.linux.removal import remove_tree
 from tests import ROOT
 from tests.evaluation.conftest import SECRET
-from tests.evaluation.laboratory import Laboratory, gone, kernel
+from tests.evaluation.laboratory import ESCAPES, Laboratory, kernel
 
 PROBE = """
 def attempt(what):
@@ -133,6 +127,16 @@ def test_memory_that_no_limit_counts_is_counted(confined: Laboratory, name: str)
     assert "GiB of memory, the limit is 1.0 GiB" in ending.reason or "File too large" in ending.reason
 
 
+def test_memory_is_counted_also_where_others_free_as_much(
+    confined: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_use, "free_bytes", lambda: 1 << 40)
+    ending = confined.run(
+        kernel("x = os.memfd_create('x')\nfor _ in range(20): os.write(x, bytes(64 << 20))\ntime.sleep(9)")
+    )
+    assert "GiB of memory, the limit is 1.0 GiB" in ending.reason
+
+
 def test_a_deep_tree_without_permissions_is_removed(confined: Laboratory, tmp_path: Path) -> None:
     top = """
     here = os.open(".", os.O_RDONLY)
@@ -232,36 +236,6 @@ def test_files_are_limited(laboratory: Laboratory) -> None:
     assert "File too large" in laboratory.run(kernel(body)).reason
 
 
-ESCAPES = {
-    "children": """
-for _ in range(12):
-    if os.fork() == 0: time.sleep(600)
-""",
-    "sessions": """
-for _ in range(6):
-    if os.fork() == 0:
-        os.setsid()
-        time.sleep(600)
-""",
-    "orphans": """
-if os.fork() == 0:
-    os.setsid()
-    for _ in range(5):
-        if os.fork() == 0: time.sleep(600)
-    os._exit(0)
-time.sleep(0.1)
-""",
-    "programs": "subprocess.Popen(['sleep', '600'], start_new_session=True)",
-    "deaf ones": """
-if os.fork() == 0:
-    for number in set(range(1, 32)) - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_IGN)
-    os.setsid()
-    while True: time.sleep(1)
-""",
-}
-
-
 @pytest.mark.parametrize(
     ("name", "ending"), [*product(ESCAPES, ("honest", "crash")), ("children", "hang"), ("deaf ones", "hang")]
 )
@@ -311,112 +285,3 @@ def test_kernels_have_folders_of_their_own(confined: Laboratory) -> None:
     }
     assert len({json.loads(x)["here"] for x in found}) == 2
     assert len({json.loads(x)["cache"] for x in found}) == 2
-
-
-@pytest.fixture
-def mortal(tmp_path: Path) -> Iterator[Laboratory]:
-    """A nursery whose zygote a test may kill; without layers, the harder case."""
-    nursery = Nursery(box=tmp_path, environment={}, warm=[])
-    nursery.start(layers=False)
-    laboratory = Laboratory(nursery)
-    yield laboratory
-    laboratory.end()
-    nursery.kill()
-
-
-def zygote(laboratory: Laboratory) -> int:
-    process = laboratory.nursery._process
-    assert process is not None
-    return process.pid
-
-
-def test_a_lost_zygote_is_replaced_and_blamed_on_nobody(mortal: Laboratory) -> None:
-    for _ in range(2):  # one that has just begun, and one that has forked
-        os.kill(zygote(mortal), signal.SIGKILL)
-        assert gone([zygote(mortal)], within_s=20)
-        assert mortal.run(kernel()).outcome == "ok"
-    os.kill(zygote(mortal), signal.SIGKILL)
-    reason = mortal.arms.fault(KERNEL, KernelEnded("check")).reason
-    assert reason == "process took the process that it was forked from down with it in check"
-    assert not mortal.nursery.is_alive
-
-
-def test_killing_the_nursery_leaves_nothing(mortal: Laboratory) -> None:
-    assert mortal.run(kernel(ESCAPES["orphans"] + ESCAPES["programs"])).outcome == "ok"
-    pids = [x.pid for x in processes.tree(zygote(mortal))]
-    assert len(pids) >= 3
-    mortal.nursery.kill()
-    assert not any(processes.is_running(pid) for pid in pids)
-
-
-WORKER = f"""
-import os, sys
-from pathlib import Path
-from pytest_avo.evaluation.linux import processes
-from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
-from pytest_avo.evaluation.linux.removal import remove_tree
-from pytest_avo.evaluation.arms.nursery import Nursery
-from tests.evaluation.laboratory import Laboratory
-nursery = Nursery(box=Path(sys.argv[1]), environment={{}}, warm=[])
-nursery.start(layers=False)
-assert Laboratory(nursery).run({kernel(ESCAPES["orphans"])!r}).outcome == "ok"
-print(*[x.pid for x in processes.tree(os.getpid())[1:]], flush=True)
-os.kill(os.getpid(), 9)
-"""
-
-
-def test_a_zygote_ends_with_all_below_it_when_its_worker_does(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", WORKER, str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    pids = [int(pid) for pid in found.stdout.split()]
-    assert len(pids) >= 3, found.stderr
-    assert gone(pids, within_s=10)
-
-
-def test_a_zygote_that_does_not_start_says_why(tmp_path: Path) -> None:
-    nursery = Nursery(box=tmp_path, environment={}, warm=["no_such_module"])
-    nursery.start(layers=True)
-    with pytest.raises(EvaluatorError, match="the zygote ended: ModuleNotFoundError: No module named 'no_such_module'"):
-        nursery.wait()
-    nursery.kill()
-
-
-@pytest.fixture
-def sparing(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
-    """Where a process is kept ready for the next new kernel."""
-    monkeypatch.setattr(laboratory.nursery, "_keeps_spares", True)
-    yield laboratory
-    laboratory.nursery.end_spare()
-
-
-def waiting(laboratory: Laboratory) -> int:
-    """The process that is kept ready."""
-    assert laboratory.nursery._spare is not None
-    return laboratory.nursery.ordered()
-
-
-def test_a_process_that_was_kept_ready_is_the_next_new_kernels(sparing: Laboratory) -> None:
-    first = kernel(top="ONE = 1")
-    sparing.arm(first)
-    ready = waiting(sparing)
-    # One that was there before has a folder of its own, with what it compiled.
-    assert sparing.arm(first, name="again").pid != ready
-    assert waiting(sparing) == ready
-    second = kernel("assert os.getcwd() == os.environ['HOME']\nopen('mine', 'w').close()", top="TWO = 2")
-    assert sparing.run(second).outcome == "ok"
-    assert sparing.arm(second).pid == ready
-    assert waiting(sparing) != ready
-
-
-def test_a_process_that_was_kept_ready_and_is_gone_or_too_small_is_nobodys(sparing: Laboratory) -> None:
-    sparing.arm(kernel(top="ONE = 1"))
-    gone_pid = waiting(sparing)
-    os.kill(gone_pid, signal.SIGKILL)
-    assert gone([gone_pid], within_s=10)
-    assert sparing.arm(kernel(top="TWO = 2")).pid != gone_pid
-    small = waiting(sparing)
-    large = Subject("large", kernel(top="THREE = 3"))
-    arm = sparing.nursery.fork(large, given_bytes=64 << 20, result_bytes=64 << 20, threads=1, memory_bytes=1 << 30)
-    assert (arm.pid != small, arm.given.size) == (True, 64 << 20)
-    sparing.nursery.end(arm)
