@@ -197,9 +197,20 @@ class Race:
                 samples.slices[EMPTY][0].append(found.seconds)
 
     def _calls_of(self, shape: Shape, arms: Mapping[str, Arm]) -> int:
-        """Call every arm once more, which tells how many calls make a slice of this shape."""
-        batch = self._streams[shape.id].draw(1)
-        seconds = {name: self._slice(shape, name, arm, batch).seconds for name, arm in arms.items()}
+        """How many calls make a slice of this shape.
+
+        A single call on a GPU drowns in what asking for it takes; a slice of as many as it suggests tells better.
+        """
+        calls = self._suggested_calls(shape, arms, 1)
+        return calls if self._place == "cpu" else self._suggested_calls(shape, arms, calls)
+
+    def _suggested_calls(self, shape: Shape, arms: Mapping[str, Arm], calls: int) -> int:
+        """Have every arm make so many calls, which tells how many make a slice."""
+        batch = self._streams[shape.id].draw(calls)
+        if calls > 1:
+            for name, arm in arms.items():
+                self._slice(shape, name, arm, batch)  # captured now, which the next one is not
+        seconds = {name: self._slice(shape, name, arm, batch).seconds / calls for name, arm in arms.items()}
         overhead = seconds.pop(EMPTY, 0.0)
         fewest = calls_in_slice(seconds.values(), overhead, slice_s=self._room.slice_s, place=self._place)
         return min(self._room.max_calls(shape), fewest)
