@@ -266,6 +266,8 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
 
     subjects: tuple[Subject, ...]
     shapes: tuple[Shape, ...]
+    claim_alone: bool = False
+    """Whether they will be asked about what they claim alone."""
 
 
 WorkerOrder = Evaluate | Prepare

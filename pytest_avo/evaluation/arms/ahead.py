@@ -10,7 +10,7 @@ import json
 import select
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -24,7 +24,7 @@ from pytest_avo.core.kernel import claim_of, text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import ATTENTION
 from pytest_avo.evaluation.arms.nursery import Nursery
-from pytest_avo.evaluation.correctness.battery import beside_once
+from pytest_avo.evaluation.correctness.battery import Extent, beside_once
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_sequences
 from pytest_avo.evaluation.correctness.inputs import Case
@@ -41,13 +41,17 @@ LIMIT_SHARE = 0.5
 """Of the limit on building: a kernel that hangs here will hang in its own process too."""
 
 
+Asked = tuple[str, bool]
+"""A shape, and whether beside it nothing is asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Compiler:
     """A process at work."""
 
     pid: int
     link: socket.socket
-    shapes: frozenset[str]
+    asked: frozenset[Asked]
 
 
 class Ahead:
@@ -59,19 +63,26 @@ class Ahead:
         self._how = {"target": target, "multiprocessors": multiprocessors, "jobs": jobs}
         self._memory_bytes = memory_bytes
         self._running: dict[str, _Compiler] = {}
-        self._compiled: dict[str, frozenset[str]] = {}
+        self._compiled: dict[str, set[Asked]] = {}
 
-    def begin(self, subject: Subject, shapes: Sequence[Shape]) -> None:
-        """Have a kernel compiled for shapes, unless it is already, or is being compiled. Does not wait."""
-        digest, names = text_digest(subject.source), frozenset(shape.id for shape in shapes)
-        if digest in self._running or names <= self._compiled.get(digest, frozenset()) or not self._nursery.is_alive:
+    def begin(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool) -> None:
+        """Have a kernel compiled for shapes, unless it is already, or is being compiled. Does not wait.
+
+        claim_alone: for no calls beside them, which need builds of their own.
+        """
+        digest = text_digest(subject.source)
+        if digest in self._running or not self._nursery.is_alive:
+            return
+        known = self._compiled.setdefault(digest, set())
+        left = [x for x in shapes if (x.id, False) not in known and (x.id, claim_alone) not in known]
+        if not left:
             return
         try:
             pid, link = self._nursery.fork_compiler(subject, how=self._how, memory_bytes=self._memory_bytes)
         except EvaluatorError:
             return  # the kernel's own process will be told of it
-        self._running[digest] = _Compiler(pid, link, names)
-        calls = list(_calls(subject, shapes))
+        self._running[digest] = _Compiler(pid, link, frozenset((shape.id, claim_alone) for shape in left))
+        calls = _calls(subject, left, claim_alone=claim_alone)
         try:
             for first in range(0, len(calls), CALLS_AT_ONCE):
                 link.send(json.dumps(calls[first : first + CALLS_AT_ONCE]).encode())
@@ -79,36 +90,42 @@ class Ahead:
         except OSError:
             return  # it ended, which is noticed when it is waited for
 
-    def finish(self, subject: Subject, shapes: Sequence[Shape], *, limit_s: float) -> float:
+    def finish(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool, limit_s: float) -> float:
         """Wait until a kernel is compiled for shapes, at most for a share of the limit; the seconds that took.
 
         From then on nothing of it is at work.
         """
         start = time.perf_counter()
-        self.begin(subject, shapes)
         digest = text_digest(subject.source)
-        if (compiler := self._running.pop(digest, None)) is not None:
+        self.begin(subject, shapes, claim_alone=claim_alone)
+        while (compiler := self._running.pop(digest, None)) is not None:
             # Whatever it says, and be it that it ended: it is never asked again.
-            in_time, _, _ = select.select([compiler.link], [], [], limit_s * LIMIT_SHARE)
+            left_s = limit_s * LIMIT_SHARE - (time.perf_counter() - start)
+            in_time, _, _ = select.select([compiler.link], [], [], max(0.0, left_s))
             compiler.link.close()
             self._nursery.end_compiler(compiler.pid)
             if not in_time:  # a lock that it held (torch's extensions have one) would hold up the kernel's own process
                 self._nursery.forget(subject)
-            self._compiled[digest] = self._compiled.get(digest, frozenset()) | compiler.shapes
+            self._compiled[digest] |= compiler.asked
+            self.begin(subject, shapes, claim_alone=claim_alone)  # what it was not begun for
         return time.perf_counter() - start
 
 
-def _calls(subject: Subject, shapes: Sequence[Shape]) -> Iterator[dict[str, Any]]:
+def _calls(subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool) -> list[dict[str, Any]]:
     """Calls that make a kernel launch all that it will launch for shapes, as far as that can be foreseen.
 
-    They are drawn for this alone: which ones a kernel will be checked on it must not learn here.
+    They are drawn for this alone: which ones a kernel will be checked on it must not learn here. Those of wide heads,
+    which take longest to compile, come first.
     """
     random, once = Random(), beside_once(shapes)
     source = torch.Generator().manual_seed(0)
     claim = claim_of(subject.source, path=Path(subject.label))
-    for shape in shapes:
-        for case in all_cases(shape, claim, random, place="cuda", beside=once[shape.id]):
-            yield _plain(case) if isinstance(case, Case) else _sequences(case, source)
+    found = []
+    for shape in sorted(shapes, key=lambda shape: -shape.head_dim):
+        beside: Extent = "nothing" if claim_alone else once[shape.id]
+        for case in all_cases(shape, claim, random, place="cuda", beside=beside):
+            found.append(_plain(case) if isinstance(case, Case) else _sequences(case, source))
+    return found
 
 
 def _plain(case: Case) -> dict[str, Any]:

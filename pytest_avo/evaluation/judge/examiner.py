@@ -110,10 +110,11 @@ class Examiner:
             return 0.0
         subjects = [request.subject]
         subjects += [] if request.baseline is None or request.plan is None else [request.baseline]
+        alone, limit_s = request.claim_alone, request.limits.build
         for subject in subjects:
-            self._ahead.begin(subject, request.shapes)
+            self._ahead.begin(subject, request.shapes, claim_alone=alone)
         self._say(f"compiling {request.subject.label}")
-        return sum(self._ahead.finish(each, request.shapes, limit_s=request.limits.build) for each in subjects)
+        return sum(self._ahead.finish(x, request.shapes, claim_alone=alone, limit_s=limit_s) for x in subjects)
 
     def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
         seed = secrets.randbits(SEED_BITS)

@@ -146,7 +146,7 @@ class Feeder(threading.Thread):
             return
         for request in self._jobs.upcoming(self.config.worker, most=PREPARED):
             baseline = [request.baseline] if request.baseline is not None and request.plan is not None else []
-            gateway.send(Prepare((request.subject, *baseline), request.shapes))
+            gateway.send(Prepare((request.subject, *baseline), request.shapes, request.claim_alone))
 
 
 def _brief(error: Exception) -> str:

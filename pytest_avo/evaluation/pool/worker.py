@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
 QUIET_S = 0.05
 """With no request for so long there is time to see that ended processes are gone."""
+JUDGING_CORES = 2
+"""Cores that compilers of one kernel leave to the judge and to what is timed, before which they also stand back."""
 MEMORY_SHARE = 0.5
 """A kernel's process may allocate this share of the memory that this process may use."""
 JUDGE_FAULTS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
@@ -136,7 +138,7 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Work
     ahead = None
     if device.target in COMPILED_AHEAD:
         known = device.fingerprint()
-        jobs = max(1, cgroup.cores() // (2 * config.workers))
+        jobs = max(1, (cgroup.cores() - JUDGING_CORES) // config.workers)
         ahead = Ahead(nursery, target=device.target, multiprocessors=known.units, jobs=jobs, memory_bytes=memory_bytes)
 
         line.prepare = partial(_prepare, ahead)
@@ -156,7 +158,7 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Work
 def _prepare(ahead: Ahead, order: Prepare) -> None:
     """Begin to compile what will be asked about soon."""
     for subject in order.subjects:
-        ahead.begin(subject, order.shapes)
+        ahead.begin(subject, order.shapes, claim_alone=order.claim_alone)
 
 
 def _looker(device: Device, config: WorkerConfig) -> Looker:

@@ -65,14 +65,17 @@ def compiled(nursery: Nursery, subject: Subject) -> list[Path]:
     return sorted((nursery.box / "kernels" / text_digest(subject.source)).glob("triton/*/copied.cubin"))
 
 
-def test_a_kernel_is_compiled_for_both_masks_and_once(nursery: Nursery) -> None:
+def test_a_kernel_is_compiled_for_what_it_is_asked_and_once(nursery: Nursery) -> None:
     subject, compiler = Subject("copies", COPIES), ahead(nursery)
-    compiler.begin(subject, [SHAPE])
-    compiler.finish(subject, [SHAPE], limit_s=120.0)
+    compiler.begin(subject, [SHAPE], claim_alone=True)
+    compiler.finish(subject, [SHAPE], claim_alone=True, limit_s=120.0)
+    assert len(compiled(nursery, subject)) == 1
+    compiler.begin(subject, [SHAPE], claim_alone=True)  # known: what is begun here would be waited for below
+    compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=120.0)
     found = compiled(nursery, subject)
     assert len(found) == 2  # the battery beside a full shape has causal calls
     written = [path.stat().st_mtime_ns for path in found]
-    compiler.finish(subject, [SHAPE], limit_s=120.0)
+    compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=120.0)
     assert [path.stat().st_mtime_ns for path in compiled(nursery, subject)] == written
     nursery.settle()
 
@@ -80,7 +83,7 @@ def test_a_kernel_is_compiled_for_both_masks_and_once(nursery: Nursery) -> None:
 def test_optional_functions_are_compiled_too_with_their_tables_and_numbers(nursery: Nursery) -> None:
     source = COPIES.replace('"shapes"', '"varlen": True, "shapes"') + PACKED
     subject, compiler = Subject("more", source), ahead(nursery)
-    compiler.finish(subject, [SHAPE], limit_s=120.0)
+    compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=120.0)
     folder = nursery.box / "kernels" / text_digest(subject.source)
     assert {path.stem for path in folder.glob("triton/*/*.cubin")} == {"copied", "packed"}
     nursery.settle()
@@ -93,6 +96,6 @@ def test_optional_functions_are_compiled_too_with_their_tables_and_numbers(nurse
 )
 def test_a_kernel_that_cannot_be_compiled_holds_nobody_up(nursery: Nursery, source: str) -> None:
     subject, compiler = Subject("bad", source), ahead(nursery)
-    assert compiler.finish(subject, [SHAPE], limit_s=1.0) < 10
+    assert compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=1.0) < 10
     nursery.settle()
     assert nursery.is_alive
