@@ -17,7 +17,7 @@ from random import Random
 import torch
 from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
 
-from pytest_avo.evaluation.correctness.correctness import BLOCK_ROWS, NOT_FINITE, fault_near
+from pytest_avo.evaluation.correctness.correctness import BLOCK_ROWS, NOT_FINITE, all_finite, fault_near
 from pytest_avo.evaluation.correctness.inputs import Inputs
 
 SMALL = 1e-3
@@ -41,7 +41,7 @@ def slice_fault(
     out, other: (calls, batch, heads_q, seqlen_q, head_dim). groups: those of unusual inputs. random: of the measures
     beside that by element draws one, enough for one of many slices.
     """
-    if not bool(torch.isfinite(out).all()):
+    if not all_finite(out):
         return NOT_FINITE
     heads_kv = batch[0].k.shape[1]
     for (call, entry, head_kv), row in suspects(out, other, heads_kv=heads_kv, groups=groups, random=random):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from random import Random
 
@@ -10,9 +11,12 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness import correctness
 from pytest_avo.evaluation.correctness.battery import battery
-from pytest_avo.evaluation.correctness.correctness import fault, sampled_fault
+from pytest_avo.evaluation.correctness.correctness import all_finite, fault, margins, sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
+from pytest_avo.evaluation.correctness.noise import generator
+from pytest_avo.evaluation.correctness.reference import Part, computed
 from tests.evaluation.laboratory import shape
 
 Variant = Callable[[Inputs], torch.Tensor]
@@ -241,3 +245,33 @@ def test_sampled_checks_reach_every_row_in_time() -> None:
     found = {sampled_fault(inputs, out, random) for _ in range(300)}
     assert any(x and "heads from 0" in x for x in found)
     assert any(x and "heads from 2" in x for x in found)
+
+
+def test_what_single_precision_finds_right_float64_does_not_refuse() -> None:
+    """Errors up to the limit of the look by single precision, everywhere in a block or in one element of it."""
+    case = Case("claim", shape(heads=(2, 1), lengths=(96, 200)))
+    inputs, eps = draw(case, generator(3, "cpu")), torch.finfo(torch.float32).eps
+    whole = Part(slice(0, 1), slice(0, 1), slice(0, 96))
+    plain = computed(inputs, whole, torch.float32).flatten(1, 2)
+    largest = float(inputs.v.abs().max())
+    signs = torch.randint(0, 2, plain.shape, generator=generator(4, "cpu")) * 2.0 - 1
+    single = torch.zeros_like(plain)
+    single[0, 1, 50, 3] = 15 * eps * largest
+    for error in (signs * 7.5 * eps * largest, single):
+        found = margins(inputs, plain + error, whole)
+        assert correctness._is_beside_yardstick(inputs, plain + error, whole)
+        assert not bool(found.exceeded.any())
+    assert not correctness._is_beside_yardstick(inputs, plain + 2 * single, whole)
+    assert not correctness._is_beside_yardstick(inputs, plain + signs * 9 * eps * largest, whole)
+
+
+def test_finite_is_what_has_no_infinity_even_where_sums_have() -> None:
+    large = torch.full((4, 1000), 3e38)
+    assert all_finite(large)
+    assert all_finite(large.half().clamp_max(6e4))
+    for bad in (math.inf, -math.inf, math.nan):
+        spoilt = large.clone()
+        spoilt[2, 7] = bad
+        assert not all_finite(spoilt)
+    spoilt[1, 3], spoilt[2, 7] = math.inf, -math.inf
+    assert not all_finite(spoilt)
