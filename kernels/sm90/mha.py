@@ -1,3 +1,6 @@
+# avo: digest=2f4ed51402df6a75 parent=82c9f6071719e5a8 run=2 generation=1 operator=inbox
+# avo: measured=1.091x [1.068, 1.113] over its parent, 1.091x over the seed, confirmed
+# avo: on NVIDIA H200, torch 2.11.0, 2026-11-29
 """Warp-specialised attention for Hopper in Gluon: TMA fills a ring of key and value tiles, wgmma reads them in place.
 
 Why it is fast:
@@ -13,6 +16,7 @@ Why it is fast:
 * Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop masks
   nothing; a consumer passes those on unread that only the rows of later consumers see. Row sums are kept per thread and
   reduced across threads once, at the end.
+* Up to some length, blocks of 64 keys waste less on the diagonal and are handed on sooner.
 * Blocks of query rows are handed out longest first over a few heads at once: so few that keys and values are read from
   the L2 cache (L2_MIB), and so many that every multiprocessor has one; a persistent program takes its next block from
   a counter and loads it while the last one finishes.
@@ -21,15 +25,24 @@ The log-sum-exp is the maximum that sums are taken relative to plus the logarith
 the end; a call that does not ask for it compiles to what it would without. Packed sequences have a plain Triton kernel
 of their own, for TMA would fill up the end of a sequence with rows of the next.
 
+What a call needs on the host is worked out once for shapes, strides and dtype (Plan); later calls hand Triton's
+launcher what changes, the addresses (Quick). The counter is never set to zero: each call leaves it as it found it.
+
 TMA descriptors describe the four dimensions as they lie in memory, so any layout with 16-byte aligned strides is read
 without a copy, and rows past the end are filled with zeros on load and dropped on store.
 """
 
 from __future__ import annotations
 
+import inspect
+import itertools
+from typing import Any, NamedTuple
+
 import torch
 import triton
 import triton.language as tl
+from triton import knobs
+from triton.backends.nvidia.driver import TMA_DTYPE_DEVICE_TO_HOST
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
@@ -60,6 +73,10 @@ PACKED_BLOCK_M = 128  # of packed sequences; half as many where a head has 256 d
 PACKED_BLOCK_N = 64
 PACKED_WARPS = 8
 PACKED_STAGES = 2
+SHORT_KEYS = 1024  # up to so many keys a sequence is short
+SHORT_BLOCK_N = 64
+SHORT_STAGES = 4
+SHORT_LATE = False
 CAUSAL_SCHEDULE = "dynamic"
 FULL_SCHEDULE = "dynamic"
 L2_MIB = 8  # keys and values of the heads that are worked on at once
@@ -80,11 +97,16 @@ TUNABLES = {
     "D256_LATE": [False, True],
     "CAUSAL_SCHEDULE": ["single", "static", "dynamic"],
     "FULL_SCHEDULE": ["single", "static", "dynamic"],
+    "SHORT_KEYS": [512, 1024, 2048],
     "L2_MIB": [1, 4, 8, 16],
 }
 
 ROWS = 64  # query rows of a consumer: the height of one wgmma
-P_LIMIT = gl.constexpr("0f47000000")  # 2^15 in PTX: what one thread's probabilities of a row may add up to in a block
+# What one thread's probabilities of a row may add up to in a block, in PTX: 2^15, which float16 still holds, or 2^60,
+# far from the end of bfloat16 and float32 even after the value product, which hardly any input reaches.
+F16_LIMIT = gl.constexpr("0f47000000")
+BF16_LIMIT = gl.constexpr("0f5D800000")
+ALIKE = 4  # with so many times more keys than queries, causal tiles are nearly of one length
 SHARED_LIMIT = 232448 - 1024  # bytes a block may allocate, less room for the mbarriers
 LOG2_E = 1.4426950408889634
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -108,7 +130,7 @@ def turn(op: gl.constexpr, consumer: gl.constexpr, consumers: gl.constexpr, enab
 
 
 @gluon.constexpr_function
-def flag_asm(op, consumer):
+def flag_asm(op, consumer, bf16=False):
     """PTX on two registers of a consumer: if a thread of its warp found a sum too large, and if that is asked for."""
     flag, asked = f"avo_flag{consumer}", f"avo_asked{consumer}"
     if op == "declare":
@@ -117,7 +139,8 @@ def flag_asm(op, consumer):
         return f"mov.b32 {asked}, 1; mov.b32 $0, $1;"
     if op == "answer":
         return f"and.b32 $0, {flag}, {asked}; mov.b32 {asked}, 0; // $1"
-    compare = f"setp.gtu.f32 p, $2, {P_LIMIT.value}; setp.gtu.f32 q, $3, {P_LIMIT.value}; or.pred p, p, q;"
+    limit = BF16_LIMIT.value if bf16 else F16_LIMIT.value
+    compare = f"setp.gtu.f32 p, $2, {limit}; setp.gtu.f32 q, $3, {limit}; or.pred p, p, q;"
     vote = f"vote.sync.any.pred p, p, 0xffffffff; selp.b32 {flag}, 1, 0, p;"
     return f"{{ .reg .pred p, q; {compare} {vote} mov.b32 $0, 0; mov.b32 $1, 0; }}"
 
@@ -130,12 +153,12 @@ def tell(op: gl.constexpr, consumer: gl.constexpr, zero):
 
 
 @gluon.jit
-def too_large(sums, consumer: gl.constexpr, zero):
-    """A scalar of each warp: 1 if a sum (64, 4) of its rows exceeds P_LIMIT or is NaN, else, or if asked before, 0.
+def too_large(sums, consumer: gl.constexpr, bf16: gl.constexpr, zero):
+    """A scalar of each warp: 1 if a sum (64, 4) of its rows exceeds the limit or is NaN, else, or if asked before, 0.
 
     A reduction would go through shared memory and stop the warpgroup, and a tensor cannot be branched on.
     """
-    asm: gl.constexpr = flag_asm("compare", consumer)
+    asm: gl.constexpr = flag_asm("compare", consumer, bf16)
     gl.inline_asm_elementwise(asm, "=r,=r,r,r", [sums], dtype=gl.int32, is_pure=False, pack=2)
     return tell("answer", consumer, zero)
 
@@ -198,6 +221,18 @@ def locate(
 
 
 @gluon.jit
+def draw(counter_ptr, last):
+    """Return the counter's value and count up, for the one warp that calls; behind last it begins anew.
+
+    As many tiles are drawn in a call as there are, so that every call leaves the counter at zero, as it found it.
+    """
+    return gl.inline_asm_elementwise(
+        "{ .reg .pred p; .reg .b32 lane; mov.u32 lane, %laneid; setp.eq.u32 p, lane, 0;"
+        " @p atom.global.inc.u32 $0, [$1], $2; shfl.sync.idx.b32 $0, $0, 0, 31, 0xffffffff; }",
+        "=r,l,r", [counter_ptr.to(gl.int64), last], dtype=gl.int32, is_pure=False, pack=1)  # fmt: skip
+
+
+@gluon.jit
 def produce(
     q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
@@ -230,7 +265,7 @@ def produce(
             tma.async_copy_global_to_shared(v_desc, at, v_full.index(stage), v_s.index(stage))
         if DYNAMIC:
             # Drawn only now: the consumers still have tiles in the ring, which hides the latency of the atomic.
-            tile = gl.num_programs(0) + gl.atomic_add(counter_ptr, 1)
+            tile = gl.num_programs(0) + draw(counter_ptr, tiles - 1)
             mbarrier.wait(next_empty, (turn_count & 1) ^ 1)
             next_s.store(gl.full([1], tile, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
             mbarrier.arrive(next_full, count=1)
@@ -350,7 +385,7 @@ def consume_block(
         sums = thread_sums(p)
         packed = pack(p, BF16)
         tell("ask", CONSUMER, zero)
-        again = too_large(sums, CONSUMER, zero)
+        again = too_large(sums, CONSUMER, BF16, zero)
         rescale = gl.full([64], 1.0, gl.float32, row_max.type.layout)
         if again != 0:
             p, row_max, rescale = softmax_step(qk, row_max, scale_log2, limit, first_key, False)
@@ -371,7 +406,7 @@ def consume_block(
             p = gl.exp2(qk * scale_log2 - row_max[:, None])
             sums = thread_sums(p)
             packed = pack(p, BF16)
-            again = too_large(sums, CONSUMER, zero)
+            again = too_large(sums, CONSUMER, BF16, zero)
             if again != 0:
                 new_max = gl.maximum(row_max, gl.max(opaque(qk), 1) * scale_log2)
                 acc, row_sum = rescaled(acc, row_sum, gl.exp2(row_max - new_max))
@@ -578,14 +613,180 @@ def attend(
         ], [4, 4, 1], [CONSUMER_REGISTERS, CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
 
 
-def describe(x: torch.Tensor, rows: int, parts: int = 1) -> TensorDescriptor:
-    """TMA descriptor of (1, 1, rows, head_dim / parts) tiles of x (batch, heads, seqlen, head_dim)."""
+class Loop(NamedTuple):
+    """How tiles are worked on: constants of the compiled kernel."""
+
+    consumers: int
+    block_n: int
+    stages: int
+    pingpong: bool
+    late: bool
+
+    @classmethod
+    def of(cls, head_dim: int, seqlen_kv: int, causal: bool) -> Loop:
+        """What was measured to be best."""
+        short = seqlen_kv <= SHORT_KEYS
+        if head_dim == 64:
+            return cls(2 if short and causal else D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG, D64_LATE)
+        if head_dim == 256:
+            return cls(2, D256_BLOCK_N, 2, D256_PINGPONG, D256_LATE)
+        if short:
+            return cls(2, SHORT_BLOCK_N, SHORT_STAGES, False, SHORT_LATE)
+        return cls(D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG, D128_LATE)
+
+
+class Plan:
+    """What a call needs that depends on shapes, strides and dtype alone."""
+
+    def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, causal: bool) -> None:
+        batch, heads_q, seqlen_q, head_dim = q.shape
+        heads_kv, seqlen_kv = k.shape[1:3]
+        loop = Loop.of(head_dim, seqlen_kv, causal)
+        processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        row_tiles = triton.cdiv(seqlen_q, loop.consumers * ROWS)
+        tiles = row_tiles * batch * heads_q
+        group = heads_q // heads_kv
+        schedule = CAUSAL_SCHEDULE if causal else FULL_SCHEDULE
+        if tiles <= processors:
+            schedule = "single"  # nothing to hand out
+        elif schedule == "dynamic" and causal and seqlen_kv >= ALIKE * seqlen_q:
+            schedule = "static"
+        self.counted = schedule == "dynamic"
+        self.grid = tiles if schedule == "single" else min(tiles, processors)
+        # Tiles become shorter within a section, so one must occupy every processor to the end.
+        cached = (L2_MIB << 20) // (4 * seqlen_kv * head_dim)
+        section = max(1, cached, processors // (row_tiles * group)) * group
+        tile = loop.consumers * ROWS * head_dim * 2
+        room = SHARED_LIMIT - tile - 4 * loop.stages * loop.block_n * head_dim
+        # Pieces that results leave in; 0: through the queries.
+        parts = 1 if room >= tile else 2 if room >= tile // 2 else 0
+        self.sizes = (row_tiles, batch * heads_q, heads_q, group, min(section, batch * heads_q), seqlen_q, seqlen_kv)
+        self.constants = {
+            "CONSUMERS": loop.consumers, "BLOCK_N": loop.block_n, "STAGES": loop.stages, "CAUSAL": causal,
+            "DYNAMIC": self.counted, "PINGPONG": loop.pingpong, "LATE": loop.late, "O_PARTS": parts,
+            "CONSUMER_REGISTERS": 240 if loop.consumers == 2 else 160,
+            "PRODUCER_REGISTERS": 24 if loop.consumers == 2 else 32,
+        }  # fmt: skip
+        blocks = ((ROWS, 1), (loop.block_n, 1), (loop.block_n, 1), (ROWS, parts or 1))
+        self.tiles = [tile_of(x, rows, pieces) for x, (rows, pieces) in zip((q, k, v, out), blocks, strict=True)]
+        self.quick: Quick | None = None
+
+    def compile_and_launch(
+        self, tensors: tuple[torch.Tensor, ...], scale_log2: float, lse: torch.Tensor | None = None
+    ) -> None:
+        """Attend from q to k and v into out, the four tensors, through Triton, which compiles what is new."""
+        counter = torch.zeros(1, dtype=torch.int32, device=tensors[0].device) if self.counted else None
+        described = [TensorDescriptor(x, *tile) for x, tile in zip(tensors, self.tiles, strict=True)]
+        compiled = attend[(self.grid,)](
+            *described, counter, lse, *self.sizes, scale_log2, **self.constants, num_warps=4)  # fmt: skip
+        if lse is None:
+            self.quick = Quick.of(compiled, self)
+
+
+class Counters:
+    """Zeroed counters of one device; every call leaves its own at zero.
+
+    Calls on one stream follow each other and share a counter; what a CUDA graph records keeps one to itself, since a
+    graph may run beside anything.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.cells = torch.zeros(COUNTERS, dtype=torch.int32, device=device)
+        self.first = self.cells.data_ptr()
+        self.taken = itertools.count()
+        self.of_stream: dict[int, int] = {}
+
+    def take(self) -> int | None:
+        """Address of a counter that nobody else has, or None when all are taken."""
+        index = next(self.taken)
+        return self.first + 4 * index if index < COUNTERS else None
+
+    def address(self, stream: int) -> int | None:
+        """Address of the counter for a call on a stream now, or None when all are taken."""
+        if torch.cuda.is_current_stream_capturing():
+            return self.take()
+        found = self.of_stream.get(stream) or self.take()
+        if found is not None:
+            self.of_stream[stream] = found
+        return found
+
+
+class Quick:
+    """The launch of a compiled plan without what Triton does in Python each time; descriptors are kept by address."""
+
+    @classmethod
+    def of(cls, compiled: Any, plan: Plan) -> Quick | None:
+        """Of a compiled kernel, or None where this Triton keeps its launcher elsewhere."""
+        try:
+            inner = inspect.getclosurevars(compiled.run.launch).nonlocals
+            return cls(compiled, plan, inner["launcher"], inner["tensordesc_meta"])
+        except (AttributeError, KeyError, TypeError):
+            return None
+
+    def __init__(self, compiled: Any, plan: Plan, launcher: Any, metas: list[dict[str, Any]]) -> None:
+        self.launcher = launcher
+        self.fill = triton.runtime.driver.active.utils.fill_tma_descriptor
+        self.stream_of = triton.runtime.driver.active.get_current_stream
+        self.fills = [
+            (meta["swizzle"], meta["elem_size"], TMA_DTYPE_DEVICE_TO_HOST[meta["elem_type"]], meta["block_size"],
+             shape, strides, 0) for meta, (shape, strides, _block, _layout) in zip(metas, plan.tiles, strict=True)
+        ]  # fmt: skip
+        self.maps: list[dict[int, object]] = [{}, {}, {}, {}]
+        run = compiled.run
+        self.start = (compiled.function, run.launch_cooperative_grid, run.launch_pdl, None, None,
+                      compiled.packed_metadata, None, None, None)  # fmt: skip
+        self.dims = [(*shape, *strides) for shape, strides, _block, _layout in plan.tiles]
+        self.end = tuple(plan.constants.values())
+        self.grid, self.counted, self.sizes = plan.grid, plan.counted, plan.sizes
+
+    def described(self, which: int, address: int) -> object:
+        """The descriptor of one of q, k, v and out at an address."""
+        maps = self.maps[which]
+        found = maps.get(address)
+        if found is None:
+            if len(maps) >= MOST_KEPT:
+                maps.clear()
+            found = maps[address] = self.fill(address, *self.fills[which])
+        return found
+
+    def launch(self, q: int, k: int, v: int, out: int, device: torch.device, scale_log2: float) -> bool:
+        """Attend from q to k and v into out, given by their addresses; False if there is no counter."""
+        stream = self.stream_of(device.index)
+        counter = None
+        if self.counted:
+            counters = COUNTED.get(device)
+            if counters is None:
+                if torch.cuda.is_current_stream_capturing():
+                    return False
+                counters = COUNTED[device] = Counters(device)
+            counter = counters.address(stream)
+            if counter is None:
+                return False
+        described, dims = self.described, self.dims
+        self.launcher(
+            self.grid, 1, 1, stream, *self.start, described(0, q), *dims[0], described(1, k), *dims[1],
+            described(2, v), *dims[2], described(3, out), *dims[3], counter, None, *self.sizes, scale_log2, *self.end,
+        )  # fmt: skip
+        return True
+
+
+COUNTERS = 1 << 16
+COUNTED: dict[torch.device, Counters] = {}
+MOST_KEPT = 4096
+PLANS: dict[tuple[object, ...], Plan] = {}
+
+
+def tile_of(x: torch.Tensor, rows: int, parts: int) -> tuple[list[int], list[int], list[int], gl.NVMMASharedLayout]:
+    """How TMA moves (1, 1, rows, head_dim / parts) tiles of x (batch, heads, seqlen, head_dim).
+
+    Shape, strides, block and layout.
+    """
     # The stride of a dimension of size 1 is never used, but TMA checks its alignment all the same.
     outer = zip(x.shape[:-1], x.stride()[:-1], strict=True)
     strides = [*(stride if size > 1 else x.shape[-1] for size, stride in outer), 1]
     block = [1, 1, rows, x.shape[-1] // parts]
     dtype = gl.float16 if x.dtype == torch.float16 else gl.bfloat16
-    return TensorDescriptor(x, list(x.shape), strides, block, gl.NVMMASharedLayout.get_default_for(block, dtype))
+    return list(x.shape), strides, block, gl.NVMMASharedLayout.get_default_for(block, dtype)
 
 
 def aligned(x: torch.Tensor) -> torch.Tensor:
@@ -680,6 +881,12 @@ def attend_packed(
         tl.store(lse_ptr + head * tokens_q + first_q + rows, lse, mask=rows < seqlen_q)
 
 
+def hooked() -> bool:
+    """Whether somebody (a profiler) wants to see launches, which only Triton's own way shows."""
+    hook = knobs.runtime.launch_enter_hook
+    return bool(getattr(hook, "calls", hook))
+
+
 def attention(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float, return_lse: bool = False
 ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -687,44 +894,40 @@ def attention(
 
     With return_lse also the natural log-sum-exp of each row's scores, float32 (batch, heads_q, seqlen_q).
     """
-    batch, heads_q, seqlen_q, head_dim = q.shape
-    heads_kv, seqlen_kv = k.shape[1:3]
+    shape, device = q.shape, q.device
+    plan = PLANS.get((shape, k.shape, q.stride(), k.stride(), v.stride(), q.dtype, causal, device))
+    at_q, at_k, at_v = q.data_ptr(), k.data_ptr(), v.data_ptr()
+    known = plan is not None and plan.quick is not None
+    if not known or return_lse or scale <= 0 or (at_q | at_k | at_v) % 16 or hooked():
+        return prepared(q, k, v, causal=causal, scale=scale, return_lse=return_lse)
+    out = torch.empty((shape[0], shape[2], shape[1], shape[3]), dtype=q.dtype, device=device).transpose(1, 2)
+    if not plan.quick.launch(at_q, at_k, at_v, out.data_ptr(), device, scale * LOG2_E):
+        plan.compile_and_launch((q, k, v, out), scale * LOG2_E)
+    return out
+
+
+def prepared(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float, return_lse: bool
+) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    """The same for a call that is new or needs more: refuses what the kernel cannot do, and keeps the plan."""
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
-    if head_dim == 64:
-        consumers, block_n, stages, pingpong, late = D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG, D64_LATE
-    elif head_dim == 128:
-        consumers, block_n, stages, pingpong, late = D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG, D128_LATE
-    elif head_dim == 256:
-        consumers, block_n, stages, pingpong, late = 2, D256_BLOCK_N, 2, D256_PINGPONG, D256_LATE
-    else:
-        raise NotImplementedError(f"head_dim {head_dim}: 64, 128 and 256 only")
+    if q.shape[3] not in (64, 128, 256):
+        raise NotImplementedError(f"head_dim {q.shape[3]}: 64, 128 and 256 only")
     if scale <= 0:
         # The running maximum is taken before scaling, which needs a positive factor.
         q, scale = (-q, -scale) if scale < 0 else (torch.zeros_like(q), 1.0)
-
     q, k, v = aligned(q), aligned(k), aligned(v)
+    batch, heads_q, seqlen_q, head_dim = q.shape
     out = torch.empty((batch, seqlen_q, heads_q, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
     lse = torch.empty((batch, heads_q, seqlen_q), dtype=torch.float32, device=q.device) if return_lse else None
-    schedule = CAUSAL_SCHEDULE if causal else FULL_SCHEDULE
-    row_tiles = triton.cdiv(seqlen_q, consumers * ROWS)
-    tiles = row_tiles * batch * heads_q
-    processors = torch.cuda.get_device_properties(q.device).multi_processor_count
-    group = heads_q // heads_kv
-    # Tiles become shorter within a section, so one must occupy every processor to the end.
-    cached = (L2_MIB << 20) // (4 * seqlen_kv * head_dim)
-    section = max(1, cached, processors // (row_tiles * group)) * group
-    tile = consumers * ROWS * head_dim * 2
-    room = SHARED_LIMIT - tile - 4 * stages * block_n * head_dim
-    parts = 1 if room >= tile else 2 if room >= tile // 2 else 0  # pieces that results leave in, 0: through the queries
-    attend[(tiles if schedule == "single" else min(tiles, processors),)](
-        describe(q, ROWS), describe(k, block_n), describe(v, block_n), describe(out, ROWS, parts or 1),
-        torch.zeros(1, dtype=torch.int32, device=q.device) if schedule == "dynamic" else None, lse,
-        row_tiles, batch * heads_q, heads_q, group, min(section, batch * heads_q), seqlen_q, seqlen_kv, scale * LOG2_E,
-        CONSUMERS=consumers, BLOCK_N=block_n, STAGES=stages, CAUSAL=causal, DYNAMIC=schedule == "dynamic",
-        PINGPONG=pingpong, LATE=late, O_PARTS=parts,
-        CONSUMER_REGISTERS=240 if consumers == 2 else 160, PRODUCER_REGISTERS=24 if consumers == 2 else 32, num_warps=4,
-    )  # fmt: skip
+    key = (q.shape, k.shape, q.stride(), k.stride(), v.stride(), q.dtype, causal, q.device)
+    plan = PLANS.get(key)
+    if plan is None:
+        if len(PLANS) >= MOST_KEPT:
+            PLANS.clear()
+        plan = PLANS[key] = Plan(q, k, v, out, causal)
+    plan.compile_and_launch((q, k, v, out), scale * LOG2_E, lse)
     return out if lse is None else (out, lse)
 
 
