@@ -23,6 +23,7 @@ pytestmark = pytest.mark.gpu
 SMALL = shape(batch=2, heads=(8, 4), lengths=(512, 512), head_dim=128, causal=False, dtype="bf16")
 LARGE = shape(batch=4, heads=(16, 16), lengths=(2048, 2048), head_dim=128, dtype="bf16")
 LIMITS = Limits(build=20, check=20, time=20)
+SHORT_LIMITS = Limits(build=8, check=8, time=8)
 BROKEN = (
     TORCH_SDPA.replace("def attention", "def honest")
     + """
@@ -70,12 +71,13 @@ def evaluate(
     plan: TimingPlan | None = None,
     baseline: str = "",
     peers: tuple[str, ...] = (),
+    limits: Limits = LIMITS,
 ) -> list[Evaluation]:
     request = EvaluationRequest(
         number=0,
         subject=Subject(label="kernel", source=source),
         shapes=shapes,
-        limits=LIMITS,
+        limits=limits,
         plan=plan,
         baseline=Subject(label="baseline", source=baseline) if baseline else None,
         peers=peers,
@@ -116,7 +118,7 @@ def test_a_sleep_on_the_gpu_is_seen_by_the_judges_clock(pool: Pool) -> None:
     ("name", "outcome"), [("out of bounds", "crashed"), ("deadlock", "timeout"), ("trap", "crashed")]
 )
 def test_a_broken_kernel_leaves_the_gpu_usable(pool: Pool, name: str, outcome: str) -> None:
-    (found,) = evaluate(pool, BROKEN.replace("BODY", BODIES[name]), SMALL)
+    (found,) = evaluate(pool, BROKEN.replace("BODY", BODIES[name]), SMALL, limits=SHORT_LIMITS)
     assert found.outcome == outcome, found.reason
     (found,) = evaluate(pool, TORCH_SDPA, SMALL)
     assert found.outcome == "ok", found.reason

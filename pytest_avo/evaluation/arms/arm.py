@@ -12,7 +12,6 @@ import socket
 import sys
 import termios
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -24,6 +23,7 @@ from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.forms import check_form
+from pytest_avo.evaluation.arms.lateness import Lateness
 from pytest_avo.evaluation.arms.log import Log
 from pytest_avo.evaluation.arms.memory import Memory, Written
 from pytest_avo.evaluation.arms.replies import Done, Enqueued, Loaded, Raised, decode
@@ -32,10 +32,6 @@ from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
 from pytest_avo.evaluation.linux import memory_use, processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
 
-BUSY_S = 0.0015
-"""A GPU that answers later than this is kept busy by someone, and only one kernel's process is not frozen."""
-OFTEN_LATE, RECENT_SLICES = 3, 20
-"""Of so many timed slices, the ones after which the GPU may not be late."""
 NOTICED_SHARE = 0.05
 """A kernel's memory is counted when so much of what it may have is gone from the machine since the last count."""
 COUNTED_S = 2.0
@@ -89,7 +85,7 @@ class Arm:
         self._link = link
         self._tree = tree
         self._named: set[tuple[str, str]] = set()
-        self._late: deque[bool] = deque(maxlen=RECENT_SLICES)
+        self._lateness = Lateness()
         self._is_loading = False
         self._memory_bytes = memory_bytes
         self._free_bytes = memory_use.free_bytes()
@@ -136,8 +132,9 @@ class Arm:
         written = laid.write(self.given, self.result)
         timed = phase == "time" or like_timed
         how: _Do = "call" if not timed else "launch" if eager else "replay"
-        seconds, done = self._ask(self._request(how, laid.calls), phase=phase, limit_s=limit_s)
-        return self._slice(done, laid, written, seconds=seconds, phase=phase)
+        request = self._request(how, laid.calls)
+        seconds, done = self._ask(request, phase=phase, limit_s=limit_s, until_idle=phase == "time")
+        return self._slice(done, laid, written, seconds=seconds)
 
     def enqueue(self, batch: Sequence[Arguments], dtype: Dtype, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
@@ -147,11 +144,16 @@ class Arm:
         seconds, enqueued = self._ask(self._request("enqueue", laid.calls), phase="time", limit_s=limit_s)
         if not isinstance(enqueued, Enqueued):
             raise KernelFault("rejected", "answered a call that was not asked")
-        _, done = self._ask({"do": "finish"}, phase="time", limit_s=limit_s)
-        return self._slice(done, laid, written, seconds=seconds, phase="time")
+        _, done = self._ask({"do": "finish"}, phase="time", limit_s=limit_s, until_idle=True)
+        return self._slice(done, laid, written, seconds=seconds)
 
-    def _ask(self, request: dict[str, object], *, phase: Phase, limit_s: float) -> tuple[float, _Reply]:
-        """The judge's seconds from a request to the reply, and that; the process is frozen before and after."""
+    def _ask(
+        self, request: dict[str, object], *, phase: Phase, limit_s: float, until_idle: bool = False
+    ) -> tuple[float, _Reply]:
+        """The judge's seconds from a request to the reply, and that; the process is frozen before and after.
+
+        until_idle: the seconds end when a GPU is idle too, whatever was left running there.
+        """
         self._send(request, phase)
         self.require_standstill()
         start = time.perf_counter()
@@ -162,19 +164,22 @@ class Arm:
             self.freeze()
             raise
         seconds = self.freeze() - start
+        if until_idle:
+            # Only who is timed has the device alone: while checks share it, another's work answers just as late.
+            seconds += self._lateness.note(self.result.responses_s())
+            if self._lateness.is_usual:
+                raise KernelFault("rejected", "left work running on the device after its calls")
         self._limit_memory()
         self._refuse_extra_replies()
         return seconds, reply
 
-    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float, phase: Phase) -> Slice:
+    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float) -> Slice:
         """What was answered, if it is what was asked; KernelFault where not."""
         asked = len(laid.arguments)
         if not isinstance(done, Done) or done.calls != asked:
             raise KernelFault("rejected", f"did not answer the {asked} calls that were asked")
         for form in done.forms:
             check_form(form, laid.arguments[0], laid.dtype, place=self.given.place, lse=laid.with_lse)
-        if phase == "time":
-            self._require_idle_device()
         if not self.given.unchanged(written):
             raise KernelFault("rejected", "modified its inputs")
         return Slice(
@@ -199,15 +204,6 @@ class Arm:
         """KernelFault where the process, frozen, did something all the same."""
         if self._tree.is_stopped and (movement := self._tree.movement()):
             raise KernelFault("rejected", f"{movement} while it was to stand still")
-
-    def _require_idle_device(self) -> None:
-        """KernelFault where the device answers late again and again. Once it does so for a host that is busy too.
-
-        Only who is timed has the device alone: while checks share it, another's work answers just as late.
-        """
-        self._late.append(self.result.response_s() > BUSY_S)
-        if sum(self._late) >= OFTEN_LATE:
-            raise KernelFault("rejected", "left work running on the device after its calls")
 
     def busy(self, window_s: float) -> float:
         """CPU seconds per second that the process uses while nothing is asked of it, over a window."""

@@ -65,17 +65,21 @@ class Memory:
         ]
         return not bool(torch.stack(changed).any())  # asked once for all, since asking waits for the device
 
-    def response_s(self) -> float:
-        """Seconds that a trivial operation of the judge takes on the device: long where someone keeps it busy."""
+    def responses_s(self) -> tuple[float, ...]:
+        """Seconds that a trivial operation of the judge takes on the device, time after time; none on a CPU.
+
+        They are long where someone keeps the device busy. Processes take turns on it: what is at work when the first
+        answer comes lets the next one wait again.
+        """
         if self.place != "cuda":
-            return 0.0
-        least = float("inf")
+            return ()
+        found = []
         for _ in range(RESPONSE_TRIES):
             start = time.perf_counter()
             _flush_buffer()[:256].fill_(0)
             torch.cuda.synchronize()
-            least = min(least, time.perf_counter() - start)
-        return least
+            found.append(time.perf_counter() - start)
+        return tuple(found)
 
     def again(self) -> Memory:
         """The same bytes for one more process: what closes with it is a descriptor of its own."""
