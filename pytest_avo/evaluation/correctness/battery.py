@@ -116,6 +116,25 @@ def first_case(shape: Shape, random: Random, *, lse: bool = False) -> Case:
     return Case("normal", shape, random.choice(("normal", "plain")), lse=lse)
 
 
+def asked_instead(shape: Shape, random: Random, *, place: str = "cpu", lse: bool = False) -> list[Case]:
+    """Calls at the claimed shape for a kernel that refuses some beside it, where what it refuses would have been seen.
+
+    Every layout of every tensor, with inputs of many kinds; of a log-sum-exp every one but the usual. What kernels may
+    decline elsewhere (odd rows, repeated ones) they may decline here.
+    """
+    columns = [random.sample([*ORDERED, *GAPS], k=len(ORDERED) + len(GAPS)) for _ in "qkv"]
+    layouts = list(zip(*columns, strict=True))
+    declined: list[tuple[Layout, Layout, Layout]] = [("bshd", random.choice(REPEATED), random.choice(REPEATED))]
+    declined += [("odd", "odd", "odd")] if place == "cpu" else []
+    kinds = random.sample([kind for kind in KINDS if kind != "needle"], k=len(layouts) + len(declined))
+    cases = [
+        Case(f"{kind}, as others are refused", shape, kind, (q, k, v), required=(q, k, v) not in declined, lse=lse)
+        for kind, (q, k, v) in zip(kinds, [*layouts, *declined], strict=True)
+    ]
+    random.shuffle(cases)
+    return cases
+
+
 def _choices(
     factors: dict[str, tuple[str, ...]], beside: Extent
 ) -> tuple[dict[str, tuple[str, ...]], dict[str, tuple[str, ...]]]:

@@ -38,9 +38,13 @@ class Case:
     """Whether the log-sum-exp is asked for too."""
 
     @property
+    def function(self) -> str:
+        return ATTENTION.name
+
+    @property
     def way(self) -> str:
         """How the kernel is called, for which it may have code of its own."""
-        return f"{ATTENTION.name} {'with lse' if self.lse else ''}"
+        return f"{self.function} {'with lse' if self.lse else ''}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ Zero-mean values find missing or perturbed keys; a needle (a query that points a
 draws without one find kernels that look for them; shifted values find weak accumulators; constant keys a wrong
 normalisation; large logits a softmax without maximum; very negative and rising ones a maximum that starts too high or
 hides keys by too little (a row that sees low scores alone shows it); large products what overflows before it is scaled;
-value scales that differ between heads errors that a large head hides.
+one key unlike all others what goes by the first few of them; value scales that differ between heads errors that a large
+head hides.
 
 Half precision does not tell large scores apart, and an honest kernel may err there by as much as values differ. Where
 keys that it confuses have nearly the same value, only what is wrong errs.
@@ -29,9 +30,10 @@ Kind = Literal[
     "negative",
     "rising",
     "products",
+    "outliers",
 ]
 UNUSUAL: tuple[Kind, ...] = (
-    "large", "constant", "shifted", "scaled", "tiny", "huge", "negative", "rising", "products",
+    "large", "constant", "shifted", "scaled", "tiny", "huge", "negative", "rising", "products", "outliers",
 )  # fmt: skip
 """Those that `impose` makes unlike the rest: `mixture` has them occur beside usual ones, while timing too."""
 NEEDLE_LOGIT = 3.5
@@ -49,6 +51,10 @@ ALIKE = 2.0**-4
 """By what share of their usual deviation values differ that are nearly alike."""
 LARGE_PRODUCT = 1e5
 """Standard deviation of unscaled products: half precision ends at 65504."""
+LEAST_GAP, MOST_GAP = 2.0, 200.0
+"""How far the score of an outlying key is above all others that a query sees: from where both count to beyond exp."""
+LONGEST_OUTLIER = 1e3
+"""Of what is added to such a key: half precision must hold its products too."""
 LARGEST_LOGIT = 4e4
 """Of a query along a key of usual length; half precision must hold it, with longer keys too."""
 
@@ -97,6 +103,8 @@ def impose(
             # No longer than others: a needle among them would leave what half precision holds.
             q *= factor * (root / q.norm(dim=-1, keepdim=True)).clamp_max(1)
             k *= factor
+        case "outliers":
+            _raise_keys(q, k, causal=causal, scale=scale, generator=generator)
 
 
 def _lower_or_raise(
@@ -146,6 +154,26 @@ def _jump(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, at: int, length:
     k -= ((k.float() @ unit)[..., None] * unit).to(k.dtype)
     k[:, :, :at] -= length.to(k.dtype)
     _make_alike(v[:, :, :at])
+
+
+def _raise_keys(q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, generator: torch.Generator) -> None:
+    """Raise, in place, the score of one key of every head above all others that one of its queries sees."""
+    batch, heads_kv, seqlen_kv, _ = k.shape
+    group, seqlen_q = q.shape[1] // heads_kv, q.shape[2]
+    first = max(0, seqlen_q - seqlen_kv) if causal else 0  # of the queries that see a key
+    chance = torch.rand(6, batch, heads_kv, generator=generator, device=generator.device)
+    row = first + (chance[0] * (seqlen_q - first)).long()
+    b, h = (torch.arange(n, device=q.device) for n in (batch, heads_kv))
+    asking = q[b[:, None], h * group + (chance[1] * group).long(), row].float()
+    scores = (k.float() @ asking[..., None])[..., 0] * scale
+    visible = (row + 1 + seqlen_kv - seqlen_q) if causal else torch.full_like(row, seqlen_kv)
+    scores.masked_fill_(torch.arange(seqlen_kv, device=q.device) >= visible[..., None], -torch.inf)
+    key = _needle_keys(visible, chance[2:])
+    gap = LEAST_GAP * (MOST_GAP / LEAST_GAP) ** torch.rand(batch, heads_kv, generator=generator, device=q.device)
+    present = scores.gather(-1, key[..., None])[..., 0]
+    length = (scores.amax(-1) + gap - present) / (scale * asking.norm(dim=-1)).clamp_min(1e-30)
+    along = asking / asking.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+    k[b[:, None], h, key] += (length.clamp_max(LONGEST_OUTLIER)[..., None] * along).to(k.dtype)
 
 
 def plant_needles(

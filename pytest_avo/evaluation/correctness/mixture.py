@@ -18,6 +18,8 @@ from pytest_avo.evaluation.correctness.scrutiny import Group
 
 TIMED_SHARE = 0.5
 """Share of the timed slices with an unusual group."""
+OUTLIERS_SHARE = 0.5
+"""Of these, in which that is of the one kind that the first rows of a group do not tell from usual ones."""
 
 
 def calls_of_all_kinds(shape: Shape) -> int:
@@ -41,15 +43,17 @@ def mix_timed(batch: Sequence[Inputs], random: Random, generator: torch.Generato
     """Make one group of one call of a slice, in place, one of an unusual kind, in some of the slices; says which."""
     if random.random() >= TIMED_SHARE:
         return {}
-    return mix_all(batch, [random.choice(UNUSUAL)], random, generator)
+    kind = "outliers" if random.random() < OUTLIERS_SHARE else random.choice(UNUSUAL)
+    return mix_all(batch, [kind], random, generator)
 
 
 def _change(inputs: Inputs, kind: Kind, entry: int, head_kv: int, generator: torch.Generator) -> None:
     group = inputs.q.shape[1] // inputs.k.shape[1]
     q = inputs.q[entry : entry + 1, head_kv * group : (head_kv + 1) * group]
     k, v = (x[entry : entry + 1, head_kv : head_kv + 1] for x in (inputs.k, inputs.v))
-    for x in (q, k, v):
-        # Of whatever kind the others are: large products of numbers with a sink are none that half precision holds.
+    # Outliers lie among what is usual in a slice, and all but they look like it. Other kinds want usual numbers: large
+    # products of numbers with a sink are none that half precision holds.
+    for x in (q, k, v) if kind != "outliers" else ():
         x.copy_(torch.randn(x.shape, generator=generator, device=x.device))
     eps = torch.finfo(q.dtype).eps
     impose(kind, q, k, v, causal=inputs.causal, scale=inputs.scale, eps=eps, generator=generator)

@@ -11,7 +11,7 @@ from random import Random
 import torch
 
 from pytest_avo.core.evaluation import EvaluationRequest, Subject
-from pytest_avo.core.kernel import Claim, claim_of
+from pytest_avo.core.kernel import claim_of, text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, Phase
 from pytest_avo.evaluation.arms.arms import Arms
@@ -19,7 +19,7 @@ from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRa
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case
 from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
-from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
 from pytest_avo.evaluation.correctness.kinds import UNUSUAL
@@ -37,6 +37,8 @@ class Checks:
         self._arms = arms
         self._say = say
         self._place = place
+        self._refused: dict[str, set[str]] = {}
+        """Functions of which a kernel refused calls that it does not claim, by the digest of its source."""
 
     def battery(
         self, name: str, subject: Subject, request: EvaluationRequest, shape: Shape, *, seed: int, what: str
@@ -47,7 +49,7 @@ class Checks:
         """
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         spent_s, build_s = 0.0, 0.0
-        for case in self._cases(shape, request, claim_of(subject.source, path=Path(subject.label)), random):
+        for case in self._cases(subject, shape, request, random):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape, case.way)
@@ -55,6 +57,8 @@ class Checks:
             start = time.perf_counter()
             inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
             answered = time.perf_counter()
+            if inputs is None:
+                self._refused.setdefault(text_digest(subject.source), set()).add(case.function)
             build_s += answered - start if first else 0.0
             spent_s += 0.0 if first else answered - start
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
@@ -67,12 +71,15 @@ class Checks:
         return build_s + self._arms.take_build_s(name), spent_s
 
     def _cases(
-        self, shape: Shape, request: EvaluationRequest, claim: Claim | None, random: Random
+        self, subject: Subject, shape: Shape, request: EvaluationRequest, random: Random
     ) -> Iterator[Case | SequencesCase]:
         """All single calls for a shape; only after the first are the others put together, which takes 10 ms."""
+        claim = claim_of(subject.source, path=Path(subject.label))
         yield first_case(shape, random, lse=claim is not None and claim.lse)
         beside = "nothing" if request.claim_alone else beside_once(request.shapes)[shape.id]
         yield from all_cases(shape, claim, random, place=self._place, beside=beside)[1:]
+        if not request.claim_alone and (refused := self._refused.get(text_digest(subject.source))):
+            yield from all_asked_instead(shape, claim, random, refused, place=self._place)
 
     def _check_case(
         self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, limit_s: float, first: bool

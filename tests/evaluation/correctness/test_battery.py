@@ -8,7 +8,16 @@ from random import Random
 import pytest
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.battery import FACTORS, KINDS, TOGETHER, battery, beside_once
+from pytest_avo.evaluation.correctness.battery import (
+    FACTORS,
+    GAPS,
+    KINDS,
+    ORDERED,
+    TOGETHER,
+    asked_instead,
+    battery,
+    beside_once,
+)
 from pytest_avo.evaluation.correctness.covering import covering
 from pytest_avo.evaluation.correctness.layouts import Layout
 from tests.evaluation.laboratory import shape
@@ -45,6 +54,19 @@ def test_a_battery_varies_all_that_a_kernel_might_ignore(case: Shape) -> None:
         assert any(call.layouts[1] != call.layouts[2] for call in beside)
         assert any(set(call.layouts) & GAPPED for call in beside)
         assert any("one head" in call.layouts or "one batch" in call.layouts for call in beside)
+
+
+@pytest.mark.parametrize("case", CLAIMED, ids=lambda x: x.id)
+def test_where_others_are_refused_every_layout_is_asked_at_the_claimed_shape(case: Shape) -> None:
+    for seed in range(5):
+        calls = asked_instead(case, Random(seed), lse=True)
+        assert {call.shape for call in calls} == {case}
+        assert all(call.lse for call in calls)
+        assert len({call.kind for call in calls}) == len(calls)
+        for place in range(3):
+            assert {call.layouts[place] for call in calls if call.required} == {*ORDERED, *GAPS}
+        assert len([call for call in calls if not call.required]) == 2
+        assert not any("odd" in call.layouts for call in asked_instead(case, Random(seed), place="cuda"))
 
 
 def test_beside_shapes_of_other_heads_only_what_goes_with_heads_is_asked() -> None:

@@ -114,6 +114,20 @@ def test_products_are_beyond_half_precision_and_scaled_within() -> None:
     assert float(products.abs().max()) > 65504 > float((products * inputs.scale).abs().max())
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_an_outlier_is_one_key_of_a_head_far_above_all_others(causal: bool) -> None:
+    rises = []
+    for seed in range(20):
+        usual, inputs = drawn("plain", seed=seed, causal=causal), drawn("outliers", seed=seed, causal=causal)
+        changed = (usual.k != inputs.k).any(-1)
+        assert changed.sum(-1).tolist() == [[1, 1]]
+        assert torch.equal(usual.q, inputs.q)
+        assert torch.equal(usual.v, inputs.v)
+        rises += [float(weights(inputs)[0, head : head + 2].amax()) for head in (0, 2)]
+    assert min(rises) > 0.3
+    assert max(float(drawn("outliers", seed=seed).k.norm(dim=-1).max()) for seed in range(20)) > 60
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_needle_takes_nearly_all_the_weight(causal: bool, dtype: Dtype) -> None:

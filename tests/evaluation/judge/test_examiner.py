@@ -218,6 +218,13 @@ def test_a_shape_that_was_not_claimed_may_be_refused(desk: Desk) -> None:
     assert desk.examine(kernel(only))[ONE.id].outcome == "ok"
 
 
+def test_who_refuses_other_shapes_is_asked_about_every_layout_at_the_claimed_one(desk: Desk) -> None:
+    only = f"if list(q.shape) != [1, 4, {ONE.seqlen_q}, 64] or k.shape[2] != {ONE.seqlen_kv}: raise NotImplementedError"
+    careless = "if v.stride(1) > v.stride(2) and v.is_contiguous(): v = v + 1"
+    found = desk.examine(kernel(f"{only}\n{careless}"))[ONE.id]
+    assert found.outcome == "incorrect"
+
+
 def test_a_shape_that_was_not_claimed_must_not_be_answered_wrongly(desk: Desk) -> None:
     careless = f"if q.shape[2] != {ONE.seqlen_q}: return torch.zeros_like(q)"
     found = desk.examine(kernel(careless))[ONE.id]

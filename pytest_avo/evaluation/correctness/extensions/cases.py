@@ -6,7 +6,7 @@ lengths; beside it all that a call consists of is varied, and every two choices 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -14,13 +14,14 @@ import msgspec
 
 from pytest_avo.core.kernel import Claim
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.signature import PAGED, VARLEN
+from pytest_avo.core.signature import ATTENTION, PAGED, VARLEN
 from pytest_avo.evaluation.correctness.battery import (
     KINDS,
     LAYOUTS,
     LONGEST_BESIDE,
     Extent,
     ask_some,
+    asked_instead,
     battery,
     heads_of,
     scale_of,
@@ -103,6 +104,39 @@ def all_cases(
     plain = battery(shape, random, longest=longest, place=place, lse=lse, beside=beside)
     several = _extensions(shape, claim, random, longest // 3, place)
     return [*plain, *(case for case in several if case.required or beside != "nothing")]
+
+
+def all_asked_instead(
+    shape: Shape, claim: Claim | None, random: Random, refused: Collection[str], *, place: str = "cpu"
+) -> list[Case | SequencesCase]:
+    """What is asked at the claimed shape of a kernel that refused calls of some functions, by name, beside it."""
+    lse = claim is not None and claim.lse
+    found: list[Case | SequencesCase] = []
+    if ATTENTION.name in refused:
+        found += asked_instead(shape, random, place=place, lse=lse)
+    if VARLEN.name in refused:
+        found += [_packed_at_claim(shape, random, lse=lse, empty=empty) for empty in (False, True)]
+    if PAGED.name in refused and claim is not None:
+        for level in ("small", "large"):
+            case = _claimed_paged(shape, random, int(claim.paged), lse=lse)
+            size = block_size(level, int(claim.paged), random)
+            found.append(replace(case, block_size=size, is_shared=level == "small", required=False))
+    return found
+
+
+def _packed_at_claim(shape: Shape, random: Random, *, lse: bool, empty: bool) -> SequencesCase:
+    """As many sequences as the claimed shape has, one of them whole, of the others keys and queries unlike.
+
+    empty: one of them without keys, or without queries.
+    """
+    whole = (shape.seqlen_q, shape.seqlen_kv)
+    others = [(random.randint(0, whole[0]), random.randint(0, whole[1])) for _ in range(max(1, shape.batch - 1))]
+    if empty:
+        others[0] = random.choice(((0, others[0][1]), (others[0][0], 0)))
+    lengths = [whole, *others]
+    random.shuffle(lengths)
+    case = _case("varlen, as others are refused", VARLEN.name, shape, lengths, random, lse=lse)
+    return replace(case, required=False, is_padded=empty)
 
 
 def _extensions(shape: Shape, claim: Claim | None, random: Random, longest: int, place: str) -> list[SequencesCase]:

@@ -14,7 +14,7 @@ import torch
 from pytest_avo.core.kernel import Claim
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
-from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
+from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.extensions.sequences import Packed, Paged
 from pytest_avo.evaluation.correctness.inputs import Arguments, Case
@@ -81,6 +81,21 @@ def test_all_is_asked_at_the_claimed_shape_and_beside_it(claimed: Shape) -> None
     sizes = {case.block_size for case in several if case.function == "attention_paged"}
     assert all(size % 16 == 0 for size in sizes)
     assert max(sizes) >= 128
+
+
+@pytest.mark.parametrize("claimed", CLAIMED, ids=lambda x: x.id)
+def test_where_others_are_refused_unequal_and_empty_sequences_are_asked_at_the_claimed_lengths(claimed: Shape) -> None:
+    functions = ("attention", "attention_varlen", "attention_paged")
+    cases = all_asked_instead(claimed, CLAIM, Random(1), functions)
+    assert all(case.lse for case in cases)
+    several = [case for case in cases if isinstance(case, SequencesCase)]
+    assert [case.function for case in several] == ["attention_varlen"] * 2 + ["attention_paged"] * 2
+    for case in several:
+        assert (claimed.seqlen_q, claimed.seqlen_kv) in case.lengths
+        assert not case.required
+    assert any(0 in lengths for lengths in several[1].lengths)
+    assert all_asked_instead(claimed, None, Random(1), ("attention",))
+    assert not all_asked_instead(claimed, CLAIM, Random(1), ())
 
 
 def replaced(**changes: Any) -> Claim:
