@@ -5,7 +5,9 @@ Verdicts, the gate and evolution rank by this one rule and differ in the confide
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -80,11 +82,13 @@ def paired(timing: Timing, arm: str) -> list[list[float]]:
 
 
 def paired_by_kind(timing: Timing, arm: str) -> dict[str, list[list[float]]]:
-    """The same on each kind of inputs alone; none where there is but one."""
+    """The same on each kind of inputs alone that had two rounds; none where there is but one kind."""
     if len(timing.kind_names) < 2:
         return {}
-    raw = _raw(timing, arm)
-    return {kind: stats.levelled(raw, timing.kinds_by_launch, at=kind) for kind in timing.kind_names}
+    raw, rounds = _raw(timing, arm), Counter(itertools.chain(*timing.kinds_by_launch))
+    return {
+        kind: stats.levelled(raw, timing.kinds_by_launch, at=kind) for kind in timing.kind_names if rounds[kind] > 1
+    }
 
 
 def _raw(timing: Timing, arm: str) -> list[list[float]]:
@@ -109,8 +113,9 @@ def gains_by_kind(
     """
     found: dict[str, dict[str, list[list[float]]]] = {}
     for shape, timing in _timings(evaluations, shapes).items():
-        for kind in timing.kind_names:
-            found.setdefault(kind, {})[shape] = paired_by_kind(timing, BASELINE).get(kind) or paired(timing, BASELINE)
+        only = {kind: paired(timing, BASELINE) for kind in timing.kind_names[:1]}
+        for kind, launches in (only if len(timing.kind_names) == 1 else paired_by_kind(timing, BASELINE)).items():
+            found.setdefault(kind, {})[shape] = launches
     if len(found) < 2:
         return {}
     weights = {shape.id: shape.weight for shape in shapes}

@@ -28,6 +28,8 @@ from pytest_avo.core.stats import Interval
 from pytest_avo.operators.operator import Accept
 
 SCREEN_ROUNDS = 20
+SCREEN_FIRST = 3
+"""Rounds before the first look: most candidates are plainly slower, or plainly worth confirming, after so few."""
 SEED_ROUNDS = 12
 CONFIRM_LAUNCHES = 6
 CONFIRM_ROUNDS = 18
@@ -75,14 +77,16 @@ def screening(plan: TimingPlan, *, floor: float | None) -> TimingPlan:
 
     floor: None for the seed, which is timed beside itself.
     """
-    rounds = min(plan.max_rounds, SEED_ROUNDS if floor is None else SCREEN_ROUNDS)
-    return msgspec.structs.replace(plan, max_rounds=rounds, margin=floor)
+    if floor is None:
+        return msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, SEED_ROUNDS), margin=None)
+    first, rounds = min(plan.min_rounds, SCREEN_FIRST), min(plan.max_rounds, SCREEN_ROUNDS)
+    return msgspec.structs.replace(plan, min_rounds=first, max_rounds=rounds, margin=floor)
 
 
 def confirmation(plan: TimingPlan, *, floor: float | None) -> TimingPlan:
     """How a winner is timed once more: a turn of all kinds of inputs in each of several launches.
 
-    After half of the launches it ends where the gain is plainly above the floor, or hardly can be any more.
+    After two launches it ends where the gain is plainly above the floor, after three where it hardly can be any more.
     """
     rounds = min(plan.max_rounds * CONFIRM_LAUNCHES, CONFIRM_ROUNDS)
     return msgspec.structs.replace(plan, max_rounds=rounds, launches=CONFIRM_LAUNCHES, margin=floor)

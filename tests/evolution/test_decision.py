@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing, TimingPlan
-from pytest_avo.core.ranking import geomean_gain, noise_floor
+from pytest_avo.core.ranking import gains_by_kind, geomean_gain, noise_floor
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.verdict import judge
 from pytest_avo.evolution.decision import (
     COMPARE_LAUNCHES,
     CONFIRM_LAUNCHES,
@@ -110,9 +111,9 @@ def test_a_kernel_is_seldom_faster_than_itself() -> None:
 def test_screening_stops_when_it_is_plain_and_so_does_a_confirmation_between_launches() -> None:
     plan = TimingPlan(max_rounds=30)
     screen = screening(plan, floor=0.01)
-    assert (screen.max_rounds, screen.margin, screen.launches) == (20, 0.01, 1)
+    assert (screen.min_rounds, screen.max_rounds, screen.margin, screen.launches) == (3, 20, 0.01, 1)
     seed = screening(plan, floor=None)
-    assert (seed.max_rounds, seed.margin) == (SEED_ROUNDS, None)
+    assert (seed.min_rounds, seed.max_rounds, seed.margin) == (plan.min_rounds, SEED_ROUNDS, None)
     confirm = confirmation(plan, floor=0.01)
     assert (confirm.launches, confirm.margin) == (CONFIRM_LAUNCHES, 0.01)
     assert confirm.max_rounds == 3 * CONFIRM_LAUNCHES
@@ -152,6 +153,17 @@ def test_a_loss_on_one_kind_of_inputs_must_be_beyond_doubt_and_show_over_all_sha
     assert decide({ONE.id: of_kinds(ONE, lost)}, [ONE], floor=0.03).ranking == "faster"
     made_up = {ONE.id: of_kinds(ONE, lost), TWO.id: of_kinds(TWO, {"normal": 0.1, "spread": 0.06})}
     assert decide(made_up, [ONE, TWO], floor=FLOOR).ranking == "faster"
+
+
+def test_a_single_round_of_a_kind_says_nothing_of_that_kind() -> None:
+    """It has an interval without width: candidates screened in one turn of the kinds would be rejected by chance."""
+    once = {"normal": 0.21, "spread": 0.20, "sink": -0.001}
+    evaluations = {shape.id: of_kinds(shape, once, rounds=1) for shape in (ONE, TWO)}
+    assert gains_by_kind(evaluations, (ONE, TWO), confidence=0.98) == {}
+    assert decide(evaluations, (ONE, TWO), floor=FLOOR).ranking != "rejected"
+    assert judge(evaluations[ONE.id], ONE, floor=FLOOR).baseline.kinds == {}  # type: ignore[union-attr]
+    twice = evaluations | {TWO.id: of_kinds(TWO, once, rounds=2)}
+    assert set(gains_by_kind(twice, (ONE, TWO), confidence=0.98)) == set(once)
 
 
 def test_a_kernel_that_is_slower_over_all_is_called_that() -> None:

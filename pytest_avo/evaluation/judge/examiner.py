@@ -246,7 +246,8 @@ def _undecided(plan: TimingPlan) -> TimingPlan:
 class _Launch:
     """Provides the arms of a race: new processes for each of several launches; of one launch the present ones.
 
-    both_new: for that, too, kernel and baseline are started anew.
+    What nobody is compared with in a verdict, the empty arm and the fixed one, keeps its process. both_new: for one
+    launch, too, kernel and baseline are started anew.
     """
 
     def __init__(
@@ -260,7 +261,7 @@ class _Launch:
     def __call__(self) -> dict[str, Arm]:
         plan = self._request.plan
         started: dict[str, Arm] = {}
-        kept = {EMPTY} if plan is not None and plan.launches > 1 else {EMPTY, KERNEL}
+        kept = {EMPTY, FIXED} if plan is not None and plan.launches > 1 else {EMPTY, FIXED, KERNEL}
         again = plan is not None and (plan.launches > 1 or self._request.fresh)
         anew = [name for name in self._subjects if again and name not in kept]
         if self._both_new:

@@ -19,9 +19,12 @@ from pytest_avo.core.stats import Launches, Located
 LEAST_ROUNDS = 5
 """Below so many, or what was asked for where that is less, a comparison says nothing."""
 LEAST_TURNS = 2
-"""Of every kind of inputs, where there are several: what rounds of a kind vary by takes two of them."""
+"""Of every kind of inputs, where there are several: what rounds of a kind vary by takes two of them. A margin is looked
+at after one: what kinds differ by counts as noise then, and only what is plain stands out from it."""
 LEAST_LAUNCHES = 3
 """Of a comparison over several, before it is looked at."""
+EARLY_LAUNCHES = 2
+"""The same where there is a margin, for what is plain already; of two launches nothing else is believed."""
 LEAST_NARROW = 4
 """The same where there is no margin: from so many on a launch that lies apart does not decide."""
 RISK = 0.01
@@ -45,13 +48,18 @@ class Stopping:
         self._weights = {shape.id: shape.weight for shape in shapes}
         self.open = list(shapes)
         """Those that the next round is for."""
-        least = plan.min_rounds if turns == 1 else max(plan.min_rounds, LEAST_TURNS * turns)
+        self._known = LEAST_ROUNDS if turns == 1 else max(LEAST_ROUNDS, LEAST_TURNS * turns)
+        """From so many rounds on it is told which shapes vary most."""
+        is_looked_at = turns == 1 or plan.margin is not None
+        least = plan.min_rounds if is_looked_at else max(plan.min_rounds, LEAST_TURNS * turns)
         self.rounds = self._in_turns(math.ceil(plan.max_rounds / plan.launches))
         """Of a launch at most."""
         self._first = min(self._in_turns(least), self.rounds)
         self._looks = stats.looks(self._first, self.rounds)
         if plan.launches > 1:
             self._looks = stats.looks(min(LEAST_LAUNCHES, plan.launches), plan.launches)
+            if plan.launches > LEAST_LAUNCHES:
+                self._looks = (EARLY_LAUNCHES, *self._looks)
 
     def after_round(
         self, rounds: int, spent_s: float, paired: Paired, *, others: Collection[str], round_s: Mapping[str, float]
@@ -100,9 +108,11 @@ class Stopping:
             return "plainly faster"
         if bound.high < margin:
             return "not faster"
-        if margin >= 0 and chance_of_rising(found, margin, done / last) < HOPELESS:
+        is_early = self._plan.launches > 1 and done < LEAST_LAUNCHES
+        if margin >= 0 and not is_early and chance_of_rising(found, margin, done / last) < HOPELESS:
             return "hardly can become faster"
-        self._allot(shapes, round_s)
+        if done >= self._known:
+            self._allot(shapes, round_s)
         return ""
 
     def _allot(self, shapes: Mapping[str, Launches], round_s: Mapping[str, float]) -> None:

@@ -293,7 +293,7 @@ class Race:
 
     def _too_few(self, rounds: int) -> str:
         """Why so many rounds in all are too few to say anything, or ""."""
-        least = min(LEAST_ROUNDS, self._plan.max_rounds)
+        least = min(LEAST_ROUNDS, self._plan.max_rounds if self._plan.margin is None else self._plan.min_rounds)
         missing = [kind for shape in self._shapes for kind in self._samples[shape.id].missing(shape.inputs)]
         if rounds >= least and not missing:
             return ""

@@ -50,6 +50,8 @@ def test_a_margin_is_decided_at_the_first_look_where_it_is_plain(gain: float, re
     stopping = Stopping(TimingPlan(max_rounds=20, margin=0.003), [QUIET, NOISY], turns=3)
     assert after(stopping, 3, paired(gain, SAME_NOISE, 3)) == ""
     assert after(stopping, 6, paired(gain, SAME_NOISE, 6)) == reason
+    early = Stopping(TimingPlan(min_rounds=3, max_rounds=20, margin=0.003), [QUIET, NOISY], turns=3)
+    assert after(early, 3, paired(gain, SAME_NOISE, 3)) == reason
 
 
 def test_what_may_still_become_faster_goes_on_until_all_rounds_are_made() -> None:
@@ -72,6 +74,9 @@ def test_further_rounds_go_to_the_shapes_whose_doubt_is_worth_their_time() -> No
     assert [each.id for each in stopping.open] == [NOISY.id]
     dear = Stopping(TimingPlan(max_rounds=40, margin=0.003), [QUIET, NOISY], turns=1)
     found = paired(0.01, {QUIET.id: 0.02, NOISY.id: 0.015}, 5)
+    early = Stopping(TimingPlan(min_rounds=3, max_rounds=40, margin=0.003), [QUIET, NOISY], turns=1)
+    assert after(early, 3, paired(0.01, noise, 3)) == ""
+    assert len(early.open) == 2, "so few rounds do not tell which shape they vary on"
     dear.after_round(5, 1.0, found, others=PEERS, round_s={QUIET.id: 1.0, NOISY.id: 19.0})
     assert [each.id for each in dear.open] == [QUIET.id]
 
@@ -92,13 +97,22 @@ def test_a_budget_is_shared_by_launches() -> None:
     assert after(stopping, 1, paired(0.0, {QUIET.id: 0.1}, 1), spent_s=0.6) == "time budget of 2 s spent"
 
 
-def test_launches_are_looked_at_from_the_third_on_and_rounds_within_them_are_not() -> None:
+def test_launches_are_looked_at_and_rounds_within_them_are_not() -> None:
     stopping = Stopping(TimingPlan(max_rounds=24, launches=8, margin=0.003), [QUIET], turns=3)
     assert stopping.rounds == 3
     one = paired(0.2, {QUIET.id: 0.01}, 3)
     assert after(stopping, 3, one) == ""
-    assert launched(stopping, 2, 0.01) == ""
+    assert launched(stopping, 2, 0.1) == ""
     assert launched(stopping, 3, 0.01) == "plainly faster"
+
+
+def test_two_launches_decide_what_is_plain_and_let_nobody_go() -> None:
+    stopping = Stopping(TimingPlan(max_rounds=24, launches=8, margin=0.003), [QUIET], turns=3)
+    assert launched(stopping, 2, 0.01) == "plainly faster"
+    hardly = paired(-0.001, {QUIET.id: 0.01}, 3, launches=2)
+    assert stopping.after_launch(2, hardly, others=PEERS) == ""
+    hardly = paired(-0.001, {QUIET.id: 0.01}, 3, launches=3)
+    assert stopping.after_launch(3, hardly, others=PEERS) == "hardly can become faster"
 
 
 def test_launches_without_a_margin_go_on_until_all_shapes_together_are_known_well() -> None:
