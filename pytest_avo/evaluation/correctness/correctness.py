@@ -28,8 +28,9 @@ from random import Random
 import torch
 
 from pytest_avo.evaluation.correctness import chance
+from pytest_avo.evaluation.correctness.extensions.log_sum_exp import lse_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs
-from pytest_avo.evaluation.correctness.reference import Part, computed, parts
+from pytest_avo.evaluation.correctness.reference import Part, computed, exact, parts
 
 BLOCK_ROWS = 128
 SAMPLED_ROWS = 64
@@ -88,11 +89,14 @@ def all_finite(x: torch.Tensor) -> bool:
     return math.isfinite(float(x.sum(dtype=torch.float32))) or bool(torch.isfinite(x).all())
 
 
-def fault(inputs: Inputs, out: torch.Tensor) -> str | None:
-    """What is wrong with an output of shape (batch, heads_q, seqlen_q, head_dim), or None. Looks at every element."""
+def fault(inputs: Inputs, out: torch.Tensor, lse: torch.Tensor | None = None) -> str | None:
+    """What is wrong with an output of shape (batch, heads_q, seqlen_q, head_dim), or None. Looks at every element.
+
+    lse: the log-sum-exp (batch, heads_q, seqlen_q) that came with it, where one was asked for: of that too.
+    """
     if not all_finite(out):
         return NOT_FINITE
-    return next(filter(None, (_fault_of(inputs, out, part) for part in parts(inputs))), None)
+    return next(filter(None, (_fault_of(inputs, out, part, lse) for part in parts(inputs))), None)
 
 
 def sampled_fault(inputs: Inputs, out: torch.Tensor, random: Random) -> str | None:
@@ -123,12 +127,12 @@ class _Errors:
     eps: float
 
 
-def _errors(inputs: Inputs, out: torch.Tensor, part: Part) -> _Errors:
+def _errors(inputs: Inputs, out: torch.Tensor, part: Part, right: torch.Tensor) -> _Errors:
     got = part.queries(out, inputs.q.shape[1] // inputs.k.shape[1])
     largest = _largest(inputs, part)
-    exact = computed(inputs, part, torch.float64).div_(largest)
+    right = right / largest
     rule = SINGLE if got.dtype == torch.float32 else HALF
-    return _Errors((got.double() / largest - exact).abs_(), exact, largest, rule, torch.finfo(got.dtype).eps)
+    return _Errors((got.double() / largest - right).abs_(), right, largest, rule, torch.finfo(got.dtype).eps)
 
 
 def margins(inputs: Inputs, out: torch.Tensor, part: Part) -> Margins:
@@ -136,7 +140,7 @@ def margins(inputs: Inputs, out: torch.Tensor, part: Part) -> Margins:
 
     out: the whole output, (batch, heads_q, seqlen_q, head_dim).
     """
-    return _margins(inputs, part, _errors(inputs, out, part))
+    return _margins(inputs, part, _errors(inputs, out, part, computed(inputs, part, torch.float64)))
 
 
 def _margins(inputs: Inputs, part: Part, found: _Errors) -> Margins:
@@ -183,10 +187,17 @@ def _largest(inputs: Inputs, part: Part) -> torch.Tensor:
     return part.keys(inputs.v).abs().amax((2, 3)).double().clamp_min(1e-30)[:, :, None, None, None]
 
 
-def _fault_of(inputs: Inputs, out: torch.Tensor, part: Part) -> str | None:
+def _fault_of(inputs: Inputs, out: torch.Tensor, part: Part, lse: torch.Tensor | None = None) -> str | None:
+    if lse is not None:  # float64 tells both
+        right = exact(inputs, part)
+        return _output_fault(inputs, out, part, right.out) or lse_fault(inputs, lse, part, right.lse)
     if _is_beside_yardstick(inputs, out, part):
         return None
-    errors = _errors(inputs, out, part)
+    return _output_fault(inputs, out, part, computed(inputs, part, torch.float64))
+
+
+def _output_fault(inputs: Inputs, out: torch.Tensor, part: Part, right: torch.Tensor) -> str | None:
+    errors = _errors(inputs, out, part, right)
     if _surely_right(errors):
         return None
     found = _margins(inputs, part, errors)

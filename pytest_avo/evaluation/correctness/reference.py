@@ -18,6 +18,8 @@ SCORES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 26}
 KEYS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
 """Elements of keys, and of values, that are converted at a time: of few queries, which have few scores, that is what
 takes long, several times as long where it is more than a cache and an allocator keep."""
+LARGEST_EXPONENT = 300.0
+"""Of e, in float64: exponentials of no larger scores, positive or negative, and sums of them keep all their digits."""
 CAUSAL_ROWS = 1024
 """Query rows at a time of a causal call: the fewer, the more keys that none of them sees are left out."""
 
@@ -94,29 +96,87 @@ def weigh(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
 
 def computed(inputs: Inputs, part: Part, dtype: torch.dtype) -> torch.Tensor:
     """Attention of a part in a dtype, (batches, heads_kv, group, rows, head_dim); some rows at a time."""
-    q = part.queries(inputs.q, inputs.q.shape[1] // inputs.k.shape[1])
+    if dtype == torch.float64 and inputs.q.device.type == "cuda":
+        return exact(inputs, part).out
     k, v = part.keys(inputs.k).to(dtype), part.keys(inputs.v).to(dtype)
-    step = max(1, SCORES_AT_ONCE[k.device.type] // (q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]))
-    if inputs.causal:
-        step = min(step, CAUSAL_ROWS)
-    start = part.rows.indices(inputs.q.shape[2])[0]
-    rows = []
-    for offset in range(0, q.shape[3], step):
-        some = q[..., offset : offset + step, :].to(dtype)
-        # Of keys that none of these rows sees nothing can be computed that counts: half of all, of a causal call.
-        seen = _seen(inputs, start + offset + some.shape[3]) if inputs.causal else k.shape[2]
-        rows.append(
+    found = []
+    for first_row, some, seen in _chunks(inputs, part):
+        found.append(
             attention(
-                some,
+                some.to(dtype),
                 k[:, :, :seen],
                 v[:, :, :seen],
                 causal=inputs.causal,
                 scale=inputs.scale,
-                first_row=start + offset,
+                first_row=first_row,
                 seqlen_q=inputs.q.shape[2] - (k.shape[2] - seen),
             )
         )
-    return torch.cat(rows, dim=3)
+    return torch.cat(found, dim=3)
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """A part in float64: outputs as `computed` gives them, and the log-sum-exp of the scores of every row.
+
+    (batches, heads_kv, group, rows), -inf where a row sees no key.
+    """
+
+    out: torch.Tensor
+    lse: torch.Tensor
+
+
+def exact(inputs: Inputs, part: Part) -> Exact:
+    """Attention of a part in float64, by its definition, and as few passes over the scores as that takes.
+
+    On a GPU passes are what takes the time, since they read or write eight bytes of every score; on a CPU these lie in
+    its cache. The largest score of a row is subtracted only where scores are so large that exponentials would not do.
+    """
+    k, v = part.keys(inputs.k).double(), part.keys(inputs.v).double()
+    longest: torch.Tensor | None = None
+    outs, sums = [], []
+    for first_row, some, seen in _chunks(inputs, part):
+        q = some.double() * inputs.scale
+        scores = weigh(q, k[:, :, :seen].transpose(-1, -2))
+        if inputs.causal:
+            _hide(scores, first_row=first_row + inputs.k.shape[2] - inputs.q.shape[2])
+        top = scores.new_zeros(())
+        are_small = False
+        if q.shape[2] * q.shape[3] > q.shape[4]:  # else the scores are fewer than what bounds them
+            longest = k.norm(dim=-1).amax() if longest is None else longest
+            are_small = float(q.norm(dim=-1).amax() * longest) <= LARGEST_EXPONENT
+        if not are_small:
+            top = scores.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
+            scores.sub_(top)
+        total = scores.exp_().sum(-1, keepdim=True)
+        outs.append(weigh(scores, v[:, :, :seen]).div_(total.clamp_min(torch.finfo(torch.float64).tiny)))
+        sums.append((total.log() + top)[..., 0])
+    return Exact(torch.cat(outs, dim=3), torch.cat(sums, dim=3))
+
+
+def _chunks(inputs: Inputs, part: Part) -> Iterator[tuple[int, torch.Tensor, int]]:
+    """Some query rows of a part at a time: the first row's number, the rows, and how many keys any of them sees.
+
+    Of keys that none of them sees nothing can be computed that counts: half of all, of a causal call.
+    """
+    q = part.queries(inputs.q, inputs.q.shape[1] // inputs.k.shape[1])
+    keys = inputs.k.shape[2]
+    step = max(1, SCORES_AT_ONCE[q.device.type] // (q.shape[0] * q.shape[1] * q.shape[2] * keys))
+    if inputs.causal:
+        step = min(step, CAUSAL_ROWS)
+    start = part.rows.indices(inputs.q.shape[2])[0]
+    for offset in range(0, q.shape[3], step):
+        some = q[..., offset : offset + step, :]
+        yield start + offset, some, _seen(inputs, start + offset + some.shape[3]) if inputs.causal else keys
+
+
+def _hide(scores: torch.Tensor, *, first_row: int) -> None:
+    """Hide the keys that rows do not see: of the first of them those behind key `first_row`, then one fewer a row."""
+    rows, keys = scores.shape[-2:]
+    seen_by_all = max(0, min(keys, first_row + 1))
+    last = torch.arange(first_row, first_row + rows, device=scores.device)
+    hidden = torch.arange(seen_by_all, keys, device=scores.device) > last[:, None]
+    scores[..., seen_by_all:].masked_fill_(hidden, float("-inf"))
 
 
 def _seen(inputs: Inputs, end: int) -> int:

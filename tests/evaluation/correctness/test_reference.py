@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -116,3 +117,18 @@ def test_half_precision_errs_as_torchs_own_products_do(dtype: torch.dtype) -> No
     errors = [(x.double() - exact).square().mean().sqrt() for x in (ours, torchs)]
     assert ours.dtype == dtype
     assert abs(float(errors[0] / errors[1]) - 1) < 0.01
+
+
+@pytest.mark.parametrize("scale", [None, 40.0], ids=["usual scores", "scores of thousands"])
+@pytest.mark.parametrize("case", SHAPES, ids=lambda x: x.id)
+def test_few_passes_say_what_the_definition_says_and_the_log_sum_exp(case: Shape, scale: float | None) -> None:
+    inputs = inputs_of(msgspec.structs.replace(case, scale=scale))
+    for part in reference.parts(inputs):
+        found = reference.exact(inputs, part)
+        assert float((found.out - reference.computed(inputs, part, torch.float64)).abs().max()) < 1e-12
+        q = part.queries(inputs.q, inputs.q.shape[1] // inputs.k.shape[1]).double()
+        scores = reference.weigh(q * inputs.scale, part.keys(inputs.k).double().transpose(-1, -2))
+        if inputs.causal:
+            visible = torch.ones(scores.shape[-2:], dtype=torch.bool).tril(scores.shape[-1] - scores.shape[-2])
+            scores.masked_fill_(~visible, -torch.inf)
+        assert torch.allclose(found.lse, scores.logsumexp(-1), rtol=1e-13, atol=1e-12)

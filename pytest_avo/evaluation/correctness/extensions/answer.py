@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from pytest_avo.evaluation.correctness.correctness import fault
-from pytest_avo.evaluation.correctness.extensions.log_sum_exp import lse_fault
 from pytest_avo.evaluation.correctness.extensions.sequences import Packed, Paged
 from pytest_avo.evaluation.correctness.inputs import Arguments, Inputs
 
@@ -30,4 +29,4 @@ def _fault(inputs: Inputs, out: torch.Tensor, lse: torch.Tensor | None) -> str |
             return "output of a sequence without keys is not zero"
         is_wrong = lse is not None and bool((lse != -torch.inf).any())
         return "lse of a sequence without keys is not -inf" if is_wrong else None
-    return fault(inputs, out) or (None if lse is None else lse_fault(inputs, lse))
+    return fault(inputs, out, lse)
