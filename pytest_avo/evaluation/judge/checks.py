@@ -43,10 +43,11 @@ class Checks:
     def battery(
         self, name: str, subject: Subject, request: EvaluationRequest, shape: Shape, *, seed: int, what: str
     ) -> tuple[float, float]:
-        """All that an arm is asked before it is timed on a shape; the seconds of building and of checking.
+        """All that an arm is asked before it is timed on a shape; the seconds of building and of all else.
 
         What a first call takes counts as building, for which there is one limit over all lengths.
         """
+        begun = time.perf_counter()
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         spent_s, build_s = 0.0, 0.0
         for case in self._cases(subject, shape, request, random):
@@ -54,21 +55,20 @@ class Checks:
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape, case.way)
             left_s = limits.build - build_s if first else limits.check - spent_s
-            start = time.perf_counter()
-            inputs = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
-            answered = time.perf_counter()
+            inputs, called_s = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
             if inputs is None:
                 self._refused.setdefault(text_digest(subject.source), set()).add(case.function)
-            build_s += answered - start if first else 0.0
-            spent_s += 0.0 if first else answered - start
+            build_s += called_s if first else 0.0
+            spent_s += 0.0 if first else called_s
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
-                left_s = max(0.001, limits.check - spent_s)
+                start, left_s = time.perf_counter(), max(0.001, limits.check - spent_s)
                 self._check_nudges(arm, case, inputs, random, limit_s=left_s)
                 eager = request.plan is not None and request.plan.calls == "eager"
                 self._check_slices(arm, shape, random, source, limit_s=left_s, eager=eager)
-                spent_s += time.perf_counter() - answered
+                spent_s += time.perf_counter() - start
         self._arms.note_check(name, shape)
-        return build_s + self._arms.take_build_s(name), spent_s
+        build_s += self._arms.take_build_s(name)
+        return build_s, max(0.0, time.perf_counter() - begun - build_s)
 
     def _cases(
         self, subject: Subject, shape: Shape, request: EvaluationRequest, random: Random
@@ -83,8 +83,8 @@ class Checks:
 
     def _check_case(
         self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, limit_s: float, first: bool
-    ) -> Arguments | None:
-        """What was answered rightly; None where the kernel refused what it did not claim."""
+    ) -> tuple[Arguments | None, float]:
+        """What was answered rightly, None where the kernel refused what it did not claim; the seconds of the call."""
         inputs = draw_any(case, generator)
         phase: Phase = "build" if first else "check"
         where = "" if case.required else f", {case.shape.id}"
@@ -93,12 +93,12 @@ class Checks:
         except KernelRaised as error:
             if case.required or error.outcome != "unsupported":
                 raise raised(error, f"{case.name}{where}", again=case.required and not first) from None
-            return None  # a shape that was not claimed may be refused
+            return None, 0.0  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
         if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
             raise KernelFault("incorrect", f"{found} ({case.name}{where})")
-        return inputs
+        return inputs, result.seconds
 
     def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, limit_s: float) -> None:
         """The same call with one element changed, three times: no answer may come from memory."""
