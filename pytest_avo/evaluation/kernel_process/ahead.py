@@ -24,6 +24,23 @@ from pytest_avo.evaluation.kernel_process.absent_gpu import TARGETS, pretended_d
 from pytest_avo.evaluation.kernel_process.wire import CHILD_SOCKET, MAX_MESSAGE
 
 
+def recall() -> None:
+    """Have Triton work out here what it works out once in every process: those forked from this one know it then.
+
+    It reads all of its own library (0.4 GB) to name what it compiles, which takes half a second, and asks programs for
+    their versions.
+    """
+    from triton.backends.nvidia import driver
+    from triton.backends.nvidia.compiler import CUDABackend
+    from triton.runtime import build, cache
+
+    cache.triton_key()
+    build.platform_key()
+    for target in TARGETS.values():
+        CUDABackend(target).hash()
+    driver.library_dirs()
+
+
 def serve(*, jobs: int, target: str, multiprocessors: int) -> None:
     """Take calls from the socket, as many messages of them as there are until an empty one; compile what they launch.
 

@@ -40,8 +40,8 @@ def main() -> None:
     if place == "cuda":
         # A confined child could not read their files.
         importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
-        with contextlib.suppress(ImportError):  # another Triton than those known: nothing is compiled ahead
-            importlib.import_module("pytest_avo.evaluation.kernel_process.ahead")
+        with contextlib.suppress(Exception):  # another Triton than those known: nothing is compiled ahead
+            importlib.import_module("pytest_avo.evaluation.kernel_process.ahead").recall()
     gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
     control = socket.socket(fileno=int(descriptor))
     control.send(json.dumps({"layers": held}).encode())
