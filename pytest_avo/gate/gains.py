@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pytest_avo.core import stats
 from pytest_avo.core.kernel import Kernel
@@ -51,6 +51,15 @@ class Gains:
             for kind in kinds
         }
         return cls(launches, weights, next(iter({some.relative_to for some in gains})), by_kind)
+
+    def continued(self, more: Gains) -> Gains:
+        """With further launches, of the same shapes."""
+
+        def joined(one: Mapping[str, Launches], other: Mapping[str, Launches]) -> dict[str, Launches]:
+            return {shape: [*launches, *other.get(shape, ())] for shape, launches in one.items()}
+
+        by_kind = {kind: joined(launches, more.by_kind.get(kind, {})) for kind, launches in self.by_kind.items()}
+        return replace(self, launches=joined(self.launches, more.launches), by_kind=by_kind)
 
     def interval(self, confidence: float = 0.95) -> Interval:
         """Of the log-ratio; of the weighted geomean where there are several shapes."""
