@@ -234,10 +234,10 @@ class Campaign:
         return {x.evaluation.shape: x.evaluation for x in self.view.evaluations(attempt.id, purpose)}
 
     def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
-        """What the lineage has of a draft on `parent`, by shape; with `timed` only what settles its speed too."""
+        """What the lineage has of a draft on `parent`, by shape: what fails, or was asked as now, `timed` or not."""
         stored = self.view.evaluations(parent.id, DRAFT, digest=source_digest(source))
-        found = {x.evaluation.shape: x.evaluation for x in stored}
-        return {k: v for k, v in found.items() if not timed or v.timing is not None or v.outcome != "ok"}
+        evaluations = [x.evaluation for x in stored]
+        return {x.shape: x for x in evaluations if x.outcome != "ok" or (x.timing is not None) == timed}
 
     def provenance(self, attempt: Attempt, *, confirmed: Interval, over_seed: float) -> Provenance:
         """What the head of the promoted file says. over_seed: time of the seed / its time."""

@@ -224,6 +224,7 @@ class Consultation:
                 limits=settings.limits,
                 plan=screening(settings.plan, floor=self._campaign.floor) if timed else None,
                 baseline=Subject(f"{kernel.label} (incumbent)", kernel.source) if timed else None,
+                claim_alone=timed,  # what is asked beside it is to be had without a clock, and asked of a winner
                 target=self._campaign.plan.target,
             )
             evaluator = self._assessor.evaluator_on(request.target)

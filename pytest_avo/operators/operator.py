@@ -52,6 +52,8 @@ class EvaluateDraft(Protocol):
     def __call__(self, source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
         """Evaluate a draft on some shapes, timed against the parent or for correctness alone; shape id -> result.
 
+        What is timed is checked on the calls that it claims, and no others, which on a GPU need builds of their own.
+
         Every result is in the lineage before it is returned, and what the lineage has is not evaluated again.
         EvaluatorError when the machine fails, BudgetExhausted or OperatorStopped when the run must end, DraftsSpent
         when only the evaluations that verify the candidate are left.

@@ -66,13 +66,22 @@ def test_a_draft_is_kept_shape_by_shape_and_not_asked_twice(world: World, campai
         assert verdicts[FIRST].verdict.kind == "faster"
         both = task.evaluate(source(200), SHAPES, timed=True)
         assert set(both) == {FIRST, SECOND}
-        assert task.evaluate(source(200), SHAPES, timed=False) == both
+        assert task.evaluate(source(200), SHAPES, timed=True) == both
 
     consultation, _ = consult(world, campaign, step)
     assert [[shape.id for shape in request.shapes] for request in world.evaluator.requests] == [[FIRST], [SECOND]]
     drafts = campaign.view.evaluations(campaign.incumbent.id, DRAFT)
     assert [each.evaluation.shape for each in drafts] == [FIRST, SECOND]
     assert consultation.ledger.snapshot().evaluations == 2
+
+
+def test_a_draft_that_was_timed_is_still_to_be_asked_beside_its_claim(world: World, campaign: Campaign) -> None:
+    def step(task: Task) -> None:
+        for timed in (True, False, False, True):
+            task.evaluate(source(200), SHAPES[:1], timed=timed)
+
+    consult(world, campaign, step)
+    assert [request.claim_alone for request in world.evaluator.requests] == [True, False]
 
 
 def test_a_draft_that_was_only_checked_is_timed_where_that_is_wanted(world: World, campaign: Campaign) -> None:

@@ -38,6 +38,13 @@ class Tried:
     source: str
     results: dict[str, DraftResult]
 
+    def add(self, results: Mapping[str, DraftResult]) -> None:
+        """Take results over, by shape. That all calls are right says nothing of the time, which stays."""
+        for shape, result in results.items():
+            known, found = self.results.get(shape), result.evaluation
+            if known is None or known.evaluation.timing is None or found.timing is not None or found.outcome != "ok":
+                self.results[shape] = result
+
     def gain(self, shapes: Sequence[Shape]) -> Interval | None:
         """Geomean over all shapes against the incumbent, a log-ratio; None unless all were timed and are correct."""
         evaluations = {}
@@ -128,7 +135,7 @@ class Draft:
         missing = [shape for shape in missing if not self._is_known(tried, shape, timed=timed)]
         if missing:
             # Under the text that was evaluated first: the lineage finds by text what it has.
-            tried.results.update(self.task.evaluate(tried.source, missing, timed=timed))
+            tried.add(self.task.evaluate(tried.source, missing, timed=timed))
         return tried
 
     def race(self, shapes: Sequence[Shape], *, against: str, label: str, peer: str) -> Mapping[str, DraftResult]:
@@ -156,7 +163,8 @@ class Draft:
         result = tried.results.get(shape.id)
         if result is None:
             return False
-        return not timed or result.evaluation.timing is not None or result.evaluation.outcome != "ok"
+        # Timed, it was checked on what it claims alone; else on all calls, and its time is not known.
+        return result.evaluation.outcome != "ok" or (result.evaluation.timing is not None) == timed
 
     def _earlier(self, shapes: Sequence[Shape]) -> dict[str, DraftResult]:
         """Screenings of a finished attempt that is the same program and had the same parent, by shape."""

@@ -48,7 +48,10 @@ class EvaluateDraft(ToolArguments, frozen=True):
     shapes: Annotated[list[str], Meta(description="shape ids, or smallest; none means all shapes")] = field(
         default_factory=list
     )
-    timed: Annotated[bool, Meta(description="also time it beside the incumbent; correctness is checked first")] = False
+    timed: Annotated[
+        bool,
+        Meta(description="time it beside the incumbent, checked on what it claims alone; else calls beside are too"),
+    ] = False
 
 
 class RaceDraft(ToolArguments, frozen=True):
