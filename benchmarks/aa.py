@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=400.0)
     parser.add_argument("--shapes", type=int, default=1, help="how many of the suite quickstart, from its end")
     options = parser.parse_args()
+    rows(options.results)  # before anything is measured
     shapes = tuple(read_suite(ROOT / "shapes" / "quickstart.toml")[-options.shapes :])
     plan = TimingPlan(min_rounds=options.rounds, max_rounds=options.rounds)
     deadline = time.monotonic() + options.seconds
@@ -56,7 +57,17 @@ def main() -> None:
                 file.write(json.dumps(line) + "\n")
     finally:
         pool.close()
-    print(summary([json.loads(line) for line in options.results.read_text().splitlines()]))
+    print(summary(rows(options.results)))
+
+
+def rows(path: Path) -> list[dict[str, float]]:
+    """What earlier pieces of a run wrote; ends the script where the file holds anything else."""
+    try:
+        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        assert all(each.keys() == {"ratio", "low", "high", "seconds"} for each in found)
+    except (OSError, ValueError, AttributeError, AssertionError):
+        raise SystemExit(f"{path}: expected comparisons that benchmarks/aa.py wrote, or a new file") from None
+    return found
 
 
 def summary(rows: list[dict[str, float]]) -> str:

@@ -22,6 +22,7 @@ import random
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
 from pytest_avo.core.kernel import Kernel, parse_kernel
@@ -141,10 +142,10 @@ def compare(pool: Pool, percent: float, limit: float, kind: str, *, fresh: bool)
 
 def table(path: Path) -> None:
     """Print what all comparisons in the file amount to."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    found = rows(path)
     print("device, limit, slowed by: comparisons, failed by the gate, measured (median, 5% to 95%), s each")
-    for device, limit, percent in sorted({(row["device"], row["limit"], row["slowed"]) for row in rows}):
-        group = [x for x in rows if (x["device"], x["limit"], x["slowed"]) == (device, limit, percent)]
+    for device, limit, percent in sorted({(row["device"], row["limit"], row["slowed"]) for row in found}):
+        group = [x for x in found if (x["device"], x["limit"], x["slowed"]) == (device, limit, percent)]
         failed, measured = sum(x["failed"] for x in group), sorted(x["measured"] for x in group)
         low, middle, high = (measured[math.floor(share * (len(measured) - 1))] for share in (0.05, 0.5, 0.95))
         seconds = sum(x["seconds"] for x in group) / len(group)
@@ -152,6 +153,16 @@ def table(path: Path) -> None:
             f"{device}, {limit:g}%, {percent:g}%: {len(group)}, {failed} ({failed / len(group):.1%}), "
             f"{middle:+.1%} ({low:+.1%} to {high:+.1%}), {seconds:.1f}"
         )
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """What earlier pieces of a run wrote; ends the script where the file holds anything else."""
+    try:
+        found = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        assert all(each.keys() >= {"slowed", "limit", "device", "failed", "measured", "seconds"} for each in found)
+    except (OSError, ValueError, AttributeError, AssertionError):
+        raise SystemExit(f"{path}: expected comparisons that benchmarks/power.py wrote, or a new file") from None
+    return found
 
 
 def main() -> None:
@@ -163,6 +174,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=400.0)
     options = parser.parse_args()
+    rows(options.results)  # before anything is measured
     device = deal(0)
     kind = "cpu" if device.target == "cpu" else "gpu"
     deadline = time.monotonic() + options.seconds

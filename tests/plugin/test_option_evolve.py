@@ -42,7 +42,7 @@ def test_a_winner_lands_in_the_kernel_file_and_the_rest_is_rejected_with_reasons
             # On a busy machine one of two shapes, in few rounds, may be called chance.
             f"kernels/slow.py::gen0004-{SHAPES[0]} {'FASTER' if evaluator == 'scripted' else ''}*",
             "generation 4: promoted*now in kernels/slow.py",
-            "*kernels/slow.py: geomean vs seed*",
+            "*kernels/slow.py: *faster*",
             "*kernels/slow.py: 4 attempts * 1 commit * vs the seed",
         ]
     )

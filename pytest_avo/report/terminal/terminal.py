@@ -28,18 +28,24 @@ class Line:
 
 
 def results(
-    rows: Sequence[ResultRow], totals: Sequence[Total] = (), *, verbosity: int = 0, width: int = WIDTH
+    rows: Sequence[ResultRow],
+    totals: Sequence[Total] = (),
+    *,
+    verbosity: int = 0,
+    width: int = WIDTH,
+    told_apart: str = "",
 ) -> list[Line]:
     """All rows, kernel after kernel, in the order given; no line is longer than `width`.
 
-    Below zero `verbosity` leaves the headlines and the bad rows, above zero it adds rounds and seeds.
+    Below zero `verbosity` leaves the headlines and the bad rows, above zero it adds rounds and seeds. told_apart:
+    name of what the kernel's geomean beside stands elsewhere.
     """
     groups = by_kernel(rows)
     devices = {device for _, device in groups}
     lines: list[Line] = []
     for (kernel, device), group in groups.items():
         name = text.plain(f"{kernel} on {device}" if len(devices) > 1 else kernel)
-        lines += headline(name, group, width=width)
+        lines += headline(name, group, width=width, told_apart=told_apart)
         if verbosity < 0:
             lines += [reason_line(row, width=width) for row in group if is_listed(row)]
         else:
@@ -53,9 +59,10 @@ def results(
     return lines
 
 
-def headline(name: str, rows: Sequence[ResultRow], *, width: int = WIDTH) -> list[Line]:
+def headline(name: str, rows: Sequence[ResultRow], *, width: int = WIDTH, told_apart: str = "") -> list[Line]:
     """`kernels/cpu/prefill.py: geomean vs torch-sdpa 1.21 [1.18, 1.24] · 5 correct`, folded where it is too long."""
-    parts = [*geomean_texts(geomeans(rows), len(rows)), verdict_counts(rows)]
+    means = {beside: mean for beside, mean in geomeans(rows).items() if beside != told_apart}
+    parts = [*geomean_texts(means, len(rows)), verdict_counts(rows)]
     kinds = {row.verdict.kind for row in rows}
     colour = "red" if any(not row.verdict.passes for row in rows) else "yellow" if "slower" in kinds else "green"
     return [Line(line, {"bold": True, colour: True}) for line in text.fold(f"{name}:", parts, width)]

@@ -198,7 +198,8 @@ class Evolution(KernelRun):
         campaign, consultation = self._loop.campaign, self._loop.consultation
         width = columns(self._config)
         rows = with_named_baseline(self._best_rows(self._loop), "seed" if self._loop.final else "parent")
-        yield from terminal.results(rows, verbosity=self._config.get_verbosity(), width=width)
+        # How much faster than the seed it is stands in the closing lines, from all samples together.
+        yield from terminal.results(rows, verbosity=self._config.get_verbosity(), width=width, told_apart="seed")
         wall_s = time.monotonic() - self._started
         summary = balance.summary(
             campaign,
