@@ -53,6 +53,8 @@ class Slice:
 
     seconds: float
     claimed_s: float
+    worked_s: float
+    """Processor time of the process's first thread, which makes the calls."""
     replayed: bool
     output: Callable[[int], torch.Tensor]
     """A copy of the output of a call; to be asked for before the process is called again."""
@@ -132,9 +134,10 @@ class Arm:
         written = laid.write(self.given, self.result)
         timed = phase == "time" or like_timed
         how: _Do = "call" if not timed else "launch" if eager else "replay"
-        request = self._request(how, laid.calls)
+        request, before_s = self._request(how, laid.calls), processes.thread_s(self.pid)
         seconds, done = self._ask(request, phase=phase, limit_s=limit_s, until_idle=phase == "time")
-        return self._slice(done, laid, written, seconds=seconds)
+        worked_s = processes.thread_s(self.pid) - before_s
+        return self._slice(done, laid, written, seconds=seconds, worked_s=worked_s)
 
     def enqueue(self, batch: Sequence[Arguments], dtype: Dtype, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
@@ -145,7 +148,7 @@ class Arm:
         if not isinstance(enqueued, Enqueued):
             raise KernelFault("rejected", "answered a call that was not asked")
         _, done = self._ask({"do": "finish"}, phase="time", limit_s=limit_s, until_idle=True)
-        return self._slice(done, laid, written, seconds=seconds)
+        return self._slice(done, laid, written, seconds=seconds, worked_s=0.0)
 
     def _ask(
         self, request: dict[str, object], *, phase: Phase, limit_s: float, until_idle: bool = False
@@ -173,7 +176,7 @@ class Arm:
         self._refuse_extra_replies()
         return seconds, reply
 
-    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float) -> Slice:
+    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float, worked_s: float) -> Slice:
         """What was answered, if it is what was asked; KernelFault where not."""
         asked = len(laid.arguments)
         if not isinstance(done, Done) or done.calls != asked:
@@ -185,6 +188,7 @@ class Arm:
         return Slice(
             seconds=seconds,
             claimed_s=done.seconds,
+            worked_s=worked_s,
             replayed=done.replayed,
             output=lambda number: laid.output(number, self.result),
             outputs=lambda: torch.stack([laid.output(number, self.result) for number in range(asked)]),

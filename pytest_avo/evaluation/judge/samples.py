@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from statistics import median
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import KERNEL
 from pytest_avo.core.shape import InputKind
+from pytest_avo.evaluation.arms.arm import Slice
 from pytest_avo.evaluation.judge.peers import EMPTY
 
 CLOCK_TOLERANCE = 0.10
 CLOCK_SLACK_S = {"cpu": 0.005, "cuda": 0.001}
 CLOCK_FACTOR = 2.0
-"""How far a process's own account of a slice may fall short of the judge's, beyond twice what honest arms show: a
-share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the call."""
+"""How far a process's own account of a slice may fall short of what its first thread worked, beyond twice what honest
+arms show: a share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the
+call."""
 LONG_SLICE = {"cpu": 2.0, "cuda": 4.0}
 """How many times as long as a slice is to be at least the slowest arm's may get by taking several calls, by kind of
 device: of a naive kernel beside a good peer they took most of the time, and told no more."""
@@ -35,6 +38,18 @@ def calls_in_slice(seconds: Collection[float], overhead_s: float, *, slice_s: fl
     return max(1, min(wanted, int(LONG_SLICE[place] * slice_s / slowest)))
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What a process says less of a slice than the judge's clock, and than its first thread worked.
+
+    What it waited for in between (a core, a lock that a helper of its own holds) it need not account for: that is in
+    its time all the same.
+    """
+
+    unclaimed_s: float
+    worked_s: float
+
+
 class Samples:
     """Seconds of slices by the judge's clock, with the kinds of inputs that their rounds were on."""
 
@@ -45,8 +60,13 @@ class Samples:
         """In a slice; 0 until that is known."""
         self.kinds: list[list[InputKind]] = []
         self.slices: dict[str, list[list[float]]] = {}
-        self.unclaimed: dict[str, list[float]] = {}
-        """By arm what its process accounts for less than the judge's clock, of all slices, untimed ones too."""
+        self._accounts: dict[str, list[Account]] = {}
+        """By arm, of all slices, untimed ones too."""
+
+    def note_account(self, arm: str, found: Slice) -> None:
+        """Take down what a process says of a slice beside what was measured."""
+        worked = min(found.seconds, found.worked_s) - found.claimed_s
+        self._accounts.setdefault(arm, []).append(Account(found.seconds - found.claimed_s, worked))
 
     def begin_launch(self, arms: Iterable[str]) -> None:
         """Make room for the rounds of one more launch."""
@@ -81,13 +101,14 @@ class Samples:
     def clock_fault(self) -> str:
         """What is wrong with the account that the kernel's process gives of its time, beside the other arms', or ""."""
         # The least of all slices: a false clock is off in each of them, a busy machine leaves one alone.
-        missing = min(self.unclaimed[KERNEL])
-        others = [min(gaps) for name, gaps in self.unclaimed.items() if name != KERNEL]
+        missing = min(each.unclaimed_s for each in self._accounts[KERNEL])
+        worked = min(each.worked_s for each in self._accounts[KERNEL])
+        others = [min(x.worked_s for x in accounts) for name, accounts in self._accounts.items() if name != KERNEL]
         if not others:
-            return ""  # how long a busy machine takes to wake a process is not known without another arm
+            return ""  # what the harness itself takes of a thread is not known without another arm
         slack_s = CLOCK_SLACK_S[self._place]
         slices = [x for rounds in self.slices[KERNEL] for x in rounds]
-        allowed = CLOCK_FACTOR * max(others) + CLOCK_TOLERANCE * median(slices) + slack_s
-        if -slack_s <= missing <= allowed:
+        allowed = CLOCK_FACTOR * max(0.0, *others) + CLOCK_TOLERANCE * median(slices) + slack_s
+        if missing >= -slack_s and worked <= allowed:
             return ""
         return f"its process accounts for {missing * 1e3:+.1f} ms less than the judge's clock"

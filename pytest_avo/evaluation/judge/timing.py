@@ -276,7 +276,7 @@ class Race:
         call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager)
         result = self._ask(shape, name, arm, call)
         if name != EMPTY or self._place == "cuda":
-            self._samples[shape.id].unclaimed.setdefault(name, []).append(result.seconds - result.claimed_s)
+            self._samples[shape.id].note_account(name, result)
         if self._place == "cuda" and name != EMPTY and not (eager or result.replayed):
             self._launched.add(name)
         return result

@@ -55,6 +55,14 @@ def used_s(pid: int) -> float:
     return 0.0
 
 
+def thread_s(pid: int) -> float:
+    """Seconds of processor time that a process's first thread has used; 0 where it is gone."""
+    try:
+        return int(_read(f"/proc/{pid}/task/{pid}/schedstat").split()[0]) * 1e-9
+    except (OSError, IndexError):
+        return 0.0
+
+
 def threads(pid: int) -> dict[int, float]:
     """The threads that a process has, and the seconds of processor time that each has used."""
     return {thread: int(text.split()[0]) * 1e-9 for thread, text in _of_threads(pid, "schedstat")}
