@@ -304,14 +304,6 @@ def test_a_false_clock_is_rejected(confined: Laboratory, name: str) -> None:
     assert error.value.arm == KERNEL
 
 
-def test_who_waits_for_a_helper_of_its_own_has_no_false_clock(confined: Laboratory) -> None:
-    """Python's lock is handed over after 5 ms at the earliest, in the call and when its answer is sent."""
-    top = "sys.setswitchinterval(0.05)\ndef burn():\n    while True: pass\n"
-    top += "threading.Thread(target=burn, daemon=True).start()"
-    plan = TimingPlan(min_rounds=3, max_rounds=3)
-    assert rounds(race(confined, {KERNEL: kernel(top=top), BASELINE: kernel()}, plan)) == [3]
-
-
 def test_work_put_off_until_after_the_answer_is_not_done_for_free(confined: Laboratory) -> None:
     """The result is filled in by a thread once attention() has returned: copied before that, it is wrong."""
     body = """
