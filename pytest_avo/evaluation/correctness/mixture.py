@@ -7,11 +7,12 @@ it claims and while it is timed. One group among many hardly takes time, so that
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 
 import torch
 
-from pytest_avo.core.shape import Shape
+from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.kinds import UNUSUAL, Kind, impose
 from pytest_avo.evaluation.correctness.scrutiny import Group
@@ -22,9 +23,34 @@ OUTLIERS_SHARE = 0.5
 """Of these, in which that is of the one kind that the first rows of a group do not tell from usual ones."""
 
 
-def calls_of_all_kinds(shape: Shape) -> int:
-    """How many calls hold every unusual kind in a group of its own, and one call without any."""
-    return 1 + -(-len(UNUSUAL) // (shape.batch * shape.heads_kv))
+@dataclass(frozen=True, slots=True)
+class CheckedSlice:
+    """A slice to check: of so many calls on usual inputs of a kind, with groups of unusual kinds in them."""
+
+    base: InputKind
+    calls: int
+    kinds: tuple[Kind, ...]
+
+
+def checked_slices(shape: Shape, random: Random, *, most_calls: int) -> list[CheckedSlice]:
+    """Slices of at most so many calls that hold every unusual kind together, and outliers among usual inputs of each.
+
+    What kernels see of a kind of usual inputs in the first keys is no reason to believe the rest of them.
+    """
+    groups, bases = shape.batch * shape.heads_kv, random.sample(shape.inputs, k=len(shape.inputs))
+    others = random.sample([kind for kind in UNUSUAL if kind != "outliers"], k=len(UNUSUAL) - 1)
+    calls = max(len(bases), -(-(len(others) + len(bases)) // groups)) + 1  # one at least without any
+    found = []
+    for number, base in enumerate(bases):
+        left = calls // len(bases) + (number < calls % len(bases))
+        asked: tuple[Kind, ...] = ("outliers",)
+        while left:
+            size = min(left, most_calls)
+            room = size * groups - len(asked)
+            here, others = (*asked, *others[:room]), others[room:]
+            found.append(CheckedSlice(base, size, here))
+            left, asked = left - size, ()
+    return found
 
 
 def mix_all(

@@ -22,8 +22,7 @@ from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
-from pytest_avo.evaluation.correctness.kinds import UNUSUAL
-from pytest_avo.evaluation.correctness.mixture import calls_of_all_kinds, mix_all
+from pytest_avo.evaluation.correctness.mixture import checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
 from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
@@ -118,15 +117,10 @@ class Checks:
     ) -> None:
         """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused."""
         stream = Stream(shape, source)
-        kinds = random.sample(UNUSUAL, k=len(UNUSUAL))
-        left = calls_of_all_kinds(shape)
-        while left:
-            batch = stream.draw(min(left, self._arms.room.max_calls(shape)))
-            left -= len(batch)
-            groups = len(batch) * shape.batch * shape.heads_kv
-            here, kinds = kinds[:groups], kinds[groups:]
-            changed = mix_all(batch, here, random, source)
-            what = f"a slice with {', '.join(here)} inputs" if here else "a slice"
+        for each in checked_slices(shape, random, most_calls=self._arms.room.max_calls(shape)):
+            batch = stream.draw(each.calls, each.base)
+            changed = mix_all(batch, each.kinds, random, source)
+            what = f"a slice with {', '.join(each.kinds)} inputs" if each.kinds else "a slice"
             try:
                 call = partial(
                     arm.call, batch, shape.dtype, limit_s=limit_s, phase="check", like_timed=True, eager=eager
