@@ -32,10 +32,6 @@ from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
 from pytest_avo.evaluation.linux import memory_use, processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
 
-NOTICED_SHARE = 0.05
-"""A kernel's memory is counted when so much of what it may have is gone from the machine since the last count."""
-COUNTED_S = 2.0
-"""And so often at least where it is silent: as much may have been freed by others at the same moment."""
 LOOK_S = 0.2
 """How often to look whether a silent process is still there."""
 ALERT_S = {"cpu": 0.0, "cuda": 0.1}
@@ -89,9 +85,7 @@ class Arm:
         self._named: set[tuple[str, str]] = set()
         self._lateness = Lateness()
         self._is_loading = False
-        self._memory_bytes = memory_bytes
-        self._free_bytes = memory_use.free_bytes()
-        self._counted = time.monotonic()
+        self._allowance = memory_use.Allowance(memory_bytes, beside=2 * (given.size + result.size))
 
     def begin_load(self) -> None:
         """Have the kernel's file imported, without waiting for it."""
@@ -166,12 +160,10 @@ class Arm:
         except KernelRaised:
             self.freeze()
             raise
-        seconds = self.freeze() - start
-        if until_idle:
-            # Only who is timed has the device alone: while checks share it, another's work answers just as late.
-            seconds += self._lateness.note(self.result.responses_s())
-            if self._lateness.is_usual:
-                raise KernelFault("rejected", "left work running on the device after its calls")
+        # Only who is timed has the device alone: while checks share it, another's work answers just as late.
+        seconds = self.freeze(self._wait_until_idle if until_idle else None) - start
+        if self._lateness.is_usual:
+            raise KernelFault("rejected", "left work running on the device after its calls")
         self._limit_memory()
         self._refuse_extra_replies()
         return seconds, reply
@@ -195,9 +187,15 @@ class Arm:
             lse=lambda number: laid.lse(number, self.result),
         )
 
-    def freeze(self) -> float:
-        """Stop the process and all below it; the time (perf_counter) when all that was known of them was stopped."""
-        return time.perf_counter() if self._tree.is_stopped else self._tree.stop()
+    def freeze(self, meanwhile: Callable[[], None] | None = None) -> float:
+        """Stop the process and all below it; the time (perf_counter) when all that was known of them had been told to.
+
+        meanwhile: what is waited for before that time is taken.
+        """
+        return time.perf_counter() if self._tree.is_stopped else self._tree.stop(meanwhile)
+
+    def _wait_until_idle(self) -> None:
+        self._lateness.wait(self.result.response_s)
 
     def thaw(self) -> None:
         """Let the process run."""
@@ -281,17 +279,8 @@ class Arm:
             self._limit_memory()
 
     def _limit_memory(self) -> None:
-        """KernelFault where it holds too much, counted when as much as matters is gone from the machine, or in turn."""
-        free_bytes, now = memory_use.free_bytes(), time.monotonic()
-        is_noticed = self._free_bytes - free_bytes >= self._memory_bytes * NOTICED_SHARE
-        if not is_noticed and now - self._counted < COUNTED_S:
-            self._free_bytes = max(self._free_bytes, free_bytes)
-            return
-        self._free_bytes, self._counted = free_bytes, now
-        held = memory_use.held_bytes(self._tree.pids()) - 2 * (self.given.size + self.result.size)
-        if held > self._memory_bytes:
-            limit = self._memory_bytes / (1 << 30)
-            raise KernelFault("crashed", f"held {held / (1 << 30):.1f} GiB of memory, the limit is {limit:.1f} GiB")
+        if said := self._allowance.exceeded(self._tree.pids):
+            raise KernelFault("crashed", said)
 
     def _unread_bytes(self) -> int:
         """Bytes of requests that the process has not taken from its socket."""

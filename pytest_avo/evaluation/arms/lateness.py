@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable
 
-BUSY_S = 0.0015
-"""A GPU that answers later than this is kept busy by someone, and only one kernel's process is not frozen."""
+IDLE_S = 0.0002
+"""A GPU that answers sooner has nothing else to do. The first answer after another process had its turn takes 0.15 to
+0.3 ms, the ones after it 0.03 to 0.1 ms (one H200, 2026-11-29)."""
+MOST_ANSWERS = 8
+"""To wait for: a turn of another process that has work lasts 2.4 ms."""
 OFTEN_LATE, RECENT_SLICES = 3, 20
-"""Of so many timed slices, the ones after which the GPU may not be late. Once it is so for a host that is busy too."""
+"""Of so many timed slices, the ones after which the GPU may be busy to the last: for a busy host it is so once."""
 
 
 class Lateness:
@@ -17,16 +20,18 @@ class Lateness:
     def __init__(self) -> None:
         self._late: deque[bool] = deque(maxlen=RECENT_SLICES)
 
-    def note(self, responses_s: Sequence[float]) -> float:
-        """Take down how long answers took, one after the other, and say after how many seconds the device was idle.
+    def wait(self, response_s: Callable[[], float]) -> float:
+        """Ask a device until it is idle; the seconds that its answers took, one after the other.
 
         Processes take turns on it: an answer may come in between, and the next one is late again.
         """
-        self._late.append(min(responses_s, default=0.0) > BUSY_S)
-        waited = next((n for n, each in enumerate(responses_s, start=1) if each <= BUSY_S), len(responses_s))
-        return sum(responses_s[:waited])
+        answers: list[float] = []
+        while len(answers) < MOST_ANSWERS and (not answers or answers[-1] > IDLE_S):
+            answers.append(response_s())
+        self._late.append(answers[-1] > IDLE_S)
+        return sum(answers)
 
     @property
     def is_usual(self) -> bool:
-        """Whether the device was late after many slices, however often it was asked."""
+        """Whether the device was busy after many slices, however often it was asked."""
         return sum(self._late) >= OFTEN_LATE

@@ -17,7 +17,6 @@ from pytest_avo.evaluation.devices import gpu_memory
 _libc = ctypes.CDLL(None)
 POISON = 0xFF
 """NaN in every floating-point dtype: an element that a kernel did not write shows."""
-RESPONSE_TRIES = 3
 FLUSH_BYTES = 256 << 20
 """Several times the L2 cache of any GPU so far."""
 
@@ -65,21 +64,14 @@ class Memory:
         ]
         return not bool(torch.stack(changed).any())  # asked once for all, since asking waits for the device
 
-    def responses_s(self) -> tuple[float, ...]:
-        """Seconds that a trivial operation of the judge takes on the device, time after time; none on a CPU.
-
-        They are long where someone keeps the device busy. Processes take turns on it: what is at work when the first
-        answer comes lets the next one wait again.
-        """
+    def response_s(self) -> float:
+        """Seconds that a trivial operation of the judge takes on the device: long where someone keeps it busy."""
         if self.place != "cuda":
-            return ()
-        found = []
-        for _ in range(RESPONSE_TRIES):
-            start = time.perf_counter()
-            _flush_buffer()[:256].fill_(0)
-            torch.cuda.synchronize()
-            found.append(time.perf_counter() - start)
-        return tuple(found)
+            return 0.0
+        start = time.perf_counter()
+        _flush_buffer()[:256].fill_(0)
+        torch.cuda.synchronize()
+        return time.perf_counter() - start
 
     def again(self) -> Memory:
         """The same bytes for one more process: what closes with it is a descriptor of its own."""

@@ -4,11 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 
 _COUNTED = ("Pss_Anon:", "Pss_Shmem:", "Swap:")
 _BLOCK_BYTES = 512
 _MEMFD = "/memfd:"
+NOTICED_SHARE = 0.05
+"""Memory is counted when so much of what is allowed is gone from the machine since the last count."""
+COUNTED_S = 2.0
+"""And so often at least: as much may have been freed by others at the same moment."""
+
+
+class Allowance:
+    """How much memory processes may hold together, looked at cheaply."""
+
+    def __init__(self, limit_bytes: int, *, beside: int) -> None:
+        """beside: bytes that they hold and that do not count."""
+        self._limit_bytes = limit_bytes
+        self._beside = beside
+        self._free_bytes = free_bytes()
+        self._counted = time.monotonic()
+
+    def exceeded(self, pids: Callable[[], Iterable[int]]) -> str:
+        """In words what they hold too much, or "": counted when as much as matters is gone, or in turn."""
+        free, now = free_bytes(), time.monotonic()
+        is_noticed = self._free_bytes - free >= self._limit_bytes * NOTICED_SHARE
+        if not is_noticed and now - self._counted < COUNTED_S:
+            self._free_bytes = max(self._free_bytes, free)
+            return ""
+        self._free_bytes, self._counted = free, now
+        held = held_bytes(pids()) - self._beside
+        if held <= self._limit_bytes:
+            return ""
+        gib = 1 << 30
+        return f"held {held / gib:.1f} GiB of memory, the limit is {self._limit_bytes / gib:.1f} GiB"
 
 
 def held_bytes(pids: Iterable[int]) -> int:

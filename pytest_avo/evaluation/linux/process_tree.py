@@ -61,9 +61,14 @@ class ProcessTree:
         self._restless: deque[bool] = deque(maxlen=RECENT_STOPS)
         """Of the latest stops, whether time was used in them."""
 
-    def stop(self) -> float:
-        """Stop all of them; the time (perf_counter) when all that was known of them had been told to."""
+    def stop(self, meanwhile: Callable[[], None] | None = None) -> float:
+        """Stop all of them; the time (perf_counter) when all that was known of them had been told to.
+
+        meanwhile: what is done between that and the time.
+        """
         processes.send(self._below, signal.SIGSTOP)
+        if meanwhile is not None:
+            meanwhile()
         told_at = time.perf_counter()
         told = set(self._below)
         # Again until nothing new is found: what is not stopped yet may fork.
