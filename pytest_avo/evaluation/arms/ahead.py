@@ -37,6 +37,9 @@ MULTIPLE = 16
 """Lengths that are multiples of this are what compilers tell from others."""
 CALLS_AT_ONCE = 40
 """In a message, of which none may be larger than the wire takes."""
+NICENESS, PATIENT_NICENESS = 10, 19
+"""Of compilers that are waited for, and of those for later: a kernel may be timed beside these, and its judge needs a
+core at once."""
 LIMIT_SHARE = 0.5
 """Of the limit on building: a kernel that hangs here will hang in its own process too."""
 
@@ -65,10 +68,10 @@ class Ahead:
         self._running: dict[str, _Compiler] = {}
         self._compiled: dict[str, set[Asked]] = {}
 
-    def begin(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool) -> None:
+    def begin(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool, niceness: int = NICENESS) -> None:
         """Have a kernel compiled for shapes, unless it is already, or is being compiled. Does not wait.
 
-        claim_alone: for no calls beside them, which need builds of their own.
+        claim_alone: for no calls beside them, which need builds of their own. niceness: towards other compilers too.
         """
         digest = text_digest(subject.source)
         if digest in self._running or not self._nursery.is_alive:
@@ -78,7 +81,9 @@ class Ahead:
         if not left:
             return
         try:
-            pid, link = self._nursery.fork_compiler(subject, how=self._how, memory_bytes=self._memory_bytes)
+            pid, link = self._nursery.fork_compiler(
+                subject, how=self._how, memory_bytes=self._memory_bytes, niceness=niceness
+            )
         except EvaluatorError:
             return  # the kernel's own process will be told of it
         self._running[digest] = _Compiler(pid, link, frozenset((shape.id, claim_alone) for shape in left))

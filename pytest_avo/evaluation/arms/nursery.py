@@ -125,7 +125,7 @@ class Nursery(Zygote):
             os.close(berth.log.write_end)
 
     def fork_compiler(
-        self, subject: Subject, *, how: Mapping[str, Any], memory_bytes: int
+        self, subject: Subject, *, how: Mapping[str, Any], memory_bytes: int, niceness: int
     ) -> tuple[int, socket.socket]:
         """A new process that compiles for a kernel, out of reach of the device, and a socket to ask it on.
 
@@ -135,6 +135,7 @@ class Nursery(Zygote):
         scratch = self._scratch(subject)
         request = {
             "do": "compile",
+            "niceness": niceness,
             "scratch": str(scratch),
             "environment": private_folders(scratch),
             "memory_bytes": memory_bytes,

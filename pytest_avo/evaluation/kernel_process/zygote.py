@@ -22,9 +22,6 @@ from typing import Any, NoReturn
 from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT, CHILD_SOCKET, MAX_MESSAGE
 from pytest_avo.evaluation.linux import processes, sandbox
 
-COMPILER_NICENESS = 10
-"""Of processes that compile: a kernel may be timed meanwhile, and its judge needs a core at once."""
-
 
 def main() -> None:
     """Serve fork and reap requests until the worker closes the control socket."""
@@ -57,7 +54,7 @@ def main() -> None:
                 serve = partial(runner.serve, threads=request["threads"], place=place, sizes=request["sizes"])
                 become_child(descriptors, serve, request, layers == "layers", gpu=place == "cuda")
             elif pid == 0:
-                os.nice(COMPILER_NICENESS)
+                os.nice(request["niceness"])
                 ahead = importlib.import_module("pytest_avo.evaluation.kernel_process.ahead")
                 become_child(descriptors, partial(ahead.serve, **request["how"]), request, layers == "layers")
             for received in descriptors:

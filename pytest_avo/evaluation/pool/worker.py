@@ -157,8 +157,10 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Work
 
 def _prepare(ahead: Ahead, order: Prepare) -> None:
     """Begin to compile what will be asked about soon."""
+    from pytest_avo.evaluation.arms.ahead import PATIENT_NICENESS
+
     for subject in order.subjects:
-        ahead.begin(subject, order.shapes, claim_alone=order.claim_alone)
+        ahead.begin(subject, order.shapes, claim_alone=order.claim_alone, niceness=PATIENT_NICENESS)
 
 
 def _looker(device: Device, config: WorkerConfig) -> Looker:
