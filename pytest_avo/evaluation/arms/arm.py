@@ -13,7 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -23,7 +23,7 @@ from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.forms import check_form
-from pytest_avo.evaluation.arms.lateness import Lateness
+from pytest_avo.evaluation.arms.lateness import IDLE_S, Lateness
 from pytest_avo.evaluation.arms.log import Log
 from pytest_avo.evaluation.arms.memory import Memory, Written
 from pytest_avo.evaluation.arms.replies import Done, Enqueued, Loaded, Raised, decode
@@ -49,8 +49,6 @@ class Slice:
 
     seconds: float
     claimed_s: float
-    worked_s: float
-    """Processor time of the process's first thread, which makes the calls."""
     replayed: bool
     output: Callable[[int], torch.Tensor]
     """A copy of the output of a call; to be asked for before the process is called again."""
@@ -58,6 +56,10 @@ class Slice:
     """Copies of all outputs of calls of one shape, (calls, batch, heads_q, seqlen_q, head_dim)."""
     lse: Callable[[int], torch.Tensor]
     """A copy of the log-sum-exp of a call, in float32, where it was asked for."""
+    worked_s: float = 0.0
+    """Processor time of the process's first thread, which makes the calls."""
+    disturbed: bool = False
+    """Whether a GPU had work when the arguments were written and no process ran."""
 
 
 class Arm:
@@ -126,12 +128,14 @@ class Arm:
         self.freeze()
         laid = Batch(batch, dtype, guarded=guarded, lse=lse)
         written = laid.write(self.given, self.result)
+        disturbed = phase == "time" and self.given.response_s() > IDLE_S
         timed = phase == "time" or like_timed
         how: _Do = "call" if not timed else "launch" if eager else "replay"
         request, before_s = self._request(how, laid.calls), processes.thread_s(self.pid)
         seconds, done = self._ask(request, phase=phase, limit_s=limit_s, until_idle=phase == "time")
         worked_s = processes.thread_s(self.pid) - before_s
-        return self._slice(done, laid, written, seconds=seconds, worked_s=worked_s)
+        found = self._slice(done, laid, written, seconds=seconds)
+        return replace(found, worked_s=worked_s, disturbed=disturbed)
 
     def enqueue(self, batch: Sequence[Arguments], dtype: Dtype, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
@@ -142,7 +146,7 @@ class Arm:
         if not isinstance(enqueued, Enqueued):
             raise KernelFault("rejected", "answered a call that was not asked")
         _, done = self._ask({"do": "finish"}, phase="time", limit_s=limit_s, until_idle=True)
-        return self._slice(done, laid, written, seconds=seconds, worked_s=0.0)
+        return self._slice(done, laid, written, seconds=seconds)
 
     def _ask(
         self, request: dict[str, object], *, phase: Phase, limit_s: float, until_idle: bool = False
@@ -168,7 +172,7 @@ class Arm:
         self._refuse_extra_replies()
         return seconds, reply
 
-    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float, worked_s: float) -> Slice:
+    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float) -> Slice:
         """What was answered, if it is what was asked; KernelFault where not."""
         asked = len(laid.arguments)
         if not isinstance(done, Done) or done.calls != asked:
@@ -180,7 +184,6 @@ class Arm:
         return Slice(
             seconds=seconds,
             claimed_s=done.seconds,
-            worked_s=worked_s,
             replayed=done.replayed,
             output=lambda number: laid.output(number, self.result),
             outputs=lambda: torch.stack([laid.output(number, self.result) for number in range(asked)]),

@@ -11,7 +11,7 @@ of the two is drawn each time. Whatever else the machine does then strikes both 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Literal
@@ -31,6 +31,11 @@ SURE = 0.25
 which chance makes of 16 and 16 once in some thousand trials, before they are to be slower by MOST_SLOWED."""
 MOST_NOISE = 2.0
 """Ratio of the quantiles SLOW and SURE of the other slices above which nothing can be told."""
+LEAST_DISTURBED = 3
+"""Slices before which a GPU had work although every process stood still, before anything is suspected."""
+DRAINS, WAITING_TRIALS, MOST_WAITING = 2, 6, 2
+"""Slices of nobody's in a trial, by which what was left before is done; slices of the suspect; and after how many of
+these the GPU may have work, since work that waits need not come of each."""
 TrialEnd = Literal["guilty", "innocent", "unclear"]
 
 
@@ -87,6 +92,20 @@ def tried(seconds: Callable[[bool], float], random: Random) -> tuple[TrialEnd, f
         return "guilty", slowed
     calm = float(np.quantile(times[False], SLOW)) <= MOST_NOISE * float(np.quantile(times[False], SURE))
     return ("innocent" if calm else "unclear"), slowed
+
+
+def waiting(suspects: Iterable[str], disturbs: Callable[[str], bool], *, nobody: str) -> str:
+    """Which of the suspects leaves work on a GPU that begins when the next arguments are written, or "".
+
+    Streams can wait for a value in memory, which occupies nothing and is seen by nobody until it has come. disturbs:
+    whether the GPU has work once arguments are written after a slice of an arm; nobody: an arm that leaves none.
+    """
+    for suspect in suspects:
+        for _ in range(DRAINS):
+            disturbs(nobody)
+        if sum(disturbs(suspect) for _ in range(WAITING_TRIALS)) > MOST_WAITING:
+            return suspect
+    return ""
 
 
 def _slowed(after: list[float], other: list[float], *, quick: float) -> float:

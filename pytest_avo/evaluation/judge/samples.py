@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from pytest_avo.core import stats
-from pytest_avo.core.evaluation import KERNEL
+from pytest_avo.core.evaluation import KERNEL, CallCost, Reading, Timing
 from pytest_avo.core.shape import InputKind
 from pytest_avo.evaluation.arms.arm import Slice
 from pytest_avo.evaluation.judge.peers import EMPTY
@@ -89,6 +89,28 @@ class Samples:
         """Log-ratios of an arm's times to the kernel's, by launch and round."""
         pairs = zip(self.seconds(arm), self.seconds(KERNEL), strict=True)
         return stats.levelled([stats.log_ratios(x, y) for x, y in pairs], self.kinds)
+
+    def timing(
+        self,
+        *,
+        stopped: str,
+        readings: tuple[Reading, ...],
+        too_few: str,
+        costs: dict[str, CallCost],
+        eager: bool,
+    ) -> Timing:
+        """All of it, with what else there is to say of the comparison."""
+        return Timing(
+            seconds={arm: tuple(map(tuple, self.seconds(arm))) for arm in self.slices if arm != EMPTY},
+            calls=self.calls,
+            stopped=stopped,
+            readings=readings,
+            too_few=too_few,
+            kinds=tuple(map(tuple, self.kinds)),
+            costs=costs,
+            eager=eager,
+            harness_s=median(self.empty_s()) / self.calls,
+        )
 
     def empty_s(self) -> list[float]:
         """Seconds of an empty slice, by launch; on a CPU before the first round of all."""

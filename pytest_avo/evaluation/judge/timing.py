@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from random import Random
-from statistics import median
 
 import torch
 
@@ -32,7 +31,7 @@ from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.correctness.scrutiny import Group, plain_outputs, slice_fault
-from pytest_avo.evaluation.judge.aftermath import Aftermath, tried
+from pytest_avo.evaluation.judge.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
 from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.order import Order
 from pytest_avo.evaluation.judge.peers import EMPTY
@@ -73,6 +72,8 @@ class Race:
         self._aftermath = Aftermath(KERNEL)
         self._readings: list[Reading] = []
         self._launched: set[str] = set()
+        self._disturbed = 0
+        """Slices before which a GPU had work, with nobody running."""
         self._costs: dict[str, dict[str, CallCost]] = {}
         self._order = Order(self._random)
 
@@ -101,6 +102,7 @@ class Race:
             done += rounds
             placement.release()
             self._require_standstill(arms)
+            self._require_none_waiting(arms)
             stopped = reason or stopped
             if reason := stopping.after_launch(number + 1, self._paired, others=arms.keys() - {KERNEL, EMPTY}):
                 stopped = reason
@@ -133,17 +135,12 @@ class Race:
 
     def _timing(self, shape: Shape, stopped: str, too_few: str) -> Timing:
         """What was measured of a shape, and why that may be too little."""
-        samples = self._samples[shape.id]
-        return Timing(
-            seconds={arm: tuple(map(tuple, samples.seconds(arm))) for arm in samples.slices if arm != EMPTY},
-            calls=samples.calls,
+        return self._samples[shape.id].timing(
             stopped=stopped,
             readings=tuple(self._readings),
             too_few=too_few,
-            kinds=tuple(map(tuple, samples.kinds)),
             costs=self._costs.get(shape.id, {}),
             eager=self._place == "cuda" and self._plan.calls == "eager",
-            harness_s=median(samples.empty_s()) / samples.calls,
         )
 
     def _aftermath_unclear(self, arms: Mapping[str, Arm]) -> str:
@@ -173,6 +170,20 @@ class Race:
                 arm.require_standstill()
             except KernelFault as error:
                 raise ArmFault(name, self._shapes[0].id, error) from None
+
+    def _require_none_waiting(self, arms: Mapping[str, Arm]) -> None:
+        """Nobody may have work on a GPU that begins once arguments are written, while all processes stand still."""
+        if self._disturbed < LEAST_DISTURBED:
+            return
+        shape = self._shapes[0]
+        draw = partial(self._streams[shape.id].draw, self._samples[shape.id].calls)
+
+        def disturbs(name: str) -> bool:
+            self._slice(shape, name, arms[name], draw())
+            return self._slice(shape, EMPTY, arms[EMPTY], draw()).disturbed
+
+        if name := waiting((name for name in (KERNEL, BASELINE) if name in arms), disturbs, nobody=EMPTY):
+            raise ArmFault(name, shape.id, KernelFault("rejected", "left work that waits for its next arguments"))
 
     def _first_calls(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """A call of every arm, on fresh arguments as timed calls have: a kernel must not know when it counts."""
@@ -275,6 +286,7 @@ class Race:
         eager = self._plan.calls == "eager"
         call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager)
         result = self._ask(shape, name, arm, call)
+        self._disturbed += result.disturbed
         if name != EMPTY or self._place == "cuda":
             self._samples[shape.id].note_account(name, result)
         if self._place == "cuda" and name != EMPTY and not (eager or result.replayed):

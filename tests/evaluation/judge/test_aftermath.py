@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from random import Random
 
-from pytest_avo.evaluation.judge.aftermath import LEAST_SLICES, Aftermath, tried
+import pytest
+
+from pytest_avo.evaluation.judge.aftermath import LEAST_SLICES, Aftermath, tried, waiting
 
 ORDER = ("kernel", "other", "other", "kernel")
 """Two rounds, as a race has them: the other arm right after the kernel, and right before it."""
@@ -61,3 +63,21 @@ def test_a_trial_condemns_nobody_for_what_a_busy_machine_does() -> None:
 
 def test_a_trial_says_when_nothing_can_be_told() -> None:
     assert trial(0, slowed=1.0, noise=8.0) == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("left_by", "found"),
+    [({}, ""), ({"kernel": 1}, "kernel"), ({"baseline": 1}, "baseline"), ({"kernel": 2}, "kernel")],
+)
+def test_who_leaves_work_that_waits_is_told_from_who_comes_after(left_by: dict[str, int], found: str) -> None:
+    """Work is left after every n-th slice of an arm; some was there before."""
+    left, slices = True, 0
+
+    def disturbs(arm: str) -> bool:
+        nonlocal left, slices
+        slices += 1
+        was, left = left, False
+        is_left = arm in left_by and slices % left_by[arm] == 0
+        return is_left or (was and arm == "")
+
+    assert waiting(("kernel", "baseline"), disturbs, nobody="") == found

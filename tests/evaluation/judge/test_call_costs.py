@@ -25,7 +25,7 @@ def test_what_a_kernel_that_does_nothing_takes_is_subtracted_and_never_more_than
         asked.append((name, len(batch), enqueue))
         seconds = len(batch) * (HOST_S if enqueue else IDLE_S)[name]
         out = torch.full((len(batch),), HOST_S[name])
-        return Slice(seconds, 0.0, 0.0, False, lambda _: out, lambda: out, lambda _: out)
+        return Slice(seconds, 0.0, False, lambda _: out, lambda: out, lambda _: out)
 
     found = call_costs(
         list(HOST_S), draw=draw, ask=ask, look_at=lambda batch, out: looked.append((len(batch), float(out[0]))),
