@@ -13,7 +13,7 @@ import torch
 from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import claim_of, text_digest
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.arms.arm import Arm, Phase
+from pytest_avo.evaluation.arms.arm import Arm, Phase, Slice
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case
@@ -26,6 +26,25 @@ from pytest_avo.evaluation.correctness.mixture import checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
 from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
+
+
+class _Spent:
+    """What calls of one phase took of its limit, those that were refused too."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._limit_s = limit_s
+        self.seconds = 0.0
+
+    def on(self, call: Callable[..., Slice]) -> Slice:
+        """What a call answers that takes `limit_s`, with what is left of that."""
+        start = time.perf_counter()
+        try:
+            found = call(limit_s=max(0.001, self._limit_s - self.seconds))
+        except KernelRaised:
+            self.seconds += time.perf_counter() - start
+            raise
+        self.seconds += found.seconds
+        return found
 
 
 class Checks:
@@ -48,25 +67,20 @@ class Checks:
         """
         begun = time.perf_counter()
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
-        spent_s, build_s = 0.0, 0.0
+        building, checking = _Spent(limits.build), _Spent(limits.check)
         for case in self._cases(subject, shape, request, random):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape, case.way)
-            left_s = limits.build - build_s if first else limits.check - spent_s
-            inputs, called_s = self._check_case(arm, case, source, limit_s=max(0.001, left_s), first=first)
+            inputs = self._check_case(arm, case, source, spent=building if first else checking, first=first)
             if inputs is None:
                 self._refused.setdefault(text_digest(subject.source), set()).add(case.function)
-            build_s += called_s if first else 0.0
-            spent_s += 0.0 if first else called_s
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
-                start, left_s = time.perf_counter(), max(0.001, limits.check - spent_s)
-                self._check_nudges(arm, case, inputs, random, limit_s=left_s)
+                self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"
-                self._check_slices(arm, shape, random, source, limit_s=left_s, eager=eager)
-                spent_s += time.perf_counter() - start
+                self._check_slices(arm, shape, random, source, spent=checking, eager=eager)
         self._arms.note_check(name, shape)
-        build_s += self._arms.take_build_s(name)
+        build_s = building.seconds + self._arms.take_build_s(name)
         return build_s, max(0.0, time.perf_counter() - begun - build_s)
 
     def _cases(
@@ -81,29 +95,30 @@ class Checks:
             yield from all_asked_instead(shape, claim, random, refused, place=self._place)
 
     def _check_case(
-        self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, limit_s: float, first: bool
-    ) -> tuple[Arguments | None, float]:
-        """What was answered rightly, None where the kernel refused what it did not claim; the seconds of the call."""
+        self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, spent: _Spent, first: bool
+    ) -> Arguments | None:
+        """What was answered rightly, None where the kernel refused what it did not claim."""
         inputs = draw_any(case, generator)
         phase: Phase = "build" if first else "check"
         where = "" if case.required else f", {case.shape.id}"
+        call = partial(arm.call, [inputs], case.shape.dtype, phase=phase, guarded=True, lse=case.lse)
         try:
-            result = arm.call([inputs], case.shape.dtype, limit_s=limit_s, phase=phase, guarded=True, lse=case.lse)
+            result = spent.on(call)
         except KernelRaised as error:
             if case.required or error.outcome != "unsupported":
                 raise raised(error, f"{case.name}{where}", again=case.required and not first) from None
-            return None, 0.0  # a shape that was not claimed may be refused
+            return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
         if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
             raise KernelFault("incorrect", f"{found} ({case.name}{where})")
-        return inputs, result.seconds
+        return inputs
 
-    def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, limit_s: float) -> None:
+    def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, spent: _Spent) -> None:
         """The same call with one element changed, three times: no answer may come from memory."""
         for nudge in nudges(inputs, random):
             try:
-                result = arm.call([nudge.inputs], case.shape.dtype, limit_s=limit_s, phase="check", guarded=True)
+                result = spent.on(partial(arm.call, [nudge.inputs], case.shape.dtype, phase="check", guarded=True))
             except KernelRaised as error:
                 raise raised(error, nudge.what, again=True) from None
             except KernelEnded as error:
@@ -113,7 +128,7 @@ class Checks:
                 raise KernelFault("incorrect", f"{found} ({nudge.what})")
 
     def _check_slices(
-        self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, limit_s: float, eager: bool
+        self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, spent: _Spent, eager: bool
     ) -> None:
         """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused."""
         stream = Stream(shape, source)
@@ -122,10 +137,8 @@ class Checks:
             changed = mix_all(batch, each.kinds, random, source)
             what = f"a slice with {', '.join(each.kinds)} inputs" if each.kinds else "a slice"
             try:
-                call = partial(
-                    arm.call, batch, shape.dtype, limit_s=limit_s, phase="check", like_timed=True, eager=eager
-                )
-                out = call().outputs()
+                call = partial(arm.call, batch, shape.dtype, phase="check", like_timed=True, eager=eager)
+                out = spent.on(call).outputs()
             except KernelRaised as error:
                 raise raised(error, what, again=True) from None
             except KernelEnded as error:
