@@ -44,6 +44,9 @@ the dtype tells neighbours apart."""
 LEAST_JUMP, MOST_JUMP = 3.2e4, 6e4
 """By how much scores jump: beyond the ten thousands that stand for minus infinity in some kernels, and within what half
 precision holds."""
+LEAST_LOW, MOST_LOW = 1 / 8, 1 / 2
+"""Of the keys that some query does not see, those below the jump: what takes hidden keys for seen has the mean of all,
+which is that of the low ones where others are few."""
 PRECISELY = 1 / 8
 """In units of 1 / eps, how far scores rise at most where they jump too: what hides keys by too little must err far more
 than the dtype itself does."""
@@ -135,7 +138,8 @@ def _lower_or_raise(
     k += (length * rise * direction).to(k.dtype)
     if jumps:
         jump = LEAST_JUMP + (MOST_JUMP - LEAST_JUMP) * chance[1]
-        _jump(q, k, v, at=first + int(chance[2] * (k.shape[2] - first)), length=(jump / scale).sqrt() * other)
+        share = LEAST_LOW + (MOST_LOW - LEAST_LOW) * float(chance[2])
+        _jump(q, k, v, at=first + int(share * (k.shape[2] - first)), length=(jump / scale).sqrt() * other)
 
 
 def _make_alike(v: torch.Tensor) -> None:
