@@ -14,6 +14,7 @@ from pytest_avo.core.evaluation import (
     BASELINE,
     FIXED,
     KERNEL,
+    Calls,
     Evaluation,
     EvaluationRequest,
     Reading,
@@ -70,6 +71,7 @@ class Examiner:
         self._checks = Checks(arms, say=say, place=place)
         self._reading = reading
         self._roofline = roofline
+        self._slice_calls: dict[Calls, dict[str, int]] = {}
         self._absent: dict[Subject, str] = {}
         """Peers and baselines that did not load, and why: they will not the next time."""
 
@@ -188,6 +190,7 @@ class Examiner:
                 place=self._place,
                 room=self._arms.room,
                 reading=self._reading,
+                slice_calls=self._slice_calls.setdefault(request.plan.calls, {}),
             )
             launch = _Launch(self._arms, subjects, request, both_new=self._place == "cpu" and BASELINE in subjects)
             try:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
 from functools import partial
 from random import Random
 
@@ -36,8 +36,9 @@ from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.order import Order
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
-from pytest_avo.evaluation.judge.samples import Samples, calls_in_slice
+from pytest_avo.evaluation.judge.samples import Samples
 from pytest_avo.evaluation.judge.stopping import LEAST_ROUNDS, Stopping
+from pytest_avo.evaluation.judge.warm_up import WarmUp
 
 EMPTY_SLICES = 5
 """Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing
@@ -57,7 +58,9 @@ class Race:
         place: str = "cpu",
         room: Room = HOST,
         reading: Callable[[], Reading | None] = lambda: None,
+        slice_calls: MutableMapping[str, int] | None = None,
     ) -> None:
+        """slice_calls: what `WarmUp` knows from earlier races."""
         self._shapes = shapes
         self._plan = plan
         self._limit_s = limit_s
@@ -76,6 +79,13 @@ class Race:
         """Slices before which a GPU had work, with nobody running."""
         self._costs: dict[str, dict[str, CallCost]] = {}
         self._order = Order(self._random)
+        self._warming = WarmUp(
+            place=place,
+            room=room,
+            ask=self._slice,
+            draw=lambda shape, calls: self._streams[shape.id].draw(calls),
+            known={} if slice_calls is None else slice_calls,
+        )
 
     @property
     def notes(self) -> list[str]:
@@ -91,7 +101,9 @@ class Race:
             if number and self._place == "cpu":
                 arms = {name: arm for name, arm in arms.items() if name != EMPTY}  # what it takes is known
             for shape in self._shapes:
-                self._first_calls(shape, arms)  # which build, with threads of their own
+                self._samples[shape.id].begin_launch(arms)
+                # They build, with threads of their own.
+                self._warming.first_calls(shape, arms, self._samples[shape.id].calls)
             placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
             for shape in self._shapes:
                 self._warm_up(shape, arms)
@@ -185,46 +197,15 @@ class Race:
         if name := waiting((name for name in (KERNEL, BASELINE) if name in arms), disturbs, nobody=EMPTY):
             raise ArmFault(name, shape.id, KernelFault("rejected", "left work that waits for its next arguments"))
 
-    def _first_calls(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
-        """A call of every arm, on fresh arguments as timed calls have: a kernel must not know when it counts."""
-        self._samples[shape.id].begin_launch(arms)
-        batch = self._streams[shape.id].draw(1)
-        for name, arm in arms.items():
-            self._slice(shape, name, arm, batch)
-
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
-        """A further untimed call of every arm, or a slice: memory is touched, and on a GPU a graph captured."""
+        """Further untimed calls of every arm; on a CPU of the empty one as many as tell what a slice of it takes."""
         samples = self._samples[shape.id]
-        is_known = samples.calls > 0
-        if not is_known:
-            samples.calls = self._calls_of(shape, arms)
-        batch = self._streams[shape.id].draw(samples.calls)
-        if samples.calls > 1 or is_known or self._place == "cuda":
-            for name, arm in arms.items():
-                self._slice(shape, name, arm, batch)
+        samples.calls = self._warming.further_calls(shape, arms, samples.calls)
         if EMPTY in arms and self._place == "cpu":
+            batch = self._streams[shape.id].draw(samples.calls)
             for _ in range(EMPTY_SLICES):
                 found = self._slice(shape, EMPTY, arms[EMPTY], batch)
                 samples.slices[EMPTY][0].append(found.seconds)
-
-    def _calls_of(self, shape: Shape, arms: Mapping[str, Arm]) -> int:
-        """How many calls make a slice of this shape.
-
-        A single call on a GPU drowns in what asking for it takes; a slice of as many as it suggests tells better.
-        """
-        calls = self._suggested_calls(shape, arms, 1)
-        return calls if self._place == "cpu" else self._suggested_calls(shape, arms, calls)
-
-    def _suggested_calls(self, shape: Shape, arms: Mapping[str, Arm], calls: int) -> int:
-        """Have every arm make so many calls, which tells how many make a slice."""
-        batch = self._streams[shape.id].draw(calls)
-        if calls > 1:
-            for name, arm in arms.items():
-                self._slice(shape, name, arm, batch)  # captured now, which the next one is not
-        seconds = {name: self._slice(shape, name, arm, batch).seconds / calls for name, arm in arms.items()}
-        overhead = seconds.pop(EMPTY, 0.0)
-        fewest = calls_in_slice(seconds.values(), overhead, slice_s=self._room.slice_s, place=self._place)
-        return min(self._room.max_calls(shape), fewest)
 
     def _call_costs(self, shape: Shape, arms: Mapping[str, Arm]) -> dict[str, CallCost]:
         def ask(name: str, batch: list[Inputs], enqueue: bool) -> Slice:

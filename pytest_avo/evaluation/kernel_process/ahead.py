@@ -8,6 +8,7 @@ comes of it lies in the kernel's private folder, and is found there by the proce
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import socket
@@ -34,6 +35,7 @@ def recall() -> None:
     from triton.backends.nvidia.compiler import CUDABackend
     from triton.runtime import build, cache
 
+    importlib.import_module("triton.experimental.gluon.nvidia.hopper")  # for those kernels that are written in it
     cache.triton_key()
     build.platform_key()
     for target in TARGETS.values():

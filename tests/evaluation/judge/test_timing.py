@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -14,7 +12,6 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.faults import ArmFault
-from pytest_avo.evaluation.correctness.room import HOST
 from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
 from pytest_avo.evaluation.judge.samples import calls_in_slice
@@ -67,21 +64,6 @@ def test_a_slice_lasts_for_the_fastest_arm_and_does_not_drag_on_for_the_slowest(
     seconds: tuple[float, float], overhead_s: float, expected: int
 ) -> None:
     assert calls_in_slice(seconds, overhead_s, slice_s=0.005, place="cpu") == expected
-
-
-def test_a_slice_on_a_gpu_is_as_long_as_a_slice_of_its_calls_suggests(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
-
-    def answered(_race: Race, _shape: Shape, name: str, _arm: object, batch: list[object]) -> SimpleNamespace:
-        asked.append(len(batch))
-        late_s = 3e-4 if len(batch) == 1 else 0  # a single call is hardly more than what asking for it takes
-        return SimpleNamespace(seconds=8e-4 + (0 if name == EMPTY else late_s + 1e-4 * len(batch)))
-
-    monkeypatch.setattr(Race, "_slice", answered)
-    timed = Race(shapes=[SHAPE], plan=TimingPlan(), limit_s=20, seed=3, room=replace(HOST, most_calls=64))
-    monkeypatch.setattr(timed, "_place", "cuda")
-    assert timed._calls_of(SHAPE, dict.fromkeys((KERNEL, EMPTY))) == 50  # type: ignore[arg-type]
-    assert asked == [1, 1, *[13] * 4]
 
 
 def test_a_kernel_that_takes_twice_as_long_is_found_to_do_so(confined: Laboratory) -> None:

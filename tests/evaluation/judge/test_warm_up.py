@@ -1,0 +1,77 @@
+"""How many untimed calls come before rounds, and how many calls make a slice of them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+
+from pytest_avo.evaluation.correctness.room import HOST, gpu_room
+from pytest_avo.evaluation.judge.peers import EMPTY
+from pytest_avo.evaluation.judge.warm_up import WarmUp
+from tests.evaluation.laboratory import shape
+
+SHAPE = shape()
+ARMS = {"kernel": cast("Any", None), "baseline": cast("Any", None), EMPTY: cast("Any", None)}
+ASKING_S = 100e-6
+
+
+class Bench:
+    """Arms whose calls take so many seconds each, and what they were asked."""
+
+    def __init__(
+        self, place: str, call_s: float, *, single_late_s: float = 0.0, known: dict[str, int] | None = None
+    ) -> None:
+        self.single_late_s = single_late_s
+        self.calls: list[int] = []
+        self.call_s = call_s
+        self.known = {} if known is None else known
+        room = HOST if place == "cpu" else gpu_room(100 << 30)
+        ask, draw = cast("Any", self.ask), cast("Any", lambda shape, calls: [None] * calls)
+        self.warm_up = WarmUp(place=place, room=room, ask=ask, draw=draw, known=self.known)
+
+    def ask(self, shape: object, name: str, arm: object, batch: list[object]) -> Any:
+        if name == "kernel":
+            self.calls.append(len(batch))
+        late_s = self.single_late_s if len(batch) == 1 else 0.0
+        seconds = ASKING_S + (0.0 if name == EMPTY else len(batch) * self.call_s + late_s)
+        return type("Slice", (), {"seconds": seconds})
+
+    def race(self, calls: int = 0) -> int:
+        self.calls.clear()
+        self.warm_up.first_calls(SHAPE, ARMS, calls)
+        return self.warm_up.further_calls(SHAPE, ARMS, calls)
+
+
+def test_a_slice_on_a_gpu_is_captured_once_where_its_calls_are_known() -> None:
+    bench = Bench("cuda", 1e-3)
+    assert bench.race() == 10
+    assert bench.calls == [1, 1, 10, 10]
+    assert bench.race() == 10
+    assert bench.calls == [10, 10]
+    assert bench.race(10) == 10, "of a further launch"
+    assert bench.calls == [10]
+
+
+def test_a_slice_on_a_gpu_is_as_long_as_a_slice_of_its_calls_suggests() -> None:
+    bench = Bench("cuda", 1.1e-4, single_late_s=3e-4)  # a single call is hardly more than what asking for it takes
+    assert bench.race() == 91
+    assert bench.calls == [1, 1, 25, 25, 91]
+
+
+@pytest.mark.parametrize(("call_s", "calls"), [(0.9e-3, 10), (0.5e-3, 20), (2e-3, 5)])
+def test_another_number_is_taken_only_where_slices_would_be_much_too_long_or_too_short(
+    call_s: float, calls: int
+) -> None:
+    bench = Bench("cuda", call_s, known={SHAPE.id: 10})
+    assert bench.race() == calls
+    assert bench.calls == [10, 10, *([] if calls == 10 else [calls])]
+    assert bench.known == {SHAPE.id: calls}
+
+
+def test_on_a_cpu_a_single_call_comes_first_and_tells_how_many_there_are() -> None:
+    bench = Bench("cpu", 1e-3, known={SHAPE.id: 10})
+    assert bench.race() == 5
+    assert bench.calls == [1, 1, 5]
+    assert bench.race(5) == 5
+    assert bench.calls == [1, 5]
