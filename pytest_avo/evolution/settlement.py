@@ -30,6 +30,10 @@ Settled = Callable[[Attempt, AttemptOutcome], None]
 """Told of an attempt that has found its outcome, which is on disk."""
 
 
+Promising = tuple[Candidate, Decision]
+"""A candidate and what its screening found, a gain."""
+
+
 class Settlement:
     """Decides what becomes of candidates. What is known is on disk before anything is built on it."""
 
@@ -60,14 +64,33 @@ class Settlement:
         """Settle a candidate that is not promising."""
         self.settle(candidate.attempt, status_of(decision), decision, since=candidate.since)
 
-    def contest(self, promising: Sequence[tuple[Candidate, Decision]]) -> None:
+    def contest(self, promising: Sequence[Promising]) -> None:
         """Measure promising candidates once more, in fresh processes on fresh inputs: only this estimate is believed.
 
-        They are measured beside their parents at the same time, and settled one after the other.
+        Those that a sibling outdoes wait for what becomes of that: a child of their parent that gained more beyond
+        doubt. Where it is confirmed they are not measured again, which took most of a population's time.
         """
+        left, confirmed = list(promising), list[Promising]()
+        while left:
+            leaders = [each for each in left if not any(_outdoes(other, each) for other in left)]
+            confirmed += self._confirm(leaders)
+            left = [each for each in left if each not in leaders]
+            for candidate, screened in left:
+                victors = [each for each, gain in confirmed if _outdoes((each, gain), (candidate, screened))]
+                if victors:
+                    reason = (
+                        f"faster than its parent, but slower than generation {self._campaign.label(victors[0].attempt)}"
+                    )
+                    lost = msgspec.structs.replace(screened, reason=reason)
+                    self.settle(candidate.attempt, "slower", lost, since=candidate.since)
+                    left = [each for each in left if each[0] is not candidate]
+
+    def _confirm(self, promising: Sequence[Promising]) -> list[Promising]:
+        """Measure candidates beside their parents at the same time and settle one after the other; who is confirmed."""
         # What only has to be no slower is no question of the floor.
         floor = None if self._settings.accept == "match" else self._campaign.floor
         trials = [self._trials.measure(each, "confirm", each.parent, floor=floor) for each, _ in promising]
+        accepted = []
         for (candidate, screened), trial in zip(promising, trials, strict=True):
             evaluations = self._trials.finish(trial)
             confirmed = self._decide(evaluations)
@@ -79,10 +102,12 @@ class Settlement:
                 self.settle(candidate.attempt, "rejected", rejected, confirmed=confirmed.gain, since=since)
             elif self._is_accepted(candidate.attempt, confirmed.gain):
                 self._land(candidate, screened, confirmed.gain, evaluations)
+                accepted.append((candidate, screened))
             else:
                 refused = msgspec.structs.replace(screened, reason="not confirmed in fresh processes")
                 since = candidate.since
                 self.settle(candidate.attempt, "ambiguous", refused, confirmed=confirmed.gain, since=since)
+        return accepted
 
     def settle(
         self,
@@ -205,6 +230,14 @@ class Settlement:
 
     def _decide(self, evaluations: Mapping[str, Evaluation]) -> Decision:
         return decide(evaluations, self._campaign.plan.shapes, floor=self._campaign.floor)
+
+
+def _outdoes(one: Promising, other: Promising) -> bool:
+    """Whether a candidate's gain over the parent that both have lies above the other's, whole intervals apart."""
+    (first, found), (second, beside) = one, other
+    if found.gain is None or beside.gain is None or first.attempt.parent != second.attempt.parent:
+        return False
+    return first.attempt.island == second.attempt.island and found.gain.low > beside.gain.high
 
 
 def status_of(decision: Decision) -> Status:

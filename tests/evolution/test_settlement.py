@@ -144,7 +144,8 @@ def test_the_rule_of_promotion_can_be_somebody_elses(world: World, campaign: Cam
 def test_a_winner_over_its_parent_must_beat_the_kernel_in_the_file_too(world: World, campaign: Campaign) -> None:
     court = Court(world, campaign)
     slower, faster = candidate(campaign, source(150)), candidate(campaign, source(200), generation=2)
-    court.settlement.contest([court.screen(faster), court.screen(slower)])
+    for each in (court.screen(faster), court.screen(slower)):
+        court.settlement.contest([each])
     assert [outcome.status for outcome in court.told] == ["promoted", "kept"]
     assert court.told[1].reason == "1.50x the seed, the best is 2.00x"
     # By their scores alone: the two were not even measured beside each other.
@@ -152,10 +153,29 @@ def test_a_winner_over_its_parent_must_beat_the_kernel_in_the_file_too(world: Wo
     assert source(200) in world.kernel.read_text()
 
 
+def test_what_a_confirmed_sibling_outdoes_is_not_measured_again(world: World, campaign: Campaign) -> None:
+    court = Court(world, campaign)
+    tried = [candidate(campaign, source(speed), member=n) for n, speed in enumerate((150, 300, 200))]
+    court.settlement.contest([court.screen(each) for each in tried])
+    found = {outcome.attempt: outcome for outcome in court.told}
+    assert [found[each.attempt.id].status for each in tried] == ["slower", "promoted", "slower"]
+    assert found[tried[0].attempt.id].reason == "faster than its parent, but slower than generation 1"
+    assert campaign.stored(tried[0].attempt, "confirm") == {}
+
+
+def test_what_a_sibling_outdoes_is_measured_where_that_is_not_confirmed(world: World, campaign: Campaign) -> None:
+    court = Court(world, campaign)
+    wrong = candidate(campaign, source(300, result="wrong when fresh"))
+    right = candidate(campaign, source(200), member=1)
+    court.settlement.contest([court.screen(wrong), court.screen(right)])
+    assert [outcome.status for outcome in court.told] == ["incorrect", "promoted"]
+
+
 def test_what_should_beat_the_kernel_in_the_file_is_measured_beside_it(world: World, campaign: Campaign) -> None:
     court = Court(world, campaign)
     first, second = candidate(campaign, source(200)), candidate(campaign, source(300), generation=2)
-    court.settlement.contest([court.screen(first), court.screen(second)])
+    for each in (court.screen(first), court.screen(second)):
+        court.settlement.contest([each])
     assert [outcome.status for outcome in court.told] == ["promoted", "promoted"]
     landed = court.told[1]
     assert landed.over == first.attempt.id

@@ -313,8 +313,10 @@ def measured_seed(campaign: Campaign) -> Attempt:
     return seed
 
 
-def candidate(campaign: Campaign, text: str, *, generation: int = 1, parent: Attempt | None = None) -> Candidate:
+def candidate(
+    campaign: Campaign, text: str, *, generation: int = 1, member: int = 0, parent: Attempt | None = None
+) -> Candidate:
     """A candidate that was proposed on the seed, or on another attempt."""
     over = parent or campaign.view.attempts()[0]
-    attempt, _ = campaign.add(proposal(text), generation=generation, member=0, parent=over)
+    attempt, _ = campaign.add(proposal(text), generation=generation, member=member, parent=over)
     return Candidate(attempt, campaign.kernel(attempt), campaign.kernel(over), since=0.0)
