@@ -2,13 +2,15 @@
 
 An incumbent that knows that it is one may take its time, and whatever comes after it looks faster. But it was a
 candidate once, timed beside the same fixed arm, a peer: a candidate that is faster than its incumbent stands better
-beside that than the incumbent did then.
+beside that than the incumbent did then. Where that is not seen the gain is not believed, whether or not chance may be
+why: of few launches an interval alone would let everything pass.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Timing
@@ -34,28 +36,36 @@ def standing(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> 
     return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=ONE_SIDED_99)
 
 
+@dataclass(frozen=True, slots=True)
+class Unshown:
+    """Why a gain over an incumbent is not believed, and whether that is beyond doubt."""
+
+    reason: str
+    is_sure: bool
+
+
 def unshown(
     now: Mapping[str, Evaluation], then: Mapping[str, Evaluation], shapes: Sequence[Shape], *, unrest: float
-) -> str:
-    """Why a gain is not believed, or "": `now` of a candidate beside an incumbent, `then` of that as a candidate.
+) -> Unshown | None:
+    """What a gain lacks, or None: `now` of a candidate beside an incumbent, `then` of that as a candidate.
 
     Nothing is said where either was timed without the fixed arm, or on other kinds of inputs. unrest: a log-ratio.
     """
     if _kinds(now, shapes) != _kinds(then, shapes):
-        return ""
+        return None
     present, past = standing(now, shapes), standing(then, shapes)
     if present is None or past is None:
-        return ""
+        return None
     gain = geomean_gain(now, shapes, confidence=ONE_SIDED_99)
     shown = present.estimate - past.estimate
-    # Of all three estimates what speaks for the kernel.
-    doubt = gain.half_width + math.hypot(present.half_width, past.half_width)
-    if gain.estimate - shown - doubt <= max(LEAST_MISSING, UNREST_MISSING * unrest):
-        return ""
-    return (
+    missing = gain.estimate - shown - max(LEAST_MISSING, UNREST_MISSING * unrest)
+    if missing <= 0:
+        return None
+    is_sure = missing > math.hypot(gain.half_width, present.half_width, past.half_width)
+    said = (
         f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "
-        "the incumbent takes its time"
     )
+    return Unshown(said + ("the incumbent takes its time" if is_sure else "chance, or it takes its time"), is_sure)
 
 
 def _kinds(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> list[frozenset[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import msgspec
 
@@ -15,7 +16,7 @@ from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import promotion
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import Decision, decide
-from pytest_avo.evolution.fixed_arm import unshown
+from pytest_avo.evolution.fixed_arm import Unshown, unshown
 from pytest_avo.evolution.promotion import Provenance
 from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
@@ -96,10 +97,11 @@ class Settlement:
             confirmed = self._decide(evaluations)
             if confirmed.gain is None:
                 self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
-            elif reason := self._refusal(candidate.attempt.parent, confirmed, evaluations):
-                rejected = Decision("rejected", reason, screened.gain)
+            elif refusal := self._refusal(candidate.attempt.parent, confirmed, evaluations):
+                status: Literal["rejected", "ambiguous"] = "rejected" if refusal.is_sure else "ambiguous"
+                refused = Decision(status, refusal.reason, screened.gain)
                 since = candidate.since
-                self.settle(candidate.attempt, "rejected", rejected, confirmed=confirmed.gain, since=since)
+                self.settle(candidate.attempt, status, refused, confirmed=confirmed.gain, since=since)
             elif self._is_accepted(candidate.attempt, confirmed.gain):
                 self._land(candidate, screened, confirmed.gain, evaluations)
                 accepted.append((candidate, screened))
@@ -212,13 +214,13 @@ class Settlement:
             self._console.warn(str(error))
             return "not committed"
 
-    def _refusal(self, beside: int | None, decision: Decision, evaluations: Mapping[str, Evaluation]) -> str:
-        """Why a gain over an attempt does not count, or "": for some inputs alone, or not believed.
+    def _refusal(self, beside: int | None, decision: Decision, evaluations: Mapping[str, Evaluation]) -> Unshown | None:
+        """Why a gain over an attempt does not count, or None: for some inputs alone, or not believed.
 
         decision, evaluations: beside it, in fresh processes.
         """
         if decision.ranking == "rejected":
-            return decision.reason
+            return Unshown(decision.reason, is_sure=True)
         assert beside is not None, "only the seed is beside nobody"
         campaign = self._campaign
         other = campaign.view.attempt(beside)

@@ -6,10 +6,12 @@ import math
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_avo.core.stats import Interval
+from pytest_avo.evolution import fixed_arm
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import Decision, accepts, decide
 from pytest_avo.evolution.settlement import Settlement, status_of
@@ -81,6 +83,25 @@ def test_a_gain_over_an_incumbent_that_takes_its_time_is_rejected(world: World, 
     outcome = court.settle(candidate(campaign, source(201), generation=2, parent=campaign.incumbent))
     assert outcome.status == "rejected"
     assert outcome.reason.startswith("2.01x the incumbent, but 1.01x what that was beside the same peer")
+    assert "takes its time beside others" in world.kernel.read_text()
+
+
+def test_a_gain_that_chance_may_hide_beside_the_fixed_arm_is_left_open(
+    world: World, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two launches whose standings differ have an interval that holds everything."""
+    court, known = Court(world, campaign), fixed_arm.standing
+
+    def vague(*arguments: Any) -> Interval | None:
+        found = known(*arguments)
+        return None if found is None else Interval(found.estimate, found.estimate - 2, found.estimate + 2)
+
+    assert court.settle(candidate(campaign, source(200, note="takes its time beside others"))).status == "promoted"
+    court.told.clear()
+    monkeypatch.setattr(fixed_arm, "standing", vague)
+    outcome = court.settle(candidate(campaign, source(201), generation=2, parent=campaign.incumbent))
+    assert outcome.status == "ambiguous"
+    assert outcome.reason.endswith("1.01x what that was beside the same peer: chance, or it takes its time")
     assert "takes its time beside others" in world.kernel.read_text()
 
 
