@@ -57,9 +57,10 @@ class Stopping:
         self._first = min(self._in_turns(least), self.rounds)
         self._looks = stats.looks(self._first, self.rounds)
         if plan.launches > 1:
-            self._looks = stats.looks(min(LEAST_LAUNCHES, plan.launches), plan.launches)
+            self._looks = (plan.launches,)
             if plan.launches > LEAST_LAUNCHES:
-                self._looks = (EARLY_LAUNCHES, *self._looks)
+                # Once more where a launch that lies apart is drawn in: on a noisy machine most is decided there.
+                self._looks = (EARLY_LAUNCHES, LEAST_LAUNCHES, *stats.looks(stats.ENOUGH_LAUNCHES, plan.launches))
 
     def after_round(
         self, rounds: int, spent_s: float, paired: Paired, *, others: Collection[str], round_s: Mapping[str, float]
