@@ -21,7 +21,7 @@ from pytest_avo.core.stats import Interval
 LEAST_MISSING = math.log(1.1)
 UNREST_MISSING = 4.0
 """What may be missing of a gain, as a log-ratio and in what the machine's noise comes to: it is not the same an hour
-later."""
+later. Of the noise no more than these figures themselves leave open: it may have been greater at the beginning."""
 
 
 def standing(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> Interval | None:
@@ -58,10 +58,11 @@ def unshown(
         return None
     gain = geomean_gain(now, shapes, confidence=ONE_SIDED_99)
     shown = present.estimate - past.estimate
-    missing = gain.estimate - shown - max(LEAST_MISSING, UNREST_MISSING * unrest)
+    doubt = math.hypot(gain.half_width, present.half_width, past.half_width)
+    missing = gain.estimate - shown - max(LEAST_MISSING, min(UNREST_MISSING * unrest, doubt))
     if missing <= 0:
         return None
-    is_sure = missing > math.hypot(gain.half_width, present.half_width, past.half_width)
+    is_sure = missing > doubt
     said = (
         f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "
     )
