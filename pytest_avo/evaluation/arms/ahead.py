@@ -44,7 +44,7 @@ LIMIT_SHARE = 0.5
 """Of the limit on building: a kernel that hangs here will hang in its own process too."""
 
 
-Asked = tuple[str, bool]
+BuildKey = tuple[str, bool]
 """A shape, and whether beside it nothing is asked."""
 
 
@@ -54,7 +54,7 @@ class _Compiler:
 
     pid: int
     link: socket.socket
-    asked: frozenset[Asked]
+    asked: frozenset[BuildKey]
 
 
 class Ahead:
@@ -66,7 +66,7 @@ class Ahead:
         self._how = {"target": target, "multiprocessors": multiprocessors, "jobs": jobs}
         self._memory_bytes = memory_bytes
         self._running: dict[str, _Compiler] = {}
-        self._compiled: dict[str, set[Asked]] = {}
+        self._compiled: dict[str, set[BuildKey]] = {}
 
     def begin(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool, niceness: int = NICENESS) -> None:
         """Have a kernel compiled for shapes, unless it is already, or is being compiled. Does not wait.

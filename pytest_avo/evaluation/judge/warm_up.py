@@ -18,7 +18,7 @@ from pytest_avo.evaluation.judge.samples import calls_in_slice
 
 NEAR = 1.3
 """By which factor a slice may have too few calls, or too many, for their number to be kept."""
-Ask = Callable[[Shape, str, Arm, list[Inputs]], Slice]
+AskSlice = Callable[[Shape, str, Arm, list[Inputs]], Slice]
 """A slice of an arm on a shape."""
 
 
@@ -30,7 +30,7 @@ class WarmUp:
         *,
         place: str,
         room: Room,
-        ask: Ask,
+        ask: AskSlice,
         draw: Callable[[Shape, int], list[Inputs]],
         known: MutableMapping[str, int],
     ) -> None:
