@@ -14,6 +14,9 @@ from pytest_avo.evaluation.correctness.inputs import Arguments
 from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
+MOST_TOGETHER_BYTES = 1 << 30
+"""Of arguments that are copied, or compared, at once: of more each takes longer than to ask a GPU for it."""
+
 
 class Batch:
     """The calls of one slice: what is sent of them, and where their arguments and results are."""
@@ -36,12 +39,38 @@ class Batch:
         """Copy the arguments to where they belong, and make the memory of results such as nobody has written to."""
         if self._guarded:
             given.poison(self._end)
-        written = [(given.tensor(x.dtype, elements=len(x), offset=offset), x) for offset, x in self._places]
+        written = self.places(given, together=given.place == "cuda")
         for place, original in written:
             place.copy_(original)
         result.poison(self._out)
         result.settle()
         return written
+
+    def places(self, given: Memory, *, together: bool) -> list[Written]:
+        """Where the arguments belong, and they.
+
+        together: q of all calls at once where it lies at regular distances, and so k and v. What a slice of many short
+        calls takes of a judge on a GPU is how often it asks.
+        """
+        columns = [_regular(self._places[first::3]) for first in range(3)] if together else []
+        found = []
+        for column in columns:
+            if column is None:
+                return self.places(given, together=False)
+            offset, pitch, x = column
+            place = given.rows(x.dtype, elements=x.shape[1], offset=offset, rows=len(x), pitch=pitch)
+            found.append((place, x))
+        return found or [(given.tensor(x.dtype, elements=len(x), offset=offset), x) for offset, x in self._places]
+
+    def outputs(self, result: Memory) -> torch.Tensor:
+        """A copy of the results of all calls, which are of one shape: (calls, batch, heads, seqlen, head_dim)."""
+        batch, heads, seqlen, head_dim = self.arguments[0].q.shape
+        elements, pitch = self.arguments[0].q.numel(), self._out // len(self.arguments)
+        found = result.rows(
+            TORCH_DTYPES[self.dtype], elements=elements, offset=0, rows=len(self.arguments), pitch=pitch
+        )
+        copied = found.clone(memory_format=torch.contiguous_format)
+        return copied.view(-1, batch, seqlen, heads, head_dim).transpose(2, 3)
 
     def output(self, number: int, result: Memory) -> torch.Tensor:
         """A copy of one result: (batch, heads, seqlen, head_dim) in the models' order, or (tokens, heads, head_dim)."""
@@ -87,6 +116,24 @@ class Batch:
             self._lses.append(self._out)
             self._out = _aligned(self._out + 4 * math.prod(lse_shape(inputs)))
         self.calls.append(call)
+
+
+def _regular(column: Sequence[tuple[int, torch.Tensor]]) -> tuple[int, int, torch.Tensor] | None:
+    """Offset, distance in bytes and a view (calls, elements) of one argument of all calls, if that is how they lie."""
+    if len(column) < 2:
+        return None
+    (offset, first), (second, after) = column[:2]
+    pitch, step = second - offset, after.storage_offset() - first.storage_offset()
+    start, elements = first.storage_offset(), first.numel()
+    storage = first.untyped_storage().data_ptr()
+    for number, (place, x) in enumerate(column):
+        if (place, x.storage_offset(), x.numel()) != (offset + number * pitch, start + number * step, elements):
+            return None
+        if x.untyped_storage().data_ptr() != storage or x.dtype != first.dtype:
+            return None
+    if step < elements or len(column) * elements * first.itemsize > MOST_TOGETHER_BYTES:
+        return None
+    return offset, pitch, first.as_strided((len(column), elements), (step, 1))
 
 
 def _aligned(offset: int) -> int:

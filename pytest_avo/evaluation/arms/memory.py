@@ -22,7 +22,7 @@ FLUSH_BYTES = 256 << 20
 
 
 Written = tuple[torch.Tensor, torch.Tensor]
-"""A place in shared memory and what was written there; both one-dimensional, of one dtype."""
+"""A place in shared memory and what was written there: of one shape and dtype, the last dimension without gaps."""
 
 
 class Memory:
@@ -42,6 +42,11 @@ class Memory:
     def tensor(self, dtype: torch.dtype, *, elements: int, offset: int) -> torch.Tensor:
         """A view of `elements` numbers from a byte offset on."""
         return self._content[offset : offset + elements * dtype.itemsize].view(dtype)
+
+    def rows(self, dtype: torch.dtype, *, elements: int, offset: int, rows: int, pitch: int) -> torch.Tensor:
+        """A view (rows, elements) of as many such places, each `pitch` bytes behind the one before."""
+        whole = self.tensor(dtype, elements=(rows - 1) * pitch // dtype.itemsize + elements, offset=offset)
+        return whole.as_strided((rows, elements), (pitch // dtype.itemsize, 1))
 
     def poison(self, size: int) -> None:
         """Fill the first `size` bytes with NaN."""

@@ -1,0 +1,47 @@
+"""Calls in shared memory: one by one or all together, they lie where they are said to lie."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pytest_avo.evaluation.arms.batch import Batch
+from pytest_avo.evaluation.arms.memory import host_memory
+from pytest_avo.evaluation.correctness.inputs import Stream
+from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
+from tests.evaluation.laboratory import shape
+
+BYTES = 1 << 20
+
+
+@pytest.mark.parametrize("calls", [1, 2, 5])
+def test_arguments_written_together_are_those_of_each_call(calls: int) -> None:
+    batch = Stream(shape(heads=(4, 2), lengths=(3, 7), batch=2, dtype="bf16"), torch.Generator().manual_seed(1)).draw(
+        calls
+    )
+    given, laid = host_memory(BYTES), Batch(batch, "bf16", guarded=False)
+    together = laid.places(given, together=True)
+    assert len(together) == 3
+    for place, x in together:
+        place.copy_(x)
+    assert all(torch.equal(place, x) for place, x in laid.places(given, together=False))
+    assert len(laid.places(given, together=False)) == 3 * calls
+
+
+def test_arguments_that_lie_anywhere_are_written_each() -> None:
+    batch = Stream(shape(dtype="bf16"), torch.Generator().manual_seed(1)).draw(3)
+    laid = Batch([batch[2], batch[0], batch[1]], "bf16", guarded=False)
+    assert len(laid.places(host_memory(BYTES), together=True)) == 9
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_all_outputs_are_those_of_each_call(calls: int) -> None:
+    case = shape(heads=(3, 3), lengths=(5, 7), dtype="bf16")  # of a size that leaves gaps between outputs
+    laid = Batch(Stream(case, torch.Generator().manual_seed(1)).draw(calls), "bf16", guarded=False)
+    result = host_memory(BYTES)
+    words = torch.arange(BYTES // 2, dtype=torch.int16)
+    result.tensor(TORCH_DTYPES["bf16"], elements=BYTES // 2, offset=0).view(torch.int16).copy_(words)
+    outputs = laid.outputs(result)
+    assert torch.equal(outputs, torch.stack([laid.output(number, result) for number in range(calls)]))
+    result.poison(BYTES)
+    assert not bool(outputs.isnan().all()), "a copy"
