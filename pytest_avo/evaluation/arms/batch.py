@@ -14,8 +14,9 @@ from pytest_avo.evaluation.correctness.inputs import Arguments
 from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
-MOST_TOGETHER_BYTES = 1 << 30
-"""Of arguments that are copied, or compared, at once: of more each takes longer than to ask a GPU for it."""
+TOGETHER_BYTES = 8 << 20
+"""Of an argument at most that is copied, or compared, with those of other calls: what is larger takes a GPU longer than
+to be asked for it, and is copied faster by itself."""
 
 
 class Batch:
@@ -131,7 +132,7 @@ def _regular(column: Sequence[tuple[int, torch.Tensor]]) -> tuple[int, int, torc
             return None
         if x.untyped_storage().data_ptr() != storage or x.dtype != first.dtype:
             return None
-    if step < elements or len(column) * elements * first.itemsize > MOST_TOGETHER_BYTES:
+    if step < elements or elements * first.itemsize > TOGETHER_BYTES:
         return None
     return offset, pitch, first.as_strided((len(column), elements), (step, 1))
 

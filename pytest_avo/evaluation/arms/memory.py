@@ -115,7 +115,11 @@ def device_memory(size: int) -> Memory:
     """Memory of the current CUDA device."""
     torch.zeros(1, device="cuda")  # makes the context current for the driver's own calls
     size = gpu_memory.rounded(size)
-    address, descriptor = gpu_memory.create(size)
+    try:
+        address, descriptor = gpu_memory.create(size)
+    except gpu_memory.GpuMemoryError:
+        torch.cuda.empty_cache()  # what this process has freed and kept: others may share the device
+        address, descriptor = gpu_memory.create(size)
 
     def unmap() -> None:
         torch.cuda.synchronize()

@@ -47,7 +47,8 @@ def parts(inputs: Inputs) -> Iterator[Part]:
     """A whole call in parts with all rows of whole heads, of about as many scores as are held at a time."""
     batch, heads_q, seqlen_q, _ = inputs.q.shape
     heads_kv, seqlen_kv = inputs.k.shape[1:3]
-    place, scores = inputs.q.device.type, heads_q // heads_kv * seqlen_q * seqlen_kv
+    rows = min(seqlen_q, CAUSAL_ROWS) if inputs.causal else seqlen_q  # at a time
+    place, scores = inputs.q.device.type, heads_q // heads_kv * rows * seqlen_kv
     at_once = max(1, min(SCORES_AT_ONCE[place] // scores, KEYS_AT_ONCE[place] // inputs.k[0, 0].numel()))
     heads = min(heads_kv, at_once)
     batches = max(1, at_once // heads_kv)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.memory import host_memory
+from pytest_avo.evaluation.arms.memory import Memory, host_memory
 from pytest_avo.evaluation.correctness.inputs import Stream
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from tests.evaluation.laboratory import shape
@@ -26,6 +27,28 @@ def test_arguments_written_together_are_those_of_each_call(calls: int) -> None:
         place.copy_(x)
     assert all(torch.equal(place, x) for place, x in laid.places(given, together=False))
     assert len(laid.places(given, together=False)) == 3 * calls
+
+
+class AsOnGpu(Memory):
+    """Memory of the host that is written and compared as that of a GPU is."""
+
+    @property
+    def place(self) -> str:
+        return "cuda"
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_one_element_that_is_changed_of_arguments_written_together_shows(dtype: Dtype) -> None:
+    batch = Stream(shape(dtype=dtype), torch.Generator().manual_seed(1)).draw(4)
+    host = host_memory(BYTES)
+    given, laid = AsOnGpu(host._content, host.descriptor, unmap=lambda: None), Batch(batch, dtype, guarded=False)
+    written = laid.places(given, together=True)
+    for place, x in written:
+        place.copy_(x)
+    assert given.unchanged(written)
+    third_v, _ = laid.places(given, together=False)[8]
+    third_v[5] += 1
+    assert not given.unchanged(written)
 
 
 def test_arguments_that_lie_anywhere_are_written_each() -> None:
