@@ -1,10 +1,10 @@
-# avo: digest=2f4ed51402df6a75 parent=82c9f6071719e5a8 run=2 generation=1 operator=inbox
-# avo: measured=1.091x [1.068, 1.113] over its parent, 1.091x over the seed, confirmed
+# avo: digest=8e63da3440429b1c parent=2f4ed51402df6a75 run=4 generation=1 operator=inbox
+# avo: measured=1.067x [1.042, 1.093] over its parent, 1.067x over the seed, confirmed
 # avo: on NVIDIA H200, torch 2.11.0, 2026-11-29
 """Warp-specialised attention for Hopper in Gluon: TMA fills a ring of key and value tiles, wgmma reads them in place.
 
 Why it is fast:
-* One producer warp issues every load, two or three consumer warpgroups of 64 query rows each do the arithmetic, and
+* One producer warp issues every load, two to four consumer warpgroups of 64 query rows each do the arithmetic, and
   mbarriers hand the tiles over; registers move from the producer to the consumers.
 * A consumer issues the score product of tile i and the value product of tile i - 1 together and computes the softmax of
   tile i while the value product still runs. With PINGPONG, named barriers make the consumers take turns, so that one
@@ -16,7 +16,11 @@ Why it is fast:
 * Key tiles are walked from the last to the first, so that only the first few are masked and the steady loop masks
   nothing; a consumer passes those on unread that only the rows of later consumers see. Row sums are kept per thread and
   reduced across threads once, at the end.
-* Up to some length, blocks of 64 keys waste less on the diagonal and are handed on sooner.
+* Up to some length, blocks of 64 keys waste less on the diagonal and are handed on sooner, and the consumers of a
+  causal tile take two heads that share keys in place of two blocks of rows, so that none has a longer way than another.
+* Where shared memory has room, the queries of the next tile arrive while this one ends.
+* Without a mask all tiles take the same time, and the last round of them would leave most processors idle: its tiles
+  are cut into pieces of their keys (Cut), which a second kernel brings together.
 * Blocks of query rows are handed out longest first over a few heads at once: so few that keys and values are read from
   the L2 cache (L2_MIB), and so many that every multiprocessor has one; a persistent program takes its next block from
   a counter and loads it while the last one finishes.
@@ -56,7 +60,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 AVO = {"target": "sm90", "shapes": ["mha", "gqa", "hdim"], "lse": True, "varlen": True}
 
-D64_CONSUMERS = 3
+D64_CONSUMERS = 4
 D64_BLOCK_N = 64
 D64_STAGES = 4
 D64_PINGPONG = True
@@ -73,7 +77,7 @@ PACKED_BLOCK_M = 128  # of packed sequences; half as many where a head has 256 d
 PACKED_BLOCK_N = 64
 PACKED_WARPS = 8
 PACKED_STAGES = 2
-SHORT_KEYS = 1024  # up to so many keys a sequence is short
+SHORT_KEYS = 1024  # up to so many keys a sequence is short, and up to twice as many with a causal mask
 SHORT_BLOCK_N = 64
 SHORT_STAGES = 4
 SHORT_LATE = False
@@ -82,7 +86,7 @@ FULL_SCHEDULE = "dynamic"
 L2_MIB = 8  # keys and values of the heads that are worked on at once
 
 TUNABLES = {
-    "D64_CONSUMERS": [2, 3],
+    "D64_CONSUMERS": [2, 3, 4],
     "D64_BLOCK_N": [64, 128],
     "D64_STAGES": [2, 3, 4],
     "D64_PINGPONG": [False, True],
@@ -170,6 +174,12 @@ def opaque(x):
 
 
 @gluon.jit
+def same(x):
+    """Return the integer x itself, of which the compiler computes nothing ahead of time."""
+    return gl.inline_asm_elementwise("mov.b32 $0, $1;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def uniform(x):
     """Return x, which all threads of a warp share; ptxas then knows, and keeps what follows in uniform registers."""
     return gl.inline_asm_elementwise(
@@ -221,6 +231,41 @@ def locate(
 
 
 @gluon.jit
+def unpacked(cut):
+    """The numbers of a Cut: whole tiles, pieces of the first kind, parts of a tile of both kinds."""
+    whole, packed = cut
+    return whole, packed >> 12, (packed >> 6) & 63, packed & 63
+
+
+@gluon.jit
+def units(tiles, cut):
+    """How many pieces of work there are, whole tiles among them."""
+    whole, first, parts_1, parts_2 = unpacked(cut)
+    return whole + first + (tiles - whole - first // parts_1) * parts_2
+
+
+@gluon.jit
+def piece(unit, blocks, cut):
+    """Of the unit-th piece of work: (key blocks from, to) of the blocks of its tile; a whole tile has them all."""
+    whole, first, parts_1, parts_2 = unpacked(cut)
+    part = unit - whole
+    parts = gl.where(part < first, parts_1, parts_2)
+    part = gl.where(part < first, part, part - first)
+    part = gl.where(unit < whole, 0, part % parts)
+    size = gl.where(unit < whole, blocks, gl.cdiv(blocks, parts))
+    return part * size, gl.minimum(blocks, (part + 1) * size)
+
+
+@gluon.jit
+def tile_of_unit(unit, cut):
+    """The tile that the unit-th piece of work belongs to: whole ones first, then two kinds of pieces."""
+    whole, first, parts_1, parts_2 = unpacked(cut)
+    part = unit - whole
+    tile = gl.where(part < first, whole + part // parts_1, whole + first // parts_1 + (part - first) // parts_2)
+    return gl.where(unit < whole, unit, tile)
+
+
+@gluon.jit
 def draw(counter_ptr, last):
     """Return the counter's value and count up, for the one warp that calls; behind last it begins anew.
 
@@ -234,28 +279,39 @@ def draw(counter_ptr, last):
 
 @gluon.jit
 def produce(
-    q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
+    q_desc, k_desc, v_desc, shared, bars, sizes, cut, group, counter_ptr,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
-    CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr,
+    CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr, HEADS: gl.constexpr, Q_STAGES: gl.constexpr, PIECES: gl.constexpr,
 ):  # fmt: skip
     """Load the queries, keys and values of one tile after the other, and draw the tiles from the counter."""
     q_s, k_s, v_s, _o_s, next_s = shared
     q_full, q_empty, k_full, k_empty, v_full, v_empty, next_full, next_empty = bars
     tiles = sizes[0] * sizes[1]
-    tile = gl.program_id(0)
+    if PIECES:
+        tiles = units(tiles, cut)
+    unit = gl.program_id(0)
     turn_count = 0
     filled = 0
-    while tile < tiles:
-        batch, head, row, blocks = locate(tile, sizes, CONSUMERS * 64, BLOCK_N, q_s.shape[4], CAUSAL)
+    while unit < tiles:
+        tile = unit
+        if PIECES:
+            tile = tile_of_unit(unit, cut)
+        batch, head, row, blocks = locate(tile, sizes, 64 if HEADS else CONSUMERS * 64, BLOCK_N, q_s.shape[4], CAUSAL)
+        upto = blocks
+        if PIECES:
+            start, upto = piece(unit, blocks, cut)
+            blocks = upto - start
         kv_head = head // group
         for c in gl.static_range(CONSUMERS):
-            mbarrier.wait(q_empty.index(c), (turn_count & 1) ^ 1)
-            mbarrier.expect(q_full.index(c), q_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(q_desc, [batch, head, row + c * 64, 0], q_full.index(c), q_s.index(c))
+            at_q = turn_count % Q_STAGES * CONSUMERS + c
+            mbarrier.wait(q_empty.index(at_q), (turn_count // Q_STAGES & 1) ^ 1)
+            mbarrier.expect(q_full.index(at_q), q_desc.block_type.nbytes)
+            at = [batch, head * CONSUMERS + c, row, 0] if HEADS else [batch, head, row + c * 64, 0]
+            tma.async_copy_global_to_shared(q_desc, at, q_full.index(at_q), q_s.index(at_q))
         for i in range(blocks):
             stage = (filled + i) % STAGES
             phase = ((filled + i) // STAGES) & 1
-            first_key = (blocks - 1 - i) * BLOCK_N
+            first_key = (upto - 1 - i) * BLOCK_N
             mbarrier.wait(k_empty.index(stage), phase ^ 1)
             mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
             at = [batch, kv_head, first_key, 0]
@@ -265,12 +321,12 @@ def produce(
             tma.async_copy_global_to_shared(v_desc, at, v_full.index(stage), v_s.index(stage))
         if DYNAMIC:
             # Drawn only now: the consumers still have tiles in the ring, which hides the latency of the atomic.
-            tile = gl.num_programs(0) + draw(counter_ptr, tiles - 1)
+            unit = gl.num_programs(0) + draw(counter_ptr, tiles - 1)
             mbarrier.wait(next_empty, (turn_count & 1) ^ 1)
-            next_s.store(gl.full([1], tile, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
+            next_s.store(gl.full([1], unit, gl.int32, gl.BlockedLayout([1], [32], [1], [0])))
             mbarrier.arrive(next_full, count=1)
         else:
-            tile += gl.num_programs(0)
+            unit += gl.num_programs(0)
         filled += blocks
         turn_count += 1
 
@@ -347,7 +403,7 @@ def rescaled(acc, row_sum, factor):
 
 @gluon.jit
 def consume_block(
-    i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2, zero,
+    i, state, q_t, k_s, v_s, bars, filled, upto, limit, scale_log2, zero,
     CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     PINGPONG: gl.constexpr, LATE: gl.constexpr, MASKED: gl.constexpr,
 ):  # fmt: skip
@@ -372,7 +428,7 @@ def consume_block(
     turn("arrive", CONSUMER + 1, CONSUMERS, PINGPONG)
     qk = warpgroup_mma_wait(1, deps=[scores])
     mbarrier.arrive(k_empty.index(stage), count=1)
-    first_key = (blocks - 1 - i) * BLOCK_N
+    first_key = (upto - 1 - i) * BLOCK_N
     if MASKED:
         p, row_max, rescale = softmax_step(qk, row_max, scale_log2, limit, first_key, True)
         sums = thread_sums(p)
@@ -433,6 +489,49 @@ def store(desc, at, staged, x):
 
 
 @gluon.jit
+def finish(
+    o_desc, lse_ptr, o_t, q_empty, at, sizes, acc, total, row_max, CONSUMERS: gl.constexpr, HEADS: gl.constexpr,
+    O_PARTS: gl.constexpr,
+):  # fmt: skip
+    """Write the 64 rows of a tile whose sums are complete."""
+    batch, head, row = at
+    seqlen_q = sizes[4]
+    dtype: gl.constexpr = o_t.dtype
+    HEAD_DIM: gl.constexpr = acc.shape[1]
+    o_layout: gl.constexpr = acc.type.layout
+    acc = acc * (1.0 / gl.where(total == 0.0, 1.0, total))[:, None]
+    if lse_ptr is not None:
+        rows = row + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
+        top = gl.convert_layout(row_max, gl.SliceLayout(1, o_layout))
+        # Without a visible key both are -inf.
+        lse = (top + gl.log2(total)) * LN_2
+        first = (batch * (sizes[2] * CONSUMERS if HEADS else sizes[2]) + head).to(gl.int64) * seqlen_q
+        gl.store(lse_ptr + first + rows, lse, mask=rows < seqlen_q)
+    if O_PARTS == 2:
+        left, right = halves(acc.to(dtype))
+        store(o_desc, [batch, head, row, 0], o_t, left)
+        store(o_desc, [batch, head, row, HEAD_DIM // 2], o_t, right)
+    else:
+        store(o_desc, [batch, head, row, 0], o_t, acc.to(dtype))
+    if O_PARTS == 0:
+        tma.store_wait(0)
+        mbarrier.arrive(q_empty, count=1)
+
+
+@gluon.jit
+def set_aside(part_ptr, piece, pieces, acc, total, row_max, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr):
+    """Keep the sums (64, d) of a piece of a tile, what the rows add up to, and the maxima they are relative to."""
+    HEAD_DIM: gl.constexpr = acc.shape[1]
+    o_layout: gl.constexpr = acc.type.layout
+    rows = (piece * CONSUMERS + CONSUMER) * 64 + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
+    cols = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, o_layout))
+    gl.store(part_ptr + rows[:, None] * HEAD_DIM + cols[None, :], acc)
+    stats = part_ptr + pieces * (CONSUMERS * 64 * HEAD_DIM) + rows * 2
+    gl.store(stats, gl.convert_layout(row_max, gl.SliceLayout(1, o_layout)))
+    gl.store(stats + 1, total)
+
+
+@gluon.jit
 def pass_on(block, bars, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, STAGES: gl.constexpr, PINGPONG: gl.constexpr):
     """Release a key and a value tile unread. Each is awaited, or its barrier would count this for an earlier tile."""
     _q_full, _q_empty, k_full, k_empty, v_full, v_empty, _next_full, _next_empty = bars
@@ -448,9 +547,10 @@ def pass_on(block, bars, CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, STAGES
 
 @gluon.jit
 def consume(
-    o_desc, shared, bars, sizes, scale_log2, lse_ptr,
+    o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
     CONSUMER: gl.constexpr, CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr,
     CAUSAL: gl.constexpr, DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, LATE: gl.constexpr, O_PARTS: gl.constexpr,
+    HEADS: gl.constexpr, Q_STAGES: gl.constexpr,
 ):  # fmt: skip
     """Compute 64 rows of each tile that the producer loads, and store them."""
     q_s, k_s, v_s, o_s, next_s = shared
@@ -461,44 +561,58 @@ def consume(
     p_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=o_layout, k_width=2)
     row_layout: gl.constexpr = gl.SliceLayout(1, s_layout)
     q_full, q_empty, k_full, k_empty, v_full, v_empty, next_full, next_empty = bars
+    PIECES: gl.constexpr = part_ptr is not None
     tiles = sizes[0] * sizes[1]
+    if PIECES:
+        tiles = units(tiles, cut)
     seqlen_q = sizes[4]
     seqlen_kv = sizes[5]
-    q_t = q_s.index(CONSUMER).reshape([64, HEAD_DIM])
     o_t = o_s.index(CONSUMER)
     zero = seqlen_q - seqlen_q
     tell("declare", CONSUMER, zero)
 
-    tile = gl.program_id(0)
+    unit = gl.program_id(0)
     turn_count = 0
     filled = 0
     if CONSUMER == CONSUMERS - 1:
         turn("arrive", CONSUMERS, CONSUMERS, PINGPONG)
-    while tile < tiles:
-        batch, head, row, blocks = locate(tile, sizes, CONSUMERS * 64, BLOCK_N, HEAD_DIM, CAUSAL)
-        row += CONSUMER * 64
+    while unit < tiles:
+        tile = unit
+        if PIECES:
+            tile = tile_of_unit(unit, cut)
+        batch, head, row, blocks = locate(tile, sizes, 64 if HEADS else CONSUMERS * 64, BLOCK_N, HEAD_DIM, CAUSAL)
+        upto = blocks
+        if PIECES:
+            start, upto = piece(unit, blocks, cut)
+            blocks = upto - start
+        if HEADS:
+            head = head * CONSUMERS + CONSUMER
+        else:
+            row += CONSUMER * 64
+        at_q = turn_count % Q_STAGES * CONSUMERS + CONSUMER
+        q_t = q_s.index(at_q).reshape([64, HEAD_DIM])
         limit = gl.full([64], seqlen_kv, gl.int32, row_layout)
         if CAUSAL:
             limit = gl.minimum(limit, row + gl.arange(0, 64, row_layout) + (1 + seqlen_kv - seqlen_q))
         own, whole = key_blocks(row, sizes, 64, BLOCK_N, CAUSAL)
 
         begin = 0  # the first block that these rows see; those before it are for consumers further down
-        if CAUSAL and CONSUMER < CONSUMERS - 1:
+        if CAUSAL and CONSUMER < CONSUMERS - 1 and not HEADS:
             begin = blocks - own
             for i in range(begin):
                 pass_on(filled + i, bars, CONSUMER, CONSUMERS, STAGES, PINGPONG)
         stage = (filled + begin) % STAGES
-        mbarrier.wait(q_full.index(CONSUMER), turn_count & 1)
+        mbarrier.wait(q_full.index(at_q), turn_count // Q_STAGES & 1)
         mbarrier.wait(k_full.index(stage), ((filled + begin) // STAGES) & 1)
         turn("sync", CONSUMER, CONSUMERS, PINGPONG)
-        k_t = k_s.index(stage).reshape([BLOCK_N, HEAD_DIM]).permute((1, 0))
         none = gl.zeros([64, BLOCK_N], gl.float32, s_layout)
+        k_t = k_s.index(stage).reshape([BLOCK_N, HEAD_DIM]).permute((1, 0))
         scores = warpgroup_mma(q_t, k_t, none, use_acc=False, is_async=True)
         turn("arrive", CONSUMER + 1, CONSUMERS, PINGPONG)
         qk = warpgroup_mma_wait(0, deps=[scores])
         mbarrier.arrive(k_empty.index(stage), count=1)
         row_max = gl.full([64], float("-inf"), gl.float32, row_layout)
-        p, row_max, _rescale = softmax_step(qk, row_max, scale_log2, limit, (blocks - 1 - begin) * BLOCK_N, True)
+        p, row_max, _rescale = softmax_step(qk, row_max, scale_log2, limit, (upto - 1 - begin) * BLOCK_N, True)
         row_sum = thread_sums(p)
         state = (gl.zeros([64, HEAD_DIM], gl.float32, o_layout), pack(p, dtype == gl.bfloat16), row_sum, row_max)
 
@@ -506,77 +620,80 @@ def consume(
         if CAUSAL:
             masked = gl.maximum(begin + 1, blocks - whole)
             for i in range(begin + 1, masked):
-                state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2, zero,
+                state = consume_block(i, state, q_t, k_s, v_s, bars, filled, upto, limit, scale_log2, zero,
                                       CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, LATE, True)  # fmt: skip
         for i in range(masked, blocks):
-            state = consume_block(i, state, q_t, k_s, v_s, bars, filled, blocks, limit, scale_log2, zero,
+            state = consume_block(i, state, q_t, k_s, v_s, bars, filled, upto, limit, scale_log2, zero,
                                   CONSUMER, CONSUMERS, BLOCK_N, STAGES, PINGPONG, LATE, False)  # fmt: skip
         acc, packed, row_sum, row_max = state
 
         filled += blocks
         stage = (filled - 1) % STAGES
         if O_PARTS > 0:
-            mbarrier.arrive(q_empty.index(CONSUMER), count=1)
+            mbarrier.arrive(q_empty.index(at_q), count=1)
         mbarrier.wait(v_full.index(stage), ((filled - 1) // STAGES) & 1)
         v_t = v_s.index(stage).reshape([BLOCK_N, HEAD_DIM])
         acc = warpgroup_mma(unpack(packed, dtype, p_layout), v_t, acc, is_async=False)
         mbarrier.arrive(v_empty.index(stage), count=1)
         total = gl.convert_layout(gl.sum(row_sum, 1), gl.SliceLayout(1, o_layout))
-        acc = acc * (1.0 / gl.where(total == 0.0, 1.0, total))[:, None]
-        if lse_ptr is not None:
-            rows = row + gl.arange(0, 64, gl.SliceLayout(1, o_layout))
-            top = gl.convert_layout(row_max, gl.SliceLayout(1, o_layout))
-            # Without a visible key both are -inf.
-            lse = (top + gl.log2(total)) * LN_2
-            first = (batch * sizes[2] + head).to(gl.int64) * seqlen_q
-            gl.store(lse_ptr + first + rows, lse, mask=rows < seqlen_q)
-        if O_PARTS == 2:
-            left, right = halves(acc.to(dtype))
-            store(o_desc, [batch, head, row, 0], o_t, left)
-            store(o_desc, [batch, head, row, HEAD_DIM // 2], o_t, right)
+        if PIECES:
+            if unit >= cut[0]:
+                set_aside(part_ptr, unit - cut[0], tiles - cut[0], acc, total, row_max, CONSUMER, CONSUMERS)
+                if O_PARTS == 0:
+                    mbarrier.arrive(q_empty.index(at_q), count=1)
+            else:
+                if HEAD_DIM == 128:
+                    # Found out again: what is kept through the loop takes a register that ptxas lacks there.
+                    batch, head, row, _blocks = locate(
+                        same(unit), sizes, CONSUMERS * 64, BLOCK_N, HEAD_DIM, CAUSAL)  # fmt: skip
+                    row += CONSUMER * 64
+                finish(o_desc, lse_ptr, o_t, q_empty.index(at_q), (batch, head, row), sizes, acc, total, row_max,
+                       CONSUMERS, HEADS, O_PARTS)  # fmt: skip
         else:
-            store(o_desc, [batch, head, row, 0], o_t, acc.to(dtype))
-        if O_PARTS == 0:
-            tma.store_wait(0)
-            mbarrier.arrive(q_empty.index(CONSUMER), count=1)
+            finish(o_desc, lse_ptr, o_t, q_empty.index(at_q), (batch, head, row), sizes, acc, total, row_max,
+                   CONSUMERS, HEADS, O_PARTS)  # fmt: skip
 
         if DYNAMIC:
             mbarrier.wait(next_full, turn_count & 1)
-            tile = uniform(gl.max(next_s.load(gl.BlockedLayout([1], [32], [4], [0])), 0))
+            unit = uniform(gl.max(next_s.load(gl.BlockedLayout([1], [32], [4], [0])), 0))
             mbarrier.arrive(next_empty, count=1)
         else:
-            tile += gl.num_programs(0)
+            unit += gl.num_programs(0)
         turn_count += 1
     tma.store_wait(0)
 
 
-@gluon.jit(do_not_specialize=["row_tiles", "heads_total", "heads_q", "group", "section", "seqlen_q", "seqlen_kv"])
+SCALARS = ["row_tiles", "heads_total", "heads_q", "group", "section", "seqlen_q", "seqlen_kv", "whole", "parts"]
+
+
+@gluon.jit(do_not_specialize=SCALARS)
 def attend(
-    q_desc, k_desc, v_desc, o_desc, counter_ptr, lse_ptr,
-    row_tiles, heads_total, heads_q, group, section, seqlen_q, seqlen_kv, scale_log2,
+    q_desc, k_desc, v_desc, o_desc, counter_ptr, lse_ptr, part_ptr,
+    row_tiles, heads_total, heads_q, group, section, seqlen_q, seqlen_kv, whole, parts, scale_log2,
     CONSUMERS: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr, CAUSAL: gl.constexpr,
     DYNAMIC: gl.constexpr, PINGPONG: gl.constexpr, LATE: gl.constexpr, O_PARTS: gl.constexpr,
+    HEADS: gl.constexpr, Q_STAGES: gl.constexpr,
     CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     """Allocate the rings and start one producer warp and CONSUMERS warpgroups."""
     dtype: gl.constexpr = q_desc.dtype
     HEAD_DIM: gl.constexpr = q_desc.block_type.shape[3]
-    q_s = gl.allocate_shared_memory(dtype, [CONSUMERS, 1, 1, 64, HEAD_DIM], q_desc.layout)
+    q_s = gl.allocate_shared_memory(dtype, [Q_STAGES * CONSUMERS, 1, 1, 64, HEAD_DIM], q_desc.layout)
     k_s = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, BLOCK_N, HEAD_DIM], k_desc.layout)
     v_s = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, BLOCK_N, HEAD_DIM], v_desc.layout)
     o_s = q_s
     if O_PARTS > 0:
         o_s = gl.allocate_shared_memory(dtype, [CONSUMERS, 1, 1, 64, HEAD_DIM // O_PARTS], o_desc.layout)
     next_s = gl.allocate_shared_memory(gl.int32, [1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
-    q_full = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
-    q_empty = gl.allocate_shared_memory(gl.int64, [CONSUMERS, 1], mbarrier.MBarrierLayout())
+    q_full = gl.allocate_shared_memory(gl.int64, [Q_STAGES * CONSUMERS, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [Q_STAGES * CONSUMERS, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_empty = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     next_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
     next_empty = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    for c in gl.static_range(CONSUMERS):
+    for c in gl.static_range(Q_STAGES * CONSUMERS):
         mbarrier.init(q_full.index(c), count=1)
         mbarrier.init(q_empty.index(c), count=1)
     for s in gl.static_range(STAGES):
@@ -589,28 +706,156 @@ def attend(
 
     bars = (q_full, q_empty, k_full, k_empty, v_full, v_empty, next_full, next_empty)
     sizes = (row_tiles, heads_total, heads_q, section, seqlen_q, seqlen_kv)
+    cut = (whole, parts)
     shared = (q_s, k_s, v_s, o_s, next_s)
     # The tuples stand inside the calls because a constexpr in a tuple that is assigned to a name becomes a tensor.
     if CONSUMERS == 2:
         gl.warp_specialize([
-            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
-                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
-                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
-                       CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, cut, group, counter_ptr,
+                       CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, HEADS, Q_STAGES, part_ptr is not None)),
         ], [4, 1], [CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
+    elif CONSUMERS == 4:
+        gl.warp_specialize([
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       2, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       3, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, cut, group, counter_ptr,
+                       CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, HEADS, Q_STAGES, part_ptr is not None)),
+        ], [4, 4, 4, 1], [CONSUMER_REGISTERS, CONSUMER_REGISTERS, CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
     else:
         gl.warp_specialize([
-            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
-                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
-                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (consume, (o_desc, shared, bars, sizes, scale_log2, lse_ptr,
-                       2, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS)),
-            (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, group, counter_ptr,
-                       CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       0, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       1, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (consume, (o_desc, shared, bars, sizes, cut, scale_log2, lse_ptr, part_ptr,
+                       2, CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, PINGPONG, LATE, O_PARTS,
+                       HEADS, Q_STAGES)),
+            (produce, (q_desc, k_desc, v_desc, shared, bars, sizes, cut, group, counter_ptr,
+                       CONSUMERS, BLOCK_N, STAGES, CAUSAL, DYNAMIC, HEADS, Q_STAGES, part_ptr is not None)),
         ], [4, 4, 1], [CONSUMER_REGISTERS, CONSUMER_REGISTERS, PRODUCER_REGISTERS])  # fmt: skip
+
+
+@gluon.jit
+def merge_rows(
+    part_ptr, out_ptr, lse_ptr, begin, tile, row, sizes, stats, parts,
+    HEIGHT: gl.constexpr, HEAD_DIM: gl.constexpr, ROWS_EACH: gl.constexpr, PARTS: gl.constexpr,
+):  # fmt: skip
+    """Write ROWS_EACH rows of a tile from row on, of which parts (up to PARTS) pieces lie from piece begin on."""
+    warps: gl.constexpr = min(4, PARTS)
+    full: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 1, 32], [4 // warps, warps, 1], [2, 1, 0])
+    flat: gl.constexpr = gl.SliceLayout(2, full)
+    batch, head, first_row, _blocks = locate(tile, sizes, HEIGHT, 64, HEAD_DIM, False)
+    r = row + gl.arange(0, ROWS_EACH, gl.SliceLayout(1, flat))
+    p = gl.arange(0, PARTS, gl.SliceLayout(0, flat))
+    d = gl.arange(0, HEAD_DIM, gl.SliceLayout(0, gl.SliceLayout(1, full)))
+    places = (begin + p)[None, :] * HEIGHT + r[:, None]
+    there = gl.broadcast(p[None, :] < parts, places)[0]
+    top = gl.load(stats + places * 2, mask=there, other=float("-inf"))
+    total = gl.load(stats + places * 2 + 1, mask=there, other=0.0)
+    acc = gl.load(part_ptr + places[:, :, None] * HEAD_DIM + d[None, None, :], mask=there[:, :, None], other=0.0)
+    highest = gl.max(top, 1)
+    weight = gl.exp2(top - highest[:, None])
+    whole = gl.sum(weight * total, 1)
+    result = gl.sum(acc * weight[:, :, None], 1)
+    rows: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(1, full))
+    result = result / gl.convert_layout(whole, rows)[:, None]
+    to = gl.convert_layout(first_row + r, rows)
+    line = ((batch * sizes[4] + to).to(gl.int64) * sizes[2] + head) * HEAD_DIM
+    gl.store(out_ptr + line[:, None] + d[None, :], result.to(out_ptr.dtype.element_ty), mask=(to < sizes[4])[:, None])
+    if lse_ptr is not None:
+        lse = (highest + gl.log2(whole)) * LN_2
+        to = first_row + r
+        gl.store(lse_ptr + (batch * sizes[2] + head).to(gl.int64) * sizes[4] + to, lse, mask=to < sizes[4])
+
+
+@gluon.jit(do_not_specialize=SCALARS)
+def merge(
+    part_ptr, out_ptr, lse_ptr, row_tiles, heads_total, heads_q, section, seqlen_q, whole, parts,
+    HEIGHT: gl.constexpr, HEAD_DIM: gl.constexpr, PARTS_1: gl.constexpr, PARTS_2: gl.constexpr,
+):  # fmt: skip
+    """Bring the pieces of tiles together: MERGED of them, times rows, at once."""
+    sizes = (row_tiles, heads_total, heads_q, section, seqlen_q, seqlen_q)
+    _whole, first, parts_1, parts_2 = unpacked((whole, parts))
+    stats = part_ptr + (units(row_tiles * heads_total, (whole, parts)) - whole) * (HEIGHT * HEAD_DIM)
+    ROWS_1: gl.constexpr = MERGED // PARTS_1
+    ROWS_2: gl.constexpr = MERGED // PARTS_2
+    coarse = first // parts_1
+    programs = coarse * (HEIGHT // ROWS_1)
+    at = gl.program_id(0)
+    if at < programs:
+        which = at // (HEIGHT // ROWS_1)
+        merge_rows(part_ptr, out_ptr, lse_ptr, which * parts_1, whole + which, at % (HEIGHT // ROWS_1) * ROWS_1,
+                   sizes, stats, parts_1, HEIGHT, HEAD_DIM, ROWS_1, PARTS_1)  # fmt: skip
+    else:
+        at -= programs
+        which = at // (HEIGHT // ROWS_2)
+        merge_rows(part_ptr, out_ptr, lse_ptr, first + which * parts_2, whole + coarse + which,
+                   at % (HEIGHT // ROWS_2) * ROWS_2, sizes, stats, parts_2,
+                   HEIGHT, HEAD_DIM, ROWS_2, PARTS_2)  # fmt: skip
+
+
+MERGED = gl.constexpr(32)  # pieces, times rows, that a program of merge takes in at once
+MOST_PARTS = 32
+MOST_PIECES = 4  # a processor, or they take up too much memory
+MERGE_US = 4.0  # what a second launch costs
+
+
+class Cut(NamedTuple):
+    """How the tiles of a last round are cut: behind whole ones come first pieces of 1 / parts_1, then 1 / parts_2."""
+
+    whole: int
+    first: int
+    parts_1: int
+    parts_2: int
+    units: int
+
+    def packed(self) -> tuple[int, int]:
+        """As the kernel takes it, for registers are scarce."""
+        return self.whole, self.first << 12 | self.parts_1 << 6 | self.parts_2
+
+    @classmethod
+    def of(cls, tiles: int, processors: int, blocks: int, tile_us: float, piece_us: float) -> Cut | None:
+        """The cut that ends soonest, or None if none is worth a second launch."""
+        whole = tiles // processors * processors
+        rest = tiles - whole
+        if not whole or not rest:
+            return None
+        able = [n for n in range(2, MOST_PARTS + 1) if triton.cdiv(blocks, triton.cdiv(blocks, n)) == n]
+        best, least = None, tile_us * 0.9 - MERGE_US
+
+        def spent(count: int, parts: int) -> float:
+            """Time of count tiles in so many parts; a piece takes a block more than it has."""
+            rounds = triton.cdiv(count * parts, processors)
+            return rounds * tile_us * (triton.cdiv(blocks, parts) + 1) / blocks + count * parts * piece_us
+
+        for parts_1 in (1, 2, 3, 4):
+            coarse = 0 if parts_1 == 1 else processors // parts_1
+            if coarse >= rest or (parts_1 > 1 and parts_1 not in able):
+                continue
+            for parts_2 in able:
+                time = spent(rest - coarse, parts_2) + (spent(coarse, parts_1) if coarse else 0.0)
+                if time < least and coarse * parts_1 + (rest - coarse) * parts_2 <= MOST_PIECES * processors:
+                    first = coarse * parts_1
+                    best, least = cls(whole, first, parts_1, parts_2, whole + first + (rest - coarse) * parts_2), time
+        return best
 
 
 class Loop(NamedTuple):
@@ -621,17 +866,19 @@ class Loop(NamedTuple):
     stages: int
     pingpong: bool
     late: bool
+    heads: bool = False  # consumers share keys by the heads of one group and not by rows alone
 
     @classmethod
-    def of(cls, head_dim: int, seqlen_kv: int, causal: bool) -> Loop:
+    def of(cls, head_dim: int, seqlen_q: int, seqlen_kv: int, causal: bool, group: int) -> Loop:
         """What was measured to be best."""
-        short = seqlen_kv <= SHORT_KEYS
         if head_dim == 64:
-            return cls(2 if short and causal else D64_CONSUMERS, D64_BLOCK_N, D64_STAGES, D64_PINGPONG, D64_LATE)
+            consumers = 2 if seqlen_kv <= SHORT_KEYS and causal else D64_CONSUMERS
+            consumers = max(2, min(consumers, triton.cdiv(seqlen_q, ROWS)))
+            return cls(consumers, D64_BLOCK_N, D64_STAGES, D64_PINGPONG, D64_LATE)
         if head_dim == 256:
             return cls(2, D256_BLOCK_N, 2, D256_PINGPONG, D256_LATE)
-        if short:
-            return cls(2, SHORT_BLOCK_N, SHORT_STAGES, False, SHORT_LATE)
+        if seqlen_kv <= SHORT_KEYS * (2 if causal else 1):
+            return cls(2, SHORT_BLOCK_N, SHORT_STAGES, False, SHORT_LATE, heads=causal and group % 2 == 0)
         return cls(D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG, D128_LATE)
 
 
@@ -641,17 +888,26 @@ class Plan:
     def __init__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, causal: bool) -> None:
         batch, heads_q, seqlen_q, head_dim = q.shape
         heads_kv, seqlen_kv = k.shape[1:3]
-        loop = Loop.of(head_dim, seqlen_kv, causal)
-        processors = torch.cuda.get_device_properties(q.device).multi_processor_count
-        row_tiles = triton.cdiv(seqlen_q, loop.consumers * ROWS)
-        tiles = row_tiles * batch * heads_q
         group = heads_q // heads_kv
+        loop = Loop.of(head_dim, seqlen_q, seqlen_kv, causal, group)
+        processors = torch.cuda.get_device_properties(q.device).multi_processor_count
+        if loop.heads:
+            heads_q, group = heads_q // loop.consumers, group // loop.consumers
+        row_tiles = triton.cdiv(seqlen_q, ROWS if loop.heads else loop.consumers * ROWS)
+        tiles = row_tiles * batch * heads_q
         schedule = CAUSAL_SCHEDULE if causal else FULL_SCHEDULE
         if tiles <= processors:
             schedule = "single"  # nothing to hand out
         elif schedule == "dynamic" and causal and seqlen_kv >= ALIKE * seqlen_q:
             schedule = "static"
         self.counted = schedule == "dynamic"
+        self.height = ROWS if loop.heads else loop.consumers * ROWS
+        cut = None
+        if self.counted and not causal and head_dim >= 128:
+            tile_us = 4 * self.height * seqlen_kv * head_dim / FLOP_PER_US
+            piece_us = self.height * head_dim / PIECE_PER_US
+            cut = Cut.of(tiles, processors, triton.cdiv(seqlen_kv, loop.block_n), tile_us, piece_us)
+        self.cut = cut
         self.grid = tiles if schedule == "single" else min(tiles, processors)
         # Tiles become shorter within a section, so one must occupy every processor to the end.
         cached = (L2_MIB << 20) // (4 * seqlen_kv * head_dim)
@@ -660,12 +916,26 @@ class Plan:
         room = SHARED_LIMIT - tile - 4 * loop.stages * loop.block_n * head_dim
         # Pieces that results leave in; 0: through the queries.
         parts = 1 if room >= tile else 2 if room >= tile // 2 else 0
-        self.sizes = (row_tiles, batch * heads_q, heads_q, group, min(section, batch * heads_q), seqlen_q, seqlen_kv)
+        section = min(section, batch * heads_q)
+        # With fewer tiles than that, queries ahead only stand in the way of keys that are waited for.
+        q_stages = 2 if room >= 2 * tile and tiles >= 2 * processors else 1
+        packed = cut.packed() if cut else (0, 0)
+        self.sizes = (row_tiles, batch * heads_q, heads_q, group, section, seqlen_q, seqlen_kv, *packed)
+        if cut:
+            pieces = cut.units - cut.whole
+            self.part_floats = pieces * self.height * (head_dim + 2)
+            coarse = cut.first // cut.parts_1
+            fine = tiles - cut.whole - coarse
+            wide_1, wide_2 = triton.next_power_of_2(cut.parts_1), triton.next_power_of_2(cut.parts_2)
+            self.merge_grid = (coarse * wide_1 + fine * wide_2) * self.height // MERGED.value
+            self.merge_sizes = (row_tiles, batch * heads_q, heads_q, section, seqlen_q, *packed)
+            self.merge_constants = {"HEIGHT": self.height, "HEAD_DIM": head_dim, "PARTS_1": wide_1, "PARTS_2": wide_2}
         self.constants = {
             "CONSUMERS": loop.consumers, "BLOCK_N": loop.block_n, "STAGES": loop.stages, "CAUSAL": causal,
             "DYNAMIC": self.counted, "PINGPONG": loop.pingpong, "LATE": loop.late, "O_PARTS": parts,
-            "CONSUMER_REGISTERS": 240 if loop.consumers == 2 else 160,
-            "PRODUCER_REGISTERS": 24 if loop.consumers == 2 else 32,
+            "HEADS": loop.heads, "Q_STAGES": q_stages,
+            "CONSUMER_REGISTERS": {2: 240, 3: 160, 4: 112}[loop.consumers],
+            "PRODUCER_REGISTERS": {2: 24, 3: 32, 4: 24}[loop.consumers],
         }  # fmt: skip
         blocks = ((ROWS, 1), (loop.block_n, 1), (loop.block_n, 1), (ROWS, parts or 1))
         self.tiles = [tile_of(x, rows, pieces) for x, (rows, pieces) in zip((q, k, v, out), blocks, strict=True)]
@@ -677,10 +947,16 @@ class Plan:
         """Attend from q to k and v into out, the four tensors, through Triton, which compiles what is new."""
         counter = torch.zeros(1, dtype=torch.int32, device=tensors[0].device) if self.counted else None
         described = [TensorDescriptor(x, *tile) for x, tile in zip(tensors, self.tiles, strict=True)]
+        part = merging = None
+        if self.cut:
+            part = torch.empty(self.part_floats, dtype=torch.float32, device=tensors[0].device)
         compiled = attend[(self.grid,)](
-            *described, counter, lse, *self.sizes, scale_log2, **self.constants, num_warps=4)  # fmt: skip
+            *described, counter, lse, part, *self.sizes, scale_log2, **self.constants, num_warps=4)  # fmt: skip
+        if self.cut:
+            merging = merge[(self.merge_grid,)](
+                part, tensors[3], lse, *self.merge_sizes, **self.merge_constants, num_warps=4)  # fmt: skip
         if lse is None:
-            self.quick = Quick.of(compiled, self)
+            self.quick = Quick.of(compiled, self, merging)
 
 
 class Counters:
@@ -715,15 +991,15 @@ class Quick:
     """The launch of a compiled plan without what Triton does in Python each time; descriptors are kept by address."""
 
     @classmethod
-    def of(cls, compiled: Any, plan: Plan) -> Quick | None:
+    def of(cls, compiled: Any, plan: Plan, merging: Any) -> Quick | None:
         """Of a compiled kernel, or None where this Triton keeps its launcher elsewhere."""
         try:
             inner = inspect.getclosurevars(compiled.run.launch).nonlocals
-            return cls(compiled, plan, inner["launcher"], inner["tensordesc_meta"])
+            return cls(compiled, plan, inner["launcher"], inner["tensordesc_meta"], merging)
         except (AttributeError, KeyError, TypeError):
             return None
 
-    def __init__(self, compiled: Any, plan: Plan, launcher: Any, metas: list[dict[str, Any]]) -> None:
+    def __init__(self, compiled: Any, plan: Plan, launcher: Any, metas: list[dict[str, Any]], merging: Any) -> None:
         self.launcher = launcher
         self.fill = triton.runtime.driver.active.utils.fill_tma_descriptor
         self.stream_of = triton.runtime.driver.active.get_current_stream
@@ -733,6 +1009,14 @@ class Quick:
         ]  # fmt: skip
         self.maps: list[dict[int, object]] = [{}, {}, {}, {}]
         run = compiled.run
+        self.part_floats = 0
+        if merging is not None:
+            self.part_floats = plan.part_floats
+            self.merge = merging.run.launch
+            self.merge_start = (plan.merge_grid, 1, 1)
+            self.merge_next = (merging.function, merging.run.launch_cooperative_grid, merging.run.launch_pdl, None,
+                               None, merging.packed_metadata, None, None, None)  # fmt: skip
+            self.merge_end = (None, *plan.merge_sizes, *plan.merge_constants.values())
         self.start = (compiled.function, run.launch_cooperative_grid, run.launch_pdl, None, None,
                       compiled.packed_metadata, None, None, None)  # fmt: skip
         self.dims = [(*shape, *strides) for shape, strides, _block, _layout in plan.tiles]
@@ -763,13 +1047,21 @@ class Quick:
             if counter is None:
                 return False
         described, dims = self.described, self.dims
+        part = None
+        if self.part_floats:
+            part = torch.empty(self.part_floats, dtype=torch.float32, device=device)
         self.launcher(
             self.grid, 1, 1, stream, *self.start, described(0, q), *dims[0], described(1, k), *dims[1],
-            described(2, v), *dims[2], described(3, out), *dims[3], counter, None, *self.sizes, scale_log2, *self.end,
+            described(2, v), *dims[2], described(3, out), *dims[3], counter, None, part, *self.sizes, scale_log2,
+            *self.end,
         )  # fmt: skip
+        if part is not None:
+            self.merge(*self.merge_start, stream, *self.merge_next, part, out, *self.merge_end)
         return True
 
 
+FLOP_PER_US = 6.2e6  # of one multiprocessor
+PIECE_PER_US = 3e5  # floats of pieces written and read again
 COUNTERS = 1 << 16
 COUNTED: dict[torch.device, Counters] = {}
 MOST_KEPT = 4096

@@ -18,7 +18,7 @@ SHAPES = {
     "mha": Shape(2, 16, 16, 256, 256, 128, True, "bf16"),
     "decode": Shape(2, 32, 8, 1, 1024, 128, False, "bf16"),
 }
-MOST = {"mha": 6, "decode": 22}
+MOST = {"mha": 8, "decode": 22}
 """Of which half are for the plain calls of a battery, or more."""
 
 
