@@ -108,7 +108,7 @@ class Arm:
 
     def call(
         self,
-        batch: Sequence[Arguments],
+        batch: Sequence[Arguments] | Batch,
         dtype: Dtype,
         *,
         limit_s: float,
@@ -123,10 +123,11 @@ class Arm:
         The arguments are written while the process is frozen; the clock stops only once it is frozen again, so that an
         early "done" buys no time in which the work is finished. Timed calls on a GPU, and others that must look like
         them, are replayed from a CUDA graph where the kernel can be captured in one, unless they are to be `eager`.
-        guarded: all that lies around the arguments is NaN. lse: ask for the log-sum-exp too.
+        guarded: all that lies around the arguments is NaN. lse: ask for the log-sum-exp too. A batch that several arms
+        are asked says so itself, and where its calls lie.
         """
         self.freeze()
-        laid = Batch(batch, dtype, guarded=guarded, lse=lse)
+        laid = batch if isinstance(batch, Batch) else Batch(batch, dtype, guarded=guarded, lse=lse)
         written = laid.write(self.given, self.result)
         disturbed = phase == "time" and self.given.response_s() > IDLE_S
         timed = phase == "time" or like_timed

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
 from functools import partial
 from random import Random
 
@@ -24,6 +24,7 @@ import torch
 from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, Slice
+from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
@@ -228,12 +229,12 @@ class Race:
         batch = self._streams[shape.id].draw(samples.calls, kind)
         samples.kinds[-1].append(kind)
         unusual = mix_timed(batch, self._random, self._source)
-        rival = self._rival(arms)
+        laid, rival = Batch(batch, shape.dtype, guarded=False), self._rival(arms)
         out, other = torch.empty(0), torch.empty(0)
         for name in order:
             if name == EMPTY and self._place == "cpu":
                 continue
-            result = self._slice(shape, name, arms[name], batch)
+            result = self._slice(shape, name, arms[name], laid)
             if name in (KERNEL, rival) or self._place == "cpu":
                 # As they are now, whatever becomes of them while others run; of all, since a copy leaves its mark on
                 # the caches that the next one finds.
@@ -263,7 +264,7 @@ class Race:
         if found:
             raise ArmFault(KERNEL, shape.id, KernelFault("incorrect", f"{found} (a timed call)"))
 
-    def _slice(self, shape: Shape, name: str, arm: Arm, batch: list[Inputs]) -> Slice:
+    def _slice(self, shape: Shape, name: str, arm: Arm, batch: Sequence[Inputs] | Batch) -> Slice:
         eager = self._plan.calls == "eager"
         call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager)
         result = self._ask(shape, name, arm, call)
