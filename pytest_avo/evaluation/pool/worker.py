@@ -108,6 +108,7 @@ def serve(channel: Any) -> None:
         while True:
             if not line.has_order(within_s=QUIET_S):
                 nursery.settle()
+                _share_memory(device.place)
             match line.order():
                 case Evaluate(request=request):
                     _answer(request, examiner, looker, line)
@@ -168,6 +169,14 @@ def _looker(device: Device, config: WorkerConfig) -> Looker:
     from pytest_avo.evaluation.diagnosis.looking import Looker
 
     return Looker(device, confined=config.layers)
+
+
+def _share_memory(place: str) -> None:
+    """Give back what this process has freed on a GPU and torch keeps: another run on it may be at work meanwhile."""
+    if place == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: WorkerLine) -> None:
