@@ -16,6 +16,9 @@ Layout = Literal["bshd", "bhsd", "sbhd", "padded", "slots", "cache", "odd", "one
 GAP = 16
 """Elements between rows, a multiple of any vector's width."""
 ODD_GAP = 5
+ODD_START_BYTES = 4
+"""Where memory begins, beyond what every vector's width divides: where a word of single precision may, which is all that
+honest kernels are known to rely on. With the gap every other row of half precision begins between two of them."""
 SLOTS = 64
 """Empty slots behind the last row of a cache."""
 
@@ -34,7 +37,7 @@ def laid_out(x: torch.Tensor, layout: Layout) -> torch.Tensor:
         case "padded":
             return _stored(x, "bshd", gap=GAP)
         case "odd":
-            return _stored(x, "bshd", gap=ODD_GAP, start=1)
+            return _stored(x, "bshd", gap=ODD_GAP, start=max(1, ODD_START_BYTES // x.element_size()))
         case "slots":
             return _stored(x, "bshd", slots=SLOTS)
         case "cache":

@@ -81,7 +81,10 @@ def test_all_that_is_no_number_of_a_tensor_is_no_number_at_all() -> None:
         elements = x.untyped_storage().nbytes() // 4
         whole = x.as_strided((elements,), (1,), 0)
         assert int(torch.isfinite(whole).sum()) == values.numel() < elements
-    assert laid_out(values, "odd").data_ptr() % 16 == 4
+    for x in (values, values.bfloat16()):
+        odd = laid_out(x, "odd")
+        assert odd.data_ptr() % 16 == 4
+        assert {row.data_ptr() % 4 for row in odd[0, :, 0]} == ({0} if x.element_size() == 4 else {0, 2})
 
 
 def test_what_is_repeated_is_so_in_values_and_strides() -> None:
