@@ -17,7 +17,7 @@ GAP = 16
 """Elements between rows, a multiple of any vector's width."""
 ODD_GAP = 5
 ODD_START_BYTES = 4
-"""Where memory begins, beyond what every vector's width divides: where a word of single precision may, which is all that
+"""Where memory begins, beyond what any vector's width divides: where a word of single precision may, which is all that
 honest kernels are known to rely on. With the gap every other row of half precision begins between two of them."""
 SLOTS = 64
 """Empty slots behind the last row of a cache."""
