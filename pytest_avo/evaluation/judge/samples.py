@@ -19,9 +19,10 @@ CLOCK_FACTOR = 2.0
 """How far a process's own account of a slice may fall short of what its first thread worked, beyond twice what honest
 arms show: a share of the slice and a time, by kind of device. A larger gap means a false clock or work outside the
 call."""
-LONG_SLICE = {"cpu": 2.0, "cuda": 4.0}
-"""How many times as long as a slice is to be at least the slowest arm's may get by taking several calls, by kind of
-device: of a naive kernel beside a good peer they took most of the time, and told no more."""
+LONG_SLICE = 4.0
+"""How many times as long as a slice is to be at least the slowest arm's may get by taking several calls: of a naive
+kernel beside a good peer they took most of the time, and told no more. Half as long they held so few calls that kernels
+which change after twenty were never seen to."""
 LEAST_SHARE = 0.02
 """What is left of a slice at least when the empty one is subtracted: a kernel that takes no time is a mistake."""
 
@@ -35,7 +36,7 @@ def calls_in_slice(seconds: Collection[float], overhead_s: float, *, slice_s: fl
     # On a busy CPU the empty call may be the one that was interrupted; on a GPU it is nearly all of a single call.
     least_s = fastest / 2 if place == "cpu" else 1e-6
     wanted = math.ceil(slice_s / max(fastest - overhead_s, least_s))
-    return max(1, min(wanted, int(LONG_SLICE[place] * slice_s / slowest)))
+    return max(1, min(wanted, int(LONG_SLICE * slice_s / slowest)))
 
 
 @dataclass(frozen=True, slots=True)
