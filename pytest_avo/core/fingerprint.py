@@ -31,6 +31,12 @@ class Fingerprint(msgspec.Struct, frozen=True):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:12]
 
     @property
+    def words(self) -> str:
+        """The device and what a kernel finds there, in words."""
+        versions = (("torch", self.torch), ("Triton", self.triton), ("Python", self.python))
+        return ", ".join([f"{self.device} x{self.units}", *(f"{name} {text}" for name, text in versions)])
+
+    @property
     def kind(self) -> str:
         """A name of its kind of device: the same for two that have no `differences_in_kind`."""
         fields = [getattr(self, name) for name in KIND]

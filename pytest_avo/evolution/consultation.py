@@ -191,7 +191,7 @@ class Consultation:
             seed=campaign.run.seed,
             floor=self._campaign.floor,
             accept=self._settings.accept,
-            device=f"{fingerprint.device} x{fingerprint.units}",
+            device=fingerprint.words,
             folder=self._settings.store,
             evaluate=partial(self._evaluate, parent, kernel),
             race=partial(self._race, generation, member, kernel),

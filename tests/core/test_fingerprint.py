@@ -50,3 +50,10 @@ def test_the_device_and_the_compilers_make_its_kind(field: str) -> None:
     theirs = msgspec.structs.replace(OURS, **{field: 64 if field == "units" else "something else"})
     found = differences_in_kind(OURS, theirs)
     assert found == ([] if field in ("driver", "python", "os") else differences(OURS, theirs))
+
+
+def test_what_a_kernel_finds_is_said_in_words() -> None:
+    ours = msgspec.structs.replace(
+        OURS, device="NVIDIA H200", units=132, torch="2.11.0", triton="3.6.0", python="3.12.3"
+    )
+    assert ours.words == "NVIDIA H200 x132, torch 2.11.0, Triton 3.6.0, Python 3.12.3"
