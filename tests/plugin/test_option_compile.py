@@ -113,17 +113,12 @@ def test_a_stored_baseline_holds_nothing_that_is_compiled(project: Project) -> N
 
 
 SHIPPED = {
-    "decode": ["b1-h32kv8-q1-k8192-d128-full", "b8-h32kv8-q1-k32768-d128-full", "b16-h32kv8-q1-k8192-d128-full"],
-    "evolved": ["b8-h16-q4096-k4096-d128-full", "b8-h16-q4096-k4096-d128-causal"],
-    "mha": [f"b8-{sizes}-{mask}" for mask in ("full", "causal") for sizes in (
-        "h32-q4096-k4096-d64", "h16-q4096-k4096-d128", "h8-q4096-k4096-d256",
-    )],
-    "naive": [f"b8-{sizes}-{mask}" for mask in ("full", "causal") for sizes in (
-        "h32-q4096-k4096-d64", "h32kv8-q4096-k4096-d128", "h8-q4096-k4096-d256",
-    )],
-}  # fmt: skip
-"""A shape for each way in which a shipped kernel is compiled for those that it claims: its tiles, and its mask. What
-else they differ in, code that has a 1 in the place of a number, is no other way."""
+    "decode": ["b1-h32kv8-q1-k8192-d128-full", "b16-h32kv8-q1-k8192-d128-full"],
+    "mha": ["b8-h32-q4096-k4096-d64-causal", "b8-h16-q4096-k4096-d128-full", "b8-h8-q4096-k4096-d256-full"],
+    "naive": ["b8-h32kv8-q4096-k4096-d128-full", "b8-h8-q4096-k4096-d256-causal"],
+}
+"""Shapes with every tile that a shipped kernel has for those that it claims, and with both masks: `pytest --avo-compile
+kernels/sm90` compiles all of them, which takes minutes."""
 
 
 @pytest.mark.long
@@ -139,9 +134,9 @@ def test_the_shipped_kernels_fit_the_device() -> None:
         assert f"kernels/sm90/{name}.py: distinct launches" in finished.stdout
     for name in ("attend", "attend_split", "merge_splits"):
         assert re.search(rf"^ *\d+  {name} .* ok$", finished.stdout, re.MULTILINE)
-    gluon = finished.stdout.partition("mha.py: distinct launches 8")[2].partition("naive.py")[0]
+    gluon = finished.stdout.partition("mha.py: distinct launches ")[2].partition("naive.py")[0]
     products = [int(row.split()[-5]) for row in re.findall(r"^ *\d+  attend .* ok$", gluon, re.MULTILINE)]
-    assert len(products) == 6
+    assert len(products) == 3
     assert min(products) >= 48, "wgmma"
     assert re.search(r"^\d+ passed in", finished.stdout, re.MULTILINE)
     assert "fails" not in finished.stdout
