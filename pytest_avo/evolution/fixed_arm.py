@@ -3,7 +3,8 @@
 An incumbent that knows that it is one may take its time, and whatever comes after it looks faster. But it was a
 candidate once, timed beside the same fixed arm, a peer: a candidate that is faster than its incumbent stands better
 beside that than the incumbent did then. Where that is not seen the gain is not believed, whether or not chance may be
-why: of few launches an interval alone would let everything pass.
+why: of few launches an interval alone would let everything pass. The seed is the exception, which nobody proposed:
+beside it a gain is not believed where more is missing than chance explains.
 """
 
 from __future__ import annotations
@@ -63,6 +64,8 @@ def unshown(
     if missing <= 0:
         return None
     is_sure = missing > doubt
+    if not is_sure and shown > math.hypot(present.half_width, past.half_width):
+        return None  # how much it gains is in doubt, that it does is not: it stands better whatever its incumbent does
     said = (
         f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "
     )

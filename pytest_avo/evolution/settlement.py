@@ -225,7 +225,8 @@ class Settlement:
         campaign = self._campaign
         other = campaign.view.attempt(beside)
         then = campaign.stored(other, "confirm") or campaign.stored(other, "screen")
-        return unshown(evaluations, then, campaign.plan.shapes, unrest=campaign.unrest)
+        found = unshown(evaluations, then, campaign.plan.shapes, unrest=campaign.unrest)
+        return found if found is None or found.is_sure or other.parent is not None else None
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)

@@ -105,6 +105,26 @@ def test_a_gain_that_chance_may_hide_beside_the_fixed_arm_is_left_open(
     assert "takes its time beside others" in world.kernel.read_text()
 
 
+def test_chance_does_not_hide_a_gain_over_the_seed_which_nobody_proposed(
+    world: World, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standings = iter([Interval(0.0, -2.0, 2.0), Interval(0.0, -2.0, 2.0)])
+    monkeypatch.setattr(fixed_arm, "standing", lambda *_: next(standings))
+    assert Court(world, campaign).settle(candidate(campaign, source(200))).status == "promoted"
+
+
+def test_a_gain_that_shows_beside_the_fixed_arm_is_one_however_large_it_is(
+    world: World, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    court = Court(world, campaign)
+    assert court.settle(candidate(campaign, source(200))).status == "promoted"
+    court.told.clear()
+    standings = iter([Interval(0.5, 0.3, 0.7), Interval(0.0, -0.2, 0.2)])
+    monkeypatch.setattr(fixed_arm, "standing", lambda *_: next(standings))
+    outcome = court.settle(candidate(campaign, source(400), generation=2, parent=campaign.incumbent))
+    assert outcome.status == "promoted"
+
+
 def test_a_kernel_that_is_made_for_normal_inputs_is_not_promoted(world: World, campaign: Campaign) -> None:
     """Three times as fast on them, and 1.5 times over all; slower on others."""
     court = Court(world, campaign)
