@@ -38,7 +38,6 @@ CAUSAL = shape(2, 1, 33, 45, causal=True, dtype="bf16")  # no tile divides eithe
 # Each kernel where it is at its most particular; the battery of either has all masks, lengths and layouts.
 SEEDS = {
     "decode": shape(2, 1, 1, 200, causal=False, dtype="f16"),  # one query: it splits the keys and merges
-    "naive": shape(1, 1, 40, 17, causal=True, dtype="bf16"),  # the first 23 rows see no key
 }
 
 
