@@ -199,6 +199,13 @@ class Evaluation(msgspec.Struct, frozen=True):
         """What it took the evaluator."""
         return self.build_s + self.check_s + self.time_s
 
+    def settles(self, *, timed: bool) -> bool:
+        """Whether it tells all that the same question would, with or without a clock.
+
+        What is timed as a draft is checked on what it claims alone, else on all calls; a failure is one either way.
+        """
+        return self.outcome != "ok" or (self.timing is not None) == timed
+
 
 class WorkerConfig(msgspec.Struct, frozen=True):
     """What the controller tells a worker at the start."""

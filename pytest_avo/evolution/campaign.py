@@ -236,8 +236,7 @@ class Campaign:
     def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
         """What the lineage has of a draft on `parent`, by shape: what fails, or was asked as now, `timed` or not."""
         stored = self.view.evaluations(parent.id, DRAFT, digest=source_digest(source))
-        evaluations = [x.evaluation for x in stored]
-        return {x.shape: x for x in evaluations if x.outcome != "ok" or (x.timing is not None) == timed}
+        return {x.evaluation.shape: x.evaluation for x in stored if x.evaluation.settles(timed=timed)}
 
     def provenance(self, attempt: Attempt, *, confirmed: Interval, over_seed: float) -> Provenance:
         """What the head of the promoted file says. over_seed: time of the seed / its time."""

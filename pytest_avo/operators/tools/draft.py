@@ -161,10 +161,7 @@ class Draft:
 
     def _is_known(self, tried: Tried, shape: Shape, *, timed: bool) -> bool:
         result = tried.results.get(shape.id)
-        if result is None:
-            return False
-        # Timed, it was checked on what it claims alone; else on all calls, and its time is not known.
-        return result.evaluation.outcome != "ok" or (result.evaluation.timing is not None) == timed
+        return result is not None and result.evaluation.settles(timed=timed)
 
     def _earlier(self, shapes: Sequence[Shape]) -> dict[str, DraftResult]:
         """Screenings of a finished attempt that is the same program and had the same parent, by shape."""
