@@ -75,9 +75,8 @@ def weights(
     scores = weigh(q * scale, k.transpose(-1, -2))
     if not causal:
         return torch.softmax(scores, dim=-1)
-    last = torch.arange(first_row, first_row + q.shape[-2], device=q.device) + k.shape[-2] - seqlen_q
-    hidden = torch.arange(k.shape[-2], device=q.device) > last[:, None]
-    found = torch.softmax(scores.masked_fill_(hidden, float("-inf")), dim=-1)
+    _hide(scores, first_row=first_row + k.shape[-2] - seqlen_q)
+    found = torch.softmax(scores, dim=-1)
     return torch.nan_to_num(found) if first_row + k.shape[-2] < seqlen_q else found
 
 
