@@ -46,11 +46,17 @@ class Unshown:
 
 
 def unshown(
-    now: Mapping[str, Evaluation], then: Mapping[str, Evaluation], shapes: Sequence[Shape], *, unrest: float
+    now: Mapping[str, Evaluation],
+    then: Mapping[str, Evaluation],
+    shapes: Sequence[Shape],
+    *,
+    unrest: float,
+    of_seed: bool = False,
 ) -> Unshown | None:
     """What a gain lacks, or None: `now` of a candidate beside an incumbent, `then` of that as a candidate.
 
     Nothing is said where either was timed without the fixed arm, or on other kinds of inputs. unrest: a log-ratio.
+    of_seed: the incumbent is the seed.
     """
     if _kinds(now, shapes) != _kinds(then, shapes):
         return None
@@ -64,8 +70,9 @@ def unshown(
     if missing <= 0:
         return None
     is_sure = missing > doubt
-    if not is_sure and shown > math.hypot(present.half_width, past.half_width):
-        return None  # how much it gains is in doubt, that it does is not: it stands better whatever its incumbent does
+    # How much it gains may be in doubt where that it does is not: it stands better whatever its incumbent does.
+    if not is_sure and (of_seed or shown > math.hypot(present.half_width, past.half_width)):
+        return None
     said = (
         f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -75,16 +76,19 @@ class Settlement:
         while left:
             leaders = [each for each in left if not any(_outdoes(other, each) for other in left)]
             confirmed += self._confirm(leaders)
-            left = [each for each in left if each not in leaders]
-            for candidate, screened in left:
-                victors = [each for each, gain in confirmed if _outdoes((each, gain), (candidate, screened))]
-                if victors:
-                    reason = (
-                        f"faster than its parent, but slower than generation {self._campaign.label(victors[0].attempt)}"
-                    )
-                    lost = msgspec.structs.replace(screened, reason=reason)
-                    self.settle(candidate.attempt, "slower", lost, since=candidate.since)
-                    left = [each for each in left if each[0] is not candidate]
+            waiting, left = [each for each in left if each not in leaders], []
+            for each in waiting:
+                victor = next((winner for winner, _ in filter(partial(_outdoes, other=each), confirmed)), None)
+                if victor is None:
+                    left.append(each)
+                else:
+                    self._lose(each, self._campaign.label(victor.attempt))
+
+    def _lose(self, outdone: Promising, victor: str) -> None:
+        """Settle a candidate that a confirmed sibling outdoes; victor: the generation of that."""
+        candidate, screened = outdone
+        lost = msgspec.structs.replace(screened, reason=f"faster than its parent, but slower than generation {victor}")
+        self.settle(candidate.attempt, "slower", lost, since=candidate.since)
 
     def _confirm(self, promising: Sequence[Promising]) -> list[Promising]:
         """Measure candidates beside their parents at the same time and settle one after the other; who is confirmed."""
@@ -225,8 +229,8 @@ class Settlement:
         campaign = self._campaign
         other = campaign.view.attempt(beside)
         then = campaign.stored(other, "confirm") or campaign.stored(other, "screen")
-        found = unshown(evaluations, then, campaign.plan.shapes, unrest=campaign.unrest)
-        return found if found is None or found.is_sure or other.parent is not None else None
+        is_seed = other.parent is None
+        return unshown(evaluations, then, campaign.plan.shapes, unrest=campaign.unrest, of_seed=is_seed)
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)
