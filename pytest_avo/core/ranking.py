@@ -113,8 +113,8 @@ def gains_by_kind(
     """
     found: dict[str, dict[str, list[list[float]]]] = {}
     for shape, timing in _timings(evaluations, shapes).items():
-        only = {kind: paired(timing, BASELINE) for kind in timing.kind_names[:1]}
-        for kind, launches in (only if len(timing.kind_names) == 1 else paired_by_kind(timing, BASELINE)).items():
+        of_only = {kind: paired(timing, BASELINE) for kind in timing.kind_names if len(timing.kind_names) == 1}
+        for kind, launches in (of_only or paired_by_kind(timing, BASELINE)).items():
             found.setdefault(kind, {})[shape] = launches
     if len(found) < 2:
         return {}
