@@ -13,6 +13,7 @@ import pytest
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
+from pytest_avo.evaluation.devices.gpus import gpus
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.judge.peers import PEERS, TORCH_SDPA
 from pytest_avo.evaluation.pool.pool import Pool
@@ -86,8 +87,9 @@ def evaluate(
 
 
 def used_mib() -> int:
-    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return max(int(line) for line in subprocess.check_output(command, text=True).split())
+    """Of the GPU that these tests run on: whoever works on the machine's others is none of theirs."""
+    command = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", f"--id={gpus()[0].uuid}"]
+    return int(subprocess.check_output(command, text=True))
 
 
 def test_a_right_kernel_is_timed_beside_itself_and_its_peers(pool: Pool) -> None:
