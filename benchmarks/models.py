@@ -3,12 +3,16 @@
     python benchmarks/models.py [--device cpu|cuda] [--dtype float32|bfloat16] [--contexts 2048,8192] [--batch N]
         [--models llama,gemma] [--rounds N] [--cpu-time] [--json FILE]
 
-Models are built from configurations with random weights, nothing is downloaded: one with the layers of Llama (grouped
-heads, head_dim 64 on a CPU and 128 on a GPU) and one with those of Gemma 3 (head_dim 256, five layers of six see a
-window). Each is run with attn_implementation "eager", "sdpa" and "avo" in turn, round by round: a prompt of so many
-tokens, then single tokens behind it. The time of attention alone is taken around each layer's call on a CPU, and is
-that of the kernels inside of it on a GPU, by torch's profiler in a pass of its own. Logits are compared with those of
-"eager" in float32 on the same weights.
+Models are built from configurations with random weights, nothing is downloaded: on a GPU one of the sizes of Llama 3.1
+8B and one of those of Gemma 3 4B (head_dim 256, five layers of six see a window), on a CPU a few layers of such models.
+Each is run with attn_implementation "eager", "sdpa" and "avo" in turn, round by round: a prompt of so many tokens, then
+single tokens behind it. The time of attention alone is taken around each layer's call on a CPU, and is that of the
+kernels inside of it on a GPU, by torch's profiler in a pass of its own. Logits are compared with those of "eager" in
+float32 on the same weights.
+
+Every round has lengths of its own, a few tokens more than the one before. On a GPU it is run twice: what prepares
+itself for each length (cuDNN does, which torch prefers on Hopper) pays for that where lengths are "new", as in a first
+conversation, and no more where they were "seen". `attention_host_us` is what the host spends on a layer's attention.
 
 `--cpu-time` counts seconds of CPU instead of those of the wall, on one thread: for a machine that others use too.
 """
@@ -18,15 +22,18 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import statistics
 import time
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 from tabulate import tabulate
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import (
     AttentionInterface,
@@ -47,11 +54,13 @@ COLUMNS = (
     "context",
     "batch",
     "phase",
+    "lengths",
     "arm",
     "tokens_per_s",
     "over_sdpa",
     "attention_share",
     "attention_over_sdpa",
+    "attention_host_us",
     "logit_error",
 )
 MARK = "attention of a layer"
@@ -60,17 +69,26 @@ EAGER_LIMIT = 2**31  # bytes of scores beyond which eager is left out
 
 @dataclass
 class Clock:
-    """What counts as a second, and what attention took since it was last set to zero."""
+    """What counts as a second, and what attention took until now, in so many calls."""
 
     seconds: Callable[[], float] = time.perf_counter
     attention_s: float = 0.0
+    calls: int = 0
+
+
+class Phase(NamedTuple):
+    """What a prompt or the tokens behind it took: as a whole, in attention, and the host for one call of that."""
+
+    whole_s: float
+    attention_s: float
+    call_s: float
 
 
 CLOCK = Clock()
 
 
 def llama(gpu: bool) -> torch.nn.Module:
-    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 4} if gpu else SMALL_LLAMA
+    sizes = {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32} if gpu else SMALL_LLAMA
     heads = {"num_attention_heads": 32 if gpu else 16, "num_key_value_heads": 8 if gpu else 4}
     heads["head_dim"] = 128 if gpu else 64
     return LlamaForCausalLM(LlamaConfig(vocab_size=32000, max_position_embeddings=131072, **sizes, **heads))
@@ -88,7 +106,7 @@ def gemma(gpu: bool) -> torch.nn.Module:
     config = Gemma3TextConfig(
         vocab_size=32000,
         head_dim=256,
-        num_hidden_layers=6,
+        num_hidden_layers=34 if gpu else 6,
         sliding_window=1024 if gpu else 512,
         query_pre_attn_scalar=256,
         max_position_embeddings=131072,
@@ -153,43 +171,47 @@ def mark_attention() -> None:
             with record_function(MARK):
                 out = _original(*positional, **named)
             CLOCK.attention_s += CLOCK.seconds() - begin
+            CLOCK.calls += 1
             return out
 
         AttentionInterface.register(arm, marked)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def measure(
     name: str, model: Any, device: torch.device, dtype: torch.dtype, context: int, given: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """All arms on one model and context: a row for each phase and arm."""
     heads = model.config.num_attention_heads
     arms = [arm for arm in ARMS if arm != "eager" or 4 * given.batch * heads * context**2 <= EAGER_LIMIT]
-    tokens = torch.randint(0, 32000, (given.batch, context + STEPS), device=device)
+    tokens = torch.randint(0, 32000, (given.batch, context + (given.rounds + 2) * STEPS), device=device)
     used = copy.deepcopy(model)
     for parameter, original in zip(used.parameters(), model.parameters(), strict=True):
         parameter.data = original.data.to(dtype)  # buffers, as the frequencies of positions, stay in float32
         original.data = parameter.data.float()
     exact = reference(model, tokens[:1, : min(context, 2048)])
-    seconds: dict[tuple[str, str], list[tuple[float, float]]] = {}
     error = {}
     for arm in arms:
         used.set_attn_implementation(arm)
         found = used(tokens[:1, : exact.shape[1]]).logits.float()
         error[arm] = float((found - exact).abs().max())
+    taken: dict[tuple[str, str, str], list[Phase]] = {}
     for round_ in range(given.rounds + 1):
-        for arm in arms:
-            used.set_attn_implementation(arm)
-            times = phases(used, tokens, context, device)
-            if round_:  # the first one warms up
-                for phase, both in times.items():
-                    seconds.setdefault((phase, arm), []).append(both)
+        for lengths in ("new", "seen") if device.type == "cuda" else ("new",):
+            for arm in arms:
+                used.set_attn_implementation(arm)
+                both = phases(used, tokens, context + round_ * STEPS, device)
+                if round_:  # the first one warms up
+                    for phase, found_here in both.items():
+                        taken.setdefault((phase, lengths, arm), []).append(found_here)
     if device.type == "cuda":
         for arm in arms[-2:]:
             used.set_attn_implementation(arm)
-            for phase, both in profiled(used, tokens, context).items():
-                seconds[phase, arm] = [(whole, both[0] / both[1] * whole) for whole, _ in seconds[phase, arm]]
-    return rows(name, context, given.batch, seconds, error)
+            for phase, attention_s in profiled(used, tokens, context).items():
+                for lengths in ("new", "seen"):
+                    rounds = taken[phase, lengths, arm]
+                    rounds[:] = [each._replace(attention_s=attention_s) for each in rounds]
+    return rows(name, context, given.batch, taken, error)
 
 
 def reference(model: Any, tokens: torch.Tensor) -> torch.Tensor:
@@ -199,8 +221,8 @@ def reference(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return exact
 
 
-def phases(model: Any, tokens: torch.Tensor, context: int, device: torch.device) -> dict[str, tuple[float, float]]:
-    """Seconds of the prompt and of the single tokens behind it, each with those of attention."""
+def phases(model: Any, tokens: torch.Tensor, context: int, device: torch.device) -> dict[str, Phase]:
+    """What the prompt and the single tokens behind it take."""
     cache = DynamicCache(config=model.config)
     marks = [now(device)]
     model(tokens[:, :context], past_key_values=cache, logits_to_keep=1)
@@ -208,45 +230,56 @@ def phases(model: Any, tokens: torch.Tensor, context: int, device: torch.device)
     for step in range(context, context + STEPS):
         model(tokens[:, step : step + 1], past_key_values=cache)
     marks.append(now(device))
-    (begin, before), (between, middle), (end, after) = marks
-    return {"prefill": (between - begin, middle - before), "decode": (end - between, after - middle)}
+    return {"prefill": between(*marks[:2]), "decode": between(*marks[1:])}
 
 
-def now(device: torch.device) -> tuple[float, float]:
-    """The time, and what attention took until now."""
+def now(device: torch.device) -> Clock:
+    """The time, and what attention took until then."""
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return CLOCK.seconds(), CLOCK.attention_s
+    moment = CLOCK.seconds()
+    return Clock(lambda: moment, CLOCK.attention_s, CLOCK.calls)
 
 
-def profiled(model: Any, tokens: torch.Tensor, context: int) -> dict[str, tuple[float, float]]:
-    """Microseconds that a GPU spends on attention and on all, by the profiler."""
+def between(first: Clock, last: Clock) -> Phase:
+    attention_s = last.attention_s - first.attention_s
+    return Phase(last.seconds() - first.seconds(), attention_s, attention_s / max(1, last.calls - first.calls))
+
+
+def profiled(model: Any, tokens: torch.Tensor, context: int) -> dict[str, float]:
+    """Seconds that a GPU spends on attention in each phase, by the profiler."""
     cache = DynamicCache(config=model.config)
     found = {}
-    phases_of = {"prefill": [(0, context)], "decode": [(n, n + 1) for n in range(context, context + 4)]}
+    phases_of = {"prefill": [(0, context)], "decode": [(n, n + 1) for n in range(context, context + STEPS)]}
     for phase, spans in phases_of.items():
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as record:
-            with record_function("all"):
-                for first, last in spans:
-                    model(tokens[:, first:last], past_key_values=cache, logits_to_keep=1)
+            for first, last in spans:
+                model(tokens[:, first:last], past_key_values=cache, logits_to_keep=1)
             torch.cuda.synchronize()
-        events = {event.key: event for event in record.key_averages()}
-        found[phase] = events[MARK].device_time_total, events["all"].device_time_total
+        found[phase] = marked_s(record)
     return found
 
 
+def marked_s(record: profile) -> float:
+    """Seconds of the kernels that a GPU ran for what is marked as attention."""
+    on_gpu = [event for event in record.events() or [] if event.device_type == DeviceType.CUDA]
+    marks = sorted((event.time_range.start, event.time_range.end) for event in on_gpu if event.name == MARK)
+    found = 0.0
+    for kernel in (event for event in on_gpu if not event.is_user_annotation):
+        place = bisect_right(marks, (kernel.time_range.start, inf))
+        if place and kernel.time_range.start < marks[place - 1][1]:
+            found += kernel.time_range.elapsed_us()
+    return found * 1e-6
+
+
 def rows(
-    name: str,
-    context: int,
-    batch: int,
-    seconds: dict[tuple[str, str], list[tuple[float, float]]],
-    error: dict[str, float],
+    name: str, context: int, batch: int, taken: dict[tuple[str, str, str], list[Phase]], error: dict[str, float]
 ) -> list[dict[str, Any]]:
     """Medians over rounds; ratios are medians of the rounds' own."""
     made = []
-    for (phase, arm), times in sorted(seconds.items(), reverse=True):
+    for (phase, lengths, arm), rounds in sorted(taken.items(), reverse=True):
         tokens = batch * (context if phase == "prefill" else STEPS)
-        theirs = seconds[phase, "sdpa"]
+        pairs = list(zip(taken[phase, lengths, "sdpa"], rounds, strict=True))
         told = arm != "eager"
         made.append(
             {
@@ -254,14 +287,15 @@ def rows(
                 "context": context,
                 "batch": batch,
                 "phase": phase,
+                "lengths": lengths,
                 "arm": arm,
-                "tokens_per_s": tokens / statistics.median(whole for whole, _ in times),
-                "over_sdpa": statistics.median(a[0] / b[0] for a, b in zip(theirs, times, strict=True)),
-                "attention_share": statistics.median(part / whole for whole, part in times) if told else None,
-                "attention_over_sdpa": statistics.median(a[1] / b[1] for a, b in zip(theirs, times, strict=True))
-                if told
-                else None,
+                "tokens_per_s": tokens / median(each.whole_s for each in rounds),
+                "over_sdpa": median(a.whole_s / b.whole_s for a, b in pairs),
+                "attention_share": median(each.attention_s / each.whole_s for each in rounds) if told else None,
+                "attention_over_sdpa": median(a.attention_s / b.attention_s for a, b in pairs) if told else None,
+                "attention_host_us": median(each.call_s for each in rounds) * 1e6 if told else None,
                 "logit_error": error[arm],
+                "seconds": [each.whole_s for each in rounds],
             }
         )
     return made
