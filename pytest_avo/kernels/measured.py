@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -21,10 +21,11 @@ from pytest_avo.lineage.records import Attempt, Purpose
 from pytest_avo.lineage.view import View, runs
 
 SHIPPED = PACKAGE / "kernels" / "measured.csv"
-TORCH = ("torch-sdpa", "fa2")
-"""The peer that is torch's own choice: on a CPU by that name; on a GPU its default is FlashAttention-2."""
+TORCH = "torch-sdpa"
+TORCHS = ("cudnn", "fa2")
+"""What torch chooses from on a GPU where it was not timed itself: which one depends on its version and cuDNN's."""
 PURPOSES: tuple[Purpose, ...] = ("confirm", "screen")
-COLUMNS = ("kernel", "device", "date", "shape", "median_us", "ratio", "low", "host_us")
+COLUMNS = ("kernel", "device", "date", "shape", "median_us", "ratio", "low", "host_us", "torch_host_us")
 _ID = re.compile(
     r"b(?P<batch>\d+)-h(?P<heads_q>\d+)(kv(?P<heads_kv>\d+))?-q(?P<seqlen_q>\d+)-k(?P<seqlen_kv>\d+)"
     r"-d(?P<head_dim>\d+)-(?P<mask>causal|full)-(?P<dtype>f32|bf16|f16)(-s[^-]+)?"
@@ -50,14 +51,17 @@ class Measurement:
     """The lower end of the ratio's 95% interval."""
     host_us: float = 0.0
     """What the host spends on a call of a kernel for GPUs, 0 where it was not measured or the device is a CPU."""
+    torch_host_us: float = 0.0
+    """The same of torch."""
 
     def gain(self, *, host_us: float) -> tuple[float, float]:
         """The ratio and its lower end in an eager model: a call takes no less than the host spends on it.
 
-        `host_us` stands in where that was not measured.
+        `host_us` stands in where the kernel's was not measured.
         """
-        spent = self.median_us / max(self.median_us, self.host_us or host_us)
-        return self.ratio * spent, self.low * spent
+        call_us = max(self.median_us, self.host_us or host_us)
+        estimate, low = (max(ratio * self.median_us, self.torch_host_us) / call_us for ratio in (self.ratio, self.low))
+        return estimate, low
 
 
 def shape_of(id_: str) -> Shape | None:
@@ -102,12 +106,25 @@ def of_results(path: Path) -> tuple[Measurement, ...]:
 def _of_results(results: list[dict[str, Any]], date: str) -> Iterator[Measurement]:
     for result in results:
         shape = shape_of(result["shape"])
-        beside = next((result["peers"][peer] for peer in TORCH if peer in result["peers"]), None)
-        if result["failed"] or shape is None or beside is None or not result["median_us"]:
+        ratios = {peer: float(beside["ratio"]) for peer, beside in result["peers"].items()}
+        peer = _torch_among(ratios)
+        if result["failed"] or shape is None or peer is None or not result["median_us"]:
             continue
-        figures = float(result["median_us"]), float(beside["ratio"]), float(beside["ci95"][0])
-        host_us = 0.0 if result["target"] == "cpu" else float(result.get("host_us") or 0)
-        yield Measurement(result["kernel"], "", result["device"], date, shape, *figures, host_us)
+        beside = result["peers"][peer]
+        figures = float(result["median_us"]), ratios[peer], float(beside["ci95"][0])
+        hosts = (0.0, 0.0) if result["target"] == "cpu" else (_number(result, "host_us"), _number(beside, "host_us"))
+        yield Measurement(result["kernel"], "", result["device"], date, shape, *figures, *hosts)
+
+
+def _number(table: dict[str, Any], name: str) -> float:
+    return float(table.get(name) or 0)
+
+
+def _torch_among(ratios: Mapping[str, float]) -> str | None:
+    """The peer that stands for torch: itself, else the fastest that it may choose; a ratio is of its time to ours."""
+    if TORCH in ratios:
+        return TORCH
+    return min((peer for peer in TORCHS if peer in ratios), key=lambda peer: ratios[peer], default=None)
 
 
 def of_lineage(path: Path) -> tuple[Measurement, ...]:
@@ -135,13 +152,16 @@ def _of_attempt(view: View, attempt: Attempt) -> Iterator[Measurement]:
                 yield Measurement(view.run.kernel, attempt.digest, device, attempt.created[:10], shape, *figures)
 
 
-def _of_evaluation(evaluation: Evaluation) -> tuple[float, float, float] | None:
-    """Median, ratio and its lower end; None where the kernel was not right or torch was not timed beside it."""
+def _of_evaluation(evaluation: Evaluation) -> tuple[float, ...] | None:
+    """Figures as a row has them; None where the kernel was not right or torch was not timed beside it."""
     timing = evaluation.timing
     if evaluation.outcome != "ok" or timing is None or timing.too_few:
         return None
-    peer = next((name for name in TORCH if name in timing.seconds), None)
+    found = {name: compare(timing, name) for name in (TORCH, *TORCHS) if name in timing.seconds}
+    peer = _torch_among({name: beside.ratio for name, beside in found.items()})
     if peer is None:
         return None
-    beside = compare(timing, peer)
-    return median(x for launch in timing.seconds[KERNEL] for x in launch) * 1e6, beside.ratio, beside.ci95[0]
+    beside = found[peer]
+    median_us = median(x for launch in timing.seconds[KERNEL] for x in launch) * 1e6
+    hosts = (timing.costs[arm].host_s * 1e6 if arm in timing.costs else 0.0 for arm in (KERNEL, peer))
+    return median_us, beside.ratio, beside.ci95[0], *hosts

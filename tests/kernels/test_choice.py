@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import runpy
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,8 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation, Timing
 from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.kernels import attention, use, why
-from pytest_avo.kernels.choice import HOST_US, distance, ranked
-from pytest_avo.kernels.measured import SHIPPED, shape_of, shipped
+from pytest_avo.kernels.choice import distance, ranked
+from pytest_avo.kernels.measured import SHIPPED, Measurement, of_results, shape_of
 from pytest_avo.kernels.tensors import place
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.lineage.store import Store
@@ -103,19 +105,35 @@ def test_a_measurement_says_nothing_of_what_is_unlike_it() -> None:
 
 
 def test_a_gain_that_the_host_takes_back_is_none() -> None:
-    one = "b1-h32kv8-q1-k8192-d128-full-bf16"
-    (token,) = [row for row in shipped() if row.shape.id == one and row.device == "NVIDIA H200"]
-    assert token.low > 1.5
-    assert token.gain(host_us=HOST_US)[0] < 0.1
+    shape = shape_of("b1-h32kv8-q1-k8192-d128-full-bf16")
+    assert shape is not None
+    token = Measurement("decode.py", "", "card", "2026-11-29", shape, median_us=10.0, ratio=2.0, low=1.5)
+    assert token.gain(host_us=100.0) == (0.2, 0.15)
+    assert token.gain(host_us=5.0) == (2.0, 1.5)
+    measured = replace(token, host_us=40.0, torch_host_us=60.0)
+    assert measured.gain(host_us=100.0) == (1.5, 1.5)  # an eager call of torch takes no less than its host either
+    assert replace(measured, torch_host_us=12.0).gain(host_us=100.0) == (0.5, 0.375)
 
-    def taken(id_: str) -> list[str]:
-        shape = shape_of(id_)
-        assert shape is not None
-        return [winner.path.stem for winner, _ in ranked(shape, "sm90", "NVIDIA H200")]
 
-    assert taken(one) == []
-    assert taken("b64-h32kv8-q1-k4096-d128-full-bf16") == ["decode"]
-    assert taken("b1-h32kv8-q16384-k16384-d128-causal-bf16")[:1] == ["mha"]
+def test_torch_on_a_gpu_is_the_fastest_that_it_may_choose(tmp_path: Path) -> None:
+    beside = {"fa2": 2.0, "cudnn": 1.1, "fa3": 0.9}
+    peers = {name: {"ratio": x, "ci95": [x - 0.1, x + 0.1], "host_us": 60.0 * x} for name, x in beside.items()}
+    row = {"kernel": "kernels/mha.py", "shape": SHAPE, "target": "sm90", "device": "card", "failed": False}
+    path = tmp_path / "of-a-card.json"
+    for timed, ratio in ((peers, 1.1), ({**peers, "torch-sdpa": {**peers["fa2"], "ratio": 1.5}}, 1.5),
+                         ({"fa2": peers["fa2"]}, 2.0), ({"fa3": peers["fa3"]}, None)):  # fmt: skip
+        results_of = [{**row, "median_us": 10.0, "host_us": 30.0, "peers": timed}]
+        path.write_text(json.dumps({"datetime": "2026-11-29T00:00:00", "avo": {"results": results_of}}))
+        found = of_results(path)
+        assert [each.ratio for each in found] == ([] if ratio is None else [ratio])
+        assert {each.host_us for each in found} <= {30.0}
+        assert {each.torch_host_us for each in found} <= {66.0, 120.0}
+
+
+def test_what_was_measured_on_a_card_takes_long_prompts() -> None:
+    shape = shape_of("b1-h32kv8-q16384-k16384-d128-causal-bf16")
+    assert shape is not None
+    assert [winner.path.stem for winner, _ in ranked(shape, "sm90", "NVIDIA H200")][:1] == ["mha"]
 
 
 def test_a_file_is_executed_only_when_it_is_chosen(tmp_path: Path) -> None:
