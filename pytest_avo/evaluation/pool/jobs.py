@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from concurrent.futures import Future, InvalidStateError
@@ -39,10 +40,14 @@ class Job:
 class Jobs:
     """A queue of jobs. While it refuses them, because nobody would take them, they fail at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, workers: int = 1) -> None:
+        """workers: how many take jobs from it."""
         self.wanted = threading.Event()
         """Set once there is work: workers start no sooner."""
         self.ended = threading.Event()
+        self._workers = workers
+        self._idle = 0
+        """Workers that wait for a job."""
         self._waiting: deque[Job] = deque()
         self._refusal: EvaluatorError | None = None
         self._changed = threading.Condition()
@@ -66,21 +71,31 @@ class Jobs:
             job.fail(refusal)
 
     def take(self, worker: str) -> Job | None:
-        """The next job for a worker, waited for: one that it is prepared for, if there is; None once it is closed."""
+        """The next job for a worker, waited for: one that it is prepared for, if there is; None once it is closed.
+
+        Where others are prepared for all that waits it takes the one that they would come to last.
+        """
         with self._changed:
+            self._idle += 1
             self._changed.wait_for(lambda: self.closed or self._waiting)
+            self._idle -= 1
             if self.closed:
                 return None
             job = next((job for job in self._waiting if job.prepared_by == worker), None)
-            job = job or next((job for job in self._waiting if not job.prepared_by), self._waiting[0])
+            job = job or next((job for job in self._waiting if not job.prepared_by), self._waiting[-1])
             self._waiting.remove(job)
             return job
 
     def upcoming(self, worker: str, *, most: int) -> list[EvaluationRequest]:
-        """Requests that wait and that no worker was told of yet; this one is to prepare for so many at most."""
+        """Requests that wait and that no worker was told of yet; this one is to prepare for so many at most.
+
+        For no more than its share: what one has prepared for, another that is free sooner would have to begin anew.
+        """
         with self._changed:
             mine = sum(job.prepared_by == worker for job in self._waiting)
-            found = [job for job in self._waiting if not (job.prepared_by or job.request.look)][: max(0, most - mine)]
+            left = [job for job in self._waiting if not (job.prepared_by or job.request.look)]
+            share = math.ceil((len(self._waiting) - self._idle) / self._workers)
+            found = left[self._idle :][: max(0, min(most, share) - mine)]  # the first are taken at once by the idle
             for job in found:
                 job.prepared_by = worker
             return [job.left for job in found]

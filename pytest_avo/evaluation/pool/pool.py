@@ -39,7 +39,7 @@ class Pool:
         kind: Fingerprint | None = None,
     ) -> None:
         """layers: confine kernels; required: layers without which a worker is refused; kind: see Roster."""
-        self._jobs = Jobs()
+        self._jobs = Jobs(workers=len(specs))
         self._roster = Roster(self._jobs, required=required, kind=kind)
         self._workers: list[Feeder] = []
         hosts = [host_of(spec) for spec in specs]

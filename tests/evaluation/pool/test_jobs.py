@@ -38,14 +38,29 @@ def test_jobs_are_taken_in_order_and_one_that_a_worker_lost_before_all_others() 
 
 
 def test_a_worker_takes_what_it_was_told_of_first_and_no_two_are_told_of_the_same() -> None:
-    jobs = Jobs()
+    jobs = Jobs(workers=2)
     for name in ("one", "two", "three", "four"):
         jobs.put(job(name))
     told = {worker: jobs.upcoming(worker, most=most) for worker, most in (("gw1", 2), ("gw0", 1))}
     assert [request.subject.label for request in told["gw1"]] == ["one", "two"]
     assert [request.subject.label for request in told["gw0"]] == ["three"]
     assert jobs.upcoming("gw1", most=2) == []  # it has two to prepare for
-    assert [taken(jobs) for _ in range(4)] == ["three", "four", "one", "two"]  # its own, nobody's, others'
+    assert [taken(jobs) for _ in range(4)] == ["three", "four", "two", "one"]  # its own, nobody's, others' last
+
+
+def test_a_worker_prepares_for_its_share_alone_and_leaves_the_first_to_one_that_is_idle() -> None:
+    jobs = Jobs(workers=2)
+    jobs.put(job("one"))
+    taken(jobs)
+    for name in ("two", "three", "four"):
+        jobs.put(job(name))
+    jobs._idle = 1  # it was woken, and has not taken the next one yet
+    assert [request.subject.label for request in jobs.upcoming("gw0", most=2)] == ["three"]
+    jobs._idle = 0
+    assert taken(jobs) == "three"
+    jobs.put(job("five"))
+    assert [request.subject.label for request in jobs.upcoming("gw1", most=2)] == ["two", "four"]
+    assert [request.subject.label for request in jobs.upcoming("gw0", most=2)] == ["five"]
 
 
 def test_what_was_answered_is_not_left_and_does_not_fail() -> None:
