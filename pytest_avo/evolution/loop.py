@@ -167,23 +167,31 @@ class Loop:
     def _generation(self, generation: int) -> bool:
         """One attempt of each member, from proposal to outcome; False when the operator has nothing left to try."""
         campaign, since = self.campaign, time.monotonic()
-        exhausted, stopped = self._propose(generation, since=since)
-        candidates = []
-        for _, attempt in sorted(campaign.members(generation).items()):
-            if campaign.view.outcome(attempt.id) is not None:
-                continue
-            assert attempt.parent is not None
-            kernel, parent = campaign.kernel(attempt), campaign.kernel(campaign.view.attempt(attempt.parent))
-            candidates.append(Candidate(attempt, kernel, parent, since))
-        self._try(candidates)
-        if candidates:
+        screenings = dict[int, Trial]()
+        self._screen(generation, screenings, since=since)  # of an interrupted run
+        exhausted, stopped = self._propose(generation, screenings, since=since)
+        self._try([trial for _, trial in sorted(screenings.items())])
+        if screenings:
             campaign.record(self.consultation.ledger.snapshot())  # of a run that ends here and is resumed
         if stopped is not None:
             raise stopped
         return not exhausted
 
-    def _propose(self, generation: int, *, since: float) -> tuple[bool, OperatorStopped | None]:
-        """Have all members of a generation proposed that are not recorded yet, and record them as they come.
+    def _screen(self, generation: int, screenings: dict[int, Trial], *, since: float) -> None:
+        """Begin to screen those members of a generation that are recorded and wait for it, by member."""
+        campaign = self.campaign
+        for member, attempt in campaign.members(generation).items():
+            if member in screenings or campaign.view.outcome(attempt.id) is not None:
+                continue
+            assert attempt.parent is not None
+            kernel, parent = campaign.kernel(attempt), campaign.kernel(campaign.view.attempt(attempt.parent))
+            candidate = Candidate(attempt, kernel, parent, since)
+            screenings[member] = self.trials.screen(candidate, floor=campaign.floor)
+
+    def _propose(
+        self, generation: int, screenings: dict[int, Trial], *, since: float
+    ) -> tuple[bool, OperatorStopped | None]:
+        """Have all members of a generation proposed that are not recorded yet, record and screen them as they come.
 
         Returns whether a member had nothing left to try, and why the run must end after this generation, if it must.
         """
@@ -200,6 +208,7 @@ class Loop:
                     exhausted = True
                 else:
                     self._record(proposal, generation=generation, member=member, parent=missing[member], since=since)
+                    self._screen(generation, screenings, since=since)
         except OperatorStopped as stop:
             return exhausted, stop
         return exhausted, None
@@ -214,13 +223,13 @@ class Loop:
             reason = f"same program as generation {self.campaign.label(earlier)}"
             self._settlement.settle(attempt, "duplicate", Decision("same", reason), since=since)
 
-    def _try(self, candidates: Sequence[Candidate]) -> None:
-        """Screen all candidates of a generation at the same time, confirm those that look faster, promote what is."""
+    def _try(self, screenings: Sequence[Trial]) -> None:
+        """Wait for the screenings of a generation, confirm those that look faster, promote what is."""
         campaign, floor = self.campaign, self.campaign.floor
-        screenings = [self.trials.screen(candidate, floor=floor) for candidate in candidates]
         found: list[Mapping[str, Evaluation]] = []
         promising = []
-        for candidate, screening in zip(candidates, screenings, strict=True):
+        for screening in screenings:
+            candidate = screening.candidate
             self._console.say(f"generation {campaign.label(candidate.attempt)}: {candidate.attempt.hypothesis}")
             found.append(self._shown(screening))
             decision = decide(found[-1], campaign.plan.screen, floor=floor)
@@ -229,7 +238,8 @@ class Loop:
             else:
                 self._settlement.dismiss(candidate, decision)
         self._settlement.contest(promising)
-        for candidate, evaluations in zip(candidates, found, strict=True):
+        for screening, evaluations in zip(screenings, found, strict=True):
+            candidate = screening.candidate
             verdicts = judge_together(evaluations, campaign.plan.screen, floor=floor)
             self._hooks.finish(candidate.attempt.generation, candidate.attempt.member, verdicts)
 
