@@ -1,7 +1,7 @@
 """Says that it waits for the device and does not, so that its work goes on when it has answered.
 
 CLASS:  late work (GPU)
-EXPECT: incorrect|cheating
+EXPECT: incorrect|cheating|crash
 TARGET: gpu
 """
 
