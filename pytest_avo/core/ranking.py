@@ -76,9 +76,9 @@ def floor_of(comparisons: Sequence[Interval]) -> float:
     return max(LEAST_FLOOR, DEVIATIONS * math.sqrt(sum(squares) / len(squares)))
 
 
-def paired(timing: Timing, arm: str) -> list[list[float]]:
-    """Log-ratios log(t_arm / t_kernel), per launch and round; every kind of inputs counts alike."""
-    return stats.levelled(_raw(timing, arm), timing.kinds_by_launch)
+def paired(timing: Timing, arm: str, *, of: str = KERNEL) -> list[list[float]]:
+    """Log-ratios log(t_arm / t_of), per launch and round; every kind of inputs counts alike."""
+    return stats.levelled(_raw(timing, arm, of=of), timing.kinds_by_launch)
 
 
 def paired_by_kind(timing: Timing, arm: str) -> dict[str, list[list[float]]]:
@@ -91,8 +91,8 @@ def paired_by_kind(timing: Timing, arm: str) -> dict[str, list[list[float]]]:
     }
 
 
-def _raw(timing: Timing, arm: str) -> list[list[float]]:
-    pairs = zip(timing.seconds[arm], timing.seconds[KERNEL], strict=True)
+def _raw(timing: Timing, arm: str, *, of: str = KERNEL) -> list[list[float]]:
+    pairs = zip(timing.seconds[arm], timing.seconds[of], strict=True)
     return [stats.log_ratios(reference, kernel) for reference, kernel in pairs]
 
 
@@ -147,8 +147,3 @@ def noise_floor(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) 
     """
     gain = geomean_gain(evaluations, shapes, confidence=ONE_SIDED_99)
     return max(LEAST_FLOOR, gain.low, -gain.high)
-
-
-def unrest(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> float:
-    """How far apart, as a log-ratio, the same two kernels may be measured at different times: from an A/A run too."""
-    return floor_of([geomean_gain(evaluations, shapes, confidence=DEVIATION)])

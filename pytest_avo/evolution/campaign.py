@@ -11,7 +11,7 @@ import msgspec
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
-from pytest_avo.core.ranking import noise_floor, unrest
+from pytest_avo.core.ranking import noise_floor
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.plan import Plan, changes
 from pytest_avo.evolution.promotion import Provenance, check_unchanged, transferred
@@ -103,11 +103,6 @@ class Campaign:
         assert floors, "the seed is measured first"
         return floors[-1].fact.floor
 
-    @property
-    def unrest(self) -> float:
-        """How far apart the same kernels may be measured at different times, a log-ratio."""
-        return max(self.floor, self.view.events(NoiseFloor)[-1].fact.unrest)
-
     def kernel(self, attempt: Attempt) -> Kernel:
         """An attempt's source as a kernel of the evolved file; a variant that broke its declarations has a `fault`."""
         kernel, seed = self._parsed(attempt), self._parsed(self.view.attempts()[0])
@@ -165,7 +160,7 @@ class Campaign:
     def measure_noise(self, attempt: Attempt, comparisons: Sequence[Mapping[str, Evaluation]]) -> None:
         """Record the noise floor from the seed's comparisons with itself: what shows in all of them."""
         floor = min(noise_floor(each, self.plan.shapes) for each in comparisons)
-        self.record(NoiseFloor(floor, max(unrest(each, self.plan.shapes) for each in comparisons)))
+        self.record(NoiseFloor(floor))
         self.store.add_outcome(AttemptOutcome(attempt.id, "seed"))
 
     def add(

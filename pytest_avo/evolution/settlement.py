@@ -230,7 +230,7 @@ class Settlement:
         other = campaign.view.attempt(beside)
         then = campaign.stored(other, "confirm") or campaign.stored(other, "screen")
         is_seed = other.parent is None
-        return unshown(evaluations, then, campaign.plan.shapes, unrest=campaign.unrest, of_seed=is_seed)
+        return unshown(evaluations, then, campaign.plan.shapes, of_seed=is_seed)
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)

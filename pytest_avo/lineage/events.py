@@ -22,8 +22,6 @@ class NoiseFloor(Fact, frozen=True, tag="noise"):
 
     floor: float
     """Below which a gain is none."""
-    unrest: float = 0.0
-    """How far apart the same kernels may be measured at different times; 0 in runs that did not tell."""
 
 
 class SeedComparison(Fact, frozen=True, tag="total"):

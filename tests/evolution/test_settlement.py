@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pytest_avo.core.evaluation import BASELINE, KERNEL
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import fixed_arm
 from pytest_avo.evolution.campaign import Campaign
@@ -92,8 +93,8 @@ def test_a_gain_that_chance_may_hide_beside_the_fixed_arm_is_left_open(
     """Two launches whose standings differ have an interval that holds everything."""
     court, known = Court(world, campaign), fixed_arm.standing
 
-    def vague(*arguments: Any) -> Interval | None:
-        found = known(*arguments)
+    def vague(*arguments: Any, **named: Any) -> Interval | None:
+        found = known(*arguments, **named)
         return None if found is None else Interval(found.estimate, found.estimate - 2, found.estimate + 2)
 
     assert court.settle(candidate(campaign, source(200, note="takes its time beside others"))).status == "promoted"
@@ -105,11 +106,29 @@ def test_a_gain_that_chance_may_hide_beside_the_fixed_arm_is_left_open(
     assert "takes its time beside others" in world.kernel.read_text()
 
 
+def test_a_noisy_machine_excuses_no_incumbent_that_takes_a_fifth_longer(
+    world: World, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does it refuse what stands better than the incumbent did by more than the noise, whatever that does."""
+    court = Court(world, campaign)
+    assert court.settle(candidate(campaign, source(200))).status == "promoted"
+    past, incumbent, same, better = (Interval(x, x - 0.2, x + 0.2) for x in (0.0, -0.19, 0.01, 0.4))
+    monkeypatch.setattr(fixed_arm, "standing", lambda *_, of=KERNEL: incumbent if of == BASELINE else next(standings))
+    standings = iter([past, same])
+    court.told.clear()
+    tried = candidate(campaign, source(242), generation=2, parent=campaign.incumbent)
+    assert court.settle(tried).status == "ambiguous"
+    standings = iter([past, better])
+    court.told.clear()
+    tried = candidate(campaign, source(300), generation=3, parent=campaign.incumbent)
+    assert court.settle(tried).status == "promoted"
+
+
 def test_chance_does_not_hide_a_gain_over_the_seed_which_nobody_proposed(
     world: World, campaign: Campaign, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    standings = iter([Interval(0.0, -2.0, 2.0), Interval(0.0, -2.0, 2.0)])
-    monkeypatch.setattr(fixed_arm, "standing", lambda *_: next(standings))
+    standings = iter([Interval(0.5, -2.0, 2.0), Interval(0.0, -2.0, 2.0), Interval(0.5, -2.0, 2.0)])
+    monkeypatch.setattr(fixed_arm, "standing", lambda *_, **__: next(standings))
     assert Court(world, campaign).settle(candidate(campaign, source(200))).status == "promoted"
 
 
@@ -119,8 +138,9 @@ def test_a_gain_that_shows_beside_the_fixed_arm_is_one_however_large_it_is(
     court = Court(world, campaign)
     assert court.settle(candidate(campaign, source(200))).status == "promoted"
     court.told.clear()
-    standings = iter([Interval(0.5, 0.3, 0.7), Interval(0.0, -0.2, 0.2)])
-    monkeypatch.setattr(fixed_arm, "standing", lambda *_: next(standings))
+    past, incumbent, own = Interval(0.0, -0.2, 0.2), Interval(-0.2, -0.4, 0.0), Interval(0.5, 0.3, 0.7)
+    standings = iter([past, incumbent, own])
+    monkeypatch.setattr(fixed_arm, "standing", lambda *_, **__: next(standings))
     outcome = court.settle(candidate(campaign, source(400), generation=2, parent=campaign.incumbent))
     assert outcome.status == "promoted"
 
