@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import codecs
 import hashlib
+import io
 import math
 import os
 import re
@@ -88,7 +89,7 @@ def text_digest(source: str) -> str:
 
 def without_provenance(source: str) -> str:
     """The source less the comment lines that a promotion wrote at its head."""
-    lines = source.splitlines(keepends=True)
+    lines = _lines(source)
     head = _head(lines)
     start = head
     while start < len(lines) and lines[start].startswith(PROVENANCE):
@@ -98,9 +99,14 @@ def without_provenance(source: str) -> str:
 
 def with_provenance(source: str, comments: Sequence[str]) -> str:
     """The source with these lines in the place of those of an earlier promotion."""
-    lines = without_provenance(source).splitlines(keepends=True)
+    lines = _lines(without_provenance(source))
     head = _head(lines)
     return "".join([*lines[:head], *(f"{comment}\n" for comment in comments), *lines[head:]])
+
+
+def _lines(source: str) -> list[str]:
+    """The lines as Python sees them, ends included: a form feed ends no comment, and what follows it is no code."""
+    return list(io.StringIO(source, newline=""))
 
 
 def _head(lines: Sequence[str]) -> int:

@@ -238,6 +238,13 @@ def test_only_lines_at_the_head_are_provenance() -> None:
     assert source_digest(inside) != source_digest(SOURCE)
 
 
+@pytest.mark.parametrize("separator", "\v\f\x1c\x1d\x1e\x85\u2028\u2029")
+def test_what_is_a_comment_for_python_does_not_become_code_by_a_promotion(separator: str) -> None:
+    source = f"{PROVENANCE}digest=1{separator}import os\n{SOURCE}"
+    assert without_provenance(source) == SOURCE
+    assert ast.dump(ast.parse(with_provenance(source, [f"{PROVENANCE}digest=2"]))) == ast.dump(ast.parse(source))
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8")), st.lists(st.text(alphabet="abc =.", max_size=9)))
 def test_any_text_survives_having_provenance_written_and_removed(source: str, words: list[str]) -> None:
