@@ -114,7 +114,7 @@ def test_a_noisy_machine_excuses_no_incumbent_that_takes_a_fifth_longer(
     assert court.settle(candidate(campaign, source(200))).status == "promoted"
     past, incumbent, same, better = (Interval(x, x - 0.2, x + 0.2) for x in (0.0, -0.19, 0.01, 0.4))
     monkeypatch.setattr(fixed_arm, "standing", lambda *_, of=KERNEL: incumbent if of == BASELINE else next(standings))
-    standings = iter([past, same])
+    standings: Iterator[Interval] = iter([past, same])
     court.told.clear()
     tried = candidate(campaign, source(242), generation=2, parent=campaign.incumbent)
     assert court.settle(tried).status == "ambiguous"
