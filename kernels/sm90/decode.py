@@ -31,7 +31,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-AVO = {"target": "sm90", "shapes": ["decode"]}
+AVO = {"target": "sm90", "shapes": ["decode"], "lse": True, "paged": True}
 
 BLOCK_N = 128  # keys; half as many where a head has 256 dimensions
 D64_BLOCK_N = 128

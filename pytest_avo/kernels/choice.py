@@ -12,8 +12,8 @@ from pytest_avo.kernels.shelf import Winner, winners
 
 REACH = {"seqlen_q": 2.0, "seqlen_kv": 2.0, "streams": 3.0, "group": 2.0}
 """How far a measured shape may lie from the one asked for, in doublings; streams: batch times key/value heads."""
-HOST_US = 300.0
-"""What a host spends on a call of a kernel for GPUs where that was not measured: launches, and TMA's descriptors."""
+HOST_US = 100.0
+"""What a host spends on a call of a kernel for GPUs where that was not measured: launches, and what prepares them."""
 ALIKE = 1.0
 """Kernels whose nearest measurements lie within so many doublings of the nearest of all are compared by their gain."""
 TORCH = "torch's scaled_dot_product_attention"

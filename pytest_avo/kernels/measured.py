@@ -55,13 +55,12 @@ class Measurement:
     """The same of torch."""
 
     def gain(self, *, host_us: float) -> tuple[float, float]:
-        """The ratio and its lower end in an eager model: a call takes no less than the host spends on it.
+        """The ratio and its lower end in an eager model, which pays what the host spends on a call beyond torch's.
 
         `host_us` stands in where the kernel's was not measured.
         """
-        call_us = max(self.median_us, self.host_us or host_us)
-        estimate, low = (max(ratio * self.median_us, self.torch_host_us) / call_us for ratio in (self.ratio, self.low))
-        return estimate, low
+        call_us = self.median_us + max(0.0, (self.host_us or host_us) - self.torch_host_us)
+        return self.ratio * self.median_us / call_us, self.low * self.median_us / call_us
 
 
 def shape_of(id_: str) -> Shape | None:

@@ -108,11 +108,11 @@ def test_a_gain_that_the_host_takes_back_is_none() -> None:
     shape = shape_of("b1-h32kv8-q1-k8192-d128-full-bf16")
     assert shape is not None
     token = Measurement("decode.py", "", "card", "2026-11-29", shape, median_us=10.0, ratio=2.0, low=1.5)
-    assert token.gain(host_us=100.0) == (0.2, 0.15)
-    assert token.gain(host_us=5.0) == (2.0, 1.5)
-    measured = replace(token, host_us=40.0, torch_host_us=60.0)
-    assert measured.gain(host_us=100.0) == (1.5, 1.5)  # an eager call of torch takes no less than its host either
-    assert replace(measured, torch_host_us=12.0).gain(host_us=100.0) == (0.5, 0.375)
+    assert token.gain(host_us=90.0) == (0.2, 0.15)
+    assert token.gain(host_us=0.0) == (2.0, 1.5)
+    measured = replace(token, host_us=40.0, torch_host_us=30.0)
+    assert measured.gain(host_us=90.0) == (1.0, 0.75)
+    assert replace(measured, torch_host_us=60.0).gain(host_us=90.0) == (2.0, 1.5)
 
 
 def test_torch_on_a_gpu_is_the_fastest_that_it_may_choose(tmp_path: Path) -> None:
