@@ -233,7 +233,7 @@ def heads_of(level: str, shape: Shape, random: Random) -> tuple[int, int]:
         "claimed": (shape.heads_q, shape.heads_kv),
         "equal": (heads, heads),
         "grouped": random.choice(((4, 2), (6, 2), (6, 2), (6, 3))),
-        "one for all": (random.choice((2, 3, MOST_HEADS_BESIDE)), 1),
+        "one for all": (2 if heads == 2 else MOST_HEADS_BESIDE, 1),
     }[level]
 
 
