@@ -22,6 +22,7 @@ from pytest_avo.core.kernel import (
     parse_kernel,
     read_kernel,
     source_digest,
+    text_digest,
     with_provenance,
     without_provenance,
 )
@@ -258,6 +259,11 @@ def test_a_digest_is_16_hex_digits_and_follows_the_text() -> None:
     assert len(source_digest(SOURCE)) == 16
     assert int(source_digest(SOURCE), 16) >= 0
     assert source_digest(SOURCE) != source_digest(SOURCE + " ")
+
+
+def test_what_processes_are_told_by_takes_a_provenance_line_for_another_text_and_is_no_short_hash() -> None:
+    assert len(text_digest(SOURCE)) == 32
+    assert text_digest(SOURCE) != text_digest(f"{PROVENANCE}digest=1\n{SOURCE}")
 
 
 def test_the_last_assignment_counts_as_in_python() -> None:
