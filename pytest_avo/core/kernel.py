@@ -83,9 +83,10 @@ def source_digest(source: str) -> str:
 
 
 def text_digest(source: str) -> str:
-    """Identity of a text to the last character: SHA-256, 32 hex digits. Two kernels with one program may read their files.
+    """Identity of a text to the last character: SHA-256, 32 hex digits.
 
-    Who has the same is served by the same process: of 16 digits two texts with the same can be found in minutes.
+    Two kernels with one program may still read their own files. Who has the same is served by the same process: two
+    texts that have 16 digits alike can be found in minutes.
     """
     return hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
