@@ -148,7 +148,7 @@ class Nursery(Zygote):
         """Kill an arm with all below it, verify that it is gone, and say how its process ended."""
         arm.kill()
         try:
-            return self._reap(arm.pid)
+            return self._ended(arm.pid)
         finally:
             arm.close()
             arm.log.finish()

@@ -140,8 +140,8 @@ class Zygote:
             self._owned.add(self._ordered)
         return self._ordered or 0
 
-    def _reap(self, pid: int) -> str:
-        """How a process ended that was killed, once it is gone with all of its group."""
+    def _reap(self, pid: int) -> int | None:
+        """The wait status of a process that was killed, once it is gone with its group; None if the zygote went too."""
         try:
             assert self._control is not None
             self.ordered()
@@ -149,8 +149,15 @@ class Zygote:
             status = int(self._receive()["status"])
         except (OSError, EvaluatorError):
             self.kill()
-            return "took the process that it was forked from down with it"
+            return None
         _verify_gone(pid)
+        return status
+
+    def _ended(self, pid: int) -> str:
+        """How a process ended that was killed, in words, once it is gone."""
+        status = self._reap(pid)
+        if status is None:
+            return "took the process that it was forked from down with it"
         code = os.waitstatus_to_exitcode(status)
         if code >= 0:
             return f"exited with status {code}"

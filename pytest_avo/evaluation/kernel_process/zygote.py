@@ -39,6 +39,7 @@ def main() -> None:
         importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
         with contextlib.suppress(Exception):  # another Triton than those known: nothing is compiled ahead
             importlib.import_module("pytest_avo.evaluation.kernel_process.ahead").recall()
+    sandbox.recall()
     gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
     control = socket.socket(fileno=int(descriptor))
     control.send(json.dumps({"layers": held}).encode())

@@ -21,6 +21,7 @@ import sys
 import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from pytest_avo.evaluation.linux import landlock, mounts, python, seccomp
@@ -80,11 +81,39 @@ def enter_namespaces(*, gpu: bool = False) -> list[str]:
 
 
 def fork_confined() -> int:
-    """os.fork() whose child is the first process of a new PID namespace where the machine allows it.
+    """os.fork() whose child is the first process of a new PID namespace, which this process itself does not enter.
 
-    The namespace is entered by a helper that then ends, for its children only: nobody can come back out of one without
-    privileges over the outer namespace. The child is handed to this process, which has to be a subreaper, and runs only
-    once that has happened, so that it can ask to die with its parent.
+    To come back from where the next child is to be takes privileges over the own namespace. Without them a helper goes,
+    and ends: a second fork of a process that has torch imported, which costs as much as the first.
+    """
+    if not _may_return():
+        return _fork_by_helper()
+    _unshare(_NEWPID)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != 0:
+            _libc.setns(_own_pid_namespace(), _NEWPID)
+    return pid
+
+
+@cache
+def _own_pid_namespace() -> int:
+    return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@cache
+def _may_return() -> bool:
+    """Whether this process can have children in a new PID namespace, and afterwards again in its own."""
+    return _works(lambda: _unshare(_NEWPID) and _libc.setns(_own_pid_namespace(), _NEWPID) == 0)
+
+
+def _fork_by_helper() -> int:
+    """The same by a helper that enters the namespace for its children only, and then ends.
+
+    The child is handed to this process, which has to be a subreaper, and runs only once that has happened, so that it
+    can ask to die with its parent.
     """
     answer, tell = os.pipe()
     gate, opened = os.pipe()
@@ -228,6 +257,13 @@ def _restrict_files(confinement: Confinement, *, own_mounts: bool, own_proc: boo
     landlock.restrict(read=read, write=write, devices=devices, reach_out=watched)
 
 
+def recall() -> None:
+    """Find out what is the same for all children once, here: in each of them it takes as long as a fork."""
+    _python_folders()
+    _compiler_folders()
+
+
+@cache
 def _python_folders() -> list[str]:
     """Interpreter, standard library and installed packages; not sys.path, which may hold the user's project."""
     paths = sysconfig.get_paths()
@@ -239,6 +275,7 @@ def _python_folders() -> list[str]:
     return sorted(folders)
 
 
+@cache
 def _compiler_folders() -> list[str]:
     """Where compilers really are, those on the PATH and those that variables name; never a whole home folder."""
     named = [os.environ[name].split()[0] for name in ("CC", "CXX") if os.environ.get(name, "").strip()]
