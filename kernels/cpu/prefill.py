@@ -1,5 +1,5 @@
-# avo: digest=aa2eb8e79097baff parent=7b76b2632b2ee724 run=1 generation=2 operator=inbox
-# avo: measured=2.195x [1.443, 3.338] over its parent, 2.195x over the seed, confirmed
+# avo: digest=f51ace106756fbb0 parent=aa2eb8e79097baff run=1 generation=1 operator=inbox
+# avo: measured=1.161x [1.092, 1.234] over its parent, 1.161x over the seed, confirmed
 # avo: on Intel(R) Xeon(R) Processor, torch 2.13.0+cpu, 2026-11-29
 """Attention of many queries: packed keys and values, register-tiled products, one online-softmax pass per query tile.
 
@@ -11,10 +11,10 @@ touches panels of keys that the whole tile cannot see. Sequences of different le
 tasks of one list, so that no core waits for the others at the end of each. With AVX512-BF16 a bfloat16 panel holds
 pairs and each instruction does twice the multiplications; elsewhere bfloat16 is widened while packing.
 
-With AMX products are made by tiles of 16 x 16 sums: scores of 32 queries and a block of keys stay in the first cache
-level, and a task is as many queries of all heads of a group as fit into the second beside that block. A float32 is
-three bfloat16, and a product of two the six largest products of theirs. Weights are taken relative to the maximum so
-far, which is looked for again where one of them came out too large.
+With AMX products are made by tiles of 16 x 16 sums, and a task is as many queries of all heads of a group as fit into
+the second cache level beside a block of keys; 32 of them meet the block at a time. A float32 is three bfloat16, and a
+product of two the six largest products of theirs; its weights are made while tiles multiply something else. Weights
+are taken relative to the maximum so far, which is looked for again where they came out too large.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BLOCK_Q = 96  # queries per tile
 BLOCK_K = 128  # keys per softmax step
 ROWS = 12  # queries per register tile; half as many where there are 16 registers and not 32
 VECTORS = 2  # registers of 16 keys (or value elements) per register tile, or of 8 without AVX-512
-TILE_KEYS = 128  # with AMX: keys per softmax step
+TILE_KEYS = 256  # with AMX: keys per softmax step
 TILE_STRIPS = 16  # with AMX: at most so many strips of 32 queries, of all heads of a group, per task
 
 TUNABLES = {
@@ -276,9 +276,9 @@ static void attend(Tile& tile, const Problem& s, const Sequence& x, int64_t h, i
 }
 
 #ifdef TILES
-// The same with tiles of AMX: 16 rows of 64 bytes, products of bfloat16 summed in single precision. A float32 is the sum
-// of three bfloat16, each what the ones before leave over; of the nine products of two such sums the three below 2^-23
-// of the whole are left out, as single precision leaves them out.
+// The same with tiles of AMX: 16 rows of 64 bytes, products of bfloat16 summed in single precision. A float32 is the
+// sum of three bfloat16, each what the ones before leave over; of the nine products of two such sums the three below
+// 2^-22 of the whole are left out: it errs less than the sums of single precision do (measured: half of torch's error).
 #ifdef IS_BF16
 constexpr int PARTS = 1, PRODUCTS = 1, PART_A[] = {0}, PART_B[] = {0};
 #else
@@ -286,31 +286,44 @@ constexpr int PARTS = 3, PRODUCTS = 6, PART_A[] = {2, 1, 1, 0, 0, 0}, PART_B[] =
 #endif
 constexpr int TILE = 256;                        // words of a tile
 constexpr int STEPS = (HEAD_DIM + 31) / 32;      // a product sums over 32 elements, in pairs (j, j + 16)
-constexpr int STRIP = 32, STRIP_KEYS = TILE_KEYS / 32;  // queries whose scores are weighed at a time
+constexpr int STRIP = 32, STRIP_KEYS = TILE_KEYS / 32;  // of so many queries scores are weighed at a time
 constexpr int64_t KEY_TILES = TILE_KEYS / 16 * STEPS * PARTS, VALUE_TILES = KEY_TILES;
-constexpr int TILE_BYTES = 640 << 10;  // of strips
-constexpr float RISE = 4096;  // weights may be so large before the maximum that they are relative to is looked for anew
+constexpr int TILE_BYTES = 640 << 10;  // of the strips of a task
+constexpr float RISE = 1 << 20;  // where weights relative to the maximum so far sum up to more, it is looked for anew
 
 #define TILE_ZERO(t) asm volatile("tilezero %%tmm" #t ::: "memory")
-#define TILE_LOAD(t, from, bytes) asm volatile("tileloadd (%0,%1,1), %%tmm" #t :: "r"(from), "r"((int64_t)(bytes)) : "memory")
-#define TILE_STORE(t, to, bytes) asm volatile("tilestored %%tmm" #t ", (%0,%1,1)" :: "r"(to), "r"((int64_t)(bytes)) : "memory")
+#define TILE_LOAD(t, from) asm volatile("tileloadd (%0,%1,1), %%tmm" #t :: "r"(from), "r"(64l) : "memory")
+#define TILE_STORE(t, to, bytes) asm volatile("tilestored %%tmm" #t ", (%0,%1,1)" :: "r"(to), "r"(bytes) : "memory")
 #define TILE_MULTIPLY(t, a, b) asm volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #t ::: "memory")
 
 static bool tiles_permitted() { return !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18); }
 
 static void tiles_begin() {
-    struct alignas(64) { uint8_t palette = 1, start = 0, zero[14] = {}; uint16_t bytes[16] = {}; uint8_t rows[16] = {}; } c;
-    for (int i = 0; i < 8; i++) c.bytes[i] = 64, c.rows[i] = 16;
-    asm volatile("ldtilecfg %0" :: "m"(c));
+    struct alignas(64) {
+        uint8_t palette = 1, start = 0, zero[14] = {};
+        uint16_t bytes[16] = {};
+        uint8_t rows[16] = {};
+    } shapes;
+    for (int i = 0; i < 8; i++) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+    asm volatile("ldtilecfg %0" :: "m"(shapes));
 }
 static void tiles_end() { asm volatile("tilerelease"); }
 
+static inline __mmask16 first_of(int count) { return count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1; }
+
 static inline vf load16(const element* from, int count) {  // the first `count` of 16 elements, others zero
-    const __mmask16 mask = count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1;
 #ifdef IS_BF16
-    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, from)), 16);
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first_of(count), from)), 16);
 #else
-    return (vf)_mm512_maskz_loadu_ps(mask, from);
+    return (vf)_mm512_maskz_loadu_ps(first_of(count), from);
+#endif
+}
+
+static inline void store16(element* to, vf x, int count) {  // the first `count` of 16
+#ifdef IS_BF16
+    _mm256_mask_storeu_epi16(to, first_of(count), (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
+    _mm512_mask_storeu_ps(to, first_of(count), (__m512)x);
 #endif
 }
 
@@ -327,20 +340,21 @@ static inline void store_parts(vf low, vf high, word* to) {
 static void pack_key_tiles(const element* k, int64_t stride, int keys, word* to) {
     for (int first = 0; first < TILE_KEYS; first += 16)
         for (int step = 0; step < STEPS; step++) {
-            alignas(64) word rows[16][PARTS * TILE];
+            alignas(64) word rows[PARTS * TILE];
             word* tiles = to + ((first / 32 * STEPS + step) * 2 + first / 16 % 2) * PARTS * TILE;
             for (int j = 0; j < 16; j++) {
                 const element* row = k + (first + j) * stride + step * 32;
                 const int count = first + j < keys ? HEAD_DIM - step * 32 : 0;
-                store_parts(load16(row, count), load16(row + 16, count - 16), rows[j]);
+                store_parts(load16(row, count), load16(row + 16, count - 16), rows + j * 16);
             }
             for (int part = 0; part < PARTS; part++) {
                 __m512i x[16];
-                for (int j = 0; j < 16; j++) x[j] = _mm512_load_si512(rows[j] + part * TILE);
+                for (int j = 0; j < 16; j++) x[j] = _mm512_load_si512(rows + part * TILE + j * 16);
                 vi lane;
                 for (int j = 0; j < 16; j++) lane[j] = j;
                 for (int s = 1; s < 16; s *= 2) {
-                    const vi low = (lane & s) == 0 ? lane : lane - s + 16, high = (lane & s) == 0 ? lane + s : lane + 16;
+                    const vi low = (lane & s) == 0 ? lane : lane - s + 16;
+                    const vi high = (lane & s) == 0 ? lane + s : lane + 16;
                     for (int j = 0; j < 16; j++)
                         if (!(j & s)) {
                             const __m512i a = x[j], b = x[j + s];
@@ -355,33 +369,32 @@ static void pack_key_tiles(const element* k, int64_t stride, int keys, word* to)
 
 // (STEPS, keys / 32, 2, PARTS) tiles of 32 keys, in pairs, and 16 value elements.
 static void pack_value_tiles(const element* v, int64_t stride, int keys, word* to) {
-    for (int j = 0; j < TILE_KEYS; j++) {
-        if (j % 32 >= 16) continue;
+    for (int j = 0; j < TILE_KEYS; j = j % 32 == 15 ? j + 17 : j + 1)
         for (int d = 0; d < STEPS * 32; d += 16) {
             const element* row = v + j * stride + d;
             word* tiles = to + ((d / 32 * STRIP_KEYS + j / 32) * 2 + d / 16 % 2) * PARTS * TILE;
             const vf low = load16(row, j < keys ? HEAD_DIM - d : 0);
             store_parts(low, load16(row + 16 * stride, j + 16 < keys ? HEAD_DIM - d : 0), tiles + j % 16 * 16);
         }
-    }
 }
 
-// Tiles 0 to 3 += two tiles from `a`, `a_next` words apart, times two from `b`, in all parts.
-static inline void multiply(const word* a, int a_next, const word* b) {
-    #pragma GCC unroll 6
+// Tiles 0 to 3 += two tiles from `a`, `a_next` words apart, times two from `b`, in all parts; often calls `between`.
+template <class Work> static inline void multiply(const word* a, int a_next, const word* b, Work& between) {
+    #pragma GCC unroll 1
     for (int i = 0; i < PRODUCTS; i++) {
         if (!i || PART_A[i] != PART_A[i - 1]) {
-            TILE_LOAD(4, a + PART_A[i] * TILE, 64);
-            TILE_LOAD(5, a + PART_A[i] * TILE + a_next, 64);
+            TILE_LOAD(4, a + PART_A[i] * TILE);
+            TILE_LOAD(5, a + PART_A[i] * TILE + a_next);
         }
         if (!i || PART_B[i] != PART_B[i - 1]) {
-            TILE_LOAD(6, b + PART_B[i] * TILE, 64);
-            TILE_LOAD(7, b + (PARTS + PART_B[i]) * TILE, 64);
+            TILE_LOAD(6, b + PART_B[i] * TILE);
+            TILE_LOAD(7, b + (PARTS + PART_B[i]) * TILE);
         }
         TILE_MULTIPLY(0, 4, 6);
         TILE_MULTIPLY(1, 4, 7);
         TILE_MULTIPLY(2, 5, 6);
         TILE_MULTIPLY(3, 5, 7);
+        between();
     }
 }
 
@@ -391,12 +404,6 @@ struct alignas(64) Strip {
     vf norm[STRIP];
     float top[STRIP];
     int64_t seen[STRIP];  // how many keys each row sees; rows that only fill up a strip see none
-};
-
-struct Scratch {
-    std::vector<Strip> strips;
-    std::vector<vf> scores = std::vector<vf>(STRIP * TILE_KEYS / 16);
-    std::vector<vf> weights = std::vector<vf>(STRIP * TILE_KEYS / 32 * PARTS);
 };
 
 static inline vf power_of_two(vf x) {  // 2^x for any x up to 127; minimax on [0, 1)
@@ -413,57 +420,189 @@ static inline vf power_of_two(vf x) {  // 2^x for any x up to 127; minimax on [0
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
 
-// Weights of one row of scores relative to 2^top, in parts; their sums.
-static inline vf weights_of(const vf* scores, int vectors, float factor, float top, word* to) {
-    vf sums[2] = {};
-    for (int i = 0; i < vectors; i += 2) {
-        vf low = power_of_two(scores[i] * factor - top), high = power_of_two(scores[i + 1] * factor - top);
-        sums[0] += low, sums[1] += high;
+// Weights of 32 scores relative to 2^top, in parts; their sums.
+static inline vf weights_of(const vf* scores, float factor, float top, word* to) {
+    const vf low = power_of_two(scores[0] * factor - top), high = power_of_two(scores[1] * factor - top);
 #ifdef IS_BF16
-        low = (vf)((vi)low + 0x8000), high = (vf)((vi)high + 0x8000);
+    store_parts((vf)((vi)low + 0x8000), (vf)((vi)high + 0x8000), to);
+#else
+    store_parts(low, high, to);
 #endif
-        store_parts(low, high, to + i / 2 * PARTS * TILE);
-    }
-    return sums[0] + sums[1];
+    return low + high;
 }
 
-static inline void weigh_row(Strip& strip, int r, vf* scores, int vectors, int64_t seen, bool first, float factor,
-                             word* weights) {
-    if (seen < vectors * 16)
-        for (int i = std::max<int64_t>(seen, 0) / 16; i < vectors; i++) {
-            vi lane;
-            for (int j = 0; j < 16; j++) lane[j] = 16 * i + j;
-            scores[i] = lane < (int)seen ? scores[i] : vf{} - INFINITY;
-        }
-    word* to = weights + r / 16 * (STRIP_KEYS * PARTS * TILE) + r % 16 * 16;
-    vf sums;
-    if (!first) {
-        sums = weights_of(scores, vectors, factor, strip.top[r], to);
-        if (!_mm512_cmp_ps_mask((__m512)sums, (__m512)(vf{} + RISE), _CMP_GT_OQ)) {
+static inline void hide(vf* scores, int vectors, int64_t seen) {  // scores of keys from `seen` on
+    for (int i = std::max<int64_t>(seen, 0) / 16; i < vectors; i++) {
+        vi lane;
+        for (int j = 0; j < 16; j++) lane[j] = 16 * i + j;
+        scores[i] = lane < (int)std::max<int64_t>(seen, 0) ? scores[i] : vf{} - INFINITY;
+    }
+}
+
+static inline float largest_of(const vf* scores, int vectors) {
+    vf higher = scores[0];
+    for (int i = 1; i < vectors; i++) higher = higher > scores[i] ? higher : scores[i];
+    return _mm512_reduce_max_ps((__m512)higher);
+}
+
+static inline vf weights_of_row(const vf* scores, int vectors, float factor, float top, word* to) {
+    vf sums{};
+    for (int i = 0; i < vectors; i += 2) sums += weights_of(scores + i, factor, top, to + i / 2 * PARTS * TILE);
+    return sums;
+}
+
+static inline bool too_large(vf sums) { return _mm512_cmp_ps_mask((__m512)sums, (__m512)(vf{} + RISE), _CMP_GT_OQ); }
+
+// One row of a block of scores: relative to the maximum so far if that will do (`known`: it may), else to a new one.
+static inline void weigh_row(Strip& strip, int r, vf* scores, int vectors, int64_t seen, bool known, float factor,
+                             word* to) {
+    hide(scores, vectors, seen);
+    if (known) {
+        const vf sums = weights_of_row(scores, vectors, factor, strip.top[r], to);
+        if (!too_large(sums)) {
             strip.norm[r] += sums;
             return;
         }
     }
-    vf higher = scores[0];
-    for (int i = 1; i < vectors; i++) higher = higher > scores[i] ? higher : scores[i];
-    const float top = std::max(strip.top[r], _mm512_reduce_max_ps((__m512)higher) * factor);
+    const float top = std::max(strip.top[r], largest_of(scores, vectors) * factor);
     const float shrink = std::exp2(strip.top[r] - top);
-    if (!first)
-        for (int d = 0; d < STEPS * 2; d++) *(vf*)&strip.out[r / 16][d][r % 16 * 16] *= shrink;
+    for (int d = 0; d < STEPS * 2; d++) *(vf*)&strip.out[r / 16][d][r % 16 * 16] *= shrink;
     strip.top[r] = top;
-    strip.norm[r] = strip.norm[r] * shrink + weights_of(scores, vectors, factor, top, to);
+    strip.norm[r] = strip.norm[r] * shrink + weights_of_row(scores, vectors, factor, top, to);
 }
 
-static void attend_tiles(Scratch& scratch, const Problem& s, const Sequence& x, int64_t h, int64_t first, int64_t count,
-                         const element* q, const word* packed_k, const word* packed_v, element* out, float* lse,
-                         float scale) {
+constexpr int LOWER = STRIP_KEYS * PARTS * TILE;  // from the weights of the first 16 queries to those of the others
+static inline int place(int r) { return r < 16 ? r * 16 : LOWER + (r - 16) * 16; }
+
+// Weighs 32 rows of scores of 32 keys relative to the maxima so far, `share` of them a call, while tiles multiply.
+struct Weigher {
+    const vf* scores;
+    const float* top;
+    vf* sums;
+    word* to;
+    float factor;
+    int share, left = STRIP;
+    inline void weigh(int rows) {
+        for (; rows > 0; rows--, left--) {
+            if (left == 16) to += LOWER - TILE;
+            *sums += weights_of(scores, factor, *top, to);
+            scores += 2, top++, sums++, to += 16;
+        }
+    }
+    inline void operator()() { weigh(std::min(share, left)); }
+    inline void finish() { weigh(left); }
+};
+
+// Scores of 32 queries and 32 keys, rows `stride` bytes apart.
+template <class Work> static inline void score(const Strip& strip, const word* keys, float* to, int64_t stride,
+                                               Work& between) {
+    TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
+    for (int i = 0; i < STEPS; i++)
+        multiply(strip.q[0][i][0], STEPS * PARTS * TILE, keys + i * 2 * PARTS * TILE, between);
+    TILE_STORE(0, to, stride);
+    TILE_STORE(1, to + 16, stride);
+    TILE_STORE(2, to + 4 * stride, stride);
+    TILE_STORE(3, to + 4 * stride + 16, stride);
+}
+
+// Adds the weighted values of a block to the outputs of 32 queries, 32 value elements, those of number d.
+template <class Work> static inline void add_values(Strip& strip, int d, int steps, const word* weights,
+                                                    const word* values, Work& between) {
+    float *low = strip.out[0][d * 2], *high = strip.out[1][d * 2];
+    TILE_LOAD(0, low); TILE_LOAD(1, low + TILE);
+    TILE_LOAD(2, high); TILE_LOAD(3, high + TILE);
+    for (int j = 0; j < steps; j++)
+        multiply(weights + j * PARTS * TILE, STRIP_KEYS * PARTS * TILE,
+                 values + (d * STRIP_KEYS + j) * 2 * PARTS * TILE, between);
+    TILE_STORE(0, low, 64l); TILE_STORE(1, low + TILE, 64l);
+    TILE_STORE(2, high, 64l); TILE_STORE(3, high + TILE, 64l);
+}
+
+// What a thread needs for tiles: the strips of its task, and what is under way.
+struct TileWork {
+    struct Step { int strip, steps; int64_t base; };  // a strip's scores of a block: so many times 32 keys from base on
+    static constexpr int BOTH = STRIP * 2;            // vectors of 32 queries' scores of 32 keys
+    std::vector<Strip> strips;
+    std::vector<Step> path;
+    std::vector<vf> scores = std::vector<vf>(STRIP * TILE_KEYS / 16), sums = std::vector<vf>(STRIP);
+    std::vector<vf> some = std::vector<vf>(2 * BOTH), weights = std::vector<vf>(2 * STRIP * STRIP_KEYS * PARTS);
+    const word *packed_k, *packed_v;
+    float factor;
+    struct { void operator()() {} } nothing;
+
+    word* weights_at(int i) { return (word*)&weights[i % 2 * (weights.size() / 2)]; }
+
+    const word* keys_of(const Step& at, int j) {
+        return packed_k + (at.base / TILE_KEYS * KEY_TILES + j * STEPS * 2 * PARTS) * TILE;
+    }
+
+    template <class Work> void add(int i, int d, Work& between) {
+        const Step& at = path[i];
+        add_values(strips[at.strip], d, at.steps, weights_at(i),
+                   packed_v + at.base / TILE_KEYS * VALUE_TILES * TILE, between);
+    }
+
+    void weigh_block(int i, bool known) {
+        const Step& at = path[i];
+        Strip& strip = strips[at.strip];
+        for (int j = 0; j < at.steps; j++)
+            score(strip, keys_of(at, j), (float*)&scores[j * 2], TILE_KEYS * 4, nothing);
+        for (int r = 0; r < STRIP; r++)
+            weigh_row(strip, r, &scores[r * TILE_KEYS / 16], at.steps * 2, strip.seen[r] - at.base, known, factor,
+                      weights_at(i) + place(r));
+    }
+
+    // Tiles that multiply leave half of the vector units to others: few weights are better made by themselves.
+    void one_by_one() {
+        for (int i = 0; i < (int)path.size(); i++) {
+            weigh_block(i, path[i].base > 0);
+            for (int d = 0; d < STEPS; d++) add(i, d, nothing);
+        }
+    }
+
+    // Weights are made while tiles make the scores of the next 32 keys and add the values of the step before.
+    void interleaved() {
+        const int length = path.size();
+        for (int i = 0, turn = 0; i < length; i++) {
+            const Step& at = path[i];
+            Strip& strip = strips[at.strip];
+            if (!i) score(strip, keys_of(at, 0), (float*)&some[0], 128, nothing);
+            std::fill(sums.begin(), sums.end(), vf{});
+            for (int j = 0; j < at.steps; j++, turn ^= 1) {
+                vf *here = &some[turn * BOTH], *there = &some[(turn ^ 1) * BOTH];
+                const int64_t begin = at.base + j * 32;
+                if (strip.seen[0] < begin + 32)
+                    for (int r = 0; r < STRIP; r++) hide(here + r * 2, 2, strip.seen[r] - begin);
+                // A first guess of the maximum; what only fills up a strip has none to look for.
+                for (int r = 0; r < STRIP && !begin; r++)
+                    strip.top[r] = strip.seen[r] > 0 ? largest_of(here + r * 2, 2) * factor : 0;
+                const bool more = j + 1 < at.steps;
+                const Step* next = more ? &at : i + 1 < length ? &path[i + 1] : nullptr;
+                const int from = i ? j * STEPS / at.steps : 0, to = i ? (j + 1) * STEPS / at.steps : 0;
+                const int calls = PRODUCTS * ((next ? STEPS : 0) + (i ? (to - from) * path[i - 1].steps : 0));
+                Weigher weigher{here, strip.top, sums.data(), weights_at(i) + j * PARTS * TILE, factor,
+                                calls ? (STRIP + calls - 1) / calls : STRIP};
+                if (next) score(strips[next->strip], keys_of(*next, more ? j + 1 : 0), (float*)there, 128, weigher);
+                for (int d = from; d < to; d++) add(i - 1, d, weigher);
+                weigher.finish();
+            }
+            bool again = false;
+            for (int r = 0; r < STRIP; r++) again |= too_large(sums[r]);
+            if (again) weigh_block(i, false);
+            for (int r = 0; r < STRIP && !again; r++) strip.norm[r] += sums[r];
+        }
+        for (int d = 0; d < STEPS && length; d++) add(length - 1, d, nothing);
+    }
+};
+
+static void attend_tiles(TileWork& work, const Problem& s, const Sequence& x, int64_t h, int64_t first, int64_t count,
+                         const element* q, element* out, float* lse) {
     const int64_t shift = x.seqlen_kv - x.seqlen_q, group = s.heads_q / s.heads_kv, rows = count * group;
     const int strips = (rows + STRIP - 1) / STRIP;
-    const float factor = scale * 1.44269504f;
-    if ((int)scratch.strips.size() < strips) scratch.strips.resize(strips);
+    if ((int)work.strips.size() < strips) work.strips.resize(strips);
     // Row r of all is query r / group of head r % group of the group: neighbours see the same keys.
     for (int r = 0; r < strips * STRIP; r++) {
-        Strip& strip = scratch.strips[r / STRIP];
+        Strip& strip = work.strips[r / STRIP];
         const int i = r % STRIP;
         const int64_t position = first + r / group;
         const element* row = q + x.q + (h * group + r % group) * s.q.head + position * s.q.row;
@@ -475,56 +614,26 @@ static void attend_tiles(Scratch& scratch, const Problem& s, const Sequence& x, 
         }
         strip.top[i] = LOWEST;
         strip.norm[i] = vf{};
+        for (int d = 0; d < STEPS * 2; d++) *(vf*)&strip.out[i / 16][d][i % 16 * 16] = vf{};
     }
-    float* scores = (float*)scratch.scores.data();
-    word* weights = (word*)scratch.weights.data();
     const int64_t end = s.causal ? std::min(first + count + shift, x.seqlen_kv) : x.seqlen_kv;
-    for (int64_t base = 0; base < end; base += TILE_KEYS) {
-        const word* keys = packed_k + base / TILE_KEYS * KEY_TILES * TILE;
-        const word* values = packed_v + base / TILE_KEYS * VALUE_TILES * TILE;
+    work.path.clear();
+    for (int64_t base = 0; base < end; base += TILE_KEYS)
         for (int n = 0; n < strips; n++) {
-            Strip& strip = scratch.strips[n];
-            const int64_t last = strip.seen[std::min<int64_t>(rows - n * STRIP, STRIP) - 1];
+            const int64_t last = work.strips[n].seen[std::min<int64_t>(rows - n * STRIP, STRIP) - 1];
             const int steps = std::clamp<int64_t>((last - base + 31) / 32, 0, STRIP_KEYS);
-            for (int j = 0; j < steps; j++) {
-                TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
-                for (int i = 0; i < STEPS; i++)
-                    multiply(strip.q[0][i][0], STEPS * PARTS * TILE, keys + (j * STEPS + i) * 2 * PARTS * TILE);
-                float* to = scores + j * 32;
-                TILE_STORE(0, to, TILE_KEYS * 4);
-                TILE_STORE(1, to + 16, TILE_KEYS * 4);
-                TILE_STORE(2, to + 16 * TILE_KEYS, TILE_KEYS * 4);
-                TILE_STORE(3, to + 16 * TILE_KEYS + 16, TILE_KEYS * 4);
-            }
-            if (!steps) continue;
-            for (int r = 0; r < STRIP; r++)
-                weigh_row(strip, r, (vf*)(scores + r * TILE_KEYS), steps * 2, strip.seen[r] - base, !base, factor,
-                          weights);
-            for (int d = 0; d < STEPS; d++) {
-                float *low = strip.out[0][d * 2], *high = strip.out[1][d * 2];
-                if (base) {
-                    TILE_LOAD(0, low, 64); TILE_LOAD(1, low + TILE, 64);
-                    TILE_LOAD(2, high, 64); TILE_LOAD(3, high + TILE, 64);
-                } else {
-                    TILE_ZERO(0); TILE_ZERO(1); TILE_ZERO(2); TILE_ZERO(3);
-                }
-                for (int j = 0; j < steps; j++)
-                    multiply(weights + j * PARTS * TILE, STRIP_KEYS * PARTS * TILE,
-                             values + (d * STRIP_KEYS + j) * 2 * PARTS * TILE);
-                TILE_STORE(0, low, 64); TILE_STORE(1, low + TILE, 64);
-                TILE_STORE(2, high, 64); TILE_STORE(3, high + TILE, 64);
-            }
+            if (steps) work.path.push_back({n, steps, base});
         }
-    }
+    PARTS > 1 ? work.interleaved() : work.one_by_one();
     for (int r = 0; r < rows; r++) {
-        const Strip& strip = scratch.strips[r / STRIP];
+        const Strip& strip = work.strips[r / STRIP];
         const int i = r % STRIP;
         const int64_t head = h * group + r % group, position = first + r / group;
         const bool blind = strip.seen[i] <= 0;
         const float norm = _mm512_reduce_add_ps((__m512)strip.norm[i]);
         element* to = out + x.out + head * s.out.head + position * s.out.row;
-        for (int d = 0; d < HEAD_DIM; d++)
-            to[d] = narrow(blind ? 0.f : strip.out[i / 16][d / 16][i % 16 * 16 + d % 16] / norm);
+        for (int d = 0; d < HEAD_DIM; d += 16)
+            store16(to + d, blind ? vf{} : *(vf*)&strip.out[i / 16][d / 16][i % 16 * 16] * (1 / norm), HEAD_DIM - d);
         if (lse)
             lse[x.lse + head * s.lse.head + position * s.lse.row] =
                 blind ? -INFINITY : (strip.top[i] + std::log2(norm)) * 0.693147181f;
@@ -586,7 +695,8 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
             const Sequence& x = sequences[n];
             const int64_t first = (i - plan.blocks[n]) % count * plan.block_keys, h = (i - plan.blocks[n]) / count;
             const int keys = std::min<int64_t>(plan.block_keys, x.seqlen_kv - first);
-            const element *from_k = k + x.k + h * s.k.head + first * s.k.row, *from_v = v + x.v + h * s.v.head + first * s.v.row;
+            const element* from_k = k + x.k + h * s.k.head + first * s.k.row;
+            const element* from_v = v + x.v + h * s.v.head + first * s.v.row;
             word *to_k = packed_k + i * plan.key_words, *to_v = packed_v + i * plan.value_words;
 #ifdef TILES
             if (plan.tiles) {
@@ -600,19 +710,22 @@ extern "C" void attention(const element* q, const element* k, const element* v, 
         }
 #ifdef TILES
         if (plan.tiles) tiles_begin();
-        Scratch scratch;
+        TileWork work;
+        work.factor = scale * 1.44269504f;
 #endif
         Tile tile;
         #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < plan.tasks.back(); i++) {
-            const int64_t n = owner(plan.tasks, i), tiles = plan.tiles_of(sequences[n]), h = (i - plan.tasks[n]) / tiles;
+            const int64_t n = owner(plan.tasks, i), tiles = plan.tiles_of(sequences[n]);
+            const int64_t h = (i - plan.tasks[n]) / tiles;
             const int64_t first = (tiles - 1 - (i - plan.tasks[n]) % tiles) * plan.queries;
             const int64_t block = plan.blocks[n] + h / (plan.heads / s.heads_kv) * plan.blocks_of(sequences[n]);
             const word *keys = packed_k + block * plan.key_words, *values = packed_v + block * plan.value_words;
 #ifdef TILES
             if (plan.tiles) {
                 const int64_t count = std::min(plan.queries, sequences[n].seqlen_q - first);
-                attend_tiles(scratch, s, sequences[n], h, first, count, q, keys, values, out, lse, scale);
+                work.packed_k = keys, work.packed_v = values;
+                attend_tiles(work, s, sequences[n], h, first, count, q, out, lse);
                 continue;
             }
 #endif
