@@ -27,6 +27,8 @@ MOST_HEADS_BESIDE = 6
 Edges = Iterator[tuple[int, int]]
 EDGES = tuple((tile, off) for tile in (16, 32, 64, 128) for off in (-1, 0, 1))
 """Lengths where kernels go wrong: at the end of a tile of so many, or one off."""
+FEW = 8
+"""At most so many queries that a kernel may take for one, as drafts of tokens have them, and keys that make no tile."""
 EDGE_SHARE = 0.7
 """Of the lengths beside the claimed ones, those drawn at an edge, where there is one."""
 MANY_KEYS = (28, 36)
@@ -186,12 +188,19 @@ def _beside(shape: Shape, row: Levels, random: Random, longest: int, edges: tupl
 
 
 def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[Case]:
-    """So many keys that sums in half precision stand still, and scores that jump where some queries do not see."""
+    """Keys so many that sums in half precision stand still, or few; two queries; a jump where some queries do not see."""
     few: dict[str, object] = {"batch": 1, "heads_q": 2, "heads_kv": 1, "scale": None}
     many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": random.randint(*MANY_KEYS) * longest, "causal": False})
     length = random.randint(longest // 4, longest * 2 // 3)
     jump = _changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
+    drafts: dict[str, object] = {"batch": 2, "heads_q": 4, "heads_kv": 2, "scale": None, "causal": True}
+    tokens = _changed(shape, {**drafts, "seqlen_q": 2, "seqlen_kv": random.randint(longest // 2, longest)})
+    lengths = {"seqlen_q": random.randint(2, FEW), "seqlen_kv": random.randint(1, FEW)}
+    first_tokens = _changed(shape, {**drafts, **lengths})
+    usual: tuple[Kind, ...] = ("normal", "plain", "needle")
     return [
+        Case("two queries", tokens, random.choice(usual), required=False),
+        Case("few keys", first_tokens, random.choice(usual), required=False),
         Case("many keys", many, "shifted", required=False),
         Case("many keys, zero mean", many, "plain", required=False),  # of an offset half of them may be left out
         Case("rising by a jump", jump, "rising", required=False),
@@ -233,7 +242,7 @@ def heads_of(level: str, shape: Shape, random: Random) -> tuple[int, int]:
         "claimed": (shape.heads_q, shape.heads_kv),
         "equal": (heads, heads),
         "grouped": random.choice(((4, 2), (6, 2), (6, 2), (6, 3))),
-        "one for all": (2 if heads == 2 else MOST_HEADS_BESIDE, 1),
+        "one for all": (3 if heads == 2 else MOST_HEADS_BESIDE, 1),
     }[level]
 
 

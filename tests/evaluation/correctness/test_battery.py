@@ -140,3 +140,11 @@ def test_every_check_has_queries_at_every_edge_of_a_tile_and_groups_of_three() -
         assert {(x.heads_q // x.heads_kv) for x in beside if x.heads_kv > 1} >= {1, 2, 3}
         for tile in (16, 32, 64):
             assert {0, 1, tile - 1} <= {x.seqlen_q % tile for x in beside if x.seqlen_q > 1}
+
+
+def test_every_check_has_two_masked_queries_and_keys_that_fill_no_tile() -> None:
+    """Few queries are taken for one, which sees every key."""
+    for seed in range(8):
+        masked = [case.shape for case in battery(shape(), Random(seed)) if case.shape.causal and not case.required]
+        assert any(x.seqlen_q == 2 and x.seqlen_kv > 100 for x in masked)
+        assert any(1 < x.seqlen_q <= 8 and x.seqlen_kv <= 8 for x in masked)
