@@ -188,7 +188,7 @@ def _beside(shape: Shape, row: Levels, random: Random, longest: int, edges: tupl
 
 
 def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[Case]:
-    """Keys so many that sums in half precision stand still, or few; two queries; a jump where some queries do not see."""
+    """Keys so many that sums in half precision stand still, or few; two queries; jumps that some queries do not see."""
     few: dict[str, object] = {"batch": 1, "heads_q": 2, "heads_kv": 1, "scale": None}
     many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": random.randint(*MANY_KEYS) * longest, "causal": False})
     length = random.randint(longest // 4, longest * 2 // 3)
