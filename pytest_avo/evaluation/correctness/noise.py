@@ -48,4 +48,5 @@ class Numbers:
         # Words as signed numbers: NumPy's own numbers of single precision take twice the time. As with those, a quarter
         # of the generator's bits is shown to nobody.
         bits = torch.from_numpy(self._bits.random_raw(-(-count // 2)).view(np.int32)[:count]).bitwise_and_(-256)
-        return bits.to(torch.float32).mul_(_HALF_WIDTH / (1 << 31)).view(size).to(dtype)
+        found = bits.view(torch.float32).copy_(bits)  # where they lie: memory that is new costs as much again
+        return found.mul_(_HALF_WIDTH / (1 << 31)).view(size).to(dtype)

@@ -41,7 +41,7 @@ from pytest_avo.evaluation.judge.samples import Samples
 from pytest_avo.evaluation.judge.stopping import LEAST_ROUNDS, Stopping
 from pytest_avo.evaluation.judge.warm_up import WarmUp
 
-EMPTY_SLICES = 5
+EMPTY_SLICES = 4
 """Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing
 of the slices that it is subtracted from."""
 

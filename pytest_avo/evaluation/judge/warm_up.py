@@ -55,7 +55,8 @@ class WarmUp:
         is_known = calls > 0
         calls = calls or self._suggested(shape, arms, 1)
         if calls > 1 or is_known:
-            self._every(shape, arms, calls)
+            # The empty arm has been asked, and keeps its process.
+            self._every(shape, {name: arm for name, arm in arms.items() if name != EMPTY}, calls)
         return calls
 
     def _calls_of_graphs(self, shape: Shape, arms: Mapping[str, Arm]) -> int:

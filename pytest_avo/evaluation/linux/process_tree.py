@@ -56,6 +56,8 @@ class ProcessTree:
         self._roots = [root]
         self._orphans = orphans
         self.is_stopped = False
+        self._seen: list[processes.Process] = []
+        """When it was looked at last."""
         self._below: list[int] = []
         self._standing: dict[int, _Standing] = {}
         self._restless: deque[bool] = deque(maxlen=RECENT_STOPS)
@@ -79,7 +81,8 @@ class ProcessTree:
             waiting = self._settle()
             if told.issuperset(self._present()):
                 break
-        self._standing = {pid: replace(x, waits=pid in waiting) for pid, x in self._look().items()}
+        found = self._stood(self._seen)
+        self._standing = {pid: replace(x, waits=pid in waiting) for pid, x in found.items()}
         self._restless.append(False)
         self.is_stopped = True
         return told_at
@@ -91,7 +94,7 @@ class ProcessTree:
 
     def movement(self) -> str:
         """What gives away that stopped processes did not stand still, or ""."""
-        now = self._look()
+        now = self._stood(self._tree())
         if self.root not in now:
             return ""  # it ended, which is found out elsewhere
         if new := now.keys() - self._standing.keys():
@@ -115,14 +118,17 @@ class ProcessTree:
     def _present(self) -> list[int]:
         """The process and all below it, remembered instead of who was there before: numbers are used again."""
         self._roots += self._orphans()
-        self._below = [process.pid for process in self._tree()]
+        self._seen = self._tree()
+        self._below = [process.pid for process in self._seen]
         return self._below
 
     def _tree(self) -> list[processes.Process]:
         return [process for root in self._roots for process in processes.tree(root)]
 
-    def _look(self) -> dict[int, _Standing]:
-        return {x.pid: _Standing(processes.used_s(x.pid), x.state in _STOPPED) for x in self._tree()}
+    @staticmethod
+    def _stood(seen: list[processes.Process]) -> dict[int, _Standing]:
+        """How processes stand that were looked at just now."""
+        return {x.pid: _Standing(processes.used_s(x.pid), x.state in _STOPPED) for x in seen}
 
     def _settle(self) -> list[int]:
         """Wait until no thread of theirs can run; the processes with threads that wait in a system call."""
@@ -131,9 +137,11 @@ class ProcessTree:
         while True:
             states = {pid: processes.thread_states(pid) - _STOPPED - _ENDED for pid in self._below}
             moving: set[str] = set().union(*states.values())
+            if not moving:
+                return []
             waited_s = time.monotonic() - since
             spent_s = sum(map(processes.used_s, self._below)) - used_s
             waiting = moving == {_UNINTERRUPTIBLE} and waited_s > WAITING_S
-            if not moving or waiting or waited_s > SETTLE_S or spent_s > MOST_BEFORE_STOP_S:
+            if waiting or waited_s > SETTLE_S or spent_s > MOST_BEFORE_STOP_S:
                 return [pid for pid, found in states.items() if found]
             time.sleep(POLL_S)
