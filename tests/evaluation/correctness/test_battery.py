@@ -147,4 +147,6 @@ def test_every_check_has_two_masked_queries_and_keys_that_fill_no_tile() -> None
     for seed in range(8):
         masked = [case.shape for case in battery(shape(), Random(seed)) if case.shape.causal and not case.required]
         assert any(x.seqlen_q == 2 and x.seqlen_kv > 100 for x in masked)
-        assert any(1 < x.seqlen_q <= 8 and x.seqlen_kv <= 8 for x in masked)
+        assert any(
+            1 < x.seqlen_q <= 8 and x.seqlen_kv <= 8 and x.batch > 4 and x.heads_q == 8 * x.heads_kv for x in masked
+        )
