@@ -420,9 +420,12 @@ static inline vf power_of_two(vf x) {  // 2^x for any x up to 127; minimax on [0
     return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);
 }
 
-// Weights of 32 scores relative to 2^top, in parts; their sums.
-static inline vf weights_of(const vf* scores, float factor, float top, word* to) {
-    const vf low = power_of_two(scores[0] * factor - top), high = power_of_two(scores[1] * factor - top);
+// Weights of 32 scores relative to 2^top, in parts; their sums. What is multiplied and subtracted at once is more than 0
+// at the maximum, which was rounded, and from 2^28 on by more than an exponent holds; ROUNDED, all products are.
+template <bool ROUNDED = false> static inline vf weights_of(const vf* scores, float factor, float top, word* to) {
+    vf lower = scores[0] * factor, upper = scores[1] * factor;
+    if (ROUNDED) asm("" : "+v"(lower), "+v"(upper));
+    const vf low = power_of_two(lower - top), high = power_of_two(upper - top);
 #ifdef IS_BF16
     store_parts((vf)((vi)low + 0x8000), (vf)((vi)high + 0x8000), to);
 #else
@@ -445,9 +448,10 @@ static inline float largest_of(const vf* scores, int vectors) {
     return _mm512_reduce_max_ps((__m512)higher);
 }
 
-static inline vf weights_of_row(const vf* scores, int vectors, float factor, float top, word* to) {
+template <bool ROUNDED = false> static inline vf weights_of_row(const vf* scores, int vectors, float factor, float top,
+                                                                word* to) {
     vf sums{};
-    for (int i = 0; i < vectors; i += 2) sums += weights_of(scores + i, factor, top, to + i / 2 * PARTS * TILE);
+    for (int i = 0; i < vectors; i += 2) sums += weights_of<ROUNDED>(scores + i, factor, top, to + i / 2 * PARTS * TILE);
     return sums;
 }
 
@@ -468,7 +472,7 @@ static inline void weigh_row(Strip& strip, int r, vf* scores, int vectors, int64
     const float shrink = std::exp2(strip.top[r] - top);
     for (int d = 0; d < STEPS * 2; d++) *(vf*)&strip.out[r / 16][d][r % 16 * 16] *= shrink;
     strip.top[r] = top;
-    strip.norm[r] = strip.norm[r] * shrink + weights_of_row(scores, vectors, factor, top, to);
+    strip.norm[r] = strip.norm[r] * shrink + weights_of_row<true>(scores, vectors, factor, top, to);
 }
 
 constexpr int LOWER = STRIP_KEYS * PARTS * TILE;  // from the weights of the first 16 queries to those of the others

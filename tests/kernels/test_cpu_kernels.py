@@ -185,11 +185,14 @@ def test_uses_the_given_scale(kernels: dict[str, ModuleType], name: str, case: C
     check(kernels[name], *inputs(case), causal=case.causal, scale=scale)
 
 
+@pytest.mark.parametrize("factor", [30, 2.0**40, 2.0**100])
 @pytest.mark.parametrize("case", [SMOKE[3], SMOKE[4], SMOKE[6]], ids=str)
 @pytest.mark.parametrize("name", KERNELS)
-def test_survives_large_logits_and_shifted_values(kernels: dict[str, ModuleType], name: str, case: Case) -> None:
+def test_survives_large_logits_and_shifted_values(
+    kernels: dict[str, ModuleType], name: str, case: Case, factor: float
+) -> None:
     q, k, v = inputs(case)
-    check(kernels[name], q * 30, k, v + 3, causal=case.causal, scale=case.head_dim**-0.5)
+    check(kernels[name], q * factor, k, v + 3, causal=case.causal, scale=case.head_dim**-0.5)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "padded", "sliced", "expanded"])
