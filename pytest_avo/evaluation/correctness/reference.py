@@ -18,8 +18,8 @@ SCORES_AT_ONCE = {"cpu": 1 << 21, "cuda": 1 << 26}
 KEYS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
 """Elements of keys, and of values, that are converted at a time: of few queries, which have few scores, that is what
 takes long, several times as long where it is more than a cache and an allocator keep."""
-LARGEST_EXPONENT = 300.0
-"""Of e, in float64: exponentials of no larger scores, positive or negative, and sums of them keep all their digits."""
+LARGEST_EXPONENT = {torch.float64: 300.0, torch.float32: 80.0}
+"""Of e: exponentials of no larger scores, positive or negative, and sums of them keep all digits of a precision."""
 CAUSAL_ROWS = 1024
 """Query rows at a time of a causal call: the fewer, the more keys that none of them sees are left out."""
 
@@ -117,7 +117,7 @@ def computed(inputs: Inputs, part: Part, dtype: torch.dtype) -> torch.Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """A part in float64: outputs as `computed` gives them, and the log-sum-exp of the scores of every row.
+    """A part's outputs as `computed` gives them, in float64 or float32, and the log-sum-exp of the scores of every row.
 
     (batches, heads_kv, group, rows), -inf where a row sees no key.
     """
@@ -127,29 +127,49 @@ class Exact:
 
 
 def exact(inputs: Inputs, part: Part) -> Exact:
-    """Attention of a part in float64, by its definition, and as few passes over the scores as that takes.
+    """A part in float64, by its definition."""
+    found = _by_definition(inputs, part, torch.float64)
+    assert found is not None, "float64 is never refused"
+    return found
 
-    On a GPU passes are what takes the time, since they read or write eight bytes of every score; on a CPU these lie in
-    its cache. The largest score of a row is subtracted only where scores are so large that exponentials would not do.
+
+def nearly_exact(inputs: Inputs, part: Part) -> Exact | None:
+    """The same in float32, whose errors are a thousandth of half precision's; None where scores are too large for it.
+
+    An H200 takes several times as long in float64.
     """
-    k, v = part.keys(inputs.k).double(), part.keys(inputs.v).double()
+    return _by_definition(inputs, part, torch.float32)
+
+
+def _by_definition(inputs: Inputs, part: Part, dtype: torch.dtype) -> Exact | None:
+    """In as few passes over the scores as that takes.
+
+    On a GPU passes are what takes the time, since they read or write four or eight bytes of every score; on a CPU these
+    lie in its cache. The largest score of a row is subtracted only where scores are so large that exponentials would
+    not do.
+    """
+    k, v = part.keys(inputs.k).to(dtype), part.keys(inputs.v).to(dtype)
     longest: torch.Tensor | None = None
     outs, sums = [], []
     for first_row, some, seen in _chunks(inputs, part):
-        q = some.double() * inputs.scale
+        q = some.to(dtype) * inputs.scale
+        bound: float | None = None
+        # Where queries are few, scores are fewer than what bounds them.
+        if dtype == torch.float32 or q.shape[2] * q.shape[3] > q.shape[4]:
+            longest = k.norm(dim=-1).amax() if longest is None else longest
+            bound = float(q.norm(dim=-1).amax() * longest)
+        are_small = bound is not None and bound <= LARGEST_EXPONENT[dtype]
+        if dtype == torch.float32 and not are_small:
+            return None
         scores = weigh(q, k[:, :, :seen].transpose(-1, -2))
         if inputs.causal:
             _hide(scores, first_row=first_row + inputs.k.shape[2] - inputs.q.shape[2])
         top = scores.new_zeros(())
-        are_small = False
-        if q.shape[2] * q.shape[3] > q.shape[4]:  # else the scores are fewer than what bounds them
-            longest = k.norm(dim=-1).amax() if longest is None else longest
-            are_small = float(q.norm(dim=-1).amax() * longest) <= LARGEST_EXPONENT
         if not are_small:
             top = scores.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
             scores.sub_(top)
         total = scores.exp_().sum(-1, keepdim=True)
-        outs.append(weigh(scores, v[:, :, :seen]).div_(total.clamp_min(torch.finfo(torch.float64).tiny)))
+        outs.append(weigh(scores, v[:, :, :seen]).div_(total.clamp_min(torch.finfo(dtype).tiny)))
         sums.append((total.log() + top)[..., 0])
     return Exact(torch.cat(outs, dim=3), torch.cat(sums, dim=3))
 

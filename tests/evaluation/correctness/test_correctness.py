@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness import correctness
+from pytest_avo.evaluation.correctness import correctness, reference
 from pytest_avo.evaluation.correctness.battery import battery
 from pytest_avo.evaluation.correctness.correctness import all_finite, fault, margins, sampled_fault
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
@@ -263,6 +263,32 @@ def test_what_single_precision_finds_right_float64_does_not_refuse() -> None:
         assert not bool(found.exceeded.any())
     assert not correctness._is_beside_yardstick(inputs, plain + 2 * single, whole)
     assert not correctness._is_beside_yardstick(inputs, plain + signs * 9 * eps * largest, whole)
+
+
+def test_what_a_nearly_exact_reference_finds_right_float64_does_not_refuse() -> None:
+    """Outputs whose errors pass the limit somewhere on the way, over all kinds of inputs."""
+    found = set()
+    for number, call in enumerate(battery(NARROW, Random(5))[::5]):
+        inputs = draw(call, generator(number, "cpu"))
+        out = by_hand(inputs, probabilities=inputs.q.dtype)
+        signs = torch.randint(0, 2, out.shape, generator=generator(4, "cpu")) * 2.0 - 1
+        for size in (0.0, 2.0, 8.0):
+            worse = (out.float() + signs * size * 2.0**-9 * out.float().abs()).to(out.dtype)
+            for part in reference.parts(inputs):
+                is_right = correctness.is_plainly_right(inputs, worse, part)
+                exceeded = bool(margins(inputs, worse, part).exceeded.any())
+                assert not (is_right and exceeded), (call.name, size)
+                found.add((is_right, exceeded))
+    assert {(True, False), (False, True)} <= found
+
+
+def test_a_log_sum_exp_that_is_nearly_right_is_left_to_float64() -> None:
+    inputs = draw(battery(NARROW, Random(1))[0], generator(1, "cpu"))
+    out = by_hand(inputs)
+    for part in reference.parts(inputs):
+        lse = reference.exact(inputs, part).lse.float().flatten(1, 2)
+        assert correctness.is_plainly_right(inputs, out, part, lse)
+        assert not correctness.is_plainly_right(inputs, out, part, lse + 1e-4)
 
 
 def test_finite_is_what_has_no_infinity_even_where_sums_have() -> None:

@@ -18,13 +18,13 @@ SCORES = 16.0
 ABSOLUTE = 2e-5
 
 
-def lse_fault(inputs: Inputs, lse: torch.Tensor, part: Part, right: torch.Tensor) -> str | None:
+def lse_fault(inputs: Inputs, lse: torch.Tensor, part: Part, right: torch.Tensor, *, share: float = 1.0) -> str | None:
     """What is wrong with a part of a log-sum-exp (batch, heads_q, seqlen_q), or None. Looks at every row.
 
-    right: what it is in float64, (batches, heads_kv, group, rows); -inf where a row sees no key.
+    right: what it is in float64, (batches, heads_kv, group, rows); -inf where a row sees no key. share: of the limit.
     """
     group = inputs.q.shape[1] // inputs.k.shape[1]
-    got, limit = part.queries(lse, group).double(), limits(inputs, part)
+    got, limit = part.queries(lse, group).double(), share * limits(inputs, part)
     wrong = ~torch.where(right.isinf(), got == right, (got - right).abs() <= limit)
     if not bool(wrong.any()):
         return None
