@@ -219,6 +219,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """The kind of device that is dealt; "" for the one that the host is for."""
     workers: int = 1
     """How many there are on its host, which share its cores where nothing is timed."""
+    dealing: int = 1
+    """How many deal its host's devices, those of other sessions of one pytest-xdist run too: they share the memory."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

@@ -33,12 +33,12 @@ LEAST_MEMORY_BYTES = 500_000_000
 
 
 def assess_here(
-    settings: Settings, console: Console, *, ordinal: int = 0, specs: Sequence[str] = ("popen",)
+    settings: Settings, console: Console, *, ordinal: int = 0, dealing: int = 1, specs: Sequence[str] = ("popen",)
 ) -> Assessor:
     """Have kernels evaluated on this machine; InvalidInput where it does not confine them as the user requires.
 
     Also where it has too little memory, or no locks. ordinal: of this process among those that deal the machine's
-    devices; specs: of its workers' gateways.
+    devices, dealing: how many they are; specs: of its workers' gateways.
     """
     if (limited := memory_limit()) and memory_bytes() < LEAST_MEMORY_BYTES:
         raise InvalidInput(f"{limited}, expected at least {LEAST_MEMORY_BYTES / 1e6:.0f}: torch in several processes")
@@ -46,7 +46,7 @@ def assess_here(
 
     def start(target: str) -> Evaluator:
         kind = deal(ordinal, target).fingerprint()
-        return Pool(specs, layers=settings.sandbox != "off", first_device=ordinal, kind=kind)
+        return Pool(specs, layers=settings.sandbox != "off", first_device=ordinal, dealing=dealing, kind=kind)
 
     return Assessor(settings, deal(ordinal), console, start=start, confinement=confinement(settings.sandbox))
 

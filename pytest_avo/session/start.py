@@ -35,6 +35,7 @@ from pytest_avo.session.surroundings import (
     take_over_spool,
     take_over_workers,
     usage_errors,
+    worker_count,
     worker_index,
 )
 
@@ -90,7 +91,7 @@ def begin(config: pytest.Config, settings: Settings, spool: SpoolAddress | None)
         assess = assess_elsewhere if any(host_of(spec) for spec in specs) else assess_here
         assessor = assess(settings, console, specs=specs)
     else:
-        assessor = assess_here(settings, console, ordinal=worker_index(config))
+        assessor = assess_here(settings, console, ordinal=worker_index(config), dealing=worker_count(config))
     return MEASURED[settings.mode](config, console, assessor)
 
 

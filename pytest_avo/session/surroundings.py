@@ -66,3 +66,8 @@ def worker_index(config: pytest.Config) -> int:
     name = str(getattr(config, "workerinput", {}).get("workerid", ""))
     digits = name.removeprefix("gw")
     return int(digits) if digits.isdecimal() else 0
+
+
+def worker_count(config: pytest.Config) -> int:
+    """How many workers xdist has; 1 where this process is none of them."""
+    return int(getattr(config, "workerinput", {}).get("workercount", 1))

@@ -68,7 +68,13 @@ class ScriptedPool:
     """Whether the last one was to confine kernels."""
 
     def __init__(
-        self, specs: Sequence[str], *, layers: bool, first_device: int = 0, kind: Fingerprint | None = None
+        self,
+        specs: Sequence[str],
+        *,
+        layers: bool,
+        first_device: int = 0,
+        dealing: int = 1,
+        kind: Fingerprint | None = None,
     ) -> None:
         ScriptedPool.layers = layers
         self._specs = specs

@@ -31,9 +31,15 @@ class WarmPool:
     kept: ClassVar[Pool]
 
     def __init__(
-        self, specs: Sequence[str], *, layers: bool, first_device: int = 0, kind: Fingerprint | None = None
+        self,
+        specs: Sequence[str],
+        *,
+        layers: bool,
+        first_device: int = 0,
+        dealing: int = 1,
+        kind: Fingerprint | None = None,
     ) -> None:
-        assert (list(specs), layers, first_device) == (["popen"], True, 0), "the one that is kept is no other"
+        assert (list(specs), layers, first_device, dealing) == (["popen"], True, 0, 1), "only it is kept"
 
     def submit(self, request: EvaluationRequest) -> Mapping[str, Future[Evaluation]]:
         return self.kept.submit(request)

@@ -65,14 +65,14 @@ HOST = Room(
 )  # untouched pages cost nothing, and a process seldom has to be replaced for its next shape
 
 
-def gpu_room(free_bytes: int) -> Room:
-    """The room on a GPU with so much memory free.
+def gpu_room(free_bytes: int, *, sharers: int = 1) -> Room:
+    """The room on a GPU with so much memory free, for each of so many workers.
 
     Arguments are there twice, as the judge drew them and as the processes see them. A process also holds its results,
     as its own outputs and for the judge, its context and what it works with. Where a call is bound by memory, a slice
     lasts as long as reading the arguments does: 4 to 5 ms on cards that read a twentieth of their memory in a ms.
     """
-    usable = int(0.85 * free_bytes)
+    usable = int(0.85 * free_bytes) // sharers
     given = int(0.18 * usable)
     return Room(
         given_bytes=given,

@@ -29,3 +29,8 @@ def deal(ordinal: int, target: str = "") -> Device:
     if not found:
         raise EvaluatorError(f"this machine has no device for {target} kernels")
     return found[ordinal % len(found)]
+
+
+def sharers(dealing: int, target: str = "") -> int:
+    """How many of so many workers have the same device at most: their kernels' memory must fit on it side by side."""
+    return -(-dealing // len(devices(target)))

@@ -36,9 +36,13 @@ class Pool:
         layers: bool = True,
         required: Sequence[str] = (),
         first_device: int = 0,
+        dealing: int = 1,
         kind: Fingerprint | None = None,
     ) -> None:
-        """layers: confine kernels; required: layers without which a worker is refused; kind: see Roster."""
+        """layers: confine kernels; required: layers without which a worker is refused; kind: see Roster.
+
+        dealing: workers of this machine that deal its devices, where other pools have some too.
+        """
         self._jobs = Jobs(workers=len(specs))
         self._roster = Roster(self._jobs, required=required, kind=kind)
         self._workers: list[Feeder] = []
@@ -50,6 +54,7 @@ class Pool:
                 device=first_device + hosts[:index].count(hosts[index]),
                 target=kind.target if kind is not None else "",
                 workers=hosts.count(hosts[index]),
+                dealing=max(dealing, hosts.count(hosts[index])),
             )
             self._workers.append(Feeder(spec, config, jobs=self._jobs, roster=self._roster))
         for worker in self._workers:

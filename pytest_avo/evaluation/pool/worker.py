@@ -39,7 +39,7 @@ from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.nursery import Nursery
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.device import Device
-from pytest_avo.evaluation.devices.local import deal
+from pytest_avo.evaluation.devices.local import deal, sharers
 from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
@@ -134,7 +134,7 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Work
         threads=device.threads,
         sharing=config.workers,
         memory_bytes=memory_bytes,
-        room=_room(device.place),
+        room=_room(device.place, sharers=sharers(config.dealing, config.target)),
     )
     ahead = None
     if device.target in COMPILED_AHEAD:
@@ -233,7 +233,7 @@ def _be_a_quiet_judge() -> None:
             mallopt(parameter, value)
 
 
-def _room(place: str) -> Room:
+def _room(place: str, *, sharers: int) -> Room:
     """What fits on the device as it is now; EvaluatorError where torch cannot use it."""
     from pytest_avo.evaluation.correctness.room import HOST, gpu_room
 
@@ -243,7 +243,7 @@ def _room(place: str) -> Room:
 
     if not torch.cuda.is_available():
         raise EvaluatorError(f"torch {torch.__version__} cannot use this machine's GPU")
-    return gpu_room(torch.cuda.mem_get_info()[0])
+    return gpu_room(torch.cuda.mem_get_info()[0], sharers=sharers)
 
 
 @contextlib.contextmanager

@@ -61,10 +61,11 @@ def test_there_is_room_for_all_that_a_kernel_may_offer(case: Shape) -> None:
 
 
 @pytest.mark.parametrize("free_gib", [10, 22, 78, 139])
-def test_the_processes_of_a_comparison_fit_on_a_gpu_at_once(free_gib: int) -> None:
-    room = gpu_room(free_gib * GIB)
+@pytest.mark.parametrize("sharers", [1, 2, 3])
+def test_the_processes_of_all_workers_of_a_gpu_fit_on_it_at_once(free_gib: int, sharers: int) -> None:
+    room = gpu_room(free_gib * GIB, sharers=sharers)
     # Arguments as drawn and as given; for each process its results, its own outputs, and as much to work with.
-    assert 2 * room.given_bytes + 7 * 4 * room.result_bytes <= free_gib * GIB
+    assert sharers * (2 * room.given_bytes + 7 * 4 * room.result_bytes) <= free_gib * GIB
 
 
 def test_a_slice_of_short_calls_on_a_gpu_reads_for_several_milliseconds() -> None:

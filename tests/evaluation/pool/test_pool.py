@@ -349,5 +349,6 @@ def test_the_workers_of_a_host_deal_its_devices(before: set[int]) -> None:
     ]
     pool = Pool(specs, first_device=4)
     assert [worker.config.device for worker in pool._workers] == [4, 4, 5, 4, 5, 4, 5]
+    assert [worker.config.dealing for worker in pool._workers] == [2, 2, 2, 1, 2, 2, 2]
     pool.close()
     assert below() == before
