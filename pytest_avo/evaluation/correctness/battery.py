@@ -29,7 +29,7 @@ EDGES = tuple((tile, off) for tile in (16, 32, 64, 128) for off in (-1, 0, 1))
 """Lengths where kernels go wrong: at the end of a tile of so many, or one off."""
 FEW = 8
 """At most so many queries that a kernel may take for one, as drafts of tokens have them, and keys that make no tile."""
-MANY_BATCHES, MANY_HEADS = (5, 9), ((8, 1), (16, 2), (40, 5))
+MANY_BATCHES, MANY_HEADS = (5, 6), ((8, 1), (16, 2))
 """Of a call with few keys, which costs nothing."""
 EDGE_SHARE = 0.7
 """Of the lengths beside the claimed ones, those drawn at an edge, where there is one."""
