@@ -219,14 +219,16 @@ def _forget_secrets() -> None:
 
 
 def _be_a_quiet_judge() -> None:
-    """One thread for the judge's own arithmetic, and memory kept that it frees.
+    """One thread for the judge's own arithmetic, in full precision, and memory kept that it frees.
 
-    A second thread would spin on a core that a kernel is timed on; inputs of several megabytes that are drawn for every
-    round would have all their pages zeroed by the operating system first, which took longer than to draw them.
+    A second thread would spin on a core that a kernel is timed on; NVIDIA's containers set a variable by which a GPU
+    rounds the operands of products in single precision; inputs of several megabytes that are drawn for every round
+    would have all their pages zeroed by the operating system first, which took longer than to draw them.
     """
     import torch
 
     torch.set_num_threads(1)
+    torch.set_float32_matmul_precision("highest")
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt is not None:
         for parameter, value in KEEP_FREED:
