@@ -23,6 +23,7 @@ _tensor = torch.Tensor
 _transforms = torch._C._functorch.peek_interpreter_stack
 _modes = torch._C._len_torch_dispatch_stack
 _autocast = torch._C._is_any_autocast_enabled
+_tracing = torch._C._get_tracing_state
 
 
 class Key(NamedTuple):
@@ -41,7 +42,7 @@ class Key(NamedTuple):
 
 def key_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> Key | None:
     """The key of a call; None where a kernel that reads raw memory could go wrong, or nothing is there to compute."""
-    if type(q) is not _tensor or type(k) is not _tensor or type(v) is not _tensor:
+    if type(q) is not _tensor or type(k) is not _tensor or type(v) is not _tensor or _tracing() is not None:
         return None
     try:
         batch, heads_q, seqlen_q, head_dim = q.shape
@@ -83,6 +84,8 @@ def obstacle(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str:
     tensors = (q, k, v)
     if not all(type(x) is torch.Tensor for x in tensors):
         return "not all of q, k and v are plain tensors"
+    if _tracing() is not None:
+        return "torch.jit traces, and would keep this one call's choice"
     if any(x.is_nested or x.layout is not torch.strided for x in tensors):
         return "not all of q, k and v are dense"
     if any(x.dim() != 4 for x in tensors):

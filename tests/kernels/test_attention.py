@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -183,6 +184,23 @@ def test_arguments_that_fit_no_attention_get_an_error() -> None:
     for call, causal in itertools.product(bad, (False, True)):
         with pytest.raises((RuntimeError, ValueError, IndexError)):
             attention(*call, causal=causal)
+
+
+def test_arguments_of_other_types_are_numbers_or_named() -> None:
+    q, k, v = (drawn(1, heads, n, 64, layout="as models") for heads, n in ((4, 1), (2, 40), (2, 40)))
+    expected = attention(q, k, v, causal=True, scale=0.5)
+    for scale, causal in ((torch.tensor(0.5), 1), (np.float32(0.5), np.True_), (0.5, torch.tensor(True)), (0.5, [0])):
+        assert attention(q, k, v, causal=causal, scale=scale).equal(expected)  # type: ignore[arg-type]
+    for name, call in {"q": (q.numpy(), k, v), "v": (q, k, None), "scale": (q, k, v)}.items():
+        with pytest.raises(TypeError, match=f"^{name}: expected a (tensor|number), got (ndarray|NoneType|complex|str)"):
+            attention(*call, scale=1j if name == "scale" else None)  # type: ignore[arg-type]
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit")
+def test_a_trace_holds_torch_s_own_attention() -> None:
+    q, k, v = (drawn(1, heads, n, 64, layout="as models") for heads, n in ((4, 1), (2, 40), (2, 40)))
+    traced: Any = torch.jit.trace(attention, (q, k, v))  # type: ignore[no-untyped-call]
+    torch.testing.assert_close(traced(q + 1, k, v), attention(q + 1, k, v))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop", "ignore:.torch.jit.script. is deprecated")
