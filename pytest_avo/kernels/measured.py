@@ -22,7 +22,7 @@ from pytest_avo.lineage.view import View, runs
 
 SHIPPED = PACKAGE / "kernels" / "measured.csv"
 TORCH = "torch-sdpa"
-TORCHS = ("cudnn", "fa2")
+TORCH_CHOOSES_FROM = ("cudnn", "fa2")
 """What torch chooses from on a GPU where it was not timed itself: which one depends on its version and cuDNN's."""
 PURPOSES: tuple[Purpose, ...] = ("confirm", "screen")
 COLUMNS = ("kernel", "device", "date", "shape", "median_us", "ratio", "low", "host_us", "torch_host_us")
@@ -123,7 +123,7 @@ def _torch_among(ratios: Mapping[str, float]) -> str | None:
     """The peer that stands for torch: itself, else the fastest that it may choose; a ratio is of its time to ours."""
     if TORCH in ratios:
         return TORCH
-    return min((peer for peer in TORCHS if peer in ratios), key=lambda peer: ratios[peer], default=None)
+    return min((peer for peer in TORCH_CHOOSES_FROM if peer in ratios), key=lambda peer: ratios[peer], default=None)
 
 
 def of_lineage(path: Path) -> tuple[Measurement, ...]:
@@ -144,23 +144,24 @@ def _of_attempt(view: View, attempt: Attempt) -> Iterator[Measurement]:
     for purpose in PURPOSES:
         for stored in view.evaluations(attempt.id, purpose):
             id_ = stored.evaluation.shape
-            shape, figures = shape_of(id_), _of_evaluation(stored.evaluation)
+            shape, figures = shape_of(id_), _of_evaluation(stored.evaluation, view.run.target)
             if id_ not in done and shape is not None and figures is not None:
                 done.add(id_)
                 device = stored.evaluation.device or view.run.fingerprint.device
                 yield Measurement(view.run.kernel, attempt.digest, device, attempt.created[:10], shape, *figures)
 
 
-def _of_evaluation(evaluation: Evaluation) -> tuple[float, ...] | None:
+def _of_evaluation(evaluation: Evaluation, target: str) -> tuple[float, ...] | None:
     """Figures as a row has them; None where the kernel was not right or torch was not timed beside it."""
     timing = evaluation.timing
     if evaluation.outcome != "ok" or timing is None or timing.too_few:
         return None
-    found = {name: compare(timing, name) for name in (TORCH, *TORCHS) if name in timing.seconds}
+    found = {name: compare(timing, name) for name in (TORCH, *TORCH_CHOOSES_FROM) if name in timing.seconds}
     peer = _torch_among({name: beside.ratio for name, beside in found.items()})
     if peer is None:
         return None
     beside = found[peer]
     median_us = median(x for launch in timing.seconds[KERNEL] for x in launch) * 1e6
-    hosts = (timing.costs[arm].host_s * 1e6 if arm in timing.costs else 0.0 for arm in (KERNEL, peer))
+    costs = {} if target == "cpu" else timing.costs
+    hosts = (costs[arm].host_s * 1e6 if arm in costs else 0.0 for arm in (KERNEL, peer))
     return median_us, beside.ratio, beside.ci95[0], *hosts
