@@ -1,20 +1,24 @@
-# avo: digest=7b458288ccc0cdbd parent=f834af880dcd81e6 run=1 generation=1 operator=coding-agent
-# avo: measured=1.943x [1.937, 1.950] over its parent, 1.943x over the seed, confirmed
-# avo: on NVIDIA H200, torch 2.11.0, 2026-11-28
-"""Attention on Hopper's own units, in Gluon: a producer warp copies, two warpgroups multiply, each on 64 rows of queries.
+# avo: digest=0f8df2884433418f parent=f834af880dcd81e6 run=1 generation=1 operator=coding-agent
+# avo: measured=2.245x [2.189, 2.301] over its parent, 2.245x over the seed, confirmed
+# avo: on NVIDIA H200, torch 2.11.0, 2026-11-29
+"""Attention for Hopper: persistent Gluon programs, a warp that loads by TMA and two warpgroups that compute.
 
-Why it is fast:
-* Q, K and V arrive by TMA in two stages each, asked for by a warpgroup of its own that needs no registers.
-* The score product of one block of keys and the value product of the block before are in flight together (wgmma), and
-  the exponentials of a block run while its predecessor's value product does.
-* Without a mask the two warpgroups take turns at the tensor cores: while one computes exponentials, the other
-  multiplies; and a program takes tile after tile, so that the next one's keys arrive while the present one ends.
-* Blocks are walked from the diagonal backwards: the masked ones come first, the rest of the loop compares nothing.
-* Causal tiles start longest first, heads in groups whose keys and values stay in L2.
-Shapes that TMA cannot take, and rows that see no key at all, go to a plain Triton kernel.
+One program per multiprocessor takes tiles of 128 queries, 64 per warpgroup, from a counter: causal tiles longest first, heads
+in groups whose keys and values stay in L2. A warp loads Q (two buffers), K and V (two stages of 128 keys each) and runs ahead
+into the next tile while the present one is finished. The warpgroups issue the score product of a block together with the value
+product of the block before, and take the exponentials of the new scores while the latter runs. Blocks are walked from the
+diagonal down: the first, masked ones set the row maxima, later ones are only checked by their sums, and a warp whose sums got
+too large takes the block's maxima and rescales (a branch that is hardly ever taken). P goes from the scores' registers
+straight into the value product; O leaves through Q's buffer while the next tile runs. Where the tiles of a full problem do
+not come out even, the first round of tiles and the odd ones are shared out by blocks: a program starts with the second part
+of a tile, which it leaves in memory, and ends its share with the first part of the next, which it merges with the second that
+another program left there long ago. So no round runs with most programs idle. Shapes that TMA or this tiling cannot
+take (other head sizes, odd strides) go to a plain Triton kernel.
 """
 
 from __future__ import annotations
+
+import functools
 
 import torch
 import triton
@@ -33,248 +37,451 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 AVO = {"target": "sm90", "shapes": ["mha"]}
 
 BLOCK_N = 128
-STAGES = 3
-GROUP_MIB = 8  # keys and values of the heads whose causal tiles run together
-TURNS_FULL = True  # the warpgroups take turns at the tensor cores
-TURNS_CAUSAL = False
-PRODUCER_REGISTERS = 24
-CONSUMER_REGISTERS = 240
-
-BLOCK_M_PLAIN = 128
-BLOCK_N_PLAIN = 64
 
 TUNABLES = {
     "BLOCK_N": [64, 128],
-    "STAGES": [2, 3],
-    "GROUP_MIB": [4, 8, 16, 32],
-    "TURNS_FULL": [False, True],
-    "TURNS_CAUSAL": [False, True],
 }
 
 LOG2_E = 1.4426950408889634
-MULTIPROCESSORS = 132
+GROUP_WORK = 264  # row tiles that a group of heads should have at least: two a multiprocessor
+
+scratch = {}  # by stream, as launches on two may overlap: a counter and flags, zero after each launch, and partial outputs
+launches = {}  # by shapes and strides: the compiled kernel and the arguments that depend on nothing else
 
 
 @gluon.jit
-def tile_of(item, heads_q, group, tiles, together, seqlen_q, seqlen_kv, CAUSAL: gl.constexpr, BLOCK_N: gl.constexpr):
-    """Where an item of the list lies and what it takes: batch, head, its key head, first row, blocks, unmasked ones."""
+def tile_of_program(pid, tiles, heads, heads_per_group, CAUSAL: gl.constexpr):
+    """Row tile and head of a program: heads in groups, causal ones longest tile first within a group."""
     if CAUSAL:
-        section = item // (together * tiles)
-        rest = item % (together * tiles)
-        tile = tiles - 1 - rest // together
-        which = section * together + rest % together
+        groups = gl.maximum(heads // heads_per_group, 1)
+        group = gl.minimum(pid // (heads_per_group * tiles), groups - 1)
+        first_head = group * heads_per_group
+        size = gl.where(group == groups - 1, heads - first_head, heads_per_group)
+        rest = pid - first_head * tiles
+        tile = tiles - 1 - rest // size
+        head = first_head + rest % size
     else:
-        tile = item % tiles
-        which = item // tiles
-    batch = which // heads_q
-    head = which % heads_q
-    row = tile * 128
-    shift = seqlen_kv - seqlen_q
+        tile = pid % tiles
+        head = pid // tiles
+    return tile, head
+
+
+@gluon.jit
+def count_blocks(first_row, rows, seqlen_q, seqlen_kv, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
+    """Blocks of keys that a tile walks over, at least one so that every row is written."""
     end = seqlen_kv
-    unmasked = seqlen_kv // BLOCK_N
     if CAUSAL:
-        end = gl.minimum(seqlen_kv, row + 128 + shift)
-        unmasked = gl.minimum(unmasked, (row + shift + 1) // BLOCK_N)
-    blocks = (end + BLOCK_N - 1) // BLOCK_N
-    return batch, head, head // group, row, blocks, unmasked
+        last = gl.minimum(first_row + rows, seqlen_q) - 1 + seqlen_kv - seqlen_q
+        end = gl.minimum(seqlen_kv, last + 1)
+    return gl.maximum((end + BLOCK_N - 1) // BLOCK_N, 1)
 
 
 @gluon.jit
-def produce(q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_free, k_full, k_free, v_full, v_free,
-            heads_q, group, tiles, together, items, seqlen_q, seqlen_kv,
-            CAUSAL: gl.constexpr, BLOCK_N: gl.constexpr, STAGES: gl.constexpr):  # fmt: skip
-    """Copy for tile after tile: both halves of Q, then keys and values from the last block to the first."""
-    n = 0
+def same_in_warp(x):
+    """A number that is the same in all threads of a warp, told to the assembler."""
+    return gl.inline_asm_elementwise("redux.sync.or.b32 $0, $1, -1;", "=r,r", [x], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def take_number(counter, last):
+    """Draw the next number, once per warp; the counter returns to zero after the last."""
+    return gl.inline_asm_elementwise(
+        """{
+        .reg .pred first; .reg .b32 lane;
+        mov.u32 lane, %laneid;
+        setp.eq.u32 first, lane, 0;
+        mov.u32 $0, 0;
+        @first atom.global.inc.u32 $0, [$1], $2;
+        redux.sync.or.b32 $0, $0, -1;
+        }""",
+        "=&r,l,r", [counter, last], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def produce(
+    q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem, q_full, q_empty, tile_full,
+    k_full, k_empty, v_full, v_empty, counter,
+    heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv,
+    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    """Draw tiles and load them: Q, then K of block i + 1 ahead of V of block i, from the last block to the first."""
+    D: gl.constexpr = 128
+    KV_BYTES: gl.constexpr = BLOCK_N * D * 2
+    ONE: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
+    total = tiles * heads
+    programs = gl.num_programs(0)
+    last = total - shared + programs - 1
+    number = shared + take_number(counter, last)
+    # Of the shared tiles every program takes as many blocks as the others: the rest of one tile, the start of the next.
+    mine = 0
+    first = 0
+    left = 0
+    if not CAUSAL:
+        whole = (seqlen_kv + BLOCK_N - 1) // BLOCK_N
+        start = gl.program_id(0) * (shared * whole) // programs
+        left = (gl.program_id(0) + 1) * (shared * whole) // programs - start
+        mine = start // whole
+        first = start - mine * whole
     done = 0
-    for item in range(gl.program_id(0), items, gl.num_programs(0)):
-        batch, head, head_kv, row, blocks, _ = tile_of(
-            item, heads_q, group, tiles, together, seqlen_q, seqlen_kv, CAUSAL, BLOCK_N)  # fmt: skip
-        mbarrier.wait(q_free, (done & 1) ^ 1)
-        mbarrier.expect(q_full, 2 * q_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(q_desc, [batch, head, row, 0], q_full, q_s.index(0))
-        tma.async_copy_global_to_shared(q_desc, [batch, head, row + 64, 0], q_full, q_s.index(1))
-        for i in range(blocks):
-            stage = n % STAGES
-            phase = (n // STAGES) & 1
-            first = (blocks - 1 - i) * BLOCK_N
-            mbarrier.wait(k_free.index(stage), phase ^ 1)
-            mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(k_desc, [batch, head_kv, first, 0], k_full.index(stage), k_s.index(stage))
-            mbarrier.wait(v_free.index(stage), phase ^ 1)
-            mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-            tma.async_copy_global_to_shared(v_desc, [batch, head_kv, first, 0], v_full.index(stage), v_s.index(stage))
-            n += 1
-        done += 1
+    turn = 0
+    while (left > 0) | (number < total):
+        slot = turn & 1
+        mbarrier.wait(q_empty.index(slot), (((turn + 1) >> 1) & 1) ^ 1)
+        tile, index = tile_of_program(gl.where(left > 0, mine, number), tiles, heads, heads_per_group, CAUSAL)
+        low = first
+        high = count_blocks(tile * 128, 128, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
+        if left > 0:
+            high = gl.minimum(high, low + left)
+            left -= high - low
+            mine += 1
+            first = 0
+        else:
+            number = shared + take_number(counter, last)
+        tile_smem.index(slot).store(gl.full([1], tile, gl.int32, ONE))
+        index_smem.index(slot).store(gl.full([1], index, gl.int32, ONE))
+        low_smem.index(slot).store(gl.full([1], low, gl.int32, ONE))
+        high_smem.index(slot).store(gl.full([1], high, gl.int32, ONE))
+        mbarrier.arrive(tile_full.index(slot), count=1)
+        batch = index // heads_q
+        head = index % heads_q
+        kv_head = head // group
+        blocks = high - low
+        mbarrier.expect(q_full.index(slot), 2 * 64 * D * 2)
+        for part in gl.static_range(2):
+            tma.async_copy_global_to_shared(
+                q_desc, [batch, head, tile * 128 + 64 * part, 0], q_full.index(slot), q_smem.index(slot * 2 + part)
+            )
+        for i in range(blocks + 1):
+            if i < blocks:
+                n = done + i
+                stage = n & 1
+                mbarrier.wait(k_empty.index(stage), ((n >> 1) & 1) ^ 1)
+                mbarrier.expect(k_full.index(stage), KV_BYTES)
+                tma.async_copy_global_to_shared(
+                    k_desc, [batch, kv_head, (high - 1 - i) * BLOCK_N, 0], k_full.index(stage), k_smem.index(stage)
+                )
+            if i > 0:
+                m = done + i - 1
+                stage_v = m & 1
+                mbarrier.wait(v_empty.index(stage_v), ((m >> 1) & 1) ^ 1)
+                mbarrier.expect(v_full.index(stage_v), KV_BYTES)
+                tma.async_copy_global_to_shared(
+                    v_desc, [batch, kv_head, (high - i) * BLOCK_N, 0], v_full.index(stage_v), v_smem.index(stage_v)
+                )
+        done += blocks
+        turn += 1
+    slot = turn & 1
+    mbarrier.wait(q_empty.index(slot), (((turn + 1) >> 1) & 1) ^ 1)
+    tile_smem.index(slot).store(gl.full([1], -1, gl.int32, ONE))
+    mbarrier.arrive(tile_full.index(slot), count=1)
 
 
 @gluon.jit
-def my_turn(token, WHICH: gl.constexpr):
-    """Wait until the other warpgroup has issued its products."""
-    if WHICH < 0:
-        return token
-    if WHICH == 0:
+def hide(scores, first_key, first_row, seqlen_q, seqlen_kv, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
+    """Scores of keys that a row must not see become -inf."""
+    S: gl.constexpr = scores.type.layout
+    cols = first_key + gl.arange(0, BLOCK_N, gl.SliceLayout(0, S))
+    if CAUSAL:
+        rows = first_row + gl.arange(0, 64, gl.SliceLayout(1, S))
+        limit = gl.minimum(rows + (seqlen_kv - seqlen_q), seqlen_kv - 1)
+        return gl.where(cols[None, :] <= limit[:, None], scores, float("-inf"))
+    else:
+        return gl.where((cols < seqlen_kv)[None, :], scores, float("-inf"))
+
+
+@gluon.jit
+def declare_flag(PART: gl.constexpr):
+    """A register of a thread that tells, outside of the compiler's sight, whether one of its sums got too large."""
+    if PART == 0:
+        gl.inline_asm_elementwise(
+            ".reg .b32 too_large_0; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+        )
+    else:
+        gl.inline_asm_elementwise(
+            ".reg .b32 too_large_1; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+        )
+
+
+@gluon.jit
+def any_above(sums, limit, PART: gl.constexpr):
+    """Whether a sum of this warp's rows is above the limit or NaN: a scalar, the same in all threads of a warp."""
+    if PART == 0:
+        gl.inline_asm_elementwise("mov.b32 too_large_0, 0; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
+        gl.inline_asm_elementwise(
+            "{ .reg .pred ok; setp.le.f32 ok, $1, $2; @!ok mov.b32 too_large_0, 1; mov.b32 $0, 0; }",
+            "=r,f,f", [sums, limit], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
         return gl.inline_asm_elementwise(
-            "bar.sync 9, 256; mov.b32 $0, $1;", "=r,r", [token], dtype=gl.int32, is_pure=False, pack=1)  # fmt: skip
-    return gl.inline_asm_elementwise(
-        "bar.sync 10, 256; mov.b32 $0, $1;", "=r,r", [token], dtype=gl.int32, is_pure=False, pack=1)  # fmt: skip
-
-
-@gluon.jit
-def your_turn(token, WHICH: gl.constexpr):
-    """Let the other warpgroup issue its products."""
-    if WHICH < 0:
-        return token
-    if WHICH == 0:
+            "redux.sync.or.b32 $0, too_large_0, -1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+        )
+    else:
+        gl.inline_asm_elementwise("mov.b32 too_large_1, 0; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
+        gl.inline_asm_elementwise(
+            "{ .reg .pred ok; setp.le.f32 ok, $1, $2; @!ok mov.b32 too_large_1, 1; mov.b32 $0, 0; }",
+            "=r,f,f", [sums, limit], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
         return gl.inline_asm_elementwise(
-            "bar.arrive 10, 256; mov.b32 $0, $1;", "=r,r", [token], dtype=gl.int32, is_pure=False, pack=1)  # fmt: skip
-    return gl.inline_asm_elementwise(
-        "bar.arrive 9, 256; mov.b32 $0, $1;", "=r,r", [token], dtype=gl.int32, is_pure=False, pack=1)  # fmt: skip
+            "redux.sync.or.b32 $0, too_large_1, -1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+        )
 
 
 @gluon.jit
-def one_block(i, n, token, acc, p, row_max, row_sum, q, k_s, v_s, k_full, k_free, v_full, v_free,
-              limit, cols, blocks, scale,
-              WHICH: gl.constexpr, MASKED: gl.constexpr, BLOCK_N: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
-              S: gl.constexpr, O: gl.constexpr, P: gl.constexpr):  # fmt: skip
-    """The i-th block's scores, while the value product of the one before is under way."""
-    stage = n % STAGES
-    phase = (n // STAGES) & 1
-    before = (n - 1) % STAGES
-    phase_before = ((n - 1) // STAGES) & 1
-    zero = gl.zeros([64, BLOCK_N], gl.float32, S)
-    mbarrier.wait(k_full.index(stage), phase)
-    mbarrier.wait(v_full.index(before), phase_before)
-    keys = k_s.index(stage).reshape([BLOCK_N, HEAD_DIM])
-    token = my_turn(token, WHICH)
-    scores = warpgroup_mma(q, keys.permute((1, 0)), zero, use_acc=False, is_async=True)
-    values = v_s.index(before).reshape([BLOCK_N, HEAD_DIM])
-    acc = warpgroup_mma(p, values, acc, is_async=True)
-    token = your_turn(token, WHICH)
-    scores = warpgroup_mma_wait(1, deps=[scores])
-    mbarrier.arrive(k_free.index(stage), count=1)
-    if MASKED:
-        seen = (cols[None, :] + (blocks - 1 - i) * BLOCK_N) <= limit[:, None]
-        scores = gl.where(seen, scores, float("-inf"))
-    new_max = gl.maximum(row_max, gl.max(scores, 1))
-    base = new_max
-    if MASKED:
-        base = gl.where(new_max == float("-inf"), 0.0, new_max)
-    weights = gl.exp2(scores * scale - (base * scale)[:, None])
-    alpha = gl.exp2((row_max - base) * scale)
-    row_sum = row_sum * alpha + gl.sum(weights, 1)
-    acc = warpgroup_mma_wait(0, deps=[acc])
-    mbarrier.arrive(v_free.index(before), count=1)
-    acc = acc * gl.convert_layout(alpha, gl.SliceLayout(1, O))[:, None]
-    p = gl.convert_layout(weights.to(v_s.dtype), P)
-    return token, acc, p, new_max, row_sum
-
-
-@gluon.jit
-def consume(q_s, k_s, v_s, q_full, q_free, k_full, k_free, v_full, v_free, o_desc,
-            heads_q, group, tiles, together, items, seqlen_q, seqlen_kv, scale,
-            WHICH: gl.constexpr, CAUSAL: gl.constexpr, BLOCK_N: gl.constexpr, HEAD_DIM: gl.constexpr,
-            STAGES: gl.constexpr, TURNS: gl.constexpr):  # fmt: skip
-    """Attend from 64 rows of each tile: the first block alone, the masked ones, the rest, the last value product."""
+def step(
+    n, q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, weights, acc, base, row_sum, scale_log2,
+    top, first_row, seqlen_q, seqlen_kv,
+    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, MASKED: gl.constexpr, PART: gl.constexpr,
+):  # fmt: skip
+    """Scores of block i together with the value product of block i - 1; the softmax of block i beside the latter."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
-    O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, HEAD_DIM, 16])
+    O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     P: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=O, k_width=2)
-    TURN: gl.constexpr = WHICH if TURNS else -1
-    cols = gl.arange(0, BLOCK_N, layout=gl.SliceLayout(0, S))
-    tile = q_s.index(WHICH)
-    q = tile.reshape([64, HEAD_DIM])
-    token = gl.full([128], 0, gl.int32, gl.BlockedLayout([1], [32], [4], [0]))
-    if TURN == 1:
-        token = your_turn(token, TURN)
-    start = 0
-    done = 0
-    for item in range(gl.program_id(0), items, gl.num_programs(0)):
-        batch, head, _, row, blocks, unmasked = tile_of(
-            item, heads_q, group, tiles, together, seqlen_q, seqlen_kv, CAUSAL, BLOCK_N)  # fmt: skip
-        rows = row + WHICH * 64 + gl.arange(0, 64, layout=gl.SliceLayout(1, S))
-        limit = gl.full([64], 0, gl.int32, gl.SliceLayout(1, S)) + (seqlen_kv - 1)
-        if CAUSAL:
-            limit = gl.minimum(limit, rows + (seqlen_kv - seqlen_q))
-        mbarrier.wait(q_full, done & 1)
-
-        stage = start % STAGES
-        mbarrier.wait(k_full.index(stage), (start // STAGES) & 1)
-        keys = k_s.index(stage).reshape([BLOCK_N, HEAD_DIM])
-        scores = warpgroup_mma(q, keys.permute((1, 0)), gl.zeros([64, BLOCK_N], gl.float32, S), use_acc=False)
-        mbarrier.arrive(k_free.index(stage), count=1)
-        seen = (cols[None, :] + (blocks - 1) * BLOCK_N) <= limit[:, None]
-        scores = gl.where(seen, scores, float("-inf"))
-        row_max = gl.max(scores, 1)
-        base = gl.where(row_max == float("-inf"), 0.0, row_max)
-        weights = gl.exp2(scores * scale - (base * scale)[:, None])
-        row_sum = gl.sum(weights, 1)
-        p = gl.convert_layout(weights.to(v_s.dtype), P)
-        acc = gl.zeros([64, HEAD_DIM], gl.float32, O)
-
-        masked = gl.maximum(blocks - unmasked, 1)
-        for i in range(1, masked):
-            token, acc, p, row_max, row_sum = one_block(
-                i, start + i, token, acc, p, row_max, row_sum, q, k_s, v_s, k_full, k_free, v_full, v_free, limit, cols,
-                blocks, scale, TURN, True, BLOCK_N, HEAD_DIM, STAGES, S, O, P)  # fmt: skip
-        for i in range(masked, blocks):
-            token, acc, p, row_max, row_sum = one_block(
-                i, start + i, token, acc, p, row_max, row_sum, q, k_s, v_s, k_full, k_free, v_full, v_free, limit, cols,
-                blocks, scale, TURN, False, BLOCK_N, HEAD_DIM, STAGES, S, O, P)  # fmt: skip
-
-        last = start + blocks - 1
-        mbarrier.wait(v_full.index(last % STAGES), (last // STAGES) & 1)
-        acc = warpgroup_mma(p, v_s.index(last % STAGES).reshape([BLOCK_N, HEAD_DIM]), acc)
-        mbarrier.arrive(v_free.index(last % STAGES), count=1)
-        inverse = 1.0 / gl.where(row_sum == 0.0, 1.0, row_sum)
-        out = acc * gl.convert_layout(inverse, gl.SliceLayout(1, O))[:, None]
-        q.store(out.to(q_s.dtype))
-        fence_async_shared()
-        tma.async_copy_shared_to_global(o_desc, [batch, head, row + WHICH * 64, 0], tile)
-        tma.store_wait(0)
-        mbarrier.arrive(q_free, count=1)
-        start += blocks
-        done += 1
-    if TURN == 0:
-        token = my_turn(token, TURN)  # the turn that the other one handed over last
+    stage = n & 1
+    stage_v = stage ^ 1
+    p = gl.convert_layout(weights.to(v_smem.dtype), P)
+    mbarrier.wait(k_full.index(stage), (n >> 1) & 1)
+    nothing = gl.zeros([64, BLOCK_N], gl.float32, S)
+    k = k_smem.index(stage).reshape([BLOCK_N, 128]).permute((1, 0))
+    scores = warpgroup_mma(q, k, nothing, use_acc=False, is_async=True)
+    mbarrier.wait(v_full.index(stage_v), ((n - 1) >> 1) & 1)
+    v = v_smem.index(stage_v).reshape([BLOCK_N, 128])
+    acc = warpgroup_mma(p, v, acc, is_async=True)
+    scores = warpgroup_mma_wait(1, deps=[scores])
+    mbarrier.arrive(k_empty.index(stage), count=1)
+    if MASKED:
+        scores = hide(scores, (top - n) * BLOCK_N, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
+    if MASKED:
+        new_base = gl.maximum(base, gl.max(scores, 1) * scale_log2)
+        safe = gl.where(new_base == float("-inf"), 0.0, new_base)
+        weights = gl.exp2(scores * scale_log2 - safe[:, None])
+        rescale = gl.exp2(base - safe)
+        row_sum = row_sum * rescale + gl.sum(weights, 1)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        mbarrier.arrive(v_empty.index(stage_v), count=1)
+        acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, O))[:, None]
+        base = new_base
+    else:
+        weights = gl.exp2(scores * scale_log2 - base[:, None])
+        sums = gl.sum(weights, 1)
+        LIMIT: gl.constexpr = 2.0**40 if v_smem.dtype == gl.bfloat16 else 2.0**15
+        rescale = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, S))
+        again = any_above(sums, LIMIT, PART) != 0
+        if again:
+            new_base = gl.maximum(base, gl.max(scores, 1) * scale_log2)
+            weights = gl.exp2(scores * scale_log2 - new_base[:, None])
+            sums = gl.sum(weights, 1)
+            rescale = gl.exp2(base - new_base)
+            base = new_base
+        row_sum = row_sum * rescale + sums
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        mbarrier.arrive(v_empty.index(stage_v), count=1)
+        if again:
+            acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, O))[:, None]
+    return weights, acc, base, row_sum
 
 
 @gluon.jit
-def attend_wgmma(q_desc, k_desc, v_desc, o_desc, heads_q, group, tiles, together, items, seqlen_q, seqlen_kv, scale,
-                 CAUSAL: gl.constexpr, BLOCK_N: gl.constexpr, HEAD_DIM: gl.constexpr, STAGES: gl.constexpr,
-                 TURNS: gl.constexpr, PRODUCER: gl.constexpr, CONSUMER: gl.constexpr):  # fmt: skip
-    """Tile after tile of 128 rows of one query head."""
-    q_s = gl.allocate_shared_memory(q_desc.dtype, [2, 1, 1, 64, HEAD_DIM], q_desc.layout)
-    k_s = gl.allocate_shared_memory(k_desc.dtype, [STAGES, 1, 1, BLOCK_N, HEAD_DIM], k_desc.layout)
-    v_s = gl.allocate_shared_memory(v_desc.dtype, [STAGES, 1, 1, BLOCK_N, HEAD_DIM], v_desc.layout)
-    q_full = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    q_free = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    k_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_full, count=1)
-    mbarrier.init(q_free, count=2)
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(k_full.index(stage), count=1)
-        mbarrier.init(v_full.index(stage), count=1)
-        mbarrier.init(k_free.index(stage), count=2)
-        mbarrier.init(v_free.index(stage), count=2)
+def places(scratch, slot, acc, base):
+    """Where a warpgroup's unfinished output, maxima and sums lie."""
+    O: gl.constexpr = acc.type.layout
+    ROW: gl.constexpr = base.type.layout
+    start = scratch + slot * (64 * 130)
+    rows = gl.arange(0, 64, gl.SliceLayout(1, O))
+    cols = gl.arange(0, 128, gl.SliceLayout(0, O))
+    row = gl.arange(0, 64, ROW)
+    return start + rows[:, None] * 128 + cols[None, :], start + 64 * 128 + row, start + 64 * 129 + row
+
+
+@gluon.jit
+def hand_over(acc, base, row_sum, scratch, flags, slot):
+    """Leave a tile's second part to the program that has its first; a thread has a flag for its twin there."""
+    ONE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    accs, bases, sums = places(scratch, slot, acc, base)
+    gl.store(accs, acc)
+    gl.store(bases, base)
+    gl.store(sums, row_sum)
+    gl.inline_asm_elementwise(
+        "{ bar.warp.sync -1; st.release.gpu.global.b32 [$1], 1; mov.b32 $0, 0; }",
+        "=r,l", [flags + slot * 128 + gl.arange(0, 128, ONE)], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def merge(acc, base, row_sum, scratch, flags, slot):
+    """Add the second part of a tile, which the next program did first of all: it is there, as a rule."""
+    O: gl.constexpr = acc.type.layout
+    ONE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    gl.inline_asm_elementwise(
+        """{
+        .reg .pred set; .reg .b32 flag;
+        again:
+        ld.acquire.gpu.global.b32 flag, [$1];
+        setp.ne.u32 set, flag, 0;
+        vote.sync.all.pred set, set, -1;
+        @!set bra again;
+        bar.warp.sync -1;
+        st.global.b32 [$1], 0;
+        mov.b32 $0, 0;
+        }""",
+        "=r,l", [flags + slot * 128 + gl.arange(0, 128, ONE)], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+    accs, bases, sums = places(scratch, slot, acc, base)
+    other_base = gl.load(bases, volatile=True)
+    new_base = gl.maximum(base, other_base)
+    ours = gl.exp2(base - new_base)
+    theirs = gl.exp2(other_base - new_base)
+    row_sum = row_sum * ours + gl.load(sums, volatile=True) * theirs
+    ours = gl.convert_layout(ours, gl.SliceLayout(1, O))[:, None]
+    theirs = gl.convert_layout(theirs, gl.SliceLayout(1, O))[:, None]
+    return acc * ours + gl.load(accs, volatile=True) * theirs, row_sum
+
+
+@gluon.jit
+def consume(
+    o_desc, scratch, flags, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
+    q_full, q_empty, tile_full, k_full, k_empty, v_full, v_empty,
+    heads_q, seqlen_q, seqlen_kv, scale_log2,
+    PART: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    """Attend with 64 rows of each tile that the producer draws."""
+    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
+    P: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=O, k_width=2)
+    ONE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    declare_flag(PART)
+    done = 0
+    turn = 0
+    mbarrier.wait(tile_full.index(0), 0)
+    tile = same_in_warp(tile_smem.index(0).load(ONE).item())
+    while tile >= 0:
+        low = same_in_warp(low_smem.index(turn & 1).load(ONE).item())
+        high = same_in_warp(high_smem.index(turn & 1).load(ONE).item())
+        blocks = high - low
+        first_row = tile * 128 + 64 * PART
+        masked = blocks * 0 + 1
+        if CAUSAL:
+            seen = gl.minimum(gl.maximum(first_row + 1 + seqlen_kv - seqlen_q, 0), seqlen_kv)
+            masked = gl.minimum(gl.maximum(high - seen // BLOCK_N, 1), blocks)
+        slot = turn & 1
+        stage = done & 1
+
+        q_part = q_smem.index(slot * 2 + PART)
+        q = q_part.reshape([64, 128])
+        mbarrier.wait(q_full.index(slot), (turn >> 1) & 1)
+        mbarrier.wait(k_full.index(stage), (done >> 1) & 1)
+        nothing = gl.zeros([64, BLOCK_N], gl.float32, S)
+        k = k_smem.index(stage).reshape([BLOCK_N, 128]).permute((1, 0))
+        scores = warpgroup_mma(q, k, nothing, use_acc=False, is_async=True)
+        scores = warpgroup_mma_wait(0, deps=[scores])
+        mbarrier.arrive(k_empty.index(stage), count=1)
+        scores = hide(scores, (high - 1) * BLOCK_N, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
+        base = gl.max(scores, 1) * scale_log2
+        weights = gl.exp2(scores * scale_log2 - gl.where(base == float("-inf"), 0.0, base)[:, None])
+        row_sum = gl.sum(weights, 1)
+        acc = gl.zeros([64, 128], gl.float32, O)
+        # The output of the tile before has left the other buffer by now; before the first tile it is free, too.
+        tma.store_wait(0)
+        mbarrier.arrive(q_empty.index(slot ^ 1), count=1)
+
+        top = high - 1 + done
+        if CAUSAL:
+            for n in range(done + 1, done + masked):
+                weights, acc, base, row_sum = step(
+                    n, q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, weights, acc, base, row_sum, scale_log2,
+                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, True, PART,
+                )  # fmt: skip
+        for n in range(done + masked, done + blocks):
+            weights, acc, base, row_sum = step(
+                n, q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, weights, acc, base, row_sum, scale_log2,
+                top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART,
+            )  # fmt: skip
+
+        done += blocks
+        stage = (done - 1) & 1
+        p = gl.convert_layout(weights.to(v_smem.dtype), P)
+        mbarrier.wait(v_full.index(stage), ((done - 1) >> 1) & 1)
+        acc = warpgroup_mma(p, v_smem.index(stage).reshape([BLOCK_N, 128]), acc, is_async=True)
+        acc = warpgroup_mma_wait(0, deps=[acc])
+        mbarrier.arrive(v_empty.index(stage), count=1)
+        # Read anew what few registers had no room for.
+        index = same_in_warp(index_smem.index(slot).load(ONE).item())
+        batch = index // heads_q
+        head = index % heads_q
+        if not CAUSAL:
+            low = same_in_warp(low_smem.index(slot).load(ONE).item())
+            high = same_in_warp(high_smem.index(slot).load(ONE).item())
+            if low > 0:
+                hand_over(acc, base, row_sum, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + PART)
+            elif high * BLOCK_N < seqlen_kv:
+                acc, row_sum = merge(acc, base, row_sum, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + 2 + PART)
+        if low == 0:
+            inverse = 1.0 / gl.where(row_sum == 0.0, 1.0, row_sum)
+            out = acc * gl.convert_layout(inverse, gl.SliceLayout(1, O))[:, None]
+            # This warpgroup alone reads its part of Q, and is done with it: the output leaves from there.
+            q.store(out.to(v_smem.dtype))
+            fence_async_shared()
+            tma.async_copy_shared_to_global(o_desc, [batch, head, first_row, 0], q_part)
+        turn += 1
+        mbarrier.wait(tile_full.index(turn & 1), (turn >> 1) & 1)
+        tile = same_in_warp(tile_smem.index(turn & 1).load(ONE).item())
+    tma.store_wait(0)
+
+
+@gluon.jit
+def attend_tma(
+    q_desc, k_desc, v_desc, o_desc, counter, scratch, flags,
+    heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv, scale_log2,
+    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
+    """Write tiles of 128 rows of the output until none is left."""
+    q_smem = gl.allocate_shared_memory(q_desc.dtype, [4, 1, 1, 64, 128], q_desc.layout)
+    k_smem = gl.allocate_shared_memory(k_desc.dtype, [2, 1, 1, BLOCK_N, 128], k_desc.layout)
+    v_smem = gl.allocate_shared_memory(v_desc.dtype, [2, 1, 1, BLOCK_N, 128], v_desc.layout)
+    tile_smem = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    index_smem = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    low_smem = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    high_smem = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
+    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    tile_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    k_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    k_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    v_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    v_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    for j in gl.static_range(2):
+        mbarrier.init(q_full.index(j), count=1)
+        mbarrier.init(q_empty.index(j), count=2)
+        mbarrier.init(tile_full.index(j), count=1)
+        mbarrier.init(k_full.index(j), count=1)
+        mbarrier.init(k_empty.index(j), count=2)
+        mbarrier.init(v_full.index(j), count=1)
+        mbarrier.init(v_empty.index(j), count=2)
+    fence_async_shared()
 
     gl.warp_specialize(
         [
-            (consume, (q_s, k_s, v_s, q_full, q_free, k_full, k_free, v_full, v_free, o_desc, heads_q, group, tiles,
-                       together, items, seqlen_q, seqlen_kv, scale, 0, CAUSAL, BLOCK_N, HEAD_DIM, STAGES, TURNS)),
-            (consume, (q_s, k_s, v_s, q_full, q_free, k_full, k_free, v_full, v_free, o_desc, heads_q, group, tiles,
-                       together, items, seqlen_q, seqlen_kv, scale, 1, CAUSAL, BLOCK_N, HEAD_DIM, STAGES, TURNS)),
-            (produce, (q_desc, k_desc, v_desc, q_s, k_s, v_s, q_full, q_free, k_full, k_free, v_full, v_free, heads_q,
-                       group, tiles, together, items, seqlen_q, seqlen_kv, CAUSAL, BLOCK_N, STAGES)),
+            (consume, (
+                o_desc, scratch, flags, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
+                q_full, q_empty, tile_full, k_full, k_empty, v_full, v_empty,
+                heads_q, seqlen_q, seqlen_kv, scale_log2,
+                gl.constexpr(0), BLOCK_N, CAUSAL)),
+            (consume, (
+                o_desc, scratch, flags, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
+                q_full, q_empty, tile_full, k_full, k_empty, v_full, v_empty,
+                heads_q, seqlen_q, seqlen_kv, scale_log2,
+                gl.constexpr(1), BLOCK_N, CAUSAL)),
+            (produce, (
+                q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem, q_full, q_empty, tile_full,
+                k_full, k_empty, v_full, v_empty, counter,
+                heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)),
         ],
-        [4, 4],
-        [CONSUMER, PRODUCER],
+        [4, 1],
+        [240, 24],
     )  # fmt: skip
 
 
 @triton.jit
-def attend(
+def attend_plain(
     q_ptr, k_ptr, v_ptr, o_ptr,
     q_stride_b, q_stride_h, q_stride_s,
     k_stride_b, k_stride_h, k_stride_s,
@@ -283,7 +490,7 @@ def attend(
     heads_q, group, seqlen_q, seqlen_kv, scale_log2,
     HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, CAUSAL: tl.constexpr,
 ):  # fmt: skip
-    """Write BLOCK_M rows of the output of one query head."""
+    """Write BLOCK_M rows of the output of one query head, for what TMA or the tiling above cannot take."""
     batch = (tl.program_id(1) // heads_q).to(tl.int64)
     head = (tl.program_id(1) % heads_q).to(tl.int64)
     q_ptr += batch * q_stride_b + head * q_stride_h
@@ -334,23 +541,83 @@ def attend(
     tl.store(o_ptr + o_rows + dims[None, :], out.to(o_ptr.dtype.element_ty), mask=row_in_range)
 
 
-def takes_tma(x: torch.Tensor) -> bool:
-    """Whether a tensor can be described to the copy engine: aligned, its last dimension contiguous."""
-    strides = x.stride()
-    return strides[3] == 1 and x.data_ptr() % 16 == 0 and all(s > 0 and s % 8 == 0 for s in strides[:3])
+def fits_tma(x: torch.Tensor) -> bool:
+    """Whether a tensor map can describe it: strides of 16 bytes, none of them zero."""
+    return x.numel() > 0 and x.stride(3) == 1 and all(
+        s > 0 and s % 8 == 0 or n == 1 for n, s in zip(x.shape[:3], x.stride()[:3], strict=True)
+    )
 
 
-def described(x: torch.Tensor, rows: int) -> TensorDescriptor:
-    """A tensor as TMA reads it, `rows` rows of one head at a time."""
-    block = [1, 1, rows, x.shape[3]]
-    dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
-    return TensorDescriptor(x, list(x.shape), list(x.stride()), block, gl.NVMMASharedLayout.get_default_for(block, dtype))
+class Described:
+    """What Triton's launcher reads of a tensor descriptor: it makes the map that the kernel gets."""
+
+    __slots__ = ("base", "shape", "strides")
+    padding = "zero"
+
+    def __init__(self, base: torch.Tensor, shape: list[int], strides: list[int]) -> None:
+        self.base, self.shape, self.strides = base, shape, strides
 
 
-def heads_together(heads: int, tiles: int, kv_bytes: int) -> int:
-    """Heads whose causal tiles run together: enough for every multiprocessor, as many as L2 keeps; divides `heads`."""
-    least = max((GROUP_MIB << 20) // kv_bytes, -(-MULTIPROCESSORS // tiles), 1)
-    return next(n for n in range(min(least, heads), heads + 1) if heads % n == 0)
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """How many programs run at a time."""
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def geometry(x: torch.Tensor) -> tuple[list[int], list[int]]:
+    """Shape and strides of a tensor map; the stride of a dimension of one element means nothing, but must fit."""
+    strides = [s if n > 1 else 128 for n, s in zip(x.shape[:3], x.stride()[:3], strict=True)]
+    return list(x.shape), [*strides, 1]
+
+
+def prepare(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, buffers: tuple, causal: bool, scale: float
+) -> tuple:
+    """Launch the kernel through Triton, which compiles it, and return what later launches of these shapes need."""
+    batch, heads_q, seqlen_q, _ = q.shape
+    heads_kv, seqlen_kv = k.shape[1:3]
+    tiles = triton.cdiv(seqlen_q, 128)
+    heads = batch * heads_q
+    grid = min(tiles * heads, multiprocessors(q.device))
+    left = tiles * heads % grid
+    shared = grid + left if left and not causal else 0
+    heads_per_group = min(heads, triton.cdiv(GROUP_WORK, tiles + 1))
+    scalars = (heads_q, heads_q // heads_kv, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv)
+    layout = gl.NVMMASharedLayout(128, 16, rank=4)
+    shapes = tuple(geometry(x) for x in (q, k, v, out))
+    boxes = (64, BLOCK_N, BLOCK_N, 64)
+    descriptors = [
+        TensorDescriptor(x, *shape, [1, 1, rows, 128], layout)
+        for x, shape, rows in zip((q, k, v, out), shapes, boxes, strict=True)
+    ]
+    kernel = attend_tma[(grid,)](
+        *descriptors, *buffers, *scalars, scale * LOG2_E, BLOCK_N=BLOCK_N, CAUSAL=causal, num_warps=4, maxnreg=168
+    )
+    return kernel, grid, scalars, shapes
+
+
+def attend_by_tma(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, causal: bool, scale: float) -> None:
+    """Launch the Gluon kernel; what depends on shapes alone is kept, as it costs the host more than the launch."""
+    key = (q.shape, q.stride(), k.shape, k.stride(), v.stride(), out.stride(), q.dtype, q.device, causal)
+    stream = triton.runtime.driver.active.get_current_stream(q.device.index)
+    buffers = scratch.get((q.device, stream))
+    if buffers is None:
+        programs = multiprocessors(q.device)
+        buffers = scratch[q.device, stream] = (
+            torch.zeros(1, dtype=torch.int32, device=q.device),
+            torch.empty(programs * 2 * 64 * 130, dtype=torch.float32, device=q.device),
+            torch.zeros(programs * 2 * 128, dtype=torch.int32, device=q.device),
+        )
+    known = launches.get(key)
+    if known is None:
+        launches[key] = prepare(q, k, v, out, buffers, causal, scale)
+        return
+    kernel, grid, scalars, shapes = known
+    kernel.run(
+        grid, 1, 1, stream, kernel.function, kernel.packed_metadata, None, None, None,
+        Described(q, *shapes[0]), Described(k, *shapes[1]), Described(v, *shapes[2]), Described(out, *shapes[3]),
+        *buffers, *scalars, scale * LOG2_E, BLOCK_N, causal,
+    )  # fmt: skip
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
@@ -361,37 +628,19 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
         raise NotImplementedError(f"dtype {q.dtype}: float16 and bfloat16 only")
     if head_dim not in (16, 32, 64, 128, 256):
         raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
-    fits = head_dim in (64, 128) and scale > 0 and not (causal and seqlen_q > seqlen_kv)
-    if not (fits and all(map(takes_tma, (q, k, v)))):
-        return plainly(q, k, v, causal=causal, scale=scale)
-    out = torch.empty((batch, seqlen_q, heads_q, head_dim), dtype=q.dtype, device=q.device).transpose(1, 2)
-    tiles = triton.cdiv(seqlen_q, 128)
-    heads = batch * heads_q
-    together = heads_together(heads, tiles, 4 * seqlen_kv * head_dim)
-    # Causal tiles differ in length: the hardware hands them out better than a fixed share does.
-    programs = tiles * heads if causal else min(MULTIPROCESSORS, tiles * heads)
-    attend_wgmma[(programs,)](
-        described(q, 64), described(k, BLOCK_N), described(v, BLOCK_N), described(out, 64),
-        heads_q, heads_q // heads_kv, tiles, together, tiles * heads, seqlen_q, seqlen_kv, scale * LOG2_E,
-        CAUSAL=causal, BLOCK_N=BLOCK_N, HEAD_DIM=head_dim, STAGES=STAGES, TURNS=TURNS_CAUSAL if causal else TURNS_FULL, PRODUCER=PRODUCER_REGISTERS,
-        CONSUMER=CONSUMER_REGISTERS, num_warps=4, maxnreg=168,
-    )  # fmt: skip
-    return out
-
-
-def plainly(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
-    """The same in plain Triton, for what the copy engine cannot take."""
-    batch, heads_q, seqlen_q, head_dim = q.shape
-    heads_kv, seqlen_kv = k.shape[1:3]
-    # The widest head leaves too few registers for a whole tile of scores beside its output.
-    block_n = BLOCK_N_PLAIN if head_dim < 256 else BLOCK_N_PLAIN // 2
     out = torch.empty_like(q)
-    grid = (triton.cdiv(seqlen_q, BLOCK_M_PLAIN), batch * heads_q)
-    attend[grid](
+    tensors = (q, k, v, out)
+    if head_dim == 128 and scale > 0 and all(x.data_ptr() % 16 == 0 and fits_tma(x) for x in tensors):
+        attend_by_tma(q, k, v, out, causal, scale)
+        return out
+    # The widest head leaves too few registers for a whole tile of scores beside its output.
+    block_n = 64 if head_dim < 256 else 32
+    grid = (triton.cdiv(seqlen_q, 128), batch * heads_q)
+    attend_plain[grid](
         q, k, v, out,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3],
         heads_q, heads_q // heads_kv, seqlen_q, seqlen_kv, scale * LOG2_E,
-        HEAD_DIM=head_dim, BLOCK_M=BLOCK_M_PLAIN, BLOCK_N=block_n, CAUSAL=causal,
+        HEAD_DIM=head_dim, BLOCK_M=128, BLOCK_N=block_n, CAUSAL=causal,
         num_warps=8, num_stages=2,
     )  # fmt: skip
     return out
