@@ -3,8 +3,8 @@
     python benchmarks/figures.py            # rewrite the table
     python benchmarks/figures.py --check    # exit with 1 if it is not what the files say
 
-A file results/DEVICE/DATE/NAME.json is what `--avo-json` wrote. Every one gives a row per kernel and suite of shapes:
-weighted geometric means of the peers' time over the kernel's, with 95% intervals.
+A file results/DEVICE/DATE/NAME.json is what `--avo-json` wrote. Every one gives a row per kernel and suite of which it
+has two shapes or more: weighted geometric means of the peers' time over the kernel's, with 95% intervals.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pytest_avo.report.rows import geomean
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- table made by benchmarks/figures.py -->", "<!-- end of table -->"
-SUITES = ("mha", "gqa", "hdim", "decode")
-PEERS = {"cudnn": "over cuDNN", "fa2": "over FA2", "fa3": "over FA3"}
+SUITES = ("mha", "gqa", "hdim", "short", "chunked", "decode", "decode-small", "single-user")
+PEERS = {"cudnn": "over cuDNN", "fa2": "over FA2", "fa3": "over FA3", "fa4": "over FA4"}
 
 
 def table() -> str:
@@ -45,7 +45,7 @@ def rows(path: Path) -> list[list[str]]:
     for kernel in kernels:
         for suite, shapes in weights.items():
             results = [x for x in avo["results"] if x["kernel"] == kernel and x["shape"] in shapes]
-            if results:
+            if len(results) > 1:  # a single shape may lie in several suites
                 device = results[0]["device"].removeprefix("NVIDIA ").removesuffix(" 80GB HBM3")
                 where = f"{device}, {path.parent.name}, {path.stem}"
                 cells = [against(results, peer, shapes) for peer in PEERS]
