@@ -34,6 +34,7 @@ def main() -> None:
     for module in warm:
         importlib.import_module(module)
     runner = importlib.import_module("pytest_avo.evaluation.kernel_process.runner")
+    importlib.import_module("pytest_avo.evaluation.kernel_process.first_calls").settle()
     if place == "cuda":
         # A confined child could not read their files.
         importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
