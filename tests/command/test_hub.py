@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_a_kernel_for_hopper_names_its_capability() -> None:
     metadata = json.loads(files["build/torch-cuda/metadata.json"])
     assert metadata["backend"] == {"type": "cuda", "archs": ["9.0"]}
     assert files["torch-ext/avo_evolved/kernel.py"] == (ROOT / "kernels/sm90/evolved.py").read_text()
-    assert "measured=1.943x" in files["README.md"]
+    assert re.search(r"measured=\d\.\d+x \[", files["README.md"])
 
 
 def test_what_cannot_be_exported_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
