@@ -80,18 +80,19 @@ class Zygote:
             self._ready = True
 
     def kill(self) -> None:
-        """End the zygote, and with it all that it forked."""
-        if self._process is None:
+        """End the zygote, and with it all that it forked. Two threads may: one that ends the worker, one that works."""
+        process = self._process
+        if process is None:
             return
         # What left its process group has the zygote, a subreaper, as its parent and would be anybody's orphan after it.
         deadline = time.monotonic() + REAP_LIMIT_S
-        while below := [x.pid for x in processes.tree(self._process.pid)[1:] if x.state != "Z"]:
+        while below := [x.pid for x in processes.tree(process.pid)[1:] if x.state != "Z"]:
             processes.send(below, signal.SIGKILL)
             if time.monotonic() > deadline:
                 break
             time.sleep(0.001)
-        self._process.kill()
-        self._process.wait()
+        process.kill()
+        process.wait()
         self._owned.clear()
         self._ordered = None
         self._process = None

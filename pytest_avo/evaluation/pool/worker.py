@@ -73,10 +73,12 @@ def serve(channel: Any) -> None:
 
         def end() -> NoReturn:
             """End at once, also in the middle of a request."""
-            for nursery in nurseries:
-                nursery.kill()
-            remove_tree(box)
-            os._exit(0)
+            try:
+                for nursery in nurseries:
+                    nursery.kill()
+                remove_tree(box)
+            finally:
+                os._exit(0)
 
         line.open(end)
         config = msgspec.json.decode(line.inbox.get(), type=WorkerConfig)

@@ -56,6 +56,20 @@ def test_killing_the_nursery_leaves_nothing(mortal: Laboratory) -> None:
     assert not any(processes.is_running(pid) for pid in pids)
 
 
+def test_another_thread_may_kill_the_nursery_meanwhile(mortal: Laboratory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that ends the worker, while this one finds a kernel gone: a worker outlived its controller by that."""
+    pid, tree = zygote(mortal), processes.tree
+
+    def killed_first(root: int) -> list[processes.Process]:
+        monkeypatch.undo()
+        mortal.nursery.kill()
+        return tree(root)
+
+    monkeypatch.setattr(processes, "tree", killed_first)
+    mortal.nursery.kill()
+    assert not processes.is_running(pid)
+
+
 WORKER = f"""
 import os, sys
 from pathlib import Path
