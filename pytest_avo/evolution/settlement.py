@@ -229,8 +229,7 @@ class Settlement:
         campaign = self._campaign
         other = campaign.view.attempt(beside)
         then = campaign.stored(other, "confirm") or campaign.stored(other, "screen")
-        is_seed = other.parent is None
-        return unshown(evaluations, then, campaign.plan.shapes, of_seed=is_seed)
+        return unshown(evaluations, then, campaign.plan.shapes, of_seed=other.parent is None)
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)
