@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing, TimingPlan
@@ -56,6 +59,25 @@ def test_a_gain_must_clear_the_noise_with_its_lower_bound() -> None:
     assert unclear.reason == "its interval holds faster and slower"
     assert ranking(both(0.02, 0.02), floor=0.03) == "ambiguous"
     assert ranking(both(0.02, 0.02, noise=0.2)) == "ambiguous"
+
+
+def test_what_takes_eight_times_as_long_is_slower_however_busy_the_machine_is() -> None:
+    """By the three rounds after which it is let go, whose ratios deviate by a half; an equal one seldom is."""
+
+    def words(gain: float) -> Counter[str]:
+        random = np.random.default_rng(1)
+        return Counter(
+            ranking({x.id: few_rounds(x, random.normal(gain, 0.5, 3).tolist()) for x in (ONE, TWO)}) for _ in range(60)
+        )
+
+    assert words(math.log(1 / 8))["slower"] >= 54
+    assert words(0.0)["slower"] <= 4, "one in twenty, by what the word means"
+    assert words(math.log(8))["faster"] <= 50, "what promotes is asked more"
+
+
+def few_rounds(shape: Shape, gains: Sequence[float]) -> Evaluation:
+    seconds = {KERNEL: (tuple(math.exp(-x) for x in gains),), BASELINE: ((1.0,) * len(gains),)}
+    return Evaluation(shape.id, "ok", timing=Timing(seconds, calls=1, stopped="hardly can become faster"))
 
 
 def test_the_gain_is_a_log_ratio_to_the_parent() -> None:
