@@ -76,8 +76,9 @@ def test_what_takes_eight_times_as_long_is_slower_however_busy_the_machine_is() 
 
 
 def few_rounds(shape: Shape, gains: Sequence[float]) -> Evaluation:
-    seconds = {KERNEL: (tuple(math.exp(-x) for x in gains),), BASELINE: ((1.0,) * len(gains),)}
-    return Evaluation(shape.id, "ok", timing=Timing(seconds, calls=1, stopped="hardly can become faster"))
+    kernel, baseline = tuple(math.exp(-x) for x in gains), (1.0,) * len(gains)
+    timing = Timing({KERNEL: (kernel,), BASELINE: (baseline,)}, calls=1, stopped="hardly can become faster")
+    return Evaluation(shape.id, "ok", timing=timing)
 
 
 def test_the_gain_is_a_log_ratio_to_the_parent() -> None:

@@ -21,37 +21,49 @@ def open_view(project: Project) -> View:
     return View(path, run.id)
 
 
+def statuses_of(project: Project) -> list[str]:
+    """How the attempts of the latest run ended, the seed's first."""
+    with open_view(project) as view:
+        return [outcome.status for outcome in view.outcomes().values()]
+
+
 @pytest.mark.parametrize("evaluator", ["warm", "scripted"])
 def test_a_winner_lands_in_the_kernel_file_and_the_rest_is_rejected_with_reasons(
     project: Project, evaluator: str, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(evaluator)
     project.script("wrong", "syntax", "400", "1")
-    result = project.evolve("--generations", "4", "-v", "--avo-json", "out.json")
+    is_certain = evaluator == "scripted"
+    # On a busy machine a gain by far may not be confirmed beyond doubt; who never confirms one is broken.
+    for _ in range(1 if is_certain else 6):
+        result = project.evolve("--generations", "4", "-v", "--avo-json", "out.json")
+        if statuses_of(project)[-1] == "promoted":
+            break
     assert result.ret == 0
     result.stdout.fnmatch_lines(
         [
-            "starting run 1: kernels/slow.py, 4 generations, seed *, operator scripted",
+            "starting run ?: kernels/slow.py, 4 generations, seed *, operator scripted",
             f"kernels/slow.py::gen0000-{SHAPES[0]} CORRECT*",
             "noise floor *",
             "generation 1: zeros are fast",
             f"kernels/slow.py::gen0001-{SHAPES[0]} REJECTED*",
             "generation 1: incorrect*",
             "generation 2: crashed*syntax error*",
-            "generation 3: slower*",
-            # On a busy machine one of two shapes, in few rounds, may be called chance.
-            f"kernels/slow.py::gen0004-{SHAPES[0]} {'FASTER' if evaluator == 'scripted' else ''}*",
+            # On a busy machine few rounds, or one of two shapes in them, may be called chance.
+            f"generation 3: {'slower' if is_certain else ''}*",
+            f"kernels/slow.py::gen0004-{SHAPES[0]} {'FASTER' if is_certain else ''}*",
             "generation 4: promoted*now in kernels/slow.py",
-            "*kernels/slow.py: *faster*",
+            f"*kernels/slow.py: *{'faster' if is_certain else ''}*",
             "*kernels/slow.py: 4 attempts * 1 commit * vs the seed",
         ]
     )
     promoted = (project.path / "kernels" / "slow.py").read_text()
     assert promoted.startswith("# avo: digest=")
     assert "REPEAT = 1\n" in promoted
+    statuses = statuses_of(project)
+    assert statuses[3] == "slower" or (not is_certain and statuses[3] == "ambiguous")
+    assert statuses == ["seed", "incorrect", "crashed", statuses[3], "promoted"]
     with open_view(project) as view:
-        statuses = [outcome.status for outcome in view.outcomes().values()]
-        assert statuses == ["seed", "incorrect", "crashed", "slower", "promoted"]
         best = view.incumbent()
         assert best is not None
         assert best.digest == read_kernel(project.path / "kernels" / "slow.py").digest
