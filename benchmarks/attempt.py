@@ -24,7 +24,7 @@ from typing import Any
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
 from pytest_avo.core.ranking import LEAST_FLOOR
 from pytest_avo.core.shape import read_suite
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evolution.decision import comparison, confirmation, decide, screening
 
@@ -138,18 +138,18 @@ def main(candidates: Sequence[str]) -> None:
     device = deal(0)
     os.environ.update(device.environment())
     with tempfile.TemporaryDirectory(prefix="avo-attempt-") as box:
-        nursery = Nursery(box=Path(box), environment=device.environment(), warm=["torch"])
-        nursery.start(layers=True)
+        spawner = Spawner(box=Path(box), environment=device.environment(), warm=["torch"])
+        spawner.start(layers=True)
         from pytest_avo.evaluation.arms.arms import Arms
         from pytest_avo.evaluation.judge.examiner import Examiner
         from pytest_avo.evaluation.pool.worker import _be_a_quiet_judge, _roofline
 
         _be_a_quiet_judge()
-        nursery.wait()
+        spawner.wait()
         parts = Parts()
         instrument(parts)
         examiner = Examiner(
-            Arms(nursery, threads=device.threads, memory_bytes=4 << 30),
+            Arms(spawner, threads=device.threads, memory_bytes=4 << 30),
             lease=lambda _: contextlib.nullcontext(0.0),
             say=lambda _: None,
             worker="here",
@@ -160,7 +160,7 @@ def main(candidates: Sequence[str]) -> None:
             for changes in candidates:
                 attempt(lambda request: {x.shape: x for x in examiner.examine(request)}, changes, parts)
         finally:
-            nursery.kill()
+            spawner.kill()
 
 
 def attempt(evaluate: Callable[[EvaluationRequest], dict[str, Evaluation]], changes: str, parts: Parts) -> None:

@@ -3,7 +3,7 @@
     python benchmarks/crash.py [--kills 100] [--seconds 420] [--seed N]
 
 A small kernel is evolved by the embedded operator in a project of its own, evolution after evolution. Meanwhile SIGKILL
-goes to the controller, its worker, the zygote, or a kernel's process: once to each, then to whichever lot is drawn; an
+goes to the controller, its worker, the fork server, or a kernel's process: once to each, then to one by lot. An
 evolution that ends early is resumed. Whenever a controller is gone, however it went, this must hold:
 
   - every process that was seen below it is gone within ten seconds;
@@ -69,7 +69,7 @@ def attention(q, k, v, *, causal, scale):
     return out
 '''
 GENERATIONS = 6
-SHARES = {"kernel": 9, "zygote": 4, "worker": 4, "controller": 3}
+SHARES = {"kernel": 9, "fork server": 4, "worker": 4, "controller": 3}
 """How often each is drawn, once every one of them was."""
 GONE_WITHIN_S = 10.0
 ENDINGS = {0: "complete", 1: "ended with a seed that was killed", 3: "the machine failed", -signal.SIGKILL: "killed"}
@@ -160,7 +160,7 @@ class Project:
 
 def victims(controller: int) -> dict[str, list[int]]:
     """Processes of an evolution by what they are."""
-    found: dict[str, list[int]] = {"controller": [controller], "worker": [], "zygote": [], "kernel": []}
+    found: dict[str, list[int]] = {"controller": [controller], "worker": [], "fork server": [], "kernel": []}
     for process in processes.tree(controller)[1:]:
         try:
             command = Path(f"/proc/{process.pid}/cmdline").read_bytes()
@@ -168,9 +168,9 @@ def victims(controller: int) -> dict[str, list[int]]:
             continue
         if b"sys.stdin.readline" in command:
             found["worker"].append(process.pid)
-        elif b"pytest_avo.evaluation.kernel_process.zygote" in command:
-            # What is forked from the zygote keeps its command line; the zygote alone leads to the worker.
-            found["zygote" if process.parent in found["worker"] else "kernel"].append(process.pid)
+        elif b"pytest_avo.evaluation.kernel_process.fork_server" in command:
+            # What is forked from the fork server keeps its command line; the fork server alone leads to the worker.
+            found["fork server" if process.parent in found["worker"] else "kernel"].append(process.pid)
     return found
 
 

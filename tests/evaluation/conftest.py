@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from tests.evaluation.laboratory import Laboratory
 
 SECRET = "sk-nobody-may-see-this"
@@ -24,36 +24,36 @@ def private_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def started(tmp_path_factory: pytest.TempPathFactory, *, layers: bool) -> Iterator[Nursery]:
-    nursery = Nursery(box=tmp_path_factory.mktemp("box"), environment={"OMP_NUM_THREADS": "1"}, warm=["torch"])
-    nursery.start(layers=layers)
-    nursery.wait()
-    yield nursery
-    nursery.kill()
+def started(tmp_path_factory: pytest.TempPathFactory, *, layers: bool) -> Iterator[Spawner]:
+    spawner = Spawner(box=tmp_path_factory.mktemp("box"), environment={"OMP_NUM_THREADS": "1"}, warm=["torch"])
+    spawner.start(layers=layers)
+    spawner.wait()
+    yield spawner
+    spawner.kill()
 
 
 @pytest.fixture(scope="session")
-def confined_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+def confined_spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
     yield from started(tmp_path_factory, layers=True)
 
 
 @pytest.fixture(scope="session")
-def bare_nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+def bare_spawner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spawner]:
     yield from started(tmp_path_factory, layers=False)
 
 
 @pytest.fixture
-def confined(confined_nursery: Nursery) -> Iterator[Laboratory]:
+def confined(confined_spawner: Spawner) -> Iterator[Laboratory]:
     """Kernels run with every layer of confinement that this machine offers."""
-    laboratory = Laboratory(confined_nursery)
+    laboratory = Laboratory(confined_spawner)
     yield laboratory
     assert laboratory.leftovers() == []
 
 
 @pytest.fixture
-def bare(bare_nursery: Nursery) -> Iterator[Laboratory]:
+def bare(bare_spawner: Spawner) -> Iterator[Laboratory]:
     """Kernels run with limits alone, as with --avo-sandbox=off."""
-    laboratory = Laboratory(bare_nursery)
+    laboratory = Laboratory(bare_spawner)
     yield laboratory
     assert laboratory.leftovers() == []
 

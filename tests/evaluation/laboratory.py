@@ -14,7 +14,7 @@ from pytest_avo.core.shape import Dtype, Shape
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.correctness.correctness import fault
 from pytest_avo.evaluation.correctness.inputs import Case, draw
 from pytest_avo.evaluation.linux import processes
@@ -105,11 +105,11 @@ class Ending:
 
 
 class Laboratory:
-    """A nursery with arms of its own."""
+    """A spawner with arms of its own."""
 
-    def __init__(self, nursery: Nursery) -> None:
-        self.nursery = nursery
-        self.arms = Arms(nursery, threads=1, memory_bytes=MEMORY_BYTES)
+    def __init__(self, spawner: Spawner) -> None:
+        self.spawner = spawner
+        self.arms = Arms(spawner, threads=1, memory_bytes=MEMORY_BYTES)
         self._used: set[str] = set()
 
     def arm(self, source: str, *, name: str = KERNEL, limits: Limits | None = None) -> Arm:
@@ -142,11 +142,11 @@ class Laboratory:
     def leftovers(self) -> list[processes.Process]:
         """Processes that are still there after all arms were ended."""
         self.end()
-        return self.below_zygote()
+        return self.below_fork_server()
 
-    def below_zygote(self) -> list[processes.Process]:
-        """All processes below the zygote."""
-        process = self.nursery._process
+    def below_fork_server(self) -> list[processes.Process]:
+        """All processes below the fork server."""
+        process = self.spawner._process
         assert process is not None
         return processes.tree(process.pid)[1:]
 

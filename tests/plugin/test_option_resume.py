@@ -52,7 +52,7 @@ def gone(folder: Path, limit_s: float = 5) -> bool:
 def test_killed_at_random_moments_it_loses_and_repeats_nothing(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The run alone; tests/test_crash.py kills workers, zygotes and kernels beside it."""
+    """The run alone; tests/test_crash.py kills workers, fork servers and kernels beside it."""
     monkeypatch.setenv(EACH_S, "0.1")
     project.script(*WORDS)
     kernel = project.path / "kernels" / "slow.py"

@@ -1,7 +1,7 @@
 """A plugin for runs inside tests (`-p tests.plugin.warm_pool`): real evaluations, by a worker that outlives the run.
 
-A worker and its zygote import torch, each for itself: that takes longer than most evaluations. What such a run proves
-is what kernels and results come to; how workers start and end has tests of its own.
+A worker and its fork server import torch, each for itself: that takes longer than most evaluations. What such a run
+proves is what kernels and results come to; how workers start and end has tests of its own.
 """
 
 from __future__ import annotations

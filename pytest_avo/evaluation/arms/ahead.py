@@ -23,7 +23,7 @@ from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import claim_of, text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import ATTENTION
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.correctness.battery import Extent, beside_once
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_sequences
@@ -60,9 +60,9 @@ class _Compiler:
 class Ahead:
     """Has kernels compiled for shapes, and knows for which they are."""
 
-    def __init__(self, nursery: Nursery, *, target: str, multiprocessors: int, jobs: int, memory_bytes: int) -> None:
+    def __init__(self, spawner: Spawner, *, target: str, multiprocessors: int, jobs: int, memory_bytes: int) -> None:
         """target, multiprocessors: of the device. jobs: compilers at a time, for each kernel."""
-        self._nursery = nursery
+        self._spawner = spawner
         self._how = {"target": target, "multiprocessors": multiprocessors, "jobs": jobs}
         self._memory_bytes = memory_bytes
         self._running: dict[str, _Compiler] = {}
@@ -74,14 +74,14 @@ class Ahead:
         claim_alone: for no calls beside them, which need builds of their own. niceness: towards other compilers too.
         """
         digest = text_digest(subject.source)
-        if digest in self._running or not self._nursery.is_alive:
+        if digest in self._running or not self._spawner.is_alive:
             return
         known = self._compiled.setdefault(digest, set())
         left = [x for x in shapes if (x.id, False) not in known and (x.id, claim_alone) not in known]
         if not left:
             return
         try:
-            pid, link = self._nursery.fork_compiler(
+            pid, link = self._spawner.fork_compiler(
                 subject, how=self._how, memory_bytes=self._memory_bytes, niceness=niceness
             )
         except EvaluatorError:
@@ -108,9 +108,9 @@ class Ahead:
             left_s = limit_s * LIMIT_SHARE - (time.perf_counter() - start)
             in_time, _, _ = select.select([compiler.link], [], [], max(0.0, left_s))
             compiler.link.close()
-            self._nursery.end_compiler(compiler.pid)
+            self._spawner.end_compiler(compiler.pid)
             if not in_time:  # a lock that it held (torch's extensions have one) would hold up the kernel's own process
-                self._nursery.forget(subject)
+                self._spawner.forget(subject)
             self._compiled[digest] |= compiler.asked
             self.begin(subject, shapes, claim_alone=claim_alone)  # what it was not begun for
         return time.perf_counter() - start

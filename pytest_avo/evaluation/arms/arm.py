@@ -222,7 +222,7 @@ class Arm:
         return used / seconds
 
     def kill(self) -> None:
-        """End the process group. Reaping, and verifying that nothing is left, is the zygote's part."""
+        """End the process group. Reaping, and verifying that nothing is left, is the fork server's part."""
         processes.kill_group(self.pid)
 
     def close(self) -> None:

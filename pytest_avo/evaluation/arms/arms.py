@@ -11,7 +11,7 @@ from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.correctness.room import HOST, Room
 
 
@@ -30,11 +30,11 @@ class Arms:
     """One process per arm of a comparison, by the arm's name. A process that misbehaved is never used again."""
 
     def __init__(
-        self, nursery: Nursery, *, threads: int, memory_bytes: int, room: Room = HOST, sharing: int = 1
+        self, spawner: Spawner, *, threads: int, memory_bytes: int, room: Room = HOST, sharing: int = 1
     ) -> None:
         """sharing: how many such keepers of processes there are on these cores."""
         self.room = room
-        self._nursery = nursery
+        self._spawner = spawner
         self._threads = threads
         self._shared_threads = max(1, threads // sharing)
         self._memory_bytes = memory_bytes
@@ -69,7 +69,7 @@ class Arms:
 
     def _begin(self, name: str, subject: Subject, shapes: Sequence[Shape], *, timed: bool) -> _Kept:
         """The process of an arm, which may not be loaded yet."""
-        if not self._nursery.is_alive:
+        if not self._spawner.is_alive:
             self._bury()
         given_bytes, result_bytes = self.room.for_shapes(shapes)
         digest = text_digest(subject.source)
@@ -84,7 +84,7 @@ class Arms:
         ):
             return kept
         self.drop(name)
-        arm = self._nursery.fork(
+        arm = self._spawner.fork(
             subject,
             given_bytes=given_bytes,
             result_bytes=result_bytes,
@@ -128,9 +128,9 @@ class Arms:
         how = "ended"
         if kept is not None:
             if isinstance(error, KernelEnded):
-                how = self._nursery.end(kept.arm)
+                how = self._spawner.end(kept.arm)
             else:
-                self._nursery.dismiss(kept.arm)
+                self._spawner.dismiss(kept.arm)
                 kept.arm.log.finish()
             self._last_words[name] = kept.arm.log.tail
         return KernelFault("crashed", f"process {how} in {error}") if isinstance(error, KernelEnded) else error
@@ -138,14 +138,14 @@ class Arms:
     def drop(self, name: str) -> None:
         """End an arm's process, if there is one, so that the next use starts afresh."""
         if kept := self._kept.pop(name, None):
-            self._nursery.dismiss(kept.arm)
+            self._spawner.dismiss(kept.arm)
 
     def settle(self) -> None:
         """Wait until processes that were ended are gone."""
-        self._nursery.settle()
+        self._spawner.settle()
 
     def _bury(self) -> None:
-        """Forget the processes that ended with their zygote; whatever ended it, it is not the next kernel's doing."""
+        """Forget the processes if the fork server, and they with it, ended: that is no fault of the next kernel."""
         for kept in self._kept.values():
             kept.arm.close()
         self._kept.clear()

@@ -1,4 +1,4 @@
-"""The zygote as its worker sees it: a process and a socket to ask it on, for forks and for reaping what was forked."""
+"""The fork server as its worker sees it: a process, and a socket on which it is asked to fork and to reap."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ KEPT_VARIABLES = ("PATH", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"
 """What of the user's environment reaches a kernel; no key and no token is among it."""
 
 
-class Zygote:
-    """Starts it, has it fork and reap, and ends it with all below it."""
+class ForkServer:
+    """Starts the fork server, has it fork and reap processes, and ends it with all below it."""
 
     def __init__(self, *, box: Path, environment: Mapping[str, str], warm: Sequence[str], place: str) -> None:
         self.box = box
@@ -38,26 +38,26 @@ class Zygote:
         self._process: subprocess.Popen[bytes] | None = None
         self._owned: set[int] = set()
         self._ordered: int | None = None
-        """The process that was ordered last; 0: the zygote has not told its number yet."""
+        """The process that was ordered last; 0: the fork server has not told its number yet."""
 
     @property
     def is_alive(self) -> bool:
-        """Whether the zygote, and so every process forked from it, can still be there."""
+        """Whether the fork server, and so every process forked from it, can still be there."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, *, layers: bool) -> None:
-        """Start the zygote; `wait` waits for it. layers: confine what it forks by more than limits."""
+        """Start the fork server; `wait` waits for it. layers: confine what it forks by more than limits."""
         self._layers = layers
         self._ready = False
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_LIMIT_S)
         kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-        # The zygote must find this package however the worker did; its children lose the variable again.
+        # The fork server must find this package however the worker did; its children lose the variable again.
         private = {"LC_ALL": "C.UTF-8", "HOME": str(self.box), "PYTHONPATH": python.search_path(), **python.NOBODY}
         environment = {**kept, **private, **self._environment}
-        command = python.command("pytest_avo.evaluation.kernel_process.zygote")
+        command = python.command("pytest_avo.evaluation.kernel_process.fork_server")
         command += [str(theirs.fileno()), "layers" if layers else "plain", self._place]
-        with (self.box / "zygote.log").open("ab") as log:
+        with (self.box / "fork-server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [*command, *self._warm],
                 env=environment,
@@ -71,7 +71,7 @@ class Zygote:
         theirs.close()
 
     def wait(self) -> None:
-        """Block until the zygote has imported what it imports; one that was lost is replaced."""
+        """Block until the fork server has imported what it imports; one that was lost is replaced."""
         if not self.is_alive:
             self.kill()
             self.start(layers=self._layers)
@@ -80,11 +80,11 @@ class Zygote:
             self._ready = True
 
     def kill(self) -> None:
-        """End the zygote, and with it all that it forked. Two threads may: one that ends the worker, one that works."""
+        """End the fork server and all that it forked. Two threads may call it at once."""
         process = self._process
         if process is None:
             return
-        # What left its process group has the zygote, a subreaper, as its parent and would be anybody's orphan after it.
+        # A process that left its group has the fork server, a subreaper, as its parent; after it nobody could find it.
         deadline = time.monotonic() + REAP_LIMIT_S
         while below := [x.pid for x in processes.tree(process.pid)[1:] if x.state != "Z"]:
             processes.send(below, signal.SIGKILL)
@@ -101,7 +101,7 @@ class Zygote:
             self._control.close()
 
     def _start(self, request: Mapping[str, Any], descriptors: Sequence[int]) -> tuple[int, socket.socket]:
-        """Have the zygote fork; the number of the new process and this end of the socket that it is asked on."""
+        """Fork a process: its number, and this end of the socket on which it is asked."""
         assert self._control is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -113,14 +113,14 @@ class Zygote:
             raise
         except OSError as error:
             ours.close()
-            raise EvaluatorError(f"the zygote did not fork: {error}") from None
+            raise EvaluatorError(f"the fork server did not fork: {error}") from None
         finally:
             theirs.close()
         self._owned.add(pid)
         return pid, ours
 
     def order(self, request: Mapping[str, Any], descriptors: Sequence[int]) -> socket.socket:
-        """Have the zygote fork without waiting for it; `ordered` tells the number. OSError where it is gone."""
+        """Fork a process without waiting for its number (see `ordered`). OSError where the fork server is gone."""
         assert self._control is not None
         self.ordered()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -142,7 +142,7 @@ class Zygote:
         return self._ordered or 0
 
     def _reap(self, pid: int) -> int | None:
-        """The wait status of a process that was killed, once it is gone with its group; None if the zygote went too."""
+        """The wait status of a killed process, once it and its group are gone; None if the fork server is gone too."""
         try:
             assert self._control is not None
             self.ordered()
@@ -166,7 +166,7 @@ class Zygote:
         return f"killed by {signal.Signals(-code).name}{f', {limited}' if limited else ''}"
 
     def _orphans(self) -> list[int]:
-        """Processes below the zygote that nobody was said to own: whichever kernel runs at the moment left them."""
+        """Processes below the fork server that belong to no arm yet: the kernel that runs at the moment left them."""
         assert self._process is not None
         with contextlib.suppress(EvaluatorError):  # that it is gone is told by whoever asks it for something
             self.ordered()
@@ -177,8 +177,8 @@ class Zygote:
     def _receive(self) -> dict[str, Any]:
         assert self._control is not None
         if not (message := self._control.recv(MAX_MESSAGE)):
-            log = (self.box / "zygote.log").read_text(errors="replace").strip().splitlines()
-            raise EvaluatorError(f"the zygote ended: {log[-1] if log else 'no output'}")
+            log = (self.box / "fork-server.log").read_text(errors="replace").strip().splitlines()
+            raise EvaluatorError(f"the fork server ended: {log[-1] if log else 'no output'}")
         answer: dict[str, Any] = json.loads(message)
         return answer
 

@@ -1,4 +1,4 @@
-"""What a kernel's process is given before it runs: a private folder, memory, a place for its words; also as a spare."""
+"""What a kernel's process is given: a private folder, memory for arguments and results, a log. And spare processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Berth:
-    """All of it. Whose kernel it is for need not be known yet: its file is put into the folder later."""
+class Resources:
+    """The resources of one process. They do not depend on the kernel, whose file is put into the folder later."""
 
     folder: Path
     given: Memory
@@ -26,7 +26,7 @@ class Berth:
 
     @property
     def request(self) -> dict[str, object]:
-        """What the zygote is told."""
+        """The request to the fork server that goes with them."""
         return {
             "do": "fork",
             "scratch": str(self.folder),
@@ -38,31 +38,31 @@ class Berth:
 
     @property
     def descriptors(self) -> list[int]:
-        """What goes with that."""
+        """The file descriptors that are sent along with the request."""
         return [self.given.descriptor, self.result.descriptor, self.log.write_end]
 
     def serves(self, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> bool:
-        """Whether a kernel that needs this much can have it."""
+        """Whether they suffice for a kernel that needs this much."""
         enough = self.given.size >= given_bytes and self.result.size >= result_bytes
         return enough and (self.threads, self.memory_bytes) == (threads, memory_bytes)
 
     def close(self) -> None:
-        """Free what the judge holds of it."""
+        """Free this side's mappings of the memory."""
         self.given.close()
         self.result.close()
 
 
 @dataclass(frozen=True, slots=True)
 class Spare:
-    """A process that was forked ahead and waits for a kernel."""
+    """A process that was forked ahead and waits for the next new kernel."""
 
-    berth: Berth
+    resources: Resources
     link: socket.socket
 
     def close(self) -> None:
-        """Free what the judge holds of a process that is not there any more."""
+        """Free this side's memory and socket, once the process is killed."""
         self.link.close()
-        self.berth.close()
+        self.resources.close()
 
 
 def private_folders(folder: Path) -> dict[str, str]:

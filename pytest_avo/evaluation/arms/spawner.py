@@ -1,4 +1,4 @@
-"""The worker's side of the zygote: starts kernels' processes and makes sure that they are gone afterwards."""
+"""Starts kernels' processes by way of the fork server, and makes sure that they are gone afterwards."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import text_digest
-from pytest_avo.evaluation.arms.berth import Berth, Spare, private_folders
+from pytest_avo.evaluation.arms.fork_server import ForkServer
 from pytest_avo.evaluation.arms.log import Log
-from pytest_avo.evaluation.arms.zygote import Zygote
+from pytest_avo.evaluation.arms.resources import Resources, Spare, private_folders
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE
 from pytest_avo.evaluation.linux import processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
@@ -29,8 +29,8 @@ MOST_DYING = 4
 """Processes that may be dying at a time: they hold their memory until they are gone, on a GPU too."""
 
 
-class Nursery(Zygote):
-    """One zygote and the arms forked from it."""
+class Spawner(ForkServer):
+    """The processes of arms and of compilers: forked, killed, verified to be gone."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Nursery(Zygote):
         self._keeps_spares = spares
         self._spare: Spare | None = None
         self._folders: dict[str, Path] = {}
-        """Of kernels that were given a spare's, by digest."""
+        """Folders of kernels that run in what was a spare process, by the digest of their source."""
         self._numbers = itertools.count(1)
 
     def fork(self, subject: Subject, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Arm:
         """A new process for a kernel, its file in place and nothing of it executed yet."""
-        from pytest_avo.evaluation.arms.arm import Arm  # with torch, which the zygote imports meanwhile
+        from pytest_avo.evaluation.arms.arm import Arm  # with torch, which the fork server imports meanwhile
 
         self.wait()
         if self._place == "cuda":
@@ -66,12 +66,12 @@ class Nursery(Zygote):
         found = self._taken_spare(subject, needs)
         scratch = self._scratch(subject)
         if found is None:
-            berth = self._berth(scratch, **needs)
+            resources = self._resources(scratch, **needs)
             try:
-                pid, link = self._start(berth.request, berth.descriptors)
+                pid, link = self._start(resources.request, resources.descriptors)
             finally:
-                os.close(berth.log.write_end)
-            found = pid, Spare(berth, link)
+                os.close(resources.log.write_end)
+            found = pid, Spare(resources, link)
         if self._keeps_spares:
             self._order_spare(needs)
         pid, taken = found
@@ -79,27 +79,29 @@ class Nursery(Zygote):
         return Arm(
             tree,
             link=taken.link,
-            given=taken.berth.given,
-            result=taken.berth.result,
-            log=taken.berth.log,
+            given=taken.resources.given,
+            result=taken.resources.result,
+            log=taken.resources.log,
             label=subject.label,
             memory_bytes=memory_bytes,
         )
 
-    def _berth(self, folder: Path, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int) -> Berth:
+    def _resources(
+        self, folder: Path, *, given_bytes: int, result_bytes: int, threads: int, memory_bytes: int
+    ) -> Resources:
         given, result = self._memory(given_bytes, result_bytes)
-        return Berth(folder, given, result, Log(), threads, memory_bytes)
+        return Resources(folder, given, result, Log(), threads, memory_bytes)
 
     def _taken_spare(self, subject: Subject, needs: Mapping[str, int]) -> tuple[int, Spare] | None:
-        """The spare and its number, if one serves a kernel that has no folder yet: its own becomes that."""
+        """The spare process and its number, if it fits and the kernel is new: it gets the spare's folder."""
         if self._spare is None or self._folder(subject).exists():
             return None
         pid = self.ordered()
-        if not self._spare.berth.serves(**needs) or not processes.is_running(pid):
+        if not self._spare.resources.serves(**needs) or not processes.is_running(pid):
             self.end_spare()
             return None
         spare, self._spare = self._spare, None
-        self._folders[text_digest(subject.source)] = spare.berth.folder
+        self._folders[text_digest(subject.source)] = spare.resources.folder
         return pid, spare
 
     def end_spare(self) -> None:
@@ -116,13 +118,13 @@ class Nursery(Zygote):
             return
         folder = self.box / "kernels" / f"spare-{next(self._numbers)}"
         folder.mkdir(parents=True)
-        berth = self._berth(folder, **needs)
+        resources = self._resources(folder, **needs)
         try:
-            self._spare = Spare(berth, self.order(berth.request, berth.descriptors))
-        except OSError:  # the zygote is gone, as whoever needs it next is told
-            berth.close()
+            self._spare = Spare(resources, self.order(resources.request, resources.descriptors))
+        except OSError:  # the fork server is gone, as whoever needs it next is told
+            resources.close()
         finally:
-            os.close(berth.log.write_end)
+            os.close(resources.log.write_end)
 
     def fork_compiler(
         self, subject: Subject, *, how: Mapping[str, Any], memory_bytes: int, niceness: int
@@ -163,7 +165,7 @@ class Nursery(Zygote):
 
     def end_compiler(self, pid: int) -> None:
         """Kill a compiler with all below it."""
-        if self.is_alive:  # else it ended with the zygote
+        if self.is_alive:  # else it ended with the fork server
             processes.kill_group(pid)
             self._dying.append(pid)
             if PID_NAMESPACE not in self.layers:
@@ -182,7 +184,7 @@ class Nursery(Zygote):
         self._dying.clear()
 
     def kill(self) -> None:
-        """End the zygote, and with it all that it forked."""
+        """End the fork server, and with it all that it forked."""
         super().kill()
         self._dying.clear()
         if self._spare is not None:

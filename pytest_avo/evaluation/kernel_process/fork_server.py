@@ -1,7 +1,7 @@
 """The process that kernels' processes are forked from: torch imported, no kernel's code, no device call, ever.
 
 Started by a worker with one control socket (SOCK_SEQPACKET). Requests are JSON; a fork request carries the child's
-socket, its input and output memory and its log as descriptors. The zygote ends, with all below it, when the worker
+socket, its input and output memory and its log as descriptors. The fork server ends, with all below it, when the worker
 does.
 """
 

@@ -1,8 +1,8 @@
 """Confinement of a kernel's process in layers: each is used where the machine offers it, the report says which hold.
 
-The zygote enters network and IPC namespaces of its own once; every child gets a PID namespace (so that its death takes
-all its descendants), resource limits, no capabilities, and, last, Landlock and seccomp. None of it needs an installed
-tool.
+The fork server enters network and IPC namespaces of its own once. Every child gets a PID namespace (so that its death
+takes all its descendants), resource limits, no capabilities, and, last, Landlock and seccomp. None of it needs an
+installed tool.
 """
 
 from __future__ import annotations

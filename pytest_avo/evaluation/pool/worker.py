@@ -1,4 +1,4 @@
-"""The far end of a pool's gateway: one device, one judge, one zygote. Started over execnet on this host or another.
+"""The far end of a pool's gateway: one device, its judge, its fork server. Started by execnet, here or elsewhere.
 
 Requests arrive and messages leave as JSON bytes with a fixed schema. The process ends, and takes everything below it
 along, when the channel closes, however the controller ended.
@@ -36,7 +36,7 @@ from pytest_avo.core.evaluation import (
     WorkerConfig,
 )
 from pytest_avo.core.secret_names import is_secret
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.local import deal, sharers
@@ -68,14 +68,14 @@ def serve(channel: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     _forget_secrets()
     line = WorkerLine(channel)
-    nurseries: list[Nursery] = []
+    spawners: list[Spawner] = []
     with _box() as box:
 
         def end() -> NoReturn:
             """End at once, also in the middle of a request."""
             try:
-                for nursery in nurseries:
-                    nursery.kill()
+                for spawner in spawners:
+                    spawner.kill()
                 remove_tree(box)
             finally:
                 os._exit(0)
@@ -86,14 +86,14 @@ def serve(channel: Any) -> None:
         os.environ.update(device.environment())  # for the judge too: it sees the device that its kernels see
         warm = ["torch", "triton"] if device.place == "cuda" else ["torch"]
         is_cpu = device.place == "cpu"  # a GPU's processes share one memory for arguments
-        nursery = Nursery(box=box, environment=device.environment(), warm=warm, place=device.place, spares=is_cpu)
-        nurseries.append(nursery)
-        nursery.start(layers=config.layers)
-        # torch takes two seconds to import: here and in the zygote at the same time.
+        spawner = Spawner(box=box, environment=device.environment(), warm=warm, place=device.place, spares=is_cpu)
+        spawners.append(spawner)
+        spawner.start(layers=config.layers)
+        # torch takes two seconds to import: here and in the fork server at the same time.
         importlib.import_module("torch")
         _be_a_quiet_judge()
-        nursery.wait()
-        examiner = _examiner(device, nursery, config, line)
+        spawner.wait()
+        examiner = _examiner(device, spawner, config, line)
         looker = _looker(device, config)
         line.send(
             Hello(
@@ -102,14 +102,14 @@ def serve(channel: Any) -> None:
                 device=device.id,
                 fingerprint=device.fingerprint(),
                 peers=device.peers,
-                sandbox=", ".join(nursery.layers),
+                sandbox=", ".join(spawner.layers),
                 looks_ahead=line.prepare is not None,
             )
         )
         threading.Thread(target=line.live, daemon=True, name="avo-life").start()
         while True:
             if not line.has_order(within_s=QUIET_S):
-                nursery.settle()
+                spawner.settle()
                 _share_memory(device.place)
             match line.order():
                 case Evaluate(request=request):
@@ -118,7 +118,7 @@ def serve(channel: Any) -> None:
                     line.begin(order)
 
 
-def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: WorkerLine) -> Examiner:
+def _examiner(device: Device, spawner: Spawner, config: WorkerConfig, line: WorkerLine) -> Examiner:
     """The judge of a device."""
     from pytest_avo.evaluation.arms.ahead import COMPILED_AHEAD, Ahead
     from pytest_avo.evaluation.arms.arms import Arms
@@ -132,7 +132,7 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Work
 
     memory_bytes = int(MEMORY_SHARE * cgroup.memory_bytes())
     arms = Arms(
-        nursery,
+        spawner,
         threads=device.threads,
         sharing=config.workers,
         memory_bytes=memory_bytes,
@@ -142,7 +142,7 @@ def _examiner(device: Device, nursery: Nursery, config: WorkerConfig, line: Work
     if device.target in COMPILED_AHEAD:
         known = device.fingerprint()
         jobs = max(1, (cgroup.cores() - JUDGING_CORES) // config.workers)
-        ahead = Ahead(nursery, target=device.target, multiprocessors=known.units, jobs=jobs, memory_bytes=memory_bytes)
+        ahead = Ahead(spawner, target=device.target, multiprocessors=known.units, jobs=jobs, memory_bytes=memory_bytes)
 
         line.prepare = partial(_prepare, ahead)
     return Examiner(

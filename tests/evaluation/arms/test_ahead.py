@@ -12,7 +12,7 @@ from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.linux.removal import remove_tree
 
 SHAPE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="bf16")
@@ -47,46 +47,46 @@ def attention_varlen(q, k, v, *, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_s
 
 
 @pytest.fixture(scope="module")
-def nursery() -> Iterator[Nursery]:
+def spawner() -> Iterator[Spawner]:
     box = Path(tempfile.mkdtemp())
-    nursery = Nursery(box=box, environment={}, warm=["torch", "triton"])
-    nursery.start(layers=True)
-    nursery.wait()
-    yield nursery
-    nursery.kill()
+    spawner = Spawner(box=box, environment={}, warm=["torch", "triton"])
+    spawner.start(layers=True)
+    spawner.wait()
+    yield spawner
+    spawner.kill()
     remove_tree(box)
 
 
-def ahead(nursery: Nursery) -> Ahead:
-    return Ahead(nursery, target="sm90", multiprocessors=132, jobs=2, memory_bytes=4 << 30)
+def ahead(spawner: Spawner) -> Ahead:
+    return Ahead(spawner, target="sm90", multiprocessors=132, jobs=2, memory_bytes=4 << 30)
 
 
-def compiled(nursery: Nursery, subject: Subject) -> list[Path]:
-    return sorted((nursery.box / "kernels" / text_digest(subject.source)).glob("triton/*/copied.cubin"))
+def compiled(spawner: Spawner, subject: Subject) -> list[Path]:
+    return sorted((spawner.box / "kernels" / text_digest(subject.source)).glob("triton/*/copied.cubin"))
 
 
-def test_a_kernel_is_compiled_for_what_it_is_asked_and_once(nursery: Nursery) -> None:
-    subject, compiler = Subject("copies", COPIES), ahead(nursery)
+def test_a_kernel_is_compiled_for_what_it_is_asked_and_once(spawner: Spawner) -> None:
+    subject, compiler = Subject("copies", COPIES), ahead(spawner)
     compiler.begin(subject, [SHAPE], claim_alone=True)
     compiler.finish(subject, [SHAPE], claim_alone=True, limit_s=120.0)
-    assert len(compiled(nursery, subject)) == 1
+    assert len(compiled(spawner, subject)) == 1
     compiler.begin(subject, [SHAPE], claim_alone=True)  # known: what is begun here would be waited for below
     compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=120.0)
-    found = compiled(nursery, subject)
+    found = compiled(spawner, subject)
     assert len(found) == 2  # the battery beside a full shape has causal calls
     written = [path.stat().st_mtime_ns for path in found]
     compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=120.0)
-    assert [path.stat().st_mtime_ns for path in compiled(nursery, subject)] == written
-    nursery.settle()
+    assert [path.stat().st_mtime_ns for path in compiled(spawner, subject)] == written
+    spawner.settle()
 
 
-def test_optional_functions_are_compiled_too_with_their_tables_and_numbers(nursery: Nursery) -> None:
+def test_optional_functions_are_compiled_too_with_their_tables_and_numbers(spawner: Spawner) -> None:
     source = COPIES.replace('"shapes"', '"varlen": True, "shapes"') + PACKED
-    subject, compiler = Subject("more", source), ahead(nursery)
+    subject, compiler = Subject("more", source), ahead(spawner)
     compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=120.0)
-    folder = nursery.box / "kernels" / text_digest(subject.source)
+    folder = spawner.box / "kernels" / text_digest(subject.source)
     assert {path.stem for path in folder.glob("triton/*/*.cubin")} == {"copied", "packed"}
-    nursery.settle()
+    spawner.settle()
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_optional_functions_are_compiled_too_with_their_tables_and_numbers(nurse
     ["import os\nos._exit(3)", "import time\ntime.sleep(60)", "raise ValueError", "this is no Python", COPIES[:200]],
     ids=["exits", "hangs", "raises", "unreadable", "half"],
 )
-def test_a_kernel_that_cannot_be_compiled_holds_nobody_up(nursery: Nursery, source: str) -> None:
-    subject, compiler = Subject("bad", source), ahead(nursery)
+def test_a_kernel_that_cannot_be_compiled_holds_nobody_up(spawner: Spawner, source: str) -> None:
+    subject, compiler = Subject("bad", source), ahead(spawner)
     assert compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=1.0) < 10
-    nursery.settle()
-    assert nursery.is_alive
+    spawner.settle()
+    assert spawner.is_alive

@@ -22,20 +22,20 @@ def threads_of(arms: Arms, *, timed: bool) -> str:
 
 
 def test_workers_share_the_cores_until_they_time(bare: Laboratory) -> None:
-    arms = Arms(bare.nursery, threads=6, sharing=2, memory_bytes=MEMORY_BYTES)
+    arms = Arms(bare.spawner, threads=6, sharing=2, memory_bytes=MEMORY_BYTES)
     assert "3 threads" in threads_of(arms, timed=False)
     assert "6 threads" in threads_of(arms, timed=True)
     arms.drop(KERNEL)
 
 
 def test_more_workers_than_cores_have_a_thread_each(bare: Laboratory) -> None:
-    arms = Arms(bare.nursery, threads=2, sharing=5, memory_bytes=MEMORY_BYTES)
+    arms = Arms(bare.spawner, threads=2, sharing=5, memory_bytes=MEMORY_BYTES)
     assert "1 threads" in threads_of(arms, timed=False)
     arms.drop(KERNEL)
 
 
 def test_a_process_is_kept_for_the_next_request_of_its_kind(bare: Laboratory) -> None:
-    arms = Arms(bare.nursery, threads=2, memory_bytes=MEMORY_BYTES)
+    arms = Arms(bare.spawner, threads=2, memory_bytes=MEMORY_BYTES)
     first = arms.get(KERNEL, COUNTING, [shape()], Limits(), timed=False)
     assert arms.get(KERNEL, COUNTING, [shape()], Limits()) is first
     arms.drop(KERNEL)

@@ -15,15 +15,15 @@ from tests.evaluation.laboratory import Laboratory, gone, kernel
 @pytest.fixture
 def sparing(laboratory: Laboratory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laboratory]:
     """Where a process is kept ready for the next new kernel."""
-    monkeypatch.setattr(laboratory.nursery, "_keeps_spares", True)
+    monkeypatch.setattr(laboratory.spawner, "_keeps_spares", True)
     yield laboratory
-    laboratory.nursery.end_spare()
+    laboratory.spawner.end_spare()
 
 
 def waiting(laboratory: Laboratory) -> int:
     """The process that is kept ready."""
-    assert laboratory.nursery._spare is not None
-    return laboratory.nursery.ordered()
+    assert laboratory.spawner._spare is not None
+    return laboratory.spawner.ordered()
 
 
 def test_a_process_that_was_kept_ready_is_the_next_new_kernels(sparing: Laboratory) -> None:
@@ -47,6 +47,6 @@ def test_a_process_that_was_kept_ready_and_is_gone_or_too_small_is_nobodys(spari
     assert sparing.arm(kernel(top="TWO = 2")).pid != gone_pid
     small = waiting(sparing)
     large = Subject("large", kernel(top="THREE = 3"))
-    arm = sparing.nursery.fork(large, given_bytes=64 << 20, result_bytes=64 << 20, threads=1, memory_bytes=1 << 30)
+    arm = sparing.spawner.fork(large, given_bytes=64 << 20, result_bytes=64 << 20, threads=1, memory_bytes=1 << 30)
     assert (arm.pid != small, arm.given.size) == (True, 64 << 20)
-    sparing.nursery.end(arm)
+    sparing.spawner.end(arm)

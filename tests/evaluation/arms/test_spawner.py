@@ -54,7 +54,7 @@ def test_no_secret_is_in_the_environment(laboratory: Laboratory) -> None:
     allowed = {"PATH", "HOME", "TMPDIR", "LC_ALL", "OMP_NUM_THREADS", "XDG_CACHE_HOME", "LD_LIBRARY_PATH", "CUDA_HOME"}
     allowed |= {"TRITON_CACHE_DIR", "TORCH_EXTENSIONS_DIR", "TORCHINDUCTOR_CACHE_DIR", "CUDA_CACHE_PATH"}
     allowed |= {"CUDA_VISIBLE_DEVICES", "VIRTUAL_ENV", "CC", "CXX", "USER", "LOGNAME"}
-    # Libraries that the zygote imports set flags of their own.
+    # Libraries that the fork server imports set flags of their own.
     extra = {
         name for name in json.loads(found["now"].replace("'", '"')) if not name.startswith(("TORCH", "KMP", "MKL"))
     }
@@ -97,7 +97,7 @@ def test_a_confined_kernel_writes_to_its_own_folder_alone(confined: Laboratory, 
 
 
 def test_a_confined_kernel_changes_nothing_about_files_of_others(confined: Laboratory, victim: Path) -> None:
-    if OWN_MOUNTS not in confined.nursery.layers:
+    if OWN_MOUNTS not in confined.spawner.layers:
         pytest.skip("this machine offers no mounts of one's own")
     before = victim.stat()
     path = repr(str(victim))
@@ -151,7 +151,7 @@ def test_a_deep_tree_without_permissions_is_removed(confined: Laboratory, tmp_pa
         assert confined.run(kernel(top="if not os.path.exists('d'):" + textwrap.indent(top, "    "))).outcome == "ok"
         confined.end()
     box = tmp_path / "box"
-    (confined.nursery.box / "kernels").rename(box)
+    (confined.spawner.box / "kernels").rename(box)
     remove_tree(box)
     assert not box.exists()
 
@@ -163,7 +163,7 @@ def test_a_confined_kernel_reaches_no_network_and_no_other_process(confined: Lab
         udp="socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
         local="socket.socket(socket.AF_UNIX)",
         judge=f"os.kill({os.getpid()}, 0)",
-        zygote=f"os.kill({confined.nursery._process.pid if confined.nursery._process else 0}, 0)",
+        fork_server=f"os.kill({confined.spawner._process.pid if confined.spawner._process else 0}, 0)",
         name="socket.sethostname('mine')",
     )
     assert set(found.values()) <= {"PermissionError", "ProcessLookupError"}
@@ -180,7 +180,7 @@ def test_a_confined_kernel_makes_no_namespaces_and_shares_no_memory(confined: La
     assert set(found.values()) == {"-1"}
 
 
-def test_a_kernel_cannot_ask_to_outlive_its_zygote_nor_hide_from_who_counts_its_memory(confined: Laboratory) -> None:
+def test_a_kernel_can_neither_outlive_its_fork_server_nor_hide_the_memory_that_it_holds(confined: Laboratory) -> None:
     found = seen(
         confined,
         ask="ctypes.CDLL(None).prctl(1, 0)",
@@ -244,14 +244,14 @@ def test_no_process_outlives_its_kernel(laboratory: Laboratory, name: str, endin
     found = laboratory.run(kernel(f"{ESCAPES[name]}\n{last}"), limit_s=1 if ending == "hang" else 20)
     assert found.outcome == {"honest": "ok", "crash": "crashed", "hang": "timeout"}[ending]
     if ending == "honest":
-        assert len(laboratory.below_zygote()) >= 2
+        assert len(laboratory.below_fork_server()) >= 2
     assert laboratory.leftovers() == []
     assert laboratory.run(kernel()).outcome == "ok"
 
 
 @pytest.mark.skipif(tuple(map(int, os.uname().release.split(".")[:2])) < (6, 14), reason="pid_max is the machine's own")
 def test_a_fork_bomb_runs_into_a_wall_of_its_own(confined: Laboratory) -> None:
-    if "pid namespace" not in confined.nursery.layers:
+    if "pid namespace" not in confined.spawner.layers:
         pytest.skip("no PID namespace on this machine")
     limit = Path("/proc/sys/kernel/pid_max").read_text()
     # Threads count like processes and are quicker to make.

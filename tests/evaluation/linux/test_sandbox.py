@@ -19,15 +19,15 @@ from pathlib import Path
 if ctypes.CDLL(None).unshare(0x10000000):
     print("no user namespaces")
     sys.exit()
-from pytest_avo.evaluation.arms.nursery import Nursery
+from pytest_avo.evaluation.arms.spawner import Spawner
 from tests.evaluation.laboratory import Laboratory, kernel
-nursery = Nursery(box=Path(sys.argv[1]), environment={}, warm=[])
-nursery.start(layers=True)
-laboratory = Laboratory(nursery)
+spawner = Spawner(box=Path(sys.argv[1]), environment={}, warm=[])
+spawner.start(layers=True)
+laboratory = Laboratory(spawner)
 for number in range(2):
     print(laboratory.run(kernel(f"calls == {number}")).outcome)
     laboratory.end()
-nursery.kill()
+spawner.kill()
 """
 
 WATCHED = """
@@ -56,12 +56,12 @@ print(*found, tried(socket.socket), tried(lambda: open("/usr/written", "w")), tr
 
 
 def test_kernels_are_confined_by_what_the_machine_offers(confined: Laboratory) -> None:
-    assert confined.nursery.layers == sandbox.offered_layers()
-    assert len(confined.nursery.layers) >= 1
+    assert confined.spawner.layers == sandbox.offered_layers()
+    assert len(confined.spawner.layers) >= 1
 
 
 def test_without_layers_none_is_claimed(bare: Laboratory) -> None:
-    assert bare.nursery.layers == ()
+    assert bare.spawner.layers == ()
 
 
 def test_asking_what_is_offered_confines_nobody(tmp_path: Path) -> None:

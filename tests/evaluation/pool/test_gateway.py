@@ -75,7 +75,7 @@ def test_a_worker_on_another_host_introduces_itself(hosts: sshd.Hosts) -> None:
         environment = Path(f"/proc/{hello.pid}/task/{hello.pid}/children").read_text().split()
         keys = [Path(f"/proc/{pid}/environ").read_bytes() for pid in environment]
         assert keys
-        assert not any(b"sk-of-the-host" in text for text in keys), "the zygote inherits no key of the host"
+        assert not any(b"sk-of-the-host" in text for text in keys), "the fork server inherits no key of the host"
     finally:
         gateway.cut()
     assert hello.fingerprint.target == "cpu"

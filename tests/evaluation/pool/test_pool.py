@@ -52,7 +52,7 @@ def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
 
 
 def below() -> set[int]:
-    """All processes that this one started, zygotes of other tests too."""
+    """All processes that this one started, fork servers of other tests too."""
     return {process.pid for process in processes.tree(os.getpid())[1:]}
 
 
@@ -129,11 +129,11 @@ def test_no_process_that_forks_kernels_ever_had_a_key(worker: int) -> None:
     assert not any(SECRET.encode() in environment(pid) for pid in family)
 
 
-def test_a_killed_zygote_is_replaced(pool: Pool, worker: int) -> None:
+def test_a_killed_fork_server_is_replaced(pool: Pool, worker: int) -> None:
     assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
-    [zygote] = processes.children(worker)
-    os.kill(zygote, signal.SIGKILL)
-    assert gone([zygote], within_s=20)
+    [fork_server] = processes.children(worker)
+    os.kill(fork_server, signal.SIGKILL)
+    assert gone([fork_server], within_s=20)
     assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
     assert processes.is_running(worker)
 
