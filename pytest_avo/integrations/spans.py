@@ -6,7 +6,7 @@ falls back on the mask itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -26,12 +26,16 @@ class KeyRun(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """A span for each sequence of a batch; `causal`: aligned bottom-right within its span."""
+    """A span for each sequence of a batch; `causal`: aligned bottom-right within its span.
+
+    `window`: how many keys a query sees at most, its own and those before it; None where it sees all of its span.
+    """
 
     q_length: int
     kv_length: int
     causal: bool
     each: tuple[KeyRun, ...]
+    window: int | None = None
 
     def groups(self) -> list[tuple[slice, KeyRun]]:
         """Neighbours in the batch with the same span, as a slice of the batch."""
@@ -60,6 +64,22 @@ def noted(mask: torch.Tensor) -> Spans | None:
 def _version(mask: torch.Tensor) -> int:
     """How often the mask was changed in place; tensors of inference mode do not count that."""
     return -1 if mask.is_inference() else mask._version
+
+
+def windowed(mask: torch.Tensor, spans: Spans | None, window: int, offset: int) -> Spans | None:
+    """The spans with a window of so many keys, where that is all that a mask (batch, 1, seqlen_q, seqlen_kv) says.
+
+    `offset` is the position of the first query among the keys. None where the mask says anything else.
+    """
+    if spans is None or mask.shape != (len(spans.each), 1, spans.q_length, spans.kv_length):
+        return None
+    keys = torch.arange(spans.kv_length, device=mask.device)
+    last = torch.arange(offset, offset + spans.q_length, device=mask.device)[:, None]
+    band = (keys <= last) & (keys > last - window)
+    for row, run in enumerate(spans.each):
+        if not torch.equal(mask[row, 0], band & (keys >= run.first_key) & (keys < run.last_key)):
+            return None
+    return replace(spans, window=window)
 
 
 def spans_of_mask(mask: torch.Tensor) -> Spans | None:

@@ -19,7 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
-from pytest_avo.integrations.spans import Spans, note, noted, spans_of_mask, spans_of_padding
+from pytest_avo.integrations.padded import attend_padded
+from pytest_avo.integrations.spans import KeyRun, Spans, note, noted, spans_of_mask, spans_of_padding, windowed
+from pytest_avo.integrations.windows import attend_window
 from pytest_avo.kernels.attention import attention
 from pytest_avo.kernels.dispatch import taker
 from pytest_avo.kernels.tensors import key_of
@@ -72,13 +74,15 @@ def mask(
     whole = local_size is None or (kv_length <= local_size and not kv_offset)
     causal = allow_is_causal_skip and not use_vmap and whole
     full = rest.get("mask_function") is bidirectional_mask_function and local_size is None
-    spans: Spans | None = None
     if q_length == 1:
-        spans = spans_of_mask(made)
-    elif causal or full:
-        offset = int(q_offset) - kv_offset if causal else None
-        spans = spans_of_padding(attention_mask, batch_size, q_length, kv_length, kv_offset, offset)
-    return note(made, spans)
+        return note(made, spans_of_mask(made))
+    # Windows are cut into blocks on a CPU alone: no GPU has run that yet.
+    window = local_size if not whole and made.device.type == "cpu" else None
+    if not causal and not full and window is None:
+        return made
+    offset = None if full else int(q_offset) - kv_offset
+    spans = spans_of_padding(attention_mask, batch_size, q_length, kv_length, kv_offset, offset)
+    return note(made, spans if window is None or offset is None else windowed(made, spans, window, offset))
 
 
 def attend(
@@ -135,14 +139,14 @@ def attend_spans(
     """
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
         return None
+    if spans.window is not None:
+        return _attend_windows(q, k, v, spans, spans.window, scale)
     groups = spans.groups()
+    if spans.q_length == 1 and len(groups) > 1 and q.device.type == "cpu":
+        return attend_padded(q, k, v, spans, scale)
     parts = []
     for rows, span in groups:
-        part = (
-            q[rows, :, span.first_query : span.last_query],
-            k[rows, :, span.first_key : span.last_key],
-            v[rows, :, span.first_key : span.last_key],
-        )
+        part = _part(q, k, v, rows, span)
         asked = key_of(*part, spans.causal)
         if asked is None or taker(asked) is None:
             return None
@@ -153,6 +157,29 @@ def attend_spans(
     for (rows, span), part in zip(groups, parts, strict=True):
         out[rows, :, span.first_query : span.last_query] = attention(*part, causal=spans.causal, scale=scale)
     return out
+
+
+def _attend_windows(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, spans: Spans, window: int, scale: float | None
+) -> torch.Tensor | None:
+    out = torch.zeros((q.shape[0], q.shape[2], q.shape[1], q.shape[3]), dtype=q.dtype, device=q.device).transpose(1, 2)
+    for row, span in enumerate(spans.each):
+        part = _part(q, k, v, slice(row, row + 1), span)
+        if part[1].shape[2] <= window:
+            found: torch.Tensor | None = attention(*part, causal=True, scale=scale)
+        else:
+            found = attend_window(*part, window=window, scale=scale)
+        if found is None:
+            return None
+        out[row, :, span.first_query : span.last_query] = found[0]
+    return out
+
+
+def _part(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: slice, span: KeyRun
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    keys = rows, slice(None), slice(span.first_key, span.last_key)
+    return q[rows, :, span.first_query : span.last_query], k[keys], v[keys]
 
 
 def _as_layers_do(out: torch.Tensor) -> torch.Tensor:

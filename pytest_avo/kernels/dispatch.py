@@ -25,6 +25,8 @@ class Taker:
     winner: Winner
     attention: Any
     device: torch.device
+    attention_paged: Any = None
+    """For keys and values in blocks of any size, where it claims that."""
 
     @property
     def gives_lse(self) -> bool:
@@ -109,6 +111,36 @@ def call_with_lse(
     return None
 
 
+def call_paged(
+    key: Key,
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    *,
+    block_table: torch.Tensor,
+    cache_seqlens: torch.Tensor,
+    scale: float | None,
+) -> torch.Tensor | None:
+    """What the kernel of the key answers for caches (blocks, block_size, heads_kv, head_dim) on a CPU, without a mask.
+
+    block_table (batch, most blocks) and cache_seqlens (batch,) are int32. None where no kernel takes the key, or the one
+    that does takes no blocks of this size, or the scale is not positive.
+    """
+    factor = _promised(key, scale)
+    while factor is not None and (kernel := taker(key)) is not None and kernel.attention_paged is not None:
+        try:
+            out: torch.Tensor = kernel.attention_paged(
+                q, k_cache, v_cache, block_table=block_table, cache_seqlens=cache_seqlens, causal=False, scale=factor
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            refuse(kernel, key, error)
+        else:
+            return out
+    return None
+
+
 def explained(key: Key) -> Choice:
     """What takes calls of this key, and what speaks for it."""
     taken, shape = taker(key), shape_of(key)
@@ -148,7 +180,9 @@ def _choose(key: Key) -> Taker | None:
         if (winner.path, key) in _refusals:
             continue
         try:
-            return Taker(winner, winner.load().attention, key.device)
+            module = winner.load()
+            paged = module.attention_paged if winner.kernel.claim and winner.kernel.claim.paged == 1 else None
+            return Taker(winner, module.attention, key.device, paged)
         except Exception as error:
             _note(winner.path, key, error)
     return None

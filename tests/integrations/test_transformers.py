@@ -103,7 +103,7 @@ def test_generation_says_the_same_over_many_steps(kernels: Path) -> None:
     assert ours.shape == (3, 12 + STEPS)
     assert ours.equal(eager)
     decoded, prompted = (len(calls(kernels, name)) - n for name, n in zip(("decode", "prefill"), before, strict=True))
-    assert decoded == 2 * 3 * (STEPS - 1)  # layers, sequences with paddings of their own, tokens but the first
+    assert decoded == 2 * (STEPS - 1)  # layers, tokens but the first; sequences with paddings of their own in one call
     assert prompted == 2 * 3
 
 
@@ -113,6 +113,15 @@ def test_logits_are_those_of_eager(make: Any, padding: tuple[int, ...]) -> None:
     tokens, mask = prompts(*padding)
     eager, ours = both(make(), lambda model: model(tokens, attention_mask=mask).logits)
     torch.testing.assert_close(ours[mask.bool()], eager[mask.bool()], atol=2e-5, rtol=2e-5)
+
+
+def test_a_window_that_bites_is_cut_into_blocks(kernels: Path) -> None:
+    tokens, mask = prompts(0, 3, length=20)
+    before = len(calls(kernels, "prefill"))
+    eager, ours = both(gemma(), lambda model: model(tokens, attention_mask=mask).logits)
+    torch.testing.assert_close(ours[mask.bool()], eager[mask.bool()], atol=2e-5, rtol=2e-5)
+    keys = [key[2] for _, key, given in calls(kernels, "prefill")[before:] if given.get("return_lse")]
+    assert keys == [8, 7, 8, 7]  # the keys of a block and those before it, of two sequences
 
 
 @pytest.mark.parametrize("make", [llama, gemma])

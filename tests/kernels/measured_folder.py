@@ -24,6 +24,15 @@ _uncounted = attention
 def attention(q, k, v, **given):
     CALLS.append((tuple(q.shape), tuple(k.shape), given))
     return _uncounted(q, k, v, **given)
+
+
+if "attention_paged" in globals():
+    _uncounted_paged = attention_paged
+
+
+    def attention_paged(q, k_cache, v_cache, **given):
+        CALLS.append((tuple(q.shape), tuple(k_cache.shape), given))
+        return _uncounted_paged(q, k_cache, v_cache, **given)
 """
 """Appended to a kernel: what it was called with."""
 
