@@ -34,14 +34,16 @@ def attend_padded(
 
 @lru_cache(maxsize=1)  # the layers of a model share a mask
 def _table(spans: Spans, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each sequence, `rows` behind the one before it: the numbers of the rows that it sees, and how many these are."""
-    first = torch.tensor([batch * rows + run.first_key for batch, run in enumerate(spans.each)], dtype=torch.int32)
-    lengths = torch.tensor([run.last_key - run.first_key for run in spans.each], dtype=torch.int32)
-    return first[:, None] + torch.arange(int(lengths.max()), dtype=torch.int32), lengths
+    """The numbers of the rows that each sequence, `rows` behind the one before it, sees; how many these are."""
+    first = [batch * rows + run.first_key for batch, run in enumerate(spans.each)]
+    lengths = [run.last_key - run.first_key for run in spans.each]
+    longest = torch.arange(max(lengths), dtype=torch.int32, device="cpu")
+    table = torch.tensor(first, dtype=torch.int32, device="cpu")[:, None] + longest
+    return table, torch.tensor(lengths, dtype=torch.int32, device="cpu")
 
 
 def _as_blocks(x: torch.Tensor) -> torch.Tensor:
-    """(rows, 1, heads_kv, head_dim): everything that lies a row behind the first, to the last row of the last sequence."""
+    """(rows, 1, heads_kv, head_dim): whatever lies rows behind the first, to the last row of the last sequence."""
     batch, heads, seqlen, head_dim = x.shape
     rows = (batch - 1) * (x.stride(0) // x.stride(2)) + seqlen
     return x.as_strided((rows, 1, heads, head_dim), (x.stride(2), x.stride(2), x.stride(1), 1))

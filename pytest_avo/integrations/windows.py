@@ -22,7 +22,7 @@ def attend_window(
     """Attention of one sequence where a query sees its own key and the `window` - 1 before it, and the last the last.
 
     q is (1, heads_q, seqlen_q, head_dim), k and v (1, heads_kv, seqlen_kv, head_dim), and so is the result. None where
-    no kernel takes the blocks with a log-sum-exp, there is no block, or of the window before the first query only a part.
+    no kernel takes the blocks with a log-sum-exp, there is no whole block, or a part of the window before the first.
     """
     queries, before = q.shape[2], k.shape[2] - q.shape[2]
     whole = queries // window

@@ -123,8 +123,8 @@ def call_paged(
 ) -> torch.Tensor | None:
     """What the kernel of the key answers for caches (blocks, block_size, heads_kv, head_dim) on a CPU, without a mask.
 
-    block_table (batch, most blocks) and cache_seqlens (batch,) are int32. None where no kernel takes the key, or the one
-    that does takes no blocks of this size, or the scale is not positive.
+    block_table (batch, most blocks) and cache_seqlens (batch,) are int32. None where no kernel takes the key, the one
+    that does takes no blocks of any size, or the scale is not positive.
     """
     factor = _promised(key, scale)
     while factor is not None and (kernel := taker(key)) is not None and kernel.attention_paged is not None:
