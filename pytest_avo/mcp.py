@@ -1,6 +1,6 @@
 """The tools of a step over MCP: `python -m pytest_avo.mcp [FOLDER]`, started by a client in a member's folder.
 
-A thin door: the tools, what they are told and what they answer come from the running evolution, as for `avo`.
+A thin adapter: the tools, what they are told and what they answer come from the running evolution, as for `avo`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ except ImportError:
 
 import pytest_avo
 from pytest_avo.command.connection import NoStep, ask, member_folder
-from pytest_avo.operators.doors.wire import RUNNING, Reply, Request
+from pytest_avo.operators.external.wire import RUNNING, Reply, Request
 
 PATIENCE_S = 45.0
 """Clients give a call about a minute: what takes longer answers with a ticket to wait for."""

@@ -28,7 +28,7 @@ UNTESTED = {  # modules, or folders that end with a slash
     "operators/shipped/": "entries, made and loaded in operators/test_catalogue.py",
     "operators/operator.py": "the protocol and its values; every test of an operator uses them",
     "operators/agent/context.py": "read by the scripted models of agent/test_agentic.py and agent/test_oneshot.py",
-    "operators/doors/": "tested as one, through a program that takes a candidate, in doors/test_coding_agent.py",
+    "operators/external/": "tested as one, through a program that takes a candidate, in external/test_coding_agent.py",
     "operators/tools/draft_calls.py": "values; called as a model calls them in tools/test_draft_tools.py",
     "operators/tools/lineage_tools.py": "called as a model calls them in agent/test_agentic.py",
 }

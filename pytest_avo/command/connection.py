@@ -7,7 +7,7 @@ import os
 import socket
 from pathlib import Path
 
-from pytest_avo.operators.doors.wire import CLOSED, STEP_FILE, STEP_VARIABLE, USAGE, Reply, Request
+from pytest_avo.operators.external.wire import CLOSED, STEP_FILE, STEP_VARIABLE, USAGE, Reply, Request
 
 
 class NoStep(Exception):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_avo.command.connection import NoStep, here, member_folder
 from pytest_avo.command.lineages import answered, lineage_path, run_number
-from pytest_avo.operators.doors.wire import WRONG, Reply
+from pytest_avo.operators.external.wire import WRONG, Reply
 
 if TYPE_CHECKING:
     from pytest_avo.lineage.records import Attempt, Run

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from pytest_avo.operators.doors.wire import WRONG, Reply
+from pytest_avo.operators.external.wire import WRONG, Reply
 
 
 def add_verbs(verbs: Any) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_avo.command.connection import NoStep, here
-from pytest_avo.operators.doors.wire import USAGE, WRONG, Reply
+from pytest_avo.operators.external.wire import USAGE, WRONG, Reply
 
 LINEAGE = Path(".avo", "lineage.sqlite3")
 Verb = Callable[[argparse.Namespace], Reply]

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from pytest_avo.command import history, hub, report, step
 from pytest_avo.command.connection import NoStep
-from pytest_avo.operators.doors.wire import WRONG, Reply
+from pytest_avo.operators.external.wire import WRONG, Reply
 
 GROUPS = (step, history, report, hub)
 """Modules of verbs: each adds its own, with `run`, which takes what argparse read and returns a Reply."""

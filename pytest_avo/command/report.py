@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_avo.command.connection import NoStep, here
 from pytest_avo.command.lineages import LINEAGE, answered, lineage_path, run_number
-from pytest_avo.operators.doors.wire import USAGE, Reply
+from pytest_avo.operators.external.wire import USAGE, Reply
 
 if TYPE_CHECKING:
     from pytest_avo.lineage.view import View
@@ -45,7 +45,7 @@ def add_verbs(verbs: Any) -> None:
 def _report(given: argparse.Namespace) -> Reply:
     from pytest_avo.core.disk.files import write_atomically
     from pytest_avo.evolution.chronicle import Chronicle
-    from pytest_avo.report.page.needs import check_libraries
+    from pytest_avo.report.page.libraries import check_libraries
 
     check_libraries("avo report")
     output = here() / given.output
@@ -65,7 +65,7 @@ def _export(given: argparse.Namespace) -> Reply:
     from pytest_avo.core.disk.files import write_atomically
     from pytest_avo.evolution.chronicle import Chronicle
     from pytest_avo.report.files.run_table import as_csv, as_jsonl, as_parquet, rows
-    from pytest_avo.report.page.needs import check_libraries
+    from pytest_avo.report.page.libraries import check_libraries
 
     writers: dict[str, Callable[[Any], str | bytes]] = {"csv": as_csv, "jsonl": as_jsonl, "parquet": as_parquet}
     asked = {name: getattr(given, name) for name in writers if getattr(given, name) is not None}

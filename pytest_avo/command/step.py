@@ -10,7 +10,7 @@ from typing import Any
 
 from pytest_avo.command.connection import NoStep, ask, here, member_folder
 from pytest_avo.command.lineages import how_many
-from pytest_avo.operators.doors.wire import USAGE, Reply, Request
+from pytest_avo.operators.external.wire import USAGE, Reply, Request
 
 Verbs = Any
 """What argparse's add_subparsers returns, whose type it keeps to itself."""

@@ -20,8 +20,8 @@ from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Raced, Resumed, SeedComparison, Spending
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
+from pytest_avo.lineage.run_lock import hold
 from pytest_avo.lineage.store import Store
-from pytest_avo.lineage.tenure import hold
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.operator import Proposal

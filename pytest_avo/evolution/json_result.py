@@ -12,7 +12,7 @@ from pytest_avo.report.page.facts import UNDER_WAY, AttemptFacts, RunFacts
 from pytest_avo.report.terminal.lineage import Summary
 
 
-def account(facts: RunFacts, run: Run, total: Summary) -> dict[str, Any]:
+def json_result(facts: RunFacts, run: Run, total: Summary) -> dict[str, Any]:
     """Plain values; ratios are time of the other / time of the kernel, intervals [estimate, low, high]."""
     attempts = sorted(facts.attempts, key=lambda each: each.id)
     return {

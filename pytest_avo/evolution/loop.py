@@ -17,8 +17,8 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import flaw
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evaluation.devices.device import DeviceKind
-from pytest_avo.evolution.balance import final_rows
 from pytest_avo.evolution.campaign import Campaign
+from pytest_avo.evolution.conclusion import final_rows
 from pytest_avo.evolution.consultation import Consultation
 from pytest_avo.evolution.decision import Decision, decide
 from pytest_avo.evolution.hooks import Hooks

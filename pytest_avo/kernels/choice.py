@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_avo.core.shape import Shape
 from pytest_avo.kernels.measured import Measurement
-from pytest_avo.kernels.shelf import Winner, winners
+from pytest_avo.kernels.registry import Winner, winners
 
 REACH = {"seqlen_q": 2.0, "seqlen_kv": 2.0, "streams": 3.0, "group": 2.0}
 """How far a measured shape may lie from the one asked for, in doublings; streams: batch times key/value heads."""

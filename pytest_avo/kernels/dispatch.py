@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from pytest_avo.kernels import shelf
+from pytest_avo.kernels import registry
 from pytest_avo.kernels.choice import Choice, ranked
-from pytest_avo.kernels.shelf import Winner
+from pytest_avo.kernels.registry import Winner
 from pytest_avo.kernels.tensors import Key, place, shape_of
 from pytest_avo.kernels.torch_answer import torch_answer
 
@@ -53,7 +53,7 @@ def use(folder: str | Path, *, results: Iterable[str | Path] = ()) -> int:
     with the very text that the file has now. The kernels' files are executed in this process when they are chosen, so
     name no folder that you would not import from. InvalidInput where the folder or a file cannot be read.
     """
-    measured = shelf.add(folder, results=results)
+    measured = registry.add(folder, results=results)
     _takers.clear()
     _refusals.clear()
     return measured

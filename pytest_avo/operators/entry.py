@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.doors.door_settings import DoorSettings
+from pytest_avo.operators.external.external_settings import ExternalSettings
 from pytest_avo.operators.operator import VariationOperator
 
 
@@ -17,7 +17,7 @@ class OperatorChoices:
     """What the user chose for operators; each takes what concerns it."""
 
     agent: AgentSettings
-    doors: DoorSettings = field(default_factory=DoorSettings)
+    external: ExternalSettings = field(default_factory=ExternalSettings)
     folder: Path
     """Where runs keep their files."""
 

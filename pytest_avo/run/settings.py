@@ -12,7 +12,7 @@ from pytest_avo.core.shape import SuiteFolders
 from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Budget, Prices
-from pytest_avo.operators.doors.door_settings import DoorSettings
+from pytest_avo.operators.external.external_settings import ExternalSettings
 from pytest_avo.run.mode import Mode
 
 
@@ -49,7 +49,7 @@ class Settings:
     """Globs of the shapes that candidates are screened on; empty: on all."""
     operator: str
     agent: AgentSettings
-    doors: DoorSettings
+    external: ExternalSettings
     directions: tuple[str, ...]
     """What members are to try, the first of them the first; `file:PATH` stands for the lines of a file."""
     without_model: str

@@ -24,7 +24,7 @@ from pytest_avo.gate.store import BASELINES, automatic_name, baseline_path
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Budget, Prices
 from pytest_avo.operators.directions import FILE, member_directions
-from pytest_avo.operators.doors.door_settings import STEP_TIME_S, WORK, DoorSettings
+from pytest_avo.operators.external.external_settings import STEP_TIME_S, WORK, ExternalSettings
 from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.options.choices import Choices, asked, chosen_mode
@@ -80,7 +80,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         screen=_names(option.text("avo_screen")),
         operator=operator,
         agent=agent,
-        doors=_doors(option),
+        external=_external(option),
         directions=_directions(option.value("avo_direction")),
         without_model=without_model,
         budget=_budget(option),
@@ -183,9 +183,9 @@ def _agent(option: Choices) -> AgentSettings:
     )
 
 
-def _doors(option: Choices) -> DoorSettings:
+def _external(option: Choices) -> ExternalSettings:
     inbox = option.value("avo_inbox")
-    return DoorSettings(
+    return ExternalSettings(
         agent=option.text("avo_agent"),
         step_time_s=_duration_s("--avo-step-time", option.value("avo_step_time")) or STEP_TIME_S,
         inbox=None if inbox is None else Path(os.path.abspath(inbox)),

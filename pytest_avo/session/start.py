@@ -14,10 +14,10 @@ from pytest_avo.evaluation.judge.peers import peer
 from pytest_avo.evaluation.pool.gateway import host_of
 from pytest_avo.evaluation.spool.places import SpoolAddress
 from pytest_avo.gate.baseline import check_baseline
-from pytest_avo.report.page.needs import check_libraries
+from pytest_avo.report.page.libraries import check_libraries
 from pytest_avo.run.assessor import Assessor
+from pytest_avo.run.assessors import assess_by_spool, assess_elsewhere, assess_here
 from pytest_avo.run.console import Console
-from pytest_avo.run.meeting import assess_by_spool, assess_elsewhere, assess_here
 from pytest_avo.run.mode import Mode
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.kernel_run import KernelRun

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.evolution.balance import attempt_rows, summary
+from pytest_avo.evolution.conclusion import attempt_rows, summary
 from tests.evolution.world import Operator, World, proposal, source
 
 

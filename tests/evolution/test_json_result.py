@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.kernel import source_digest
-from pytest_avo.evolution.account import account
-from pytest_avo.evolution.balance import summary
 from pytest_avo.evolution.chronicle import Chronicle
+from pytest_avo.evolution.conclusion import summary
+from pytest_avo.evolution.json_result import json_result
 from pytest_avo.report.catalogue import FORMATS
 from pytest_avo.report.results import Results
 from tests.evolution.world import Device, Operator, World, proposal, source
@@ -28,7 +28,7 @@ def found(tmp_path: Path) -> Results:
         loop.run()
         fingerprint = Device().fingerprint()
         view, total = loop.campaign.view, summary(loop.campaign, wall_s=3.0, resume_hint="")
-        found = account(Chronicle(view).facts(), view.run, total)
+        found = json_result(Chronicle(view).facts(), view.run, total)
         return Results(loop.final, (), fingerprint, tmp_path, evolution=found)
 
 

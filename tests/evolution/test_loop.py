@@ -11,7 +11,7 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.kernel import read_kernel
 from pytest_avo.evolution import loop as loop_module
-from pytest_avo.evolution.balance import summary
+from pytest_avo.evolution.conclusion import summary
 from pytest_avo.evolution.decision import Decision
 from pytest_avo.evolution.trials import Trial
 from pytest_avo.lineage.events import Resumed, SeedComparison

@@ -40,7 +40,7 @@ from pytest_avo.gate.rules import parse_rules
 from pytest_avo.lineage.records import Attempt, Status
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import Budget
-from pytest_avo.operators.doors.door_settings import DoorSettings
+from pytest_avo.operators.external.external_settings import ExternalSettings
 from pytest_avo.operators.operator import Proposal, Task
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
@@ -241,7 +241,7 @@ class World:
             islands=1,
             operator="somebody:Else",
             agent=AgentSettings(),
-            doors=DoorSettings(),
+            external=ExternalSettings(),
             directions=(),
             without_model="",
             budget=Budget(),

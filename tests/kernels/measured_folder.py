@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_avo.kernels import dispatch, shelf, use
+from pytest_avo.kernels import dispatch, registry, use
 from pytest_avo.kernels.tensors import place
 from tests import ROOT
 
@@ -72,9 +72,9 @@ def used(folder: Path, **sources: str) -> Iterator[Path]:
 
 @contextmanager
 def forgotten() -> Iterator[None]:
-    """Afterwards the shelf and all choices are as they were."""
+    """Afterwards the registry and all choices are as they were."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shelf, "_named", {})
+        patch.setattr(registry, "_named", {})
         patch.setattr(dispatch, "_takers", {})
         patch.setattr(dispatch, "_refusals", {})
         yield
@@ -87,7 +87,7 @@ def counted(name: str) -> str:
 
 def calls(folder: Path, name: str) -> list[tuple[tuple[int, ...], tuple[int, ...], dict[str, object]]]:
     """What a counted kernel was called with, empty where its file was not even executed."""
-    winner = next(winner for winner in shelf._named[folder.resolve()] if winner.path.stem == name)
+    winner = next(winner for winner in registry._named[folder.resolve()] if winner.path.stem == name)
     found: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, object]]] = winner.load().CALLS
     return found
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.lineage.tenure import hold
+from pytest_avo.lineage.run_lock import hold
 
 
 def test_a_run_is_gone_on_with_by_one_at_a_time(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_a_process_that_was_killed_holds_nothing_nor_do_those_that_it_started(tm
     code = """
 import os, subprocess, sys
 from pathlib import Path
-from pytest_avo.lineage.tenure import hold
+from pytest_avo.lineage.run_lock import hold
 hold(Path(sys.argv[1]), 3)
 subprocess.Popen(["sleep", "20"])
 print("held", flush=True)

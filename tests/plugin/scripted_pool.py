@@ -20,7 +20,7 @@ from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.evaluator import Work
 from pytest_avo.evaluation.pool.pool import Pool
-from pytest_avo.run import meeting
+from pytest_avo.run import assessors
 
 PEER_S = 5e-4
 EACH_S = "SCRIPTED_EACH_S"
@@ -109,8 +109,8 @@ class ScriptedPool:
 
 
 def pytest_configure() -> None:
-    meeting.Pool = ScriptedPool  # type: ignore[assignment, attr-defined]
+    assessors.Pool = ScriptedPool  # type: ignore[assignment, attr-defined]
 
 
 def pytest_unconfigure() -> None:
-    meeting.Pool = Pool  # type: ignore[attr-defined]
+    assessors.Pool = Pool  # type: ignore[attr-defined]

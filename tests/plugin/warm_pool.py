@@ -15,7 +15,7 @@ from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.evaluator import Work
 from pytest_avo.evaluation.pool.pool import Pool
-from pytest_avo.run import meeting
+from pytest_avo.run import assessors
 
 
 def started() -> Pool:
@@ -58,8 +58,8 @@ class WarmPool:
 
 
 def pytest_configure() -> None:
-    meeting.Pool = WarmPool  # type: ignore[assignment, attr-defined]
+    assessors.Pool = WarmPool  # type: ignore[assignment, attr-defined]
 
 
 def pytest_unconfigure() -> None:
-    meeting.Pool = Pool  # type: ignore[attr-defined]
+    assessors.Pool = Pool  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.run import meeting
+from pytest_avo.run import assessors
 from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
 
@@ -15,9 +15,9 @@ from pytest_avo.run.settings import Settings
 def test_a_control_group_in_which_honest_kernels_would_die_is_said_at_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(meeting, "memory_bytes", lambda: 470_000_000)
-    monkeypatch.setattr(meeting, "memory_limit", lambda: "its control group allows 470 MB of memory")
+    monkeypatch.setattr(assessors, "memory_bytes", lambda: 470_000_000)
+    monkeypatch.setattr(assessors, "memory_limit", lambda: "its control group allows 470 MB of memory")
     with pytest.raises(
         InvalidInput, match="allows 470 MB of memory, expected at least 500: torch in several processes"
     ):
-        meeting.assess_here(cast("Settings", None), Console(lambda: None))
+        assessors.assess_here(cast("Settings", None), Console(lambda: None))

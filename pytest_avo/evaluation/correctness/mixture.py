@@ -13,9 +13,9 @@ from random import Random
 import torch
 
 from pytest_avo.core.shape import InputKind, Shape
+from pytest_avo.evaluation.correctness.cross_check import Group
 from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.kinds import UNUSUAL, Kind, impose
-from pytest_avo.evaluation.correctness.scrutiny import Group
 
 TIMED_SHARE = 0.5
 """Share of the timed slices with an unusual group."""

@@ -32,7 +32,7 @@ KEPT = 8
 TRACE_LIMIT_S = 120.0
 
 
-class Looker:
+class Inspector:
     """Answers requests to look into kernels, on one device."""
 
     def __init__(self, device: Device, *, confined: bool) -> None:

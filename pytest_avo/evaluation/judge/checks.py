@@ -18,6 +18,7 @@ from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case
 from pytest_avo.evaluation.correctness.correctness import fault_near
+from pytest_avo.evaluation.correctness.cross_check import plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
@@ -25,7 +26,6 @@ from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, St
 from pytest_avo.evaluation.correctness.mixture import checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import nudges
-from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault
 
 
 class _Spent:

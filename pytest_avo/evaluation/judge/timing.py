@@ -27,11 +27,11 @@ from pytest_avo.evaluation.arms.arm import Arm, Slice
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
+from pytest_avo.evaluation.correctness.cross_check import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
-from pytest_avo.evaluation.correctness.scrutiny import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.judge.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
 from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.order import Order

@@ -48,7 +48,7 @@ from pytest_avo.evaluation.pool.line import WorkerLine
 if TYPE_CHECKING:
     from pytest_avo.evaluation.arms.ahead import Ahead
     from pytest_avo.evaluation.correctness.room import Room
-    from pytest_avo.evaluation.diagnosis.looking import Looker
+    from pytest_avo.evaluation.diagnosis.inspector import Inspector
     from pytest_avo.evaluation.judge.examiner import Examiner
     from pytest_avo.evaluation.judge.roofline import Roofline
 
@@ -94,7 +94,7 @@ def serve(channel: Any) -> None:
         _be_a_quiet_judge()
         spawner.wait()
         examiner = _examiner(device, spawner, config, line)
-        looker = _looker(device, config)
+        inspector = _inspector(device, config)
         line.send(
             Hello(
                 host=socket.gethostname(),
@@ -113,7 +113,7 @@ def serve(channel: Any) -> None:
                 _share_memory(device.place)
             match line.order():
                 case Evaluate(request=request):
-                    _answer(request, examiner, looker, line)
+                    _answer(request, examiner, inspector, line)
                 case Prepare() as order:
                     line.begin(order)
 
@@ -166,11 +166,11 @@ def _prepare(ahead: Ahead, order: Prepare) -> None:
         ahead.begin(subject, order.shapes, claim_alone=order.claim_alone, niceness=PATIENT_NICENESS)
 
 
-def _looker(device: Device, config: WorkerConfig) -> Looker:
+def _inspector(device: Device, config: WorkerConfig) -> Inspector:
     """What looks into kernels on a device; it imports torch, which is not for this module's first lines."""
-    from pytest_avo.evaluation.diagnosis.looking import Looker
+    from pytest_avo.evaluation.diagnosis.inspector import Inspector
 
-    return Looker(device, confined=config.layers)
+    return Inspector(device, confined=config.layers)
 
 
 def _share_memory(place: str) -> None:
@@ -181,11 +181,11 @@ def _share_memory(place: str) -> None:
         torch.cuda.empty_cache()
 
 
-def _answer(request: EvaluationRequest, examiner: Examiner, looker: Looker, line: WorkerLine) -> None:
+def _answer(request: EvaluationRequest, examiner: Examiner, inspector: Inspector, line: WorkerLine) -> None:
     """ShapeDone a request shape by shape; a failure that is not the kernel's ends the answer."""
     number = line.number = request.number
     try:
-        for evaluation in looker.look(request) if request.look else examiner.examine(request):
+        for evaluation in inspector.look(request) if request.look else examiner.examine(request):
             line.send(ShapeDone(number, evaluation))
         line.send(Finished(number))
     except EvaluatorError as error:

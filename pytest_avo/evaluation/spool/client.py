@@ -19,8 +19,8 @@ from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.evaluation.evaluator import Work
-from pytest_avo.evaluation.spool.beats import LEASE_S, Watch
 from pytest_avo.evaluation.spool.folder import Patience, SpoolFolder
+from pytest_avo.evaluation.spool.heartbeats import LEASE_S, Watch
 from pytest_avo.evaluation.spool.jobs import BatchJobs
 from pytest_avo.evaluation.spool.notes import Ask, RequestClaim, SpoolReply, digest, ticket
 

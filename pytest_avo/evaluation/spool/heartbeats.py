@@ -22,7 +22,7 @@ SERVING, ENDED = b"serving", b"ended  "
 Fate = Literal["alive", "unknown", "ended", "lost"]
 
 
-class Heart(threading.Thread):
+class Heartbeat(threading.Thread):
     """The beat of a server, from its start to its end."""
 
     def __init__(self, folder: SpoolFolder, *, beat_s: float = BEAT_S) -> None:

@@ -14,8 +14,8 @@ from pytest_avo import __version__
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Evaluation, Hello, Subject
 from pytest_avo.evaluation.evaluator import PREPARED, Evaluator
-from pytest_avo.evaluation.spool.beats import BEAT_S, LEASE_S, Fate, Heart, Watch
 from pytest_avo.evaluation.spool.folder import Patience, SpoolFolder
+from pytest_avo.evaluation.spool.heartbeats import BEAT_S, LEASE_S, Fate, Heartbeat, Watch
 from pytest_avo.evaluation.spool.notes import Ask, Introduction, RequestClaim, SpoolReply, is_ticket
 
 LOOK_S = 1.0
@@ -79,7 +79,7 @@ class Server:
         self._most = workers * (1 + PREPARED if hello.looks_ahead else 1)
         self._say = say
         self._patience = Patience(folder.path, say)
-        self._heart = Heart(folder, beat_s=beat_s)
+        self._heart = Heartbeat(folder, beat_s=beat_s)
         self._watch = Watch(folder, lease_s=lease_s)
         self._asks: dict[str, Ask] = {}
         self._jobs: list[ClaimedRequest] = []

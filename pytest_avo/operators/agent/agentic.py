@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from pytest_avo.lineage.records import GEOMEAN
-from pytest_avo.operators.agent.asking import AskingOperator
 from pytest_avo.operators.agent.compaction import compact
 from pytest_avo.operators.agent.context import Context, start_of
+from pytest_avo.operators.agent.model_operator import ModelOperator
 from pytest_avo.operators.agent.supervisor import Given
 from pytest_avo.operators.agent_settings import AgentSettings
 from pytest_avo.operators.budget import BudgetExhausted
@@ -44,7 +44,7 @@ COMPACTED = 0.6
 """Share of the limit that a compacted conversation takes, so that the next one is far off."""
 
 
-class AgenticOperator(AskingOperator):
+class AgenticOperator(ModelOperator):
     """A model with tools."""
 
     name = "agent"

@@ -25,7 +25,7 @@ LONGEST_DIAGNOSIS = 400
 """Characters of it that the terminal shows; the lineage has all."""
 
 
-class AskingOperator(ABC):
+class ModelOperator(ABC):
     """Asks a model for each candidate. Safe to use from several threads, one step on each."""
 
     name: str

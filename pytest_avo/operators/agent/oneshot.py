@@ -6,8 +6,8 @@ import math
 from typing import Any
 
 from pytest_avo.lineage.records import GEOMEAN
-from pytest_avo.operators.agent.asking import AskingOperator
 from pytest_avo.operators.agent.context import Context
+from pytest_avo.operators.agent.model_operator import ModelOperator
 from pytest_avo.operators.agent.supervisor import Given
 from pytest_avo.operators.model.chat import Answer, ContextOverflow, ModelCallError, RequestRejected
 from pytest_avo.operators.model.reply import last_object, split_at_code
@@ -17,7 +17,7 @@ from pytest_avo.operators.operator import OperatorFailed, OperatorStopped, Propo
 OUTPUT_TOKENS = 32_768
 
 
-class OneshotOperator(AskingOperator):
+class OneshotOperator(ModelOperator):
     """A model that writes the whole candidate at once."""
 
     name = "oneshot"

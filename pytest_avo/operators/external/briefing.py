@@ -7,7 +7,7 @@ from importlib import resources
 
 from pytest_avo.lineage.events import PredictionChecked
 from pytest_avo.lineage.records import GEOMEAN
-from pytest_avo.operators.doors.wire import SPENT
+from pytest_avo.operators.external.wire import SPENT
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.operator import Task
 from pytest_avo.report.text import duration

@@ -13,13 +13,13 @@ from pytest_avo.core.disk.folder import make_folder
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.lineage.records import GEOMEAN
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.doors.door import Door
-from pytest_avo.operators.doors.door_settings import DoorSettings
-from pytest_avo.operators.doors.presets import PRESETS, WAIT, AgentUsage, preset
-from pytest_avo.operators.doors.program import Program, environment, install_command
-from pytest_avo.operators.doors.step import Step
-from pytest_avo.operators.doors.wire import STEP_VARIABLE
-from pytest_avo.operators.doors.work_folder import WorkFolder
+from pytest_avo.operators.external.external_settings import ExternalSettings
+from pytest_avo.operators.external.presets import PRESETS, WAIT, AgentUsage, preset
+from pytest_avo.operators.external.program import Program, environment, install_command
+from pytest_avo.operators.external.step import Step
+from pytest_avo.operators.external.step_server import StepServer
+from pytest_avo.operators.external.wire import STEP_VARIABLE
+from pytest_avo.operators.external.work_folder import WorkFolder
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase, KnowledgeError
 from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.redaction import Redactor
@@ -50,16 +50,16 @@ class CodingAgentOperator:
 
     name = "coding-agent"
 
-    def __init__(self, settings: AgentSettings, doors: DoorSettings) -> None:
+    def __init__(self, settings: AgentSettings, chosen: ExternalSettings) -> None:
         """InvalidInput for an agent that cannot be started, or a folder of knowledge that cannot be read."""
-        if not doors.agent:
+        if not chosen.agent:
             raise InvalidInput(f"--avo-operator {self.name}: expected --avo-agent {'|'.join(PRESETS)} or a command")
         self.settings = settings
-        self.doors = doors
-        self.agent = preset(doors.agent)
+        self.chosen = chosen
+        self.agent = preset(chosen.agent)
         self._redactor = Redactor.of_environment(os.environ)
         self._memory: LessonMemory | None = None
-        self._doors: dict[int, Door] = {}
+        self._servers: dict[int, StepServer] = {}
         self._lock = threading.Lock()
         try:
             self.knowledge = KnowledgeBase(settings.knowledge) if settings.use_knowledge else None
@@ -68,18 +68,18 @@ class CodingAgentOperator:
 
     def describe(self) -> str:
         """Operator, agent, and how long a step may take."""
-        agent = "whoever works in the folders" if self.doors.agent == WAIT else self.doors.agent
-        return f"{self.name} ({agent}, a step takes up to {duration(self.doors.step_time_s)})"
+        agent = "whoever works in the folders" if self.chosen.agent == WAIT else self.chosen.agent
+        return f"{self.name} ({agent}, a step takes up to {duration(self.chosen.step_time_s)})"
 
     def propose(self, task: Task) -> Proposal:
         """One step; see VariationOperator."""
         task.ledger.check_tokens()
         run = self._run(task)
-        folder, door = WorkFolder(run / f"m{task.member}"), self._door(task, run)
+        folder, server = WorkFolder(run / f"m{task.member}"), self._server(task, run)
         memory = self._remembered(task)
-        goes_on = folder.lay_out(task, knowledge=self.knowledge, with_memory=memory is not None, socket=door.path)
-        step = Step(task, folder, memory=memory, knowledge=self.knowledge, time_s=self.doors.step_time_s)
-        door.open(step)
+        goes_on = folder.lay_out(task, knowledge=self.knowledge, with_memory=memory is not None, socket=server.path)
+        step = Step(task, folder, memory=memory, knowledge=self.knowledge, time_s=self.chosen.step_time_s)
+        server.open(step)
         usage = AgentUsage()
         try:
             if self.agent.start:
@@ -96,7 +96,7 @@ class CodingAgentOperator:
 
     def _run(self, task: Task) -> Path:
         """The folder of the run, which holds those of its members."""
-        work = self.doors.work
+        work = self.chosen.work
         work.mkdir(parents=True, exist_ok=True)  # members come here at the same time
         if not (work / ".gitignore").exists():
             (work / ".gitignore").write_text("*\n", encoding="utf-8")
@@ -105,12 +105,12 @@ class CodingAgentOperator:
         install_command(path / COMMANDS)
         return path
 
-    def _door(self, task: Task, run: Path) -> Door:
+    def _server(self, task: Task, run: Path) -> StepServer:
         with self._lock:
-            door = self._doors.get(task.member)
-            if door is None or not door.path.exists():  # removed with its folder, by `git clean -fdx`, say
-                door = self._doors[task.member] = Door(run / f"m{task.member}.sock", task.stopping)
-            return door
+            server = self._servers.get(task.member)
+            if server is None or not server.path.exists():  # removed with its folder, by `git clean -fdx`, say
+                server = self._servers[task.member] = StepServer(run / f"m{task.member}.sock", task.stopping)
+            return server
 
     def _remembered(self, task: Task) -> LessonMemory | None:
         with self._lock:
@@ -148,7 +148,7 @@ class CodingAgentOperator:
             _remember(usage, sessions)
         if reason == ENDED and status != 0 and step.is_untouched:
             said = " | ".join(line for line in program.last if line) or "nothing"
-            raise OperatorFailed(f"{self.doors.agent} ended with status {status} and did nothing; it said: {said}")
+            raise OperatorFailed(f"{self.chosen.agent} ended with status {status} and did nothing; it said: {said}")
         return f"{reason} (status {status})" if reason == ENDED else reason
 
 

@@ -11,7 +11,7 @@ STEP_TIME_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoorSettings:
+class ExternalSettings:
     """A coding agent and its time, or an inbox."""
 
     agent: str = ""

@@ -17,7 +17,7 @@ import msgspec
 from pytest_avo.core.disk.files import read_regular
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.operators.answer import LONGEST_SOURCE, source_text
-from pytest_avo.operators.doors.door_settings import DoorSettings
+from pytest_avo.operators.external.external_settings import ExternalSettings
 from pytest_avo.operators.model.transcript import run_folder
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
 
@@ -40,15 +40,15 @@ class InboxOperator:
 
     name = "inbox"
 
-    def __init__(self, doors: DoorSettings) -> None:
+    def __init__(self, chosen: ExternalSettings) -> None:
         """InvalidInput where there is no such folder."""
-        if doors.inbox is None:
+        if chosen.inbox is None:
             raise InvalidInput(f"--avo-operator {self.name}: expected --avo-inbox DIR, where candidates come from")
-        if not doors.inbox.is_dir():
-            raise InvalidInput(f"--avo-inbox: {doors.inbox} is no folder")
-        if not os.access(doors.inbox, os.W_OK | os.X_OK):
-            raise InvalidInput(f"--avo-inbox: {doors.inbox} cannot be written: what was taken goes to {TAKEN}/ there")
-        self.folder = doors.inbox
+        if not chosen.inbox.is_dir():
+            raise InvalidInput(f"--avo-inbox: {chosen.inbox} is no folder")
+        if not os.access(chosen.inbox, os.W_OK | os.X_OK):
+            raise InvalidInput(f"--avo-inbox: {chosen.inbox} cannot be written: what was taken goes to {TAKEN}/ there")
+        self.folder = chosen.inbox
         self._lock = threading.Lock()
         self._seen: dict[Path, tuple[int, int, float]] = {}
 

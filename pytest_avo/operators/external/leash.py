@@ -1,4 +1,4 @@
-"""Holds a coding agent: `python -m pytest_avo.operators.doors.leash COMMAND...`, with a pipe as its standard input.
+"""Holds a coding agent: `python -m pytest_avo.operators.external.leash COMMAND...`, with a pipe as its standard input.
 
 When the pipe closes, because the evolution ends the step or was killed itself, the agent and all that it started is
 stopped: politely, then not. Its exit status becomes this process's own.

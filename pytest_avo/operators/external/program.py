@@ -46,7 +46,7 @@ class Program:
         transcript.parent.mkdir(parents=True, exist_ok=True)
         self._transcript = transcript.open("a", encoding="utf-8")
         self._process = subprocess.Popen(
-            [*python.elsewhere("pytest_avo.operators.doors.leash"), *command],
+            [*python.elsewhere("pytest_avo.operators.external.leash"), *command],
             cwd=folder,
             env=dict(environment),
             stdin=subprocess.PIPE,

@@ -16,10 +16,10 @@ from msgspec import Meta
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.likeness import normalised
 from pytest_avo.operators.budget import BudgetExhausted
-from pytest_avo.operators.doors.briefing import contract_text, task_text
-from pytest_avo.operators.doors.tickets import Ticket, Tickets
-from pytest_avo.operators.doors.wire import CLOSED, DONE, FAILED, SPENT, USAGE, WRONG, Reply, Request
-from pytest_avo.operators.doors.work_folder import WorkFolder
+from pytest_avo.operators.external.briefing import contract_text, task_text
+from pytest_avo.operators.external.tickets import Ticket, Tickets
+from pytest_avo.operators.external.wire import CLOSED, DONE, FAILED, SPENT, USAGE, WRONG, Reply, Request
+from pytest_avo.operators.external.work_folder import WorkFolder
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.knowledge.memory import LessonMemory
@@ -59,7 +59,7 @@ class Wait(ToolArguments, frozen=True):
 
 
 def _answered_elsewhere(_: ToolArguments) -> str:
-    raise AssertionError("the door answers it")
+    raise AssertionError("the step server answers it")
 
 
 FOLDER_TOOLS = (
@@ -180,7 +180,7 @@ class Step:
         return Reply(text=text, data=self._data(request))
 
     def _described(self) -> Reply:
-        """All that can be called, for doors whose callers want to be told."""
+        """All tools with their schemas, for clients that ask for a list, as MCP's do."""
         tools = [spec.tool() for spec in [*self.specs(self._drafting).values(), *FOLDER_TOOLS]]
         described = [{"name": x.name, "description": x.description, "inputSchema": x.parameters} for x in tools]
         return Reply(text="\n".join(tool.name for tool in tools), data={"tools": described})

@@ -1,4 +1,4 @@
-"""A member's door: the socket that `avo` speaks to, open from the member's first step to the end of the run."""
+"""The server of one member's steps: the socket that `avo` speaks to, from the member's first step to the run's end."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from pytest_avo.operators.doors.step import Step, unknown_ticket
-from pytest_avo.operators.doors.wire import CLOSED, FAILED, LONGEST_LINE, RUNNING, USAGE, Reply, Request
+from pytest_avo.operators.external.step import Step, unknown_ticket
+from pytest_avo.operators.external.wire import CLOSED, FAILED, LONGEST_LINE, RUNNING, USAGE, Reply, Request
 from pytest_avo.operators.knowledge import versions
 
 LONGEST_PATH = 100
@@ -20,7 +20,7 @@ LONGEST_PATH = 100
 TICK_S = 0.25
 
 
-class Door:
+class StepServer:
     """Answers calls with the step that is open, and holds those who wait for the next one."""
 
     def __init__(self, path: Path, stopping: threading.Event) -> None:
@@ -31,9 +31,9 @@ class Door:
         self._step: Step | None = None
         self._changed = threading.Condition()
         self._server = _Server(str(self.path), _Handler)
-        self._server.door = self
+        self._server.steps = self
         os.chmod(self.path, 0o600)
-        threading.Thread(target=self._serve, daemon=True, name="avo-door").start()
+        threading.Thread(target=self._serve, daemon=True, name="avo-steps").start()
 
     def open(self, step: Step) -> None:
         """From now on calls are for this step."""
@@ -73,7 +73,7 @@ class Door:
                 self._changed.wait(TICK_S)
         with self._changed:
             now = self._step
-        assert now is not None, "a door that had a step keeps one"
+        assert now is not None, "a server that had a step keeps one"
         status = now.answer(Request(tool="status"))
         if now is not step:
             told = told or _outcome(step)
@@ -109,7 +109,7 @@ def _outcome(step: Step) -> str:
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True
     block_on_close = False
-    door: Door
+    steps: StepServer
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -130,7 +130,7 @@ class _Handler(socketserver.StreamRequestHandler):
         except (ValueError, RecursionError) as error:
             return Reply(text=str(error), status=USAGE)
         try:
-            return self.server.door.answer(request)
+            return self.server.steps.answer(request)
         except sqlite3.ProgrammingError:
             return Reply(text="the run has ended, and closed its lineage", status=CLOSED)
         except Exception as error:

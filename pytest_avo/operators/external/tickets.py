@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import Future, TimeoutError
 from dataclasses import dataclass, field
 
-from pytest_avo.operators.doors.wire import RUNNING, Reply
+from pytest_avo.operators.external.wire import RUNNING, Reply
 from pytest_avo.report.text import duration
 
 

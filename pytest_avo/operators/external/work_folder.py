@@ -14,8 +14,8 @@ from pytest_avo.core.disk.repository import GitError, git
 from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.answer import LONGEST_SOURCE, source_text
-from pytest_avo.operators.doors import briefing
-from pytest_avo.operators.doors.wire import STEP_FILE, write_step_file
+from pytest_avo.operators.external import briefing
+from pytest_avo.operators.external.wire import STEP_FILE, write_step_file
 from pytest_avo.operators.knowledge import versions
 from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.operator import Task

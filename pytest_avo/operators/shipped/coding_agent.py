@@ -7,9 +7,9 @@ from pytest_avo.operators.operator import VariationOperator
 
 
 def _make(choices: OperatorChoices) -> VariationOperator:
-    from pytest_avo.operators.doors.coding_agent import CodingAgentOperator
+    from pytest_avo.operators.external.coding_agent import CodingAgentOperator
 
-    return CodingAgentOperator(choices.agent, choices.doors)
+    return CodingAgentOperator(choices.agent, choices.external)
 
 
 OPERATOR = Entry(make=_make, asks_model=True)

@@ -7,9 +7,9 @@ from pytest_avo.operators.operator import VariationOperator
 
 
 def _make(choices: OperatorChoices) -> VariationOperator:
-    from pytest_avo.operators.doors.inbox import InboxOperator
+    from pytest_avo.operators.external.inbox import InboxOperator
 
-    return InboxOperator(choices.doors)
+    return InboxOperator(choices.external)
 
 
 OPERATOR = Entry(make=_make)

@@ -1,1 +1,1 @@
-"""What an operator can do within a step: drafts, edits, lineage. One definition behind every door to it."""
+"""What an operator can do within a step: drafts, edits, lineage. One definition for chat, command and MCP."""

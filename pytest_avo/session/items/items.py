@@ -19,8 +19,8 @@ from pytest_avo.core.verdict import Verdict
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.text import quoted
 from pytest_avo.run.assessor import Assessor
-from pytest_avo.session.items.carried import ROW
 from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.report_values import ROW
 from pytest_avo.session.items.unmeasured import attach_unmeasured, fail
 from pytest_avo.session.selection import Selection
 

@@ -15,7 +15,7 @@ from pytest_avo.report.rows import ResultRow
 Value = TypeVar("Value")
 
 
-class Carried(Generic[Value]):
+class ReportValue(Generic[Value]):
     """An attribute of reports; its value is JSON text, which is what xdist takes."""
 
     def __init__(self, name: str, kind: type[Value]) -> None:
@@ -33,9 +33,9 @@ class Carried(Generic[Value]):
         return None if text is None else msgspec.convert(json.loads(text), self._kind)
 
 
-ROW = Carried("avo_row", ResultRow)
+ROW = ReportValue("avo_row", ResultRow)
 """The result of a kernel on a shape."""
-TOTAL = Carried("avo_total", Total)
+TOTAL = ReportValue("avo_total", Total)
 """The judgement of a kernel over several shapes."""
-UNMEASURED = Carried("avo_unmeasured", Unmeasured)
+UNMEASURED = ReportValue("avo_unmeasured", Unmeasured)
 """Why an item could not be measured."""

@@ -10,7 +10,7 @@ import pytest
 from pytest_avo.core.verdict import Total
 from pytest_avo.report.results import Unmeasured
 from pytest_avo.report.rows import ResultRow
-from pytest_avo.session.items.carried import ROW, TOTAL, UNMEASURED
+from pytest_avo.session.items.report_values import ROW, TOTAL, UNMEASURED
 
 
 class Tally:

@@ -11,8 +11,8 @@ from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.verdict import Total
 from pytest_avo.session.items.bench_rules import BenchRules
-from pytest_avo.session.items.carried import TOTAL
 from pytest_avo.session.items.items import KernelFile, KernelItem
+from pytest_avo.session.items.report_values import TOTAL
 from pytest_avo.session.items.unmeasured import fail
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.report.results import Unmeasured
-from pytest_avo.session.items.carried import UNMEASURED
 from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.report_values import UNMEASURED
 
 KEY: pytest.StashKey[Unmeasured] = pytest.StashKey()
 

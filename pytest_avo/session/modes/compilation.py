@@ -20,15 +20,15 @@ from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.gate.refs import PREFIX, GitBaseline, at_ref, parse_fault
 from pytest_avo.report.terminal.compiled import CompiledItem, failures, tables
 from pytest_avo.report.terminal.terminal import Line
-from pytest_avo.run.meeting import confinement
+from pytest_avo.run.assessors import confinement
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.items.carried import Carried
 from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.report_values import ReportValue
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
 
-COMPILED = Carried("avo_compiled", CompiledItem)
+COMPILED = ReportValue("avo_compiled", CompiledItem)
 """What a kernel compiles to on a shape."""
 Records = Mapping[str, Sequence[Record]]
 """What was compiled, by the id of the shape."""

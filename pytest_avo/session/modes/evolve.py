@@ -17,11 +17,11 @@ import pytest
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.stats import Interval
 from pytest_avo.evaluation.devices.device import DeviceKind
-from pytest_avo.evolution import balance
-from pytest_avo.evolution.account import account
+from pytest_avo.evolution import conclusion
 from pytest_avo.evolution.chronicle import Chronicle
 from pytest_avo.evolution.decision import accepts
 from pytest_avo.evolution.hooks import Hooks, where
+from pytest_avo.evolution.json_result import json_result
 from pytest_avo.evolution.loop import Loop, open_campaign
 from pytest_avo.evolution.trials import Trial
 from pytest_avo.lineage.database import UnreadableLineage
@@ -86,7 +86,7 @@ class Evolution(KernelRun):
     def operator(self) -> VariationOperator:
         """What proposes candidates."""
         settings = self._settings
-        choices = OperatorChoices(agent=settings.agent, doors=settings.doors, folder=settings.store)
+        choices = OperatorChoices(agent=settings.agent, external=settings.external, folder=settings.store)
         return load_operator(settings.operator, choices)
 
     def accepts(self, confirmed: Interval, floor: float) -> bool:
@@ -201,13 +201,13 @@ class Evolution(KernelRun):
         # How much faster than the seed it is stands in the closing lines, from all samples together.
         yield from terminal.results(rows, verbosity=self._config.get_verbosity(), width=width, told_apart="seed")
         wall_s = time.monotonic() - self._started
-        summary = balance.summary(
+        summary = conclusion.summary(
             campaign,
             wall_s=consultation.ledger.snapshot().wall_s,
             resume_hint="" if self._complete else self._resume_command(),
         )
         yield from legend(self._tally.rows, verbosity=self._config.get_verbosity())
-        yield from lineage.lineage(balance.attempt_rows(campaign), summary, width=width)
+        yield from lineage.lineage(conclusion.attempt_rows(campaign), summary, width=width)
         yield from ledger.workers(self.assessor.work(), wall_s=wall_s)
         if consultation.is_budgeted:
             yield from ledger.ledger(consultation.ledger.summary_rows())
@@ -227,13 +227,13 @@ class Evolution(KernelRun):
         if self._settings.files and self._loop is not None:
             campaign, wall_s = self._loop.campaign, self._loop.consultation.ledger.snapshot().wall_s
             facts = Chronicle(campaign.view).facts()
-            total = balance.summary(campaign, wall_s=wall_s, resume_hint="")
+            total = conclusion.summary(campaign, wall_s=wall_s, resume_hint="")
             found = Results(
                 self._best_rows(self._loop),
                 (),
                 self._device.fingerprint(),
                 self._settings.rootdir,
-                evolution=account(facts, campaign.view.run, total),
+                evolution=json_result(facts, campaign.view.run, total),
             )
             files = dict(self._settings.files)
             page = files.pop(PAGE, None)

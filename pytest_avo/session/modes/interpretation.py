@@ -11,7 +11,7 @@ import pytest
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.interpret import Interpreter, Refused, check
-from pytest_avo.run.meeting import confinement
+from pytest_avo.run.assessors import confinement
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.items.kernel_file import file_of
 from pytest_avo.session.kernel_run import KernelRun

@@ -20,14 +20,14 @@ from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.session.header import header
 from pytest_avo.session.items.asking import AskingRules
-from pytest_avo.session.items.carried import Carried
 from pytest_avo.session.items.items import KernelFile, KernelItem
+from pytest_avo.session.items.report_values import ReportValue
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
 LAUNCHES = 3
 """Processes per arm: what differs from process to process is part of the noise."""
-ROW = Carried("avo_noise_row", NoiseRow)
+ROW = ReportValue("avo_noise_row", NoiseRow)
 """The log-ratios of a kernel to itself on a shape."""
 
 

@@ -24,12 +24,12 @@ from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.session.header import header
-from pytest_avo.session.items.carried import Carried
 from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.report_values import ReportValue
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
-ROW = Carried("avo_selftest_row", SelftestRow)
+ROW = ReportValue("avo_selftest_row", SelftestRow)
 """What became of a kernel of the corpus."""
 SUITE = "selftest"
 TWIN = "honest_plain.py"

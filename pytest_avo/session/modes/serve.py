@@ -18,8 +18,8 @@ from pytest_avo.evaluation.spool.server import Served, Server
 from pytest_avo.report.terminal.ledger import workers
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.report.text import counted
+from pytest_avo.run.assessors import required_layers
 from pytest_avo.run.console import Console
-from pytest_avo.run.meeting import required_layers
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.reading import read_settings
 from pytest_avo.session.surroundings import console_of, take_over_workers, usage_errors

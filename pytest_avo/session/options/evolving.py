@@ -6,7 +6,7 @@ from functools import partial
 
 from pytest_avo.evolution.selection import MIGRATION_INTERVAL
 from pytest_avo.operators import agent_settings
-from pytest_avo.operators.doors.door_settings import STEP_TIME_S
+from pytest_avo.operators.external.external_settings import STEP_TIME_S
 from pytest_avo.run.mode import Mode
 from pytest_avo.session.options.option import Option
 

@@ -8,9 +8,9 @@ from random import Random
 import pytest
 import torch
 
+from pytest_avo.evaluation.correctness.cross_check import plain_outputs, slice_fault, suspects
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.noise import generator
-from pytest_avo.evaluation.correctness.scrutiny import plain_outputs, slice_fault, suspects
 from tests.evaluation.laboratory import shape
 
 SHAPE = shape(heads=(4, 2), lengths=(256, 256))

@@ -13,8 +13,8 @@ import pytest
 
 from pytest_avo.command.main import main
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.doors.coding_agent import CodingAgentOperator
-from pytest_avo.operators.doors.door_settings import DoorSettings
+from pytest_avo.operators.external.coding_agent import CodingAgentOperator
+from pytest_avo.operators.external.external_settings import ExternalSettings
 from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
 from tests.operators.steps import World
 
@@ -54,11 +54,11 @@ Open = Callable[..., Member]
 
 @pytest.fixture
 def outside(world: World, tmp_path: Path) -> Iterator[Callable[..., CodingAgentOperator]]:
-    """Make the operator; its doors close when the test ends."""
+    """Make the operator; its servers close when the test ends."""
 
     def make(agent: str, *, step_time_s: float = 30.0, work: str = "work", **chosen: Any) -> CodingAgentOperator:
-        doors = DoorSettings(agent=agent, step_time_s=step_time_s, work=tmp_path / work)
-        return CodingAgentOperator(AgentSettings(**chosen), doors)
+        external = ExternalSettings(agent=agent, step_time_s=step_time_s, work=tmp_path / work)
+        return CodingAgentOperator(AgentSettings(**chosen), external)
 
     yield make
     world.stopping.set()
@@ -85,7 +85,7 @@ def open_step(
         thread.start()
         while len(world.said) == said and thread.is_alive():
             thread.join(0.01)
-        folder = next(operator.doors.work.glob(f"run-*/m{task.member}"))
+        folder = next(operator.chosen.work.glob(f"run-*/m{task.member}"))
         monkeypatch.chdir(folder)
         return Member(folder, thread, proposals, capsys)
 

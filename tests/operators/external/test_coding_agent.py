@@ -18,7 +18,7 @@ from pytest_avo.evaluation.linux import processes
 from pytest_avo.operators.budget import Budget, BudgetExhausted
 from pytest_avo.operators.ledger import Ledger
 from pytest_avo.operators.operator import DraftResult, OperatorFailed, OperatorStopped
-from tests.operators.doors.conftest import Make, Open
+from tests.operators.external.conftest import Make, Open
 from tests.operators.steps import FIRST, SECOND, SEED, World
 
 FASTER = ("SPEED = 100", "SPEED = 120")
@@ -258,12 +258,12 @@ def test_a_draft_is_read_as_python_reads_it(outside: Make, open_step: Open) -> N
     assert member.proposal().source == SEED.replace(*FASTER)
 
 
-def test_a_door_whose_socket_was_removed_is_made_anew(outside: Make, world: World, tmp_path: Path) -> None:
+def test_a_server_whose_socket_was_removed_is_made_anew(outside: Make, world: World, tmp_path: Path) -> None:
     operator, task = outside("wait"), world.task()
-    first = operator._door(task, tmp_path)
-    assert operator._door(task, tmp_path) is first
+    first = operator._server(task, tmp_path)
+    assert operator._server(task, tmp_path) is first
     first.path.unlink()
-    second = operator._door(task, tmp_path)
+    second = operator._server(task, tmp_path)
     assert second is not first
     assert second.path.is_socket()
     task.stopping.set()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.operators.doors.door_settings import DoorSettings
-from pytest_avo.operators.doors.inbox import InboxOperator
+from pytest_avo.operators.external.external_settings import ExternalSettings
+from pytest_avo.operators.external.inbox import InboxOperator
 from pytest_avo.operators.operator import OperatorStopped
 from tests.operators.steps import FIRST, SEED, World
 
@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def inbox(folder: Path) -> InboxOperator:
-    return InboxOperator(DoorSettings(inbox=folder))
+    return InboxOperator(ExternalSettings(inbox=folder))
 
 
 def put(path: Path, source: str, *, age_s: float = 10.0, **note: object) -> None:
@@ -84,9 +84,9 @@ def test_it_ends_when_told_and_waits_till_then(inbox: InboxOperator, folder: Pat
 
 def test_a_folder_must_be_named_and_be_there(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="expected --avo-inbox DIR"):
-        InboxOperator(DoorSettings())
+        InboxOperator(ExternalSettings())
     with pytest.raises(InvalidInput, match="is no folder"):
-        InboxOperator(DoorSettings(inbox=tmp_path / "none"))
+        InboxOperator(ExternalSettings(inbox=tmp_path / "none"))
 
 
 def test_what_is_no_file_is_left_alone(inbox: InboxOperator, folder: Path, world: World) -> None:

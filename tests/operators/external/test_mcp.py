@@ -13,9 +13,9 @@ from typing import Any
 import anyio
 import pytest
 
-from pytest_avo.operators.doors.door import Door
-from pytest_avo.operators.doors.wire import write_step_file
-from tests.operators.doors.conftest import Make, Member, Open
+from pytest_avo.operators.external.step_server import StepServer
+from pytest_avo.operators.external.wire import write_step_file
+from tests.operators.external.conftest import Make, Member, Open
 from tests.operators.steps import SEED
 
 pytestmark = pytest.mark.skipif(find_spec("mcp") is None, reason="needs pytest-avo[mcp]")
@@ -83,7 +83,7 @@ def test_tools_are_not_listed_before_the_first_step(tmp_path: Path) -> None:
     from pytest_avo.mcp import listed
 
     stopping = threading.Event()
-    write_step_file(tmp_path, Door(tmp_path / "m0.sock", stopping).path)
+    write_step_file(tmp_path, StepServer(tmp_path / "m0.sock", stopping).path)
     with pytest.raises(MCPError, match="the first step has not begun yet"):
         anyio.run(listed, tmp_path)
     stopping.set()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.operators.doors.presets import PRESETS, AgentUsage, preset
+from pytest_avo.operators.external.presets import PRESETS, AgentUsage, preset
 
 
 def test_a_session_and_a_model_are_handed_on_where_there_are_any() -> None:

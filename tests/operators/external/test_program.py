@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.evaluation.linux import processes
-from pytest_avo.operators.doors.program import Program, install_command
+from pytest_avo.operators.external.program import Program, install_command
 from pytest_avo.operators.model.redaction import Redactor
 
 

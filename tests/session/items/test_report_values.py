@@ -8,7 +8,7 @@ import pytest
 
 from pytest_avo.core.verdict import Total
 from pytest_avo.report.rows import ResultRow
-from pytest_avo.session.items.carried import ROW, TOTAL
+from pytest_avo.session.items.report_values import ROW, TOTAL
 from tests.report.result_rows import beside, row, shape
 
 

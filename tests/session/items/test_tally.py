@@ -9,7 +9,7 @@ import pytest
 
 from pytest_avo.plugin import RunHooks
 from pytest_avo.report.results import Unmeasured
-from pytest_avo.session.items.carried import UNMEASURED
+from pytest_avo.session.items.report_values import UNMEASURED
 from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.kernel_run import KernelRun
 
