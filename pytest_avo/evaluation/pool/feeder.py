@@ -9,7 +9,11 @@ import time
 import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import (
+from pytest_avo.evaluation.evaluator import PREPARED, Work
+from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused
+from pytest_avo.evaluation.pool.jobs import Job, Jobs
+from pytest_avo.evaluation.pool.roster import Roster
+from pytest_avo.evaluation.worker_messages import (
     Evaluate,
     Failure,
     Finished,
@@ -18,10 +22,6 @@ from pytest_avo.core.evaluation import (
     ShapeDone,
     WorkerConfig,
 )
-from pytest_avo.evaluation.evaluator import PREPARED, Work
-from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused
-from pytest_avo.evaluation.pool.jobs import Job, Jobs
-from pytest_avo.evaluation.pool.roster import Roster
 
 TRIES = 3
 """Workers that one request may lose: then it is the request."""

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from pytest_avo import __version__
-from pytest_avo.core.evaluation import Hello, WorkerConfig, WorkerMessage
 from pytest_avo.evaluation.linux import cgroup, python
+from pytest_avo.evaluation.worker_messages import Hello, WorkerConfig, WorkerMessage
 
 CONNECT_LIMIT_S = 120.0
 SILENCE_LIMIT_S = 60.0

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from pytest_avo.core.evaluation import Prepare, Progress, WorkerMessage, WorkerOrder
+from pytest_avo.evaluation.worker_messages import Prepare, Progress, WorkerMessage, WorkerOrder
 
 SIGN_OF_LIFE_S = 10.0
 _decode = msgspec.json.Decoder(WorkerOrder)

@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 
-from pytest_avo.core.evaluation import (
-    Evaluation,
-    EvaluationRequest,
-    Hello,
-    WorkerConfig,
-)
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.evaluation.evaluator import Work
 from pytest_avo.evaluation.pool.feeder import Feeder
 from pytest_avo.evaluation.pool.gateway import host_of
 from pytest_avo.evaluation.pool.jobs import Job, Jobs
 from pytest_avo.evaluation.pool.roster import Roster
+from pytest_avo.evaluation.worker_messages import Hello, WorkerConfig
 
 
 class Pool:

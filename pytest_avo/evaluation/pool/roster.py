@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Hello
 from pytest_avo.core.fingerprint import Fingerprint, differences_in_kind
 from pytest_avo.evaluation.pool.gateway import WorkerRefused
 from pytest_avo.evaluation.pool.jobs import Jobs
+from pytest_avo.evaluation.worker_messages import Hello
 
 State = Literal["new", "connecting", "ready", "lost", "refused"]
 

@@ -25,16 +25,7 @@ import msgspec
 
 from pytest_avo.core.disk.places import scratch_folder
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import (
-    Evaluate,
-    EvaluationRequest,
-    Failure,
-    Finished,
-    Hello,
-    Prepare,
-    ShapeDone,
-    WorkerConfig,
-)
+from pytest_avo.core.evaluation import EvaluationRequest
 from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
@@ -44,6 +35,7 @@ from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.pool.line import WorkerLine
+from pytest_avo.evaluation.worker_messages import Evaluate, Failure, Finished, Hello, Prepare, ShapeDone, WorkerConfig
 
 if TYPE_CHECKING:
     from pytest_avo.evaluation.arms.ahead import Ahead
@@ -64,7 +56,7 @@ KEEP_FREED = ((-3, MMAP_THRESHOLD_BYTES), (-1, TRIM_THRESHOLD_BYTES))
 
 
 def serve(channel: Any) -> None:
-    """ShapeDone requests from an execnet channel until it closes. Runs in the gateway's main thread."""
+    """Answer requests from an execnet channel until it closes. Runs in the gateway's main thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the controller's to handle
     _forget_secrets()
     line = WorkerLine(channel)
@@ -182,7 +174,7 @@ def _share_memory(place: str) -> None:
 
 
 def _answer(request: EvaluationRequest, examiner: Examiner, inspector: Inspector, line: WorkerLine) -> None:
-    """ShapeDone a request shape by shape; a failure that is not the kernel's ends the answer."""
+    """Answer a request shape by shape; a failure that is not the kernel's ends the answer."""
     number = line.number = request.number
     try:
         for evaluation in inspector.look(request) if request.look else examiner.examine(request):

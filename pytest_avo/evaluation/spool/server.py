@@ -12,11 +12,12 @@ import msgspec
 
 from pytest_avo import __version__
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Evaluation, Hello, Subject
+from pytest_avo.core.evaluation import Evaluation, Subject
 from pytest_avo.evaluation.evaluator import PREPARED, Evaluator
 from pytest_avo.evaluation.spool.folder import Patience, SpoolFolder
 from pytest_avo.evaluation.spool.heartbeats import BEAT_S, LEASE_S, Fate, Heartbeat, Watch
 from pytest_avo.evaluation.spool.notes import Ask, Introduction, RequestClaim, SpoolReply, is_ticket
+from pytest_avo.evaluation.worker_messages import Hello
 
 LOOK_S = 1.0
 """How often the folder is looked into: every look is a few requests to a file server."""

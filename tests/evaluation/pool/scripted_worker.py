@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from pytest_avo.core.evaluation import Evaluate, Evaluation, Finished, Hello, ShapeDone, WorkerConfig
+from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.pool.line import WorkerLine
+from pytest_avo.evaluation.worker_messages import Evaluate, Finished, Hello, ShapeDone, WorkerConfig
 from tests import ROOT
 
 BOOTSTRAP = f"""

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from pytest_avo import __version__
-from pytest_avo.core.evaluation import WorkerConfig
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused, host_of, with_batch_mode
+from pytest_avo.evaluation.worker_messages import WorkerConfig
 from tests import sshd
 
 CONFIG = WorkerConfig(worker="gw0", layers=True)

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pytest_avo.core.evaluation import Evaluate, EvaluationRequest, Prepare, Progress, Subject, WorkerMessage
+from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.evaluation.pool.line import WorkerLine
+from pytest_avo.evaluation.worker_messages import Evaluate, Prepare, Progress, WorkerMessage
 from tests.evaluation.laboratory import shape
 
 REQUEST = EvaluationRequest(number=3, subject=Subject("now", ""), shapes=(shape(),))

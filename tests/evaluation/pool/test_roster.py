@@ -6,12 +6,13 @@ import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import EvaluationRequest, Hello, Subject
+from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.pool.gateway import WorkerRefused
 from pytest_avo.evaluation.pool.jobs import Job, Jobs
 from pytest_avo.evaluation.pool.roster import Roster
+from pytest_avo.evaluation.worker_messages import Hello
 from tests.evaluation.laboratory import shape
 
 HERE = CpuDevice().fingerprint()

@@ -13,12 +13,13 @@ from pathlib import Path
 import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Hello, Subject
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.evaluator import Work
 from pytest_avo.evaluation.spool.folder import SpoolFolder
 from pytest_avo.evaluation.spool.server import Served, Server
+from pytest_avo.evaluation.worker_messages import Hello
 
 KIND = Fingerprint(
     target="sm90", device="NVIDIA H200", units=132, driver="1", torch="2.11", triton="3.6", python="3.12", os="Linux 6"
