@@ -1,4 +1,7 @@
-"""The seam between those who want kernels evaluated and those who do it."""
+"""The seam between those who want kernels evaluated (items, evolutions, operators) and who does it.
+
+`pool.Pool` evaluates on workers that execnet reaches, `spool.SpoolClient` by way of files in a folder.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Protocol
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 
 PREPARED = 2
-"""Requests that a worker is told of while it answers another one: as many again may wait for other workers."""
+"""How many of the requests that wait a worker is told of while it answers another one, to prepare for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +32,23 @@ class Work:
 
 
 class Evaluator(Protocol):
-    """Evaluates kernels. Thread-safe: items and agents call it at the same time."""
+    """Evaluates kernels. Thread-safe: items and operators call it at the same time. No call but `close` blocks."""
 
     def submit(self, request: EvaluationRequest) -> Mapping[str, Future[Evaluation]]:
-        """Queue a request; one future per shape id, which raises EvaluatorError if the evaluator itself failed."""
+        """Queue a request; shape id -> future of its evaluation, in the order of the request's shapes.
+
+        Whatever the kernel does is an outcome of its evaluation. A future raises EvaluatorError if the evaluator itself
+        failed: no device, a worker lost, an evaluator that is closed.
+        """
 
     def doing(self) -> str:
-        """What is being done at the moment, for a status line."""
+        """What is being done at the moment, in a few words for a status line; "" where nothing is."""
 
     def news(self) -> list[str]:
-        """What happened to workers since this was asked last: a line for each loss, refusal and return."""
+        """What happened to workers since the last call: a line for each loss, refusal and return."""
 
     def work(self) -> list[Work]:
-        """What each worker did so far."""
+        """What each worker did so far, lost ones included."""
 
     def close(self) -> None:
-        """End all processes. Futures not done by then raise EvaluatorError."""
+        """End all processes that this one started. Futures not done by then raise EvaluatorError."""

@@ -38,7 +38,11 @@ def attention(
 
 
 def why(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool = False) -> Choice:
-    """What `attention` would do with these tensors here and now, and for what reason; nothing is computed."""
+    """What `attention` would do with these tensors here and now, and for what reason. Nothing is computed.
+
+    The arguments are those of `attention`; what is no tensor, or fits no attention, is answered by torch's name and the
+    obstacle. A kernel that would take the call is loaded, as at a first call.
+    """
     q, k, v = (_plain(x) for x in (q, k, v))
     key = key_of(q, k, v, bool(causal))
     if key is None:

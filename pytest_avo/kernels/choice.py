@@ -21,11 +21,13 @@ TORCH = "torch's scaled_dot_product_attention"
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What takes a call, and why. `path` is None where torch does."""
+    """What takes a call, and why; `str()` of it says both in a line."""
 
     path: Path | None
+    """The kernel's file; None where torch's own attention answers."""
     reason: str
     measurement: Measurement | None = None
+    """The measurement that speaks for the kernel; None where torch answers."""
 
     def __str__(self) -> str:
         return f"{self.path or TORCH}: {self.reason}"

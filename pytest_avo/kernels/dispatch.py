@@ -49,9 +49,10 @@ _refusals: dict[tuple[Path, Key], str] = {}
 def use(folder: str | Path, *, results: Iterable[str | Path] = ()) -> int:
     """Let `attention` choose from the kernels of a folder too; returns how many of them were measured beside torch.
 
-    Measured means: in the files of `--avo-json` given as `results`, or in the lineage of the project around the folder
-    with the very text that the file has now. The kernels' files are executed in this process when they are chosen, so
-    name no folder that you would not import from. InvalidInput where the folder or a file cannot be read.
+    Only those can be chosen. Measurements are taken from the files of `--avo-json` given as `results`, and from the
+    lineage of the project around the folder, where it has the very text that a kernel's file has now. The files are
+    executed in this process when they are first chosen, so name no folder that you would not import from. InvalidInput
+    where the folder or a file cannot be read.
     """
     measured = registry.add(folder, results=results)
     _takers.clear()

@@ -1,4 +1,7 @@
-"""The seam between an evolution and what proposes its candidates."""
+"""The seam between an evolution and what proposes its candidates: `Task` goes in, a `Proposal` comes out.
+
+An operator of your own implements `VariationOperator`; see "How to add" in CONTRIBUTING.md.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +50,12 @@ Accept = Literal["faster", "match"]
 
 
 class EvaluateDraft(Protocol):
-    """The evaluation tool: same evaluator, same isolation as the items. Blocks; thread-safe."""
+    """The evaluation tool: the evaluator and the isolation of the items. Blocks; thread-safe."""
 
     def __call__(self, source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
         """Evaluate a draft on some shapes, timed against the parent or for correctness alone; shape id -> result.
 
-        What is timed is checked on the calls that it claims, and no others, which on a GPU need builds of their own.
+        A draft that is timed is checked on no calls but those it claims: on a GPU others need builds of their own.
 
         Every result is in the lineage before it is returned, and what the lineage has is not evaluated again.
         EvaluatorError when the machine fails, BudgetExhausted or OperatorStopped when the run must end, DraftsSpent
@@ -77,55 +80,64 @@ class Diagnose(Protocol):
     """A tool that looks into a draft. Blocks; thread-safe."""
 
     def __call__(self, source: str, shape: Shape) -> str:
-        """What it found, as text for a reader; Unavailable where there is no such tool."""
+        """What it found, as text to be read; Unavailable where there is no such tool."""
 
 
 class CompileReport(Protocol):
     """A tool that shows what a draft compiles to. Blocks; thread-safe."""
 
     def __call__(self, source: str, shape: Shape, *, function: str = "") -> str:
-        """As text for a reader, or the machine code of one function of a CPU kernel; Unavailable where it cannot."""
+        """The report as text to be read; with `function` the machine code of that function of a CPU kernel.
+
+        Unavailable where this target or machine has no such report.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What an operator is asked: the next candidate after `kernel`, in the light of the lineage."""
+    """What an operator is asked: a variation of `kernel`. With it come all that is known and the tools of a step."""
 
     kernel: Kernel
-    """The parent."""
+    """The kernel to vary."""
     parent: Attempt
+    """The same as the lineage has it."""
     generation: int
+    """From 1; generation 0 is the seed."""
     member: int
+    """Which of the population's kernels is varied, from 0."""
     shapes: tuple[Shape, ...]
+    """Those that a candidate is evaluated on."""
     view: View
+    """The run's lineage, read-only."""
     seed: int
-    """Of the run: the same seed and lineage give the same choices."""
+    """The run's: an operator with the same seed and lineage makes the same choices."""
     floor: float
     """Log-ratio below which a difference is noise."""
     accept: Accept
     """What is promoted: what is faster beyond the noise, or also what is no slower."""
     device: str
+    """The device and its versions, in words."""
     folder: Path
     """Where the run keeps its files: transcripts go there."""
     evaluate: EvaluateDraft
     race: RaceDraft
     compile_report: CompileReport | None
-    """None where this target has no such tool: none is offered that always says so."""
+    """None where this target has no compile report at all."""
     profile: Diagnose
     scratch: Callable[[str, str], str]
-    """Script and draft -> what the script prints where kernels are evaluated; it counts for nothing."""
+    """Called with a Python script and a draft's source: what the script prints where kernels are evaluated."""
     machine: Callable[[], str]
-    """Facts of the machine that evaluates."""
+    """Facts of the machine that evaluates, a line each; Unavailable where nobody can tell them."""
     record: Callable[[Fact], None]
-    """Add an event to the lineage; a Note for what has no kind of its own."""
+    """Adds a fact to the lineage; a `Note` for what has no type of its own."""
     ledger: Ledger
-    """Of the whole run: whoever calls a model reserves and settles there; BudgetExhausted may be let through."""
+    """The run's spending and limits: reserve before a model is called, settle afterwards; let BudgetExhausted pass."""
     stopping: threading.Event
-    """Set when the run ends: give up."""
+    """Set when the run ends: `propose` should return soon."""
     say: Callable[[str], None]
-    """Show one line of progress."""
+    """Shows one line of progress to the user."""
     direction: str = ""
-    """What the user wants this member to try; empty where that is left to the operator."""
+    """What the user wants this member to try, in words; "" where that is left to the operator."""
 
     @property
     def rule(self) -> str:
@@ -144,31 +156,37 @@ class Proposal:
     """A candidate and why it should be better. Predicted effects are ratios, above 1 faster."""
 
     source: str
+    """The whole text of the candidate's file."""
     hypothesis: str
+    """Why it should be faster, in a sentence or two."""
     predicted: Mapping[str, float] = field(default_factory=dict)
     """Shape id or "geomean" -> predicted ratio to the parent."""
     tokens_in: int = 0
     tokens_out: int = 0
     cost: float = 0.0
+    """In the user's currency; 0 where no prices are known."""
     lesson: str = ""
+    """What the step taught, for later ones."""
     follows: bool = True
-    """Whether it is what the step was told to try, where it was told something."""
+    """Whether it does what the step was told to try, if it was told something."""
     failed: str = ""
-    """Why the step ended without a candidate; nothing is evaluated then and the attempt counts as failed."""
+    """Why the step ended without a candidate, else "". Nothing is evaluated then, and the attempt counts as failed."""
 
 
 class VariationOperator(Protocol):
-    """Varies a kernel."""
+    """Varies a kernel. `propose` is called by several threads at once where a population has several members."""
 
     @property
     def name(self) -> str:
-        """What lineage and reports call it."""
+        """Its name in the lineage and in reports."""
 
     def describe(self) -> str:
-        """For the header: what it is and what it may spend."""
+        """One line for the header of a run: what it is and what it may spend."""
 
     def propose(self, task: Task) -> Proposal | None:
-        """The next candidate; None when nothing is left to try, which ends the run.
+        """The next candidate; None when nothing is left to try, which ends the run. Blocks, for hours if need be.
 
-        InvalidInput for a user's mistake, OperatorStopped or BudgetExhausted where it cannot go on.
+        InvalidInput for a user's mistake (exit status 4); OperatorStopped or BudgetExhausted to end the run in order,
+        OperatorFailed where something it depends on is out of reach (exit status 3). Any other error ends the run with
+        exit status 3. Whatever was finished is kept, and the run can be resumed.
         """

@@ -1,4 +1,8 @@
-"""The seam between the harness and a kind of device."""
+"""The seam between the harness and a kind of device: `DeviceKind`, what a run knows of it, and `Device`, one of them.
+
+A new kind of device implements `Device`, and `devices()` of `local.py` finds it. What a kernel's process does there is
+chosen by `place`: memory in `arms/memory.py`, calls in `kernel_process/runner.py`.
+"""
 
 from __future__ import annotations
 
@@ -13,33 +17,33 @@ class DeviceKind(Protocol):
 
     @property
     def target(self) -> str:
-        """What kernels for it declare in AVO: "cpu", "sm90"."""
+        """What kernels for it declare in `AVO`: "cpu", "sm90"."""
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The peers that kernels are compared with unless the user names others."""
+        """Names of the peers (`judge/peers.py`) that kernels are compared with unless the user names others."""
 
     def fingerprint(self) -> Fingerprint:
-        """What figures measured on it depend on."""
+        """Hardware and versions that figures measured on it depend on: figures with other ones are not comparable."""
 
 
 class Device(DeviceKind, Protocol):
-    """One device of this machine. Asking it anything imports no torch."""
+    """One device of this machine. None of its methods imports torch or makes a context on the device."""
 
     @property
     def id(self) -> str:
-        """Unique on the host; names the lease."""
+        """A name that is unique on the host, and the same in every process: of the lock on the device."""
 
     @property
     def place(self) -> str:
-        """Kind of torch device that tensors are on: "cpu" or "cuda"."""
+        """Type of the torch device that tensors are on: "cpu" or "cuda"."""
 
     @property
     def threads(self) -> int:
-        """Threads of the host that every kernel's process may compute with."""
+        """How many threads of the host every kernel's process computes with."""
 
     def environment(self) -> dict[str, str]:
-        """Variables that a kernel's process needs on it."""
+        """Environment variables that a kernel's process needs on it."""
 
     def reading(self) -> Reading | None:
-        """Its clocks, temperature and power at this moment, where it tells them."""
+        """Its clocks (MHz), temperature (C) and power (W) at this moment; None where it does not tell them."""
