@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT, CHILD_SOCKET, MAX_MESSAGE
-from pytest_avo.evaluation.linux import processes, sandbox
+from pytest_avo.evaluation.linux import namespaces, processes, sandbox
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
             break
         request = json.loads(message)
         if request["do"] in ("fork", "compile"):
-            pid = sandbox.fork_confined() if sandbox.PID_NAMESPACE in held else os.fork()
+            pid = namespaces.fork_in_pid_namespace() if sandbox.PID_NAMESPACE in held else os.fork()
             if pid == 0 and request["do"] == "fork":
                 serve = partial(runner.serve, threads=request["threads"], place=place, sizes=request["sizes"])
                 become_child(descriptors, serve, request, layers == "layers", gpu=place == "cuda")

@@ -24,12 +24,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from pytest_avo.evaluation.linux import landlock, mounts, python, seccomp
+from pytest_avo.evaluation.linux import landlock, mounts, namespaces, python, seccomp
 from pytest_avo.evaluation.linux.mounts import OWN_MOUNTS
 
 PID_NAMESPACE = "pid namespace"
-_NEWPID, _NEWNET, _NEWIPC, _NEWUTS, _NEWUSER = 0x20000000, 0x40000000, 0x08000000, 0x04000000, 0x10000000
-_NETWORK = _NEWNET | _NEWIPC | _NEWUTS
 _SET_PDEATHSIG, _SET_NO_NEW_PRIVS, _CAPBSET_DROP, _SET_CHILD_SUBREAPER = 1, 38, 24, 36
 _LAST_CAPABILITY = 63
 _MAX_PROCESSES = 512
@@ -66,121 +64,16 @@ def enter_namespaces(*, gpu: bool = False) -> list[str]:
     Returns the layers that will hold for children, strongest first. CUDA's driver names its threads through /proc, so
     with a `gpu` a PID namespace holds only where a child may mount a /proc of its own.
     """
-    isolated = _unshare(_NETWORK)
-    if not isolated and _works(_enter_user_namespace):
-        isolated = _enter_user_namespace()
+    isolated = namespaces.isolate()
     landlock_version = landlock.abi()
     offered = {
-        PID_NAMESPACE: _works(_own_proc_works if gpu else lambda: _unshare(_NEWPID)),
+        PID_NAMESPACE: namespaces.offers_pid_namespace(with_proc=gpu),
         "no network": isolated,
         f"landlock {landlock_version}": landlock_version > 0,
         "seccomp": seccomp.available(),
-        OWN_MOUNTS: _works(lambda: mounts.enter(os.getcwd(), shared_bytes=_MAX_SHARED_BYTES)),
+        OWN_MOUNTS: namespaces.works(lambda: mounts.enter(os.getcwd(), shared_bytes=_MAX_SHARED_BYTES)),
     }
     return [layer for layer, holds in offered.items() if holds]
-
-
-def fork_confined() -> int:
-    """os.fork() whose child is the first process of a new PID namespace, which this process itself does not enter.
-
-    To come back from where the next child is to be takes privileges over the own namespace. Without them a helper goes,
-    and ends: a second fork of a process that has torch imported, which costs as much as the first.
-    """
-    if not _may_return():
-        return _fork_by_helper()
-    _unshare(_NEWPID)
-    pid = -1
-    try:
-        pid = os.fork()
-    finally:
-        if pid != 0:
-            _libc.setns(_own_pid_namespace(), _NEWPID)
-    return pid
-
-
-@cache
-def _own_pid_namespace() -> int:
-    return os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-
-
-@cache
-def _may_return() -> bool:
-    """Whether this process can have children in a new PID namespace, and afterwards again in its own."""
-    return _works(lambda: _unshare(_NEWPID) and _libc.setns(_own_pid_namespace(), _NEWPID) == 0)
-
-
-def _fork_by_helper() -> int:
-    """The same by a helper that enters the namespace for its children only, and then ends.
-
-    The child is handed to this process, which has to be a subreaper, and runs only once that has happened, so that it
-    can ask to die with its parent.
-    """
-    answer, tell = os.pipe()
-    gate, opened = os.pipe()
-    helper = os.fork()
-    if helper == 0 and _fork_in_namespace(tell):
-        for descriptor in (answer, tell, opened):
-            os.close(descriptor)
-        if not os.read(gate, 1):
-            os._exit(1)
-        os.close(gate)
-        return 0
-    for descriptor in (tell, gate):
-        os.close(descriptor)
-    try:
-        pid = os.read(answer, 32)
-        os.waitpid(helper, 0)
-        if not pid:
-            raise OSError("no process could be forked")
-        os.write(opened, b"!")
-    finally:
-        os.close(answer)
-        os.close(opened)
-    return int(pid)
-
-
-def _fork_in_namespace(tell: int) -> bool:
-    """In the helper: fork into a new PID namespace, tell the child's number and end. True in the child."""
-    try:
-        _unshare(_NEWPID)
-        pid = os.fork()
-        if pid == 0:
-            return True
-        os.write(tell, str(pid).encode())
-    except OSError:
-        os._exit(1)
-    os._exit(0)
-
-
-def _own_proc_works() -> bool:
-    return _unshare(_NEWPID) and _works(mounts.own_proc)
-
-
-def _enter_user_namespace() -> bool:
-    """A user namespace, in which an ordinary user may have the others, with the same user and group in it."""
-    uid, gid = os.getuid(), os.getgid()
-    if not _unshare(_NEWUSER | _NETWORK):
-        return False
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-    Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    return True
-
-
-def _unshare(namespaces: int) -> bool:
-    return bool(_libc.unshare(namespaces) == 0)
-
-
-def _works(attempt: Callable[[], bool]) -> bool:
-    """Whether an attempt succeeds, made in a process of its own: some fail half-way and cannot be taken back."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = 0 if attempt() else 1
-        finally:
-            os._exit(status)
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def become_subreaper() -> None:
@@ -220,7 +113,7 @@ def confine_watched(confinement: Confinement, *, watched: bool = True) -> Callab
         _try_write("/proc/sys/kernel/pid_max", str(_MAX_PROCESSES))
     _try_write("/proc/self/oom_score_adj", "500")  # where memory runs out, this goes before others
     # Nothing that kernels' processes could leave for each other; CUDA's driver needs local sockets, so those too.
-    _unshare(_NEWIPC | _NEWNET if confinement.gpu and not watched else _NEWIPC)
+    namespaces.unshare(namespaces.IPC | namespaces.NETWORK if confinement.gpu and not watched else namespaces.IPC)
     own_mounts = mounts.enter(confinement.scratch, shared_bytes=min(_MAX_SHARED_BYTES, confinement.memory_bytes))
     own_proc = confinement.gpu and is_first and mounts.own_proc()
     if confinement.gpu and own_mounts and not own_proc and landlock.abi():
