@@ -86,9 +86,9 @@ def _start(folder: Path, name: str, port: int, environment: dict[str, str]) -> s
     config = folder / f"{name}.sshd"
     config.write_text("\n".join([*lines, ""]))
     daemon = subprocess.Popen([SSHD, "-D", "-f", str(config), "-E", str(folder / f"{name}.log")])
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 180
     while True:
-        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=60):
             return daemon
         assert daemon.poll() is None, (folder / f"{name}.log").read_text()
         assert time.monotonic() < deadline

@@ -50,6 +50,8 @@ if os.fork() == 0:
 """Ways of a kernel to leave processes behind, as the body of its function."""
 
 MEMORY_BYTES = 1 << 30
+PATIENCE_S = 180.0
+"""For what takes milliseconds on an idle machine, and is not what a test is about."""
 _HONEST = """
 import ctypes, json, os, signal, socket, subprocess, sys, tempfile, threading, time
 import torch
@@ -115,10 +117,10 @@ class Laboratory:
     def arm(self, source: str, *, name: str = KERNEL, limits: Limits | None = None) -> Arm:
         """The process of a kernel, loaded."""
         self._used.add(name)
-        limits = limits or Limits(build=20, check=20, time=20)
+        limits = limits or Limits(build=PATIENCE_S, check=PATIENCE_S, time=PATIENCE_S)
         return self.arms.get(name, Subject(label=name, source=source), [shape()], limits)
 
-    def run(self, source: str, *, calls: int = 1, limit_s: float = 20, load_s: float = 20) -> Ending:
+    def run(self, source: str, *, calls: int = 1, limit_s: float = PATIENCE_S, load_s: float = PATIENCE_S) -> Ending:
         """Load a kernel, call it on fresh inputs and check its results."""
         generator = torch.Generator().manual_seed(7)
         try:
@@ -151,7 +153,7 @@ class Laboratory:
         return processes.tree(process.pid)[1:]
 
 
-def gone(pids: Iterable[int], *, within_s: float) -> bool:
+def gone(pids: Iterable[int], *, within_s: float = PATIENCE_S) -> bool:
     """Whether all of these processes end in time; a zombie that its parent has yet to reap has ended."""
     deadline = time.monotonic() + within_s
     while any(processes.is_running(pid) for pid in pids):

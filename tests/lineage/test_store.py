@@ -216,7 +216,7 @@ def test_two_processes_may_create_the_file_at_once(path: Path) -> None:
         f"from pathlib import Path; from pytest_avo.lineage.store import Store; Store.open(Path({str(path)!r})).close()"
     )
     started = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
-    assert [process.wait(timeout=60) for process in started] == [0, 0, 0]
+    assert [process.wait(timeout=600) for process in started] == [0, 0, 0]
     assert rows(path, "run") == 0
 
 

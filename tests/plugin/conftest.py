@@ -189,7 +189,7 @@ class Project:
                 # pytest says of plugins that are imported already that it cannot rewrite them.
                 patch.setenv("PYTEST_ADDOPTS", "-W ignore::pytest.PytestAssertRewriteWarning", prepend=" ")
                 return self._run_here(*arguments)
-            return self.pytester.runpytest_subprocess(*self.plugins, *arguments, timeout=300)
+            return self.pytester.runpytest_subprocess(*self.plugins, *arguments, timeout=1200)
 
     def _run_here(self, *arguments: str) -> pytest.RunResult:
         """Run pytest in this process; unlike pytester it keeps what is imported, but for the project's own modules."""

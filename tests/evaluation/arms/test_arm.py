@@ -22,7 +22,7 @@ from pytest_avo.evaluation.correctness.inputs import Arguments, Case, draw
 from pytest_avo.evaluation.correctness.layouts import Layout
 from pytest_avo.evaluation.linux import processes
 from tests.evaluation.correctness.extensions import everything
-from tests.evaluation.laboratory import Laboratory, kernel, shape
+from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 
 FORM = {"plain": True, "shape": [1, 4, 48, 64], "dtype": "float32", "device": "cpu"}
 DONE = json.dumps({"said": "done", "calls": 1, "forms": [FORM], "seconds": 0.0})
@@ -186,8 +186,8 @@ def test_a_kernel_that_raised_can_be_asked_again(confined: Laboratory) -> None:
     arm = confined.arm(kernel("if calls == 1: raise ValueError('not this one')"))
     inputs = draw(Case("normal", shape()), torch.Generator().manual_seed(1))
     with pytest.raises(KernelRaised, match="raised ValueError: not this one"):
-        arm.call([inputs], "f32", limit_s=20, phase="check")
-    result = arm.call([inputs, inputs], "f32", limit_s=20, phase="check")
+        arm.call([inputs], "f32", limit_s=PATIENCE_S, phase="check")
+    result = arm.call([inputs, inputs], "f32", limit_s=PATIENCE_S, phase="check")
     assert [fault(inputs, result.output(number)) for number in range(2)] == [None, None]
 
 
@@ -197,7 +197,7 @@ def test_calls_of_a_slice_have_arguments_and_results_of_their_own(confined: Labo
     batch = [
         draw(Case("normal", shape(dtype="bf16"), layouts=(layout, "bshd", "padded")), generator) for layout in layouts
     ]
-    result = confined.arm(kernel()).call(batch, "bf16", limit_s=20, phase="time")
+    result = confined.arm(kernel()).call(batch, "bf16", limit_s=PATIENCE_S, phase="time")
     assert [fault(inputs, out) for inputs, out in zip(batch, map(result.output, range(3)), strict=True)] == [None] * 3
     assert 0 < result.claimed_s < result.seconds
 
@@ -212,7 +212,7 @@ def test_all_that_a_kernel_may_offer_is_called_with_what_it_takes(confined: Labo
     cases = [case for case in all_cases(shape(dtype="bf16"), claim, Random(1), longest=60) if case.lse][::3]
     for case in cases:
         call = asked(case)
-        result = arm.call([call], "bf16", limit_s=20, phase="check", guarded=True, lse=True)
+        result = arm.call([call], "bf16", limit_s=PATIENCE_S, phase="check", guarded=True, lse=True)
         assert answer_fault(call, result.output(0), result.lse(0)) is None, case
 
 
@@ -240,7 +240,7 @@ def attention(q, k, v, *, causal, scale, return_lse):
 """
     arm = confined.arm(source)
     with pytest.raises(KernelFault, match=re.escape(words)) as raised:
-        arm.call([asked(Case("", shape(dtype="bf16")))], "bf16", limit_s=20, phase="check", lse=True)
+        arm.call([asked(Case("", shape(dtype="bf16")))], "bf16", limit_s=PATIENCE_S, phase="check", lse=True)
     assert raised.value.outcome == outcome
 
 

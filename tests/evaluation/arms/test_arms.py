@@ -9,7 +9,7 @@ from pytest_avo.core.evaluation import KERNEL, Limits, Subject
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelRaised
 from pytest_avo.evaluation.correctness.inputs import Case, draw
-from tests.evaluation.laboratory import MEMORY_BYTES, Laboratory, kernel, shape
+from tests.evaluation.laboratory import MEMORY_BYTES, PATIENCE_S, Laboratory, kernel, shape
 
 COUNTING = Subject("counting", kernel("raise ValueError(f'{torch.get_num_threads()} threads')"))
 
@@ -17,7 +17,7 @@ COUNTING = Subject("counting", kernel("raise ValueError(f'{torch.get_num_threads
 def threads_of(arms: Arms, *, timed: bool) -> str:
     arm = arms.get(KERNEL, COUNTING, [shape()], Limits(), timed=timed)
     with pytest.raises(KernelRaised) as raised:
-        arm.call([draw(Case("normal", shape()), torch.Generator())], "f32", limit_s=20, phase="check")
+        arm.call([draw(Case("normal", shape()), torch.Generator())], "f32", limit_s=PATIENCE_S, phase="check")
     return raised.value.reason
 
 

@@ -40,7 +40,7 @@ def fork_server(laboratory: Laboratory) -> int:
 def test_a_lost_fork_server_is_replaced_and_blamed_on_nobody(mortal: Laboratory) -> None:
     for _ in range(2):  # one that has just begun, and one that has forked
         os.kill(fork_server(mortal), signal.SIGKILL)
-        assert gone([fork_server(mortal)], within_s=20)
+        assert gone([fork_server(mortal)])
         assert mortal.run(kernel()).outcome == "ok"
     os.kill(fork_server(mortal), signal.SIGKILL)
     reason = mortal.arms.fault(KERNEL, KernelEnded("check")).reason
@@ -87,10 +87,10 @@ os.kill(os.getpid(), 9)
 def test_a_fork_server_ends_with_all_below_it_when_its_worker_does(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WORKER, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     pids = [int(pid) for pid in found.stdout.split()]
     assert len(pids) >= 3, found.stderr
-    assert gone(pids, within_s=10)
+    assert gone(pids)
 
 
 def test_a_fork_server_that_does_not_start_says_why(tmp_path: Path) -> None:

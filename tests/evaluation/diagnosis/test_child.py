@@ -58,4 +58,4 @@ def test_out_of_time_it_ends_with_all_that_it_started() -> None:
             assert process.answers.read() == b""
         assert not process.in_time
         assert process.status() == -9
-        assert gone([below], within_s=10)
+        assert gone([below])

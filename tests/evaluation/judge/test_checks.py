@@ -14,7 +14,11 @@ from pytest_avo.evaluation.judge.checks import _Spent
 NOTHING = torch.empty(0)
 
 
-def test_what_calls_take_is_left_to_later_ones_no_more_whether_answered_or_refused() -> None:
+def test_what_calls_take_is_left_to_later_ones_no_more_whether_answered_or_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now_s)
     spent, given = _Spent(2.0), []
 
     def answered(*, limit_s: float) -> Slice:
@@ -22,17 +26,14 @@ def test_what_calls_take_is_left_to_later_ones_no_more_whether_answered_or_refus
         return Slice(0.5, 0.5, False, lambda _: NOTHING, lambda: NOTHING, lambda _: NOTHING)
 
     def refused(*, limit_s: float) -> Slice:
+        nonlocal now_s
         given.append(limit_s)
-        time.sleep(0.01)
+        now_s += 0.25
         raise KernelRaised("unsupported", "no")
 
     spent.on(answered)
     with pytest.raises(KernelRaised):
         spent.on(refused)
-    for _ in range(3):
+    for _ in range(4):
         spent.on(answered)
-    assert given[:2] == [2.0, 1.5]
-    assert 0.9 < given[2] <= 1.49
-    assert given[-1] == pytest.approx(0.49, abs=0.1)
-    spent.on(answered)
-    assert given[-1] == 0.001
+    assert given == [2.0, 1.5, 1.25, 0.75, 0.25, 0.001]

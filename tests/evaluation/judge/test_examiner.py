@@ -22,7 +22,7 @@ from pytest_avo.evaluation.judge.examiner import Examiner
 from pytest_avo.evaluation.judge.rates import Rates
 from pytest_avo.evaluation.judge.roofline import Roofline
 from tests.evaluation.correctness.extensions import everything
-from tests.evaluation.laboratory import Laboratory, kernel, shape
+from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 
 ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
 PLAN = TimingPlan(min_rounds=3, max_rounds=3)
@@ -67,7 +67,7 @@ class Desk:
             number=1,
             subject=Subject("mine.py", source),
             shapes=tuple(shapes),
-            limits=limits or Limits(build=20, check=20, time=20),
+            limits=limits or Limits(build=PATIENCE_S, check=PATIENCE_S, time=PATIENCE_S),
             plan=plan,
             baseline=Subject("incumbent", baseline) if baseline else None,
             peers=against,
@@ -97,9 +97,13 @@ def test_a_right_kernel_is_right_on_every_shape(desk: Desk) -> None:
 
 
 def test_importing_a_kernel_is_counted_once_however_many_shapes_it_has(desk: Desk) -> None:
-    found = desk.examine(kernel(top="import time; time.sleep(1.5)"), shapes=[ONE, TWO])
-    assert found[ONE.id].build_s > 1.5
-    assert found[TWO.id].build_s < found[ONE.id].build_s
+    for _ in range(8):  # on a busy machine the other shape's first call may take longer
+        found = desk.examine(kernel(top="import time; time.sleep(1)"), shapes=[ONE, TWO])
+        assert found[ONE.id].build_s > 1
+        if found[TWO.id].build_s < 1:
+            break
+    else:
+        pytest.fail("it is counted again")
 
 
 def test_what_a_kernel_claims_beside_the_plain_call_is_checked_too(desk: Desk) -> None:
@@ -302,7 +306,8 @@ def test_a_kernel_that_fails_while_it_is_timed_fails_there(desk: Desk) -> None:
         "if row > 60: return torch.zeros_like(q)",
         top="row = 0",
     )
-    found = desk.examine(late, shapes=[ONE, TWO], plan=TimingPlan(min_rounds=9, max_rounds=9), baseline=kernel())
+    # Of both shapes, whose slices may be of a single call on a slow machine.
+    found = desk.examine(late, shapes=[ONE, TWO], plan=TimingPlan(min_rounds=60, max_rounds=60), baseline=kernel())
     outcomes = sorted(x.outcome for x in found.values())
     assert outcomes == ["incorrect", "ok"]
     assert all(x.timing is None for x in found.values())
@@ -357,12 +362,12 @@ def test_the_peer_on_the_cpu_is_a_right_kernel(desk: Desk) -> None:
 def test_a_baseline_is_asked_what_the_kernel_is(desk: Desk) -> None:
     """One that never saw what only a check asks for would know that it is the incumbent, and could take its time."""
     source = kernel(
-        "checked = checked or not q.transpose(1, 2).is_contiguous()\nif not checked: time.sleep(0.01)",
+        "checked = checked or not q.transpose(1, 2).is_contiguous()\nif not checked: time.sleep(0.3)",
         top="checked = False",
     ).replace("global calls", "global calls, checked")
     found = desk.examine(source, plan=PLAN, baseline=source.replace("calls = 0", "calls = 0  # the other one"))[ONE.id]
     assert found.timing is not None
-    slow = {arm: min(seconds[0]) + found.timing.harness_s > 0.008 for arm, seconds in found.timing.seconds.items()}
+    slow = {arm: min(seconds[0]) + found.timing.harness_s > 0.25 for arm, seconds in found.timing.seconds.items()}
     assert slow[KERNEL] == slow[BASELINE]
 
 

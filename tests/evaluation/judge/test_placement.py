@@ -12,7 +12,7 @@ from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.correctness.inputs import Case, draw
 from pytest_avo.evaluation.judge.placement import Placement, Use, busy_threads, uses_foreign_cores
 from pytest_avo.evaluation.linux.processes import threads
-from tests.evaluation.laboratory import Laboratory, kernel, shape
+from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 
 CORES = sorted(os.sched_getaffinity(0))
 LASTING = kernel(
@@ -31,7 +31,7 @@ def called(laboratory: Laboratory, source: str) -> tuple[Arm, Placement]:
     arm = laboratory.arm(source)
     placement = Placement([arm.pid])
     batch = [draw(Case("normal", shape()), torch.Generator().manual_seed(7)) for _ in range(3)]
-    arm.call(batch, "f32", limit_s=20, phase="check")
+    arm.call(batch, "f32", limit_s=PATIENCE_S, phase="check")
     return arm, placement
 
 

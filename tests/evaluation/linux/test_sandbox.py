@@ -78,7 +78,7 @@ def test_one_kernel_after_the_other_without_power_over_the_outer_namespaces(tmp_
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     if "no user namespaces" in found.stdout:
         pytest.skip("this machine has no user namespaces")
@@ -92,7 +92,7 @@ def test_a_watched_process_names_its_threads_and_reaches_out_until_its_calls_are
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     if "landlock 0" in " ".join(sandbox.offered_layers()) or "own mounts" not in sandbox.offered_layers():
         pytest.skip("this machine does not confine files")

@@ -24,7 +24,7 @@ def taken(jobs: Jobs) -> str:
 
 
 def why(future: Future[Evaluation]) -> str:
-    return str(future.exception(timeout=1))
+    return str(future.exception(timeout=180))
 
 
 def test_jobs_are_taken_in_order_and_one_that_a_worker_lost_before_all_others() -> None:
@@ -89,7 +89,7 @@ def test_closing_lets_waiting_workers_go_and_is_for_good(reopened: bool) -> None
     worker = threading.Thread(target=lambda: found.append(jobs.take("gw0")))
     worker.start()
     jobs.close()
-    worker.join(timeout=10)
+    worker.join(timeout=180)
     assert found == [None]
     if reopened:
         jobs.accept()

@@ -25,10 +25,9 @@ from pytest_avo.evaluation.pool import gateway
 from pytest_avo.evaluation.pool.pool import Pool
 from tests import ROOT, sshd
 from tests.evaluation.conftest import SECRET
-from tests.evaluation.laboratory import gone, kernel, shape
+from tests.evaluation.laboratory import PATIENCE_S, gone, kernel, shape
 from tests.evaluation.pool import scripted_worker
 
-PATIENCE_S = 90.0
 ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
 HUNG = kernel("while True: pass")
 SLOW = kernel("time.sleep(0.05)")
@@ -44,8 +43,8 @@ def outcomes(answers: Answers) -> dict[str, str]:
     return {name: future.result(timeout=PATIENCE_S).outcome for name, future in answers.items()}
 
 
-def until(condition: Callable[[], bool], within_s: float = PATIENCE_S) -> None:
-    deadline = time.monotonic() + within_s
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
@@ -133,7 +132,7 @@ def test_a_killed_fork_server_is_replaced(pool: Pool, worker: int) -> None:
     assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
     [fork_server] = processes.children(worker)
     os.kill(fork_server, signal.SIGKILL)
-    assert gone([fork_server], within_s=20)
+    assert gone([fork_server])
     assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
     assert processes.is_running(worker)
 
@@ -156,7 +155,7 @@ def test_a_worker_that_falls_silent_is_replaced_and_its_work_done_again(
     monkeypatch.undo()  # the next one may be busy for longer
     assert outcomes(answers) == {ONE.id: "ok"}
     assert worker_pid(pool) != stopped[0]
-    assert gone(stopped, within_s=20)
+    assert gone(stopped)
 
 
 def test_a_worker_that_cannot_start_is_the_evaluators_failure() -> None:
@@ -173,13 +172,13 @@ def test_closing_during_a_hang_ends_everything(before: set[int]) -> None:
     started = below() - before
     start = time.monotonic()
     pool.close()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 45, "the kernel has 60 s"
     for future in answers:
         with pytest.raises(EvaluatorError):
-            future.result(timeout=20)
+            future.result(timeout=PATIENCE_S)
     with pytest.raises(EvaluatorError, match="the run is ending"):
-        pool.submit(request(kernel()))[ONE.id].result(timeout=1)
-    assert gone(started, within_s=20)
+        pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
+    assert gone(started)
 
 
 @pytest.mark.parametrize("pause_s", [0.0, 0.5])
@@ -189,9 +188,9 @@ def test_closing_while_a_worker_starts_ends_it_too(before: set[int], pause_s: fl
     time.sleep(pause_s)
     pool.close()
     with pytest.raises(EvaluatorError):
-        answers[ONE.id].result(timeout=30)
+        answers[ONE.id].result(timeout=PATIENCE_S)
     until(lambda: not any(worker.is_alive() for worker in pool._workers))
-    assert gone(below() - before, within_s=20)
+    assert gone(below() - before)
 
 
 def test_closing_an_unused_pool_starts_nothing(before: set[int]) -> None:
@@ -213,7 +212,7 @@ def test_the_loss_of_a_worker_loses_no_work_and_the_other_one_goes_on(before: se
         os.kill(second, signal.SIGKILL)
         assert [outcomes(each) for each in answers] == [{ONE.id: "ok", TWO.id: "ok"}] * 3
         assert all(future.result().seed == seed for future, seed in done.items()), "what was answered is not done again"
-        assert gone(descendants, within_s=20)
+        assert gone(descendants)
         until(lambda: any("back" in line for line in pool.news()) or all(work.fate == "" for work in pool.work()))
         work = pool.work()
         assert sum(each.evaluations for each in work) == 6, "nothing is counted twice"
@@ -221,21 +220,24 @@ def test_the_loss_of_a_worker_loses_no_work_and_the_other_one_goes_on(before: se
         assert pool.meet().pid == first
     finally:
         pool.close()
-    assert gone(below() - before, within_s=20)
+    assert gone(below() - before)
 
 
 @pytest.mark.usefixtures("scripted")
 def test_a_worker_of_another_kind_is_refused_and_the_rest_goes_on() -> None:
     # The same machine with one processor is another kind of device.
-    other = "popen//python=taskset -c 0 " + sys.executable
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("this machine gives tests one core")
+    other = f"popen//python=taskset -c {cores[0]} {sys.executable}"
     pool = Pool(["popen", other])
     try:
         assert outcomes(pool.submit(request(kernel()))) == {ONE.id: "ok"}
         until(lambda: "refused" in pool.work()[1].fate)
         assert [work.evaluations for work in pool.work()] == [1, 0]
         [line] = pool.news()
-        cores = len(os.sched_getaffinity(0))
-        assert line.endswith(f"is refused: its device is of another kind than the run's (units: 1 there, {cores} here)")
+        kinds = f"(units: 1 there, {len(cores)} here)"
+        assert line.endswith(f"is refused: its device is of another kind than the run's {kinds}")
     finally:
         pool.close()
 
@@ -250,7 +252,7 @@ def test_the_kind_of_a_run_is_what_it_was_begun_with() -> None:
         ):
             pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
         with pytest.raises(EvaluatorError, match="no worker is left"):
-            pool.submit(request(kernel()))[ONE.id].result(timeout=1)
+            pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
     finally:
         pool.close()
 
@@ -279,7 +281,7 @@ def test_the_plug_of_one_host_of_two_is_pulled(tmp_path: Path, before: set[int])
                 pool.submit(request(kernel()))[ONE.id].result(timeout=PATIENCE_S)
         finally:
             pool.close()
-    assert gone(below() - before, within_s=20)
+    assert gone(below() - before)
 
 
 CONTROLLER = """
@@ -313,7 +315,7 @@ def test_nothing_outlives_a_killed_controller() -> None:
         until(lambda: len(processes.tree(controller.pid)) >= 5)
         family = [process.pid for process in processes.tree(controller.pid)]
         controller.kill()
-    assert gone(family, within_s=60)
+    assert gone(family)
 
 
 @pytest.mark.usefixtures("scripted")
@@ -330,7 +332,7 @@ def test_a_socket_server_gives_a_worker(tmp_path: Path) -> None:
             assert pool.meet().pid == server.pid
         finally:
             pool.close()
-            server.wait(timeout=20)
+            server.wait(timeout=PATIENCE_S)
 
 
 def is_listening(port: int) -> bool:

@@ -42,7 +42,7 @@ def test_the_first_in_order_that_can_be_used_says_of_which_kind_a_run_is() -> No
     later.join(timeout=0.1)
     assert later.is_alive(), "the first may still be of another kind"
     workers.out(first, "lost", "no route")
-    later.join(timeout=10)
+    later.join(timeout=180)
     with pytest.raises(WorkerRefused, match=r"another kind than the run's \(device: Abacus"):
         workers.admit(third, hello(OTHER))
     workers.out(third, "refused", "of another kind")

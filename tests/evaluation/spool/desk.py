@@ -25,8 +25,8 @@ KIND = Fingerprint(
     target="sm90", device="NVIDIA H200", units=132, driver="1", torch="2.11", triton="3.6", python="3.12", os="Linux 6"
 )
 OTHER = msgspec.structs.replace(KIND, device="NVIDIA H100")
-PATIENCE_S = 20.0
-LEASE_S = 5.0
+PATIENCE_S = 180.0
+LEASE_S = 60.0
 """A live server may stand still for a while, where the machine is busy."""
 
 

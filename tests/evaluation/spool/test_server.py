@@ -9,15 +9,15 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from random import Random
 
 import msgspec
 import pytest
 
-from pytest_avo.core.evaluation import Subject
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.evaluation.spool.client import SpoolClient
 from pytest_avo.evaluation.spool.folder import SpoolFolder
 from pytest_avo.evaluation.spool.notes import Ask, RequestClaim
@@ -88,13 +88,31 @@ def test_it_ends_when_its_time_is_up_and_gives_back_what_it_holds(
 
 
 def test_it_begins_nothing_that_takes_longer_than_the_time_left(
-    folder: SpoolFolder, connect: Connect, clerk: Clerk
+    folder: SpoolFolder, connect: Connect, clerk: Clerk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = connect()
     client.submit(request("one"))
     client.submit(request("two"))
-    clerk.each_s = 0.6
-    served = serve(folder, clerk, for_s=3.2)
+    now_s, real = [0.0], time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: real() + now_s[0])
+
+    class Slow(Clerk):
+        """A request takes half an hour of a clock that is set while its server waits."""
+
+        began, ends = threading.Event(), threading.Event()
+
+        def _work(self, request: EvaluationRequest, futures: Mapping[str, Future[Evaluation]]) -> None:
+            self.began.set()
+            assert self.ends.wait(PATIENCE_S)
+            super()._work(request, futures)
+
+        def doing(self) -> str:
+            if self.began.is_set() and not self.ends.is_set():
+                now_s[0] += 1800
+                self.ends.set()
+            return super().doing()
+
+    served = serve(folder, Slow(clerk.log), for_s=3000.0)
     assert (served.requests, served.ended) == (1, "the time left is shorter than a request took")
     assert len(lines(clerk)) == 3
 
@@ -116,9 +134,21 @@ def test_two_servers_share_a_spool_and_evaluate_nothing_twice(
 ) -> None:
     client = connect()
     futures = [future for n in range(20) for future in client.submit(request(str(n), shapes=SHAPES[:1])).values()]
-    clerk.each_s = 0.05
+    both = threading.Barrier(2)
+
+    class Sociable(Clerk):
+        """Begins when the other server has something to do too."""
+
+        def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
+            if not self.has_met:
+                self.has_met = True
+                both.wait(PATIENCE_S)
+            return super().submit(request, urgent=urgent)
+
+        has_met = False
+
     found: list[Served] = []
-    threads = [threading.Thread(target=lambda: found.append(serve(folder, clerk))) for _ in range(2)]
+    threads = [threading.Thread(target=lambda: found.append(serve(folder, Sociable(clerk.log)))) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -221,12 +251,11 @@ def test_a_full_disk_is_waited_out_by_both_sides(tmp_path: Path, clerk: Clerk) -
         ballast = small / "ballast"
         _fill(ballast)
         futures = client.submit(request())
-        time.sleep(0.3)
-        assert any("the disk is full" in line for line in client.news())
+        _until(lambda: any("the disk is full" in line for line in client.news()))
         assert asked(folder) == 0
         ballast.unlink()
         _until(lambda: asked(folder) == 1)
-        assert any("can be written again" in line for line in client.news())
+        _until(lambda: any("can be written again" in line for line in client.news()))
         clerk.each_s = 0.3
         serving = threading.Thread(target=serve, args=(folder, clerk))
         serving.start()

@@ -43,7 +43,7 @@ class Member:
         draft.write_text(draft.read_text().replace(before, after))
 
     def proposal(self) -> Proposal:
-        self.thread.join(timeout=20)
+        self.thread.join(timeout=180)
         assert not self.thread.is_alive()
         return self.proposals[-1]
 
@@ -56,7 +56,7 @@ Open = Callable[..., Member]
 def outside(world: World, tmp_path: Path) -> Iterator[Callable[..., CodingAgentOperator]]:
     """Make the operator; its servers close when the test ends."""
 
-    def make(agent: str, *, step_time_s: float = 30.0, work: str = "work", **chosen: Any) -> CodingAgentOperator:
+    def make(agent: str, *, step_time_s: float = 600.0, work: str = "work", **chosen: Any) -> CodingAgentOperator:
         external = ExternalSettings(agent=agent, step_time_s=step_time_s, work=tmp_path / work)
         return CodingAgentOperator(AgentSettings(**chosen), external)
 

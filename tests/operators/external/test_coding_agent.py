@@ -88,7 +88,7 @@ def test_an_evaluation_that_takes_long_is_waited_for_by_ticket(outside: Make, op
     task, released = world.task(), threading.Event()
 
     def slow(source: str, shapes: Sequence[Shape], *, timed: bool) -> Mapping[str, DraftResult]:
-        assert released.wait(20)
+        assert released.wait(180)
         return task.evaluate(source, shapes, timed=timed)
 
     member = open_step(outside("wait"), dataclasses.replace(task, evaluate=slow))
@@ -163,7 +163,7 @@ def test_a_run_that_ends_lets_go(outside: Make, world: World, open_step: Open) -
     operator = outside("wait")
     member = open_step(operator)
     world.stopping.set()
-    member.thread.join(timeout=20)
+    member.thread.join(timeout=180)
     assert not member.proposals
     with pytest.raises(OperatorStopped):
         operator.propose(world.task())
@@ -207,11 +207,11 @@ def test_a_program_that_ends_without_submitting_fails_the_step(outside: Make, wo
 def test_a_program_that_never_ends_is_ended_with_its_children(outside: Make, world: World, tmp_path: Path) -> None:
     text = f"""
 import os, pathlib, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 path = pathlib.Path({str(tmp_path / "pid")!r})
 path.with_name("half").write_text(str(child.pid))
 path.with_name("half").rename(path)
-time.sleep(60)
+time.sleep(600)
 """
     end_once((tmp_path / "pid").exists, world)
     proposal = outside(script(tmp_path, text)).propose(world.task())

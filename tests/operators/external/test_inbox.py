@@ -75,7 +75,7 @@ def test_it_ends_when_told_and_waits_till_then(inbox: InboxOperator, folder: Pat
     waiting.join(0.2)
     assert waiting.is_alive()
     (folder / "END").touch()
-    waiting.join(20)
+    waiting.join(180)
     assert found == [None]
     world.stopping.set()
     with pytest.raises(OperatorStopped):

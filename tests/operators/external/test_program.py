@@ -21,14 +21,14 @@ def program(tmp_path: Path) -> Program:
     shadow(tmp_path)
     lines: list[str] = []
     started = Program(
-        ["sh", "-c", "sleep 60 & echo up; wait"],
+        ["sh", "-c", "sleep 600 & echo up; wait"],
         folder=tmp_path,
         environment=dict(os.environ),
         transcript=tmp_path / "transcript.log",
         redactor=Redactor(),
         read=lines.append,
     )
-    end = time.monotonic() + 20
+    end = time.monotonic() + 180
     while not lines and time.monotonic() < end:
         time.sleep(0.01)
     return started
@@ -49,7 +49,7 @@ def test_nothing_of_an_agent_outlives_its_end(program: Program, victim: str) -> 
         os.kill(leash, signal.SIGKILL)
     began = time.monotonic()
     program.end()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 180, "it would have gone on for longer"
     assert not [pid for pid in below if processes.is_running(pid)]
 
 
@@ -65,7 +65,7 @@ def test_the_command_is_ours_whatever_lies_in_the_folder_and_the_environment(tmp
         env={"PATH": os.defpath, "PYTHONPATH": ".:relative"},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=600,
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("avo: there is no .avo-step here or above")

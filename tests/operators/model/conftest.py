@@ -21,7 +21,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def chat(httpserver: HTTPServer) -> Callable[..., OpenAIChat]:
     def make(
         *,
-        timeout_s: float = 5.0,
+        timeout_s: float = 180.0,
         max_retries: int = 0,
         breaker_failures: int = 3,
         seed: int | None = None,

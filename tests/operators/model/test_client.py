@@ -91,7 +91,7 @@ def test_silence_ends_at_the_deadline_retries_included(httpserver: HTTPServer, c
     released = threading.Event()
 
     def silent(_: Request) -> Response:
-        released.wait(10)
+        released.wait(180)
         return Response(json.dumps(completion()), content_type="application/json")
 
     httpserver.expect_request(PATH).respond_with_handler(silent)
@@ -99,7 +99,7 @@ def test_silence_ends_at_the_deadline_retries_included(httpserver: HTTPServer, c
     try:
         with pytest.raises(CallTimedOut, match=r"within 0\.3 s"):
             chat(timeout_s=0.3, max_retries=5).complete(HELLO, max_output_tokens=64)
-        assert time.monotonic() - started_s < 5.0
+        assert time.monotonic() - started_s < 90.0
     finally:
         released.set()
 
@@ -109,7 +109,8 @@ def test_slow_drip_ends_at_the_deadline_too(httpserver: HTTPServer, chat: Callab
 
     def drip(_: Request) -> Response:
         def bytes_one_by_one() -> Iterator[bytes]:
-            while not stopped.wait(0.05):
+            end_s = time.monotonic() + 180
+            while not stopped.wait(0.05) and time.monotonic() < end_s:
                 yield b" "
 
         return Response(bytes_one_by_one(), content_type="application/json")
@@ -119,7 +120,7 @@ def test_slow_drip_ends_at_the_deadline_too(httpserver: HTTPServer, chat: Callab
     try:
         with pytest.raises(CallTimedOut):
             chat(timeout_s=0.5).complete(HELLO, max_output_tokens=64)
-        assert time.monotonic() - started_s < 5.0
+        assert time.monotonic() - started_s < 90.0
     finally:
         stopped.set()
 
@@ -141,7 +142,7 @@ def test_dropped_connection(reply: bytes) -> None:
         thread = threading.Thread(target=drop)
         thread.start()
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
-        model = OpenAIChat(Endpoint(model="m", base_url=url, timeout_s=5.0, max_retries=0))
+        model = OpenAIChat(Endpoint(model="m", base_url=url, timeout_s=180.0, max_retries=0))
         with pytest.raises(EndpointFailed, match="APIConnectionError"):
             model.complete(HELLO, max_output_tokens=64)
         thread.join()
@@ -206,7 +207,9 @@ def test_exchanges_are_recorded_without_the_key(httpserver: HTTPServer, chat: Ca
     httpserver.expect_oneshot_request(PATH).respond_with_json(error(f"bad key {KEY}"), status=500)
     kept: list[Exchange] = []
     model = chat(record=kept.append)
+    started_s = time.monotonic()
     model.complete([{"role": "user", "content": f"I have {KEY}"}], max_output_tokens=64)
+    took_s = time.monotonic() - started_s
     with pytest.raises(EndpointFailed):
         model.complete(HELLO, max_output_tokens=64)
     good, bad = kept
@@ -219,7 +222,7 @@ def test_exchanges_are_recorded_without_the_key(httpserver: HTTPServer, chat: Ca
     assert bad.response is None
     assert bad.error is not None
     assert bad.error.startswith("EndpointFailed: InternalServerError")
-    assert 0 < good.duration_s < 5
+    assert 0 < good.duration_s <= took_s
 
 
 def test_a_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,14 +248,14 @@ def test_interrupt_while_waiting_is_immediate(httpserver: HTTPServer, chat: Call
 
     def interrupting(_: Request) -> Response:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        released.wait(10)
+        released.wait(180)
         return Response("{}", content_type="application/json")
 
     httpserver.expect_request(PATH).respond_with_handler(interrupting)
     started_s = time.monotonic()
     try:
         with pytest.raises(KeyboardInterrupt):
-            chat(timeout_s=20.0).complete(HELLO, max_output_tokens=64)
-        assert time.monotonic() - started_s < 5.0
+            chat(timeout_s=180.0).complete(HELLO, max_output_tokens=64)
+        assert time.monotonic() - started_s < 90.0
     finally:
         released.set()

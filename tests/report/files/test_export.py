@@ -129,7 +129,7 @@ def test_pytest_benchmark_reads_the_file(tmp_path: Path) -> None:
     rows = [*kernel_rows(), row(shape(), kernel="kernels/cpu/other.py", samples_s=(0.002,)), row(shape(batch=3))]
     write_atomically(path, export(rows, fingerprint=MACHINE, rootdir=tmp_path))
     command = [sys.executable, "-m", "pytest_benchmark", "compare", str(path), "--columns=min,median,iqr,rounds,ops"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "Failed to load" not in done.stdout + done.stderr
     for name in (f"prefill[{shape().id}]", f"other[{shape().id}]", f"prefill[{shape(batch=3).id}]"):

@@ -24,7 +24,7 @@ def live(tmp_path: Path) -> Iterator[LivePage]:
 
 
 def ask(live: LivePage, path: str, **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection(LOOPBACK, live.port, timeout=30)
+    connection = http.client.HTTPConnection(LOOPBACK, live.port, timeout=180)
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
