@@ -132,6 +132,10 @@ WARM_PLUGINS = (*PLUGINS, "-p", "tests.plugin.warm_pool")
 """The same where a worker evaluates that is there already."""
 
 
+METERED_PLUGINS = (*PLUGINS, "-p", "tests.plugin.metered_pool")
+"""The same with that worker's checks, and times that kernels' sources say."""
+
+
 KEY = "key-of-the-test-0123456789"
 """A secret of the user's, in the environment of what evaluates kernels."""
 
@@ -337,6 +341,13 @@ def warm(project: Project, warm_worker: Pool) -> Project:
     """Evaluations in the project's runs are real, by a worker that is there already."""
     project.plugins, project.here = WARM_PLUGINS, True
     return project
+
+
+@pytest.fixture
+def metered(warm: Project) -> Project:
+    """The same, but what rounds took is what kernels' sources say: verdicts are those of an idle machine."""
+    warm.plugins = METERED_PLUGINS
+    return warm
 
 
 def kill_session(process: subprocess.Popen[str], number: signal.Signals) -> None:

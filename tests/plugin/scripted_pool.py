@@ -25,6 +25,8 @@ from pytest_avo.run import assessors
 PEER_S = 5e-4
 EACH_S = "SCRIPTED_EACH_S"
 """Variable with the seconds that every shape takes, for tests that kill a run meanwhile."""
+ONLY = "SCRIPTED_ONLY"
+"""Variable with the number of shapes after which no more is answered, for tests that kill a run at that point."""
 WRONG = re.compile(r"q \* \d|\* scale \* |\* 0\.01|return 2 \* ")
 BREAKS = re.compile(r"^ +raise (\w+)", re.MULTILINE)
 
@@ -92,6 +94,8 @@ class ScriptedPool:
     def _answer(self, request: EvaluationRequest, futures: Mapping[str, Future[Evaluation]], each_s: float) -> None:
         for shape in request.shapes:
             time.sleep(each_s)
+            if str(self._count) == os.environ.get(ONLY):
+                return
             self._count += 1
             futures[shape.id].set_result(evaluation_of(request, shape))
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -14,12 +16,13 @@ from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.events import Directions, DirectionTaken
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.model import client
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import ATTENTION, SLOW, Project
 
 KEY = "key-of-the-test-0123456789"
-CALL_LIMIT_S = 3
-SILENCE_S = 60
+CALL_LIMIT_S = 180
+"""What nobody waits for: `silence` says when an answer's time is up."""
 EDIT = calls(edit("REPEAT = 40", "REPEAT = 1"), ("evaluate_draft", {"timed": True}))
 SUBMIT = calls(("submit", {"hypothesis": "the work is done forty times", "predicted": {"geomean": 20.0}}))
 READ = calls(("read_draft", {}))
@@ -35,14 +38,30 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Sequence[Turn]]
 
 
 @pytest.fixture
-def silence() -> Iterator[Turn]:
-    """A turn that says nothing for a minute, or until the test has ended."""
-    over = threading.Event()
+def silence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Turn]:
+    """A turn that says nothing until the test has ended; the time of the call that asked for it is up at once.
+
+    That it is up when its seconds are over, test_silence_ends_at_the_deadline shows.
+    """
+    silent, over = threading.Event(), threading.Event()
+
+    class Outcome(queue.SimpleQueue[object]):
+        def get(self, block: bool = True, timeout: float | None = None) -> object:
+            assert timeout == CALL_LIMIT_S
+            while True:
+                try:
+                    return super().get(timeout=0.01)
+                except queue.Empty:
+                    if silent.is_set():
+                        silent.clear()
+                        raise
 
     def wait(_: Body) -> Response:
-        over.wait(SILENCE_S)
+        silent.set()
+        over.wait()
         return Response("too late")
 
+    monkeypatch.setattr(client, "queue", SimpleNamespace(SimpleQueue=Outcome, Empty=queue.Empty))
     yield wait
     over.set()
 

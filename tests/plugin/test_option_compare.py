@@ -20,15 +20,15 @@ def committed(project: Project) -> Project:
     return project
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.mark.usefixtures("metered")
 def test_says_what_is_slower_or_has_no_baseline_and_skips_what_is_unchanged(project: Project) -> None:
     project.kernel("broken.py", GOOD.replace("import torch", "raise OSError"))
     project.kernel("good.py", GOOD)
-    project.kernel("slow.py", repeated(20))
+    project.kernel("slow.py", repeated(2))
     project.commit()
     project.kernel("broken.py", GOOD)
-    project.kernel("slow.py", repeated(200))
-    result = project.compare("-v", "-rs", "--avo-max-rounds", "9")
+    project.kernel("slow.py", repeated(20))
+    result = project.compare("-v", "-rs", "--avo-max-rounds", "5")
     result.assert_outcomes(passed=4, skipped=2)
     assert result.ret == 0, "without --avo-compare-fail it only reports"
     result.stdout.fnmatch_lines(
