@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Timing
 from pytest_avo.evaluation.pool.pool import Pool
-from pytest_avo.run import meeting
+from pytest_avo.run import assessors
 from tests.plugin.scripted_pool import timing_of
 from tests.plugin.warm_pool import WarmPool
 
@@ -50,8 +50,8 @@ def _metered(future: Future[Evaluation], request: EvaluationRequest) -> Future[E
 
 
 def pytest_configure() -> None:
-    meeting.Pool = MeteredPool  # type: ignore[assignment, attr-defined]
+    assessors.Pool = MeteredPool  # type: ignore[assignment, attr-defined]
 
 
 def pytest_unconfigure() -> None:
-    meeting.Pool = Pool  # type: ignore[attr-defined]
+    assessors.Pool = Pool  # type: ignore[attr-defined]
