@@ -281,6 +281,17 @@ def test_a_whole_graph_takes_the_operator_and_the_kernel_with_it(kernels: Path) 
         torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-5)
 
 
+def test_a_compiled_transform_is_torch_s() -> None:
+    q, k, v = (drawn(1, h, 6, 64, layout="as models", seed=h) for h in (4, 2, 3))
+    v = v[:, :2]
+
+    def gradient(q: torch.Tensor) -> Any:
+        return torch.func.grad(lambda x: attention(x, k, v, causal=True).square().sum())(q)
+
+    compiled = torch.compile(gradient, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(q), gradient(q), atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("operator", [operators.attention_alone, operators.attention_with_lse])
 def test_torch_finds_nothing_wrong_with_the_operators(operator: Any) -> None:
     q, k, v = (drawn(1, h, 9, 64, layout="contiguous", seed=h) for h in (4, 2, 2))
