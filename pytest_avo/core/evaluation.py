@@ -10,8 +10,8 @@ from pytest_avo.core.shape import USUAL, Shape
 
 Outcome = Literal["ok", "incorrect", "crashed", "timeout", "rejected", "unsupported"]
 Look = Literal["", "profile", "compile", "scratch", "machine"]
-"""With what to look into a kernel where it runs: profilers, its compiler, a script (then the subject) that imports the
-baseline as `draft`; or at the machine alone."""
+"""How to look into a kernel instead of judging it: with profilers, with its compiler, by a script (the subject is the
+script then, and imports the baseline as `draft`). "machine": at the machine alone. "": judge it."""
 Calls = Literal["graph", "eager"]
 """How timed calls are made on a GPU: replayed from a CUDA graph, or launched one by one, the host's part included."""
 KERNEL = "kernel"
@@ -114,9 +114,9 @@ class CallCost(msgspec.Struct, frozen=True):
     """What an eager call takes of the host, in seconds, less what a kernel that does nothing takes there."""
 
     host_s: float
-    """Until it returns: on a GPU the work is enqueued then, and nobody waited for it."""
+    """Until the call returns. On a GPU its work is only enqueued then."""
     idle_s: float
-    """Of a single call, from a process and a device at rest until its result is there."""
+    """A single call, from a process and a device at rest until its result is there."""
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -137,7 +137,7 @@ class Timing(msgspec.Struct, frozen=True):
     kinds: tuple[tuple[str, ...], ...] = ()
     """launches -> the kind of inputs of each round; () where all were normal."""
     costs: dict[str, CallCost] = {}
-    """By arm, where that was asked for."""
+    """By arm; empty where they were not asked for."""
     harness_s: float = 0.0
     """Seconds per call that a kernel which does nothing takes: subtracted from every sample."""
     eager: bool = False
@@ -182,7 +182,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     check_s: float = 0.0
     time_s: float = 0.0
     waited_s: float = 0.0
-    """For the device, while other runs had it."""
+    """Seconds that the device was waited for, while other runs had it."""
     timing: Timing | None = None
     notes: tuple[str, ...] = ()
     """What else a reader of the numbers must know: an absent peer, say."""

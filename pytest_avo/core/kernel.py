@@ -22,7 +22,7 @@ Literal = bool | int | float | str
 PROVENANCE = "# avo: "
 TARGETS = ("cpu", "sm80", "sm90", "sm100")
 _MOST_BITS = 63
-"""Of a number in a literal: what databases and JSON hold."""
+"""The largest integers in literals: databases and JSON hold no larger ones."""
 _CLAIM_LINE = re.compile(rb"^AVO[ \t]*(:[^=\r\n]*)?=[^=]", re.MULTILINE)
 
 
@@ -34,9 +34,10 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lse: bool = False
     """Every function takes `return_lse` and returns the log-sum-exp of the scores too."""
     varlen: bool = False
-    """It has `attention_varlen`, for sequences of different lengths packed one behind the other."""
+    """The kernel has `attention_varlen`, for sequences of different lengths packed one behind the other."""
     paged: bool | Annotated[int, msgspec.Meta(ge=1, le=256)] = False
-    """It has `attention_paged`, for keys and values in blocks: of any size, or of multiples of so many tokens."""
+    """The kernel has `attention_paged`, for keys and values in blocks: of any size, or of multiples of so many
+    tokens."""
 
     def __str__(self) -> str:
         """As it stands in reports: `target cpu, suites smoke, with lse, paged (blocks of 16)`."""

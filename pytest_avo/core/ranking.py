@@ -28,9 +28,9 @@ SAME = 0.01
 """Log-ratio below which a user calls two kernels the same, however noisy the machine is."""
 
 Speed = Literal["faster", "same", "slower", "ambiguous"]
-"""Of a right kernel beside another."""
+"""Rank of a correct kernel beside another one."""
 Failing = Literal["incorrect", "crashed", "timeout", "rejected", "unsupported"]
-"""Of a kernel that is not right, which has no speed."""
+"""What became of a kernel that is not correct, and so has no speed."""
 Ranking = Literal[Speed, Failing]
 
 
@@ -82,7 +82,7 @@ def paired(timing: Timing, arm: str, *, of: str = KERNEL) -> list[list[float]]:
 
 
 def paired_by_kind(timing: Timing, arm: str) -> dict[str, list[list[float]]]:
-    """The same on each kind of inputs alone that had two rounds; none where there is but one kind."""
+    """Log-ratios on each kind of inputs alone that had two rounds; {} where there is but one kind."""
     if len(timing.kind_names) < 2:
         return {}
     raw, rounds = _raw(timing, arm), Counter(itertools.chain(*timing.kinds_by_launch))
@@ -107,7 +107,7 @@ def geomean_gain(
 def gains_by_kind(
     evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float
 ) -> dict[str, Interval]:
-    """The same on each kind of inputs alone, over the shapes that were timed on it; none where there is but one.
+    """Gains on each kind of inputs alone, over the shapes that were timed on it; {} where there is but one kind.
 
     confidence: of all intervals together (Bonferroni).
     """

@@ -15,14 +15,14 @@ from pytest_avo.core.errors import InvalidInput
 Dtype = Literal["f32", "bf16", "f16"]
 DTYPE_BYTES: dict[Dtype, int] = {"f32": 4, "bf16": 2, "f16": 2}
 DTYPE_NAMES: dict[Dtype, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
-"""As torch and Triton call them."""
+"""The names that torch and Triton use."""
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 InputKind = str
 """Name of a kind of inputs that kernels are timed on: what scores are like in models, where they are not all alike."""
 Kinds = Annotated[tuple[InputKind, ...], msgspec.Meta(min_length=1)]
 USUAL: tuple[InputKind, ...] = ("normal",)
-"""Of a suite that names none."""
+"""The kinds of inputs of a suite that names none."""
 
 
 class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -91,7 +91,7 @@ class SuiteFolders(msgspec.Struct, frozen=True):
 
     folders: tuple[Path, ...]
     input_kinds: tuple[InputKind, ...] = ()
-    """Those that there are, so that suites that name others are refused; () where that is not to be checked."""
+    """All known kinds; a suite that names another is refused. (): names are not checked."""
 
     def names(self) -> list[str]:
         return sorted({path.stem for folder in self.folders for path in folder.glob("*.toml")})

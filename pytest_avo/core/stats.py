@@ -27,9 +27,10 @@ EQUAL = 1e-9
 BEYOND_CHANCE = 2.0
 """Ratio of two estimates of one variance from which on they are taken for different."""
 ENOUGH_LAUNCHES = 4
-"""From which on one that lies apart from the others is drawn in like a late round: of three, who is to say which."""
+"""With so many launches one that lies apart from the others is winsorised, as rounds are. Of three nobody can say which
+one is the outlier."""
 STEPS = 32769
-"""Of the angles at which Student's distribution is computed."""
+"""Number of angles at which Student's distribution is tabulated."""
 
 
 class Interval(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ def log_ratios(reference_s: Sequence[float], kernel_s: Sequence[float]) -> list[
 
 
 def levelled(launches: Launches, kinds: Sequence[Sequence[str]], *, at: str = "") -> list[list[float]]:
-    """Log-ratios of rounds whose inputs were of several kinds, by launch, as if every kind had the same.
+    """Log-ratios by launch, each less the effect of its kind of inputs, so that all kinds count alike.
 
     The centre of the result is the mean over kinds of each kind's median over all launches, or the median of the kind
     `at`. Its spread is that of every round around the median of the others of its kind, which is as much wider than
@@ -113,7 +114,7 @@ class Located(msgspec.Struct, frozen=True):
 
 
 def located(launches: Launches) -> Located:
-    """Where log-ratios lie: the mean over launches of the mean over rounds, late rounds drawn in.
+    """The location of log-ratios: the mean over launches of the winsorised mean over their rounds.
 
     A round that is farther from its launch's median than WINSOR robust deviations of all counts as that far (Huber's
     winsorised mean): machines interrupt. So does a launch, where there are enough of them. The variance is that of
@@ -121,15 +122,15 @@ def located(launches: Launches) -> Located:
     its processes' memory, only launches show. How many degrees of freedom the larger one has matters only where it is
     larger beyond chance.
     """
-    drawn = _drawn(launches)
-    count, number = sum(map(len, drawn)), len(drawn)
-    kept = sum(map(_alike, drawn, launches))
-    own_means = [fmean(x) for x in drawn]
-    means = _drawn([own_means])[0] if number >= ENOUGH_LAUNCHES else own_means
+    winsorised = _winsorised(launches)
+    count, number = sum(map(len, winsorised)), len(winsorised)
+    kept = sum(map(_alike, winsorised, launches))
+    own_means = [fmean(x) for x in winsorised]
+    means = _winsorised([own_means])[0] if number >= ENOUGH_LAUNCHES else own_means
     estimate = fmean(means)
-    inner = kept - number  # those that were drawn in tell nothing of the spread (Yuen's trimmed t)
-    squares = sum((x - mean) ** 2 for each, mean in zip(drawn, own_means, strict=True) for x in each)
-    shares = sum(1 / len(x) for x in drawn) / number**2
+    inner = kept - number  # those that were winsorised tell nothing of the spread (Yuen's trimmed t)
+    squares = sum((x - mean) ** 2 for each, mean in zip(winsorised, own_means, strict=True) for x in each)
+    shares = sum(1 / len(x) for x in winsorised) / number**2
     within = squares / inner * shares * count / kept if inner > 0 else 0.0
     if number == 1:
         return Located(estimate, within, max(inner, 1))
@@ -138,8 +139,8 @@ def located(launches: Launches) -> Located:
     return _larger(Located(estimate, within, max(inner, 1)), Located(estimate, between, max(usual - 1, 1)))
 
 
-def _drawn(launches: Launches) -> list[list[float]]:
-    """The rounds of each launch, late ones drawn in."""
+def _winsorised(launches: Launches) -> list[list[float]]:
+    """The rounds of each launch, winsorised: what lies farther from its median than a limit is put at the limit."""
     medians = [
         median(rounds) for rounds in launches
     ]  # of a few numbers: to make arrays of them takes ten times as long
@@ -157,7 +158,7 @@ def _alike(one: Sequence[float], other: Sequence[float]) -> int:
 
 
 def located_together(shapes: Mapping[str, Launches], weights: Mapping[str, float] | None = None) -> Located:
-    """The weighted mean over shapes of where their log-ratios lie.
+    """The weighted mean over shapes of the locations of their log-ratios.
 
     Variances add, and their freedom as Welch and Satterthwaite have it; where what shapes share in a launch, or in a
     round of the only one, makes the mean vary by more than that, so it does.
@@ -187,7 +188,7 @@ def _rounds(launches: Launches) -> int:
 
 
 def interval(launches: Launches, *, confidence: float = 0.95) -> Interval:
-    """Two-sided interval of where log-ratios lie, by Student's distribution."""
+    """Two-sided interval of the location of log-ratios, by Student's distribution."""
     return interval_of(located(launches), confidence=confidence)
 
 
@@ -255,7 +256,7 @@ def _together(shapes: Sequence[Launches], share: Floats) -> Located | None:
         return None
     if numbers == {1}:
         shortest = min(len(launches[0]) for launches in shapes)  # further rounds were not everybody's
-        units = [_drawn(launches)[0][:shortest] for launches in shapes]
+        units = [_winsorised(launches)[0][:shortest] for launches in shapes]
     else:
         units = [[located([rounds]).estimate for rounds in launches] for launches in shapes]
     means = share @ np.array(units)

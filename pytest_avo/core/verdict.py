@@ -37,7 +37,7 @@ class Comparison(msgspec.Struct, frozen=True):
     """The geomean over kinds of inputs."""
     ci95: tuple[float, float]
     kinds: dict[str, OfKind] = {}
-    """By kind of inputs, where there are several."""
+    """By kind of inputs; empty where there is only one."""
     host_us: float | None = None
     """The host's part of an eager call; None where it was not measured."""
     idle_us: float | None = None
@@ -61,7 +61,7 @@ class Verdict(msgspec.Struct, frozen=True):
     gbps: float | None = None
     host_us: float | None = None
     idle_us: float | None = None
-    """Of an eager call, as in Comparison."""
+    """Both for an eager call, as in `Comparison`."""
     baseline: Comparison | None = None
     peers: dict[str, Comparison] = {}
     notes: tuple[str, ...] = ()

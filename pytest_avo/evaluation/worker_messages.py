@@ -33,7 +33,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     device: str
     fingerprint: Fingerprint
     peers: tuple[str, ...]
-    """Those that its kind of device offers."""
+    """The peers that its kind of device offers."""
     sandbox: str
     looks_ahead: bool = False
     """Whether it does something for requests that it is told of before they are asked."""

@@ -1,4 +1,4 @@
-"""What a run was, as plain values for pages and exports: read from the lineage alone, also while the run goes on."""
+"""The history of a run, read from its lineage as plain values for pages and exports, also while it goes on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an evolution came to: its best kernel, its attempts and totals, for the tables at its end."""
+"""The conclusion of an evolution: its best kernel, attempts and totals, for the tables at its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 
 Evaluations = Mapping[str, Evaluation]
-"""By shape."""
+"""Evaluations by shape id."""
 CONFIDENCE = 0.95
 """That a kernel passed a peer."""
 
@@ -159,7 +159,7 @@ class Passing:
     attempts: int | None
     """Candidates that were settled by then; 0: the seed was faster already; None: none is."""
     wall_s: float
-    """From the start of the run, pauses included."""
+    """Seconds since the start of the run, pauses included."""
 
 
 def passings(view: View, shapes: Sequence[Shape], *, started: str, peers: Sequence[str]) -> list[Passing]:

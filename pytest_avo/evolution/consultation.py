@@ -36,7 +36,7 @@ from pytest_avo.run.console import Console
 from pytest_avo.run.inspection import Inspection
 
 Answers = queue.Queue[tuple[int, Proposal | BaseException | str | None]]
-"""Of a member: its proposal, what it raised, or a line to show."""
+"""A member with its proposal, what it raised, or a line to show."""
 
 
 class Consultation:

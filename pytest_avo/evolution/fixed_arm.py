@@ -1,4 +1,4 @@
-"""Whether a gain over an incumbent also shows beside an arm that no candidate has a hand in.
+"""Whether a gain over an incumbent also shows beside a fixed arm, which no candidate can influence.
 
 An incumbent that knows that it is one may take its time, and whatever comes after it looks faster. But it was a
 candidate once, timed beside the same fixed arm, a peer: beside that it must stand as it did then. Where it stands worse

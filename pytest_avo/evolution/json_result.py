@@ -1,4 +1,4 @@
-"""An evolution as files of results have it: the facts of its chronicle and what they come to, as JSON has values."""
+"""An evolution as `--avo-json` has it: run, attempts and totals as plain values."""
 
 from __future__ import annotations
 

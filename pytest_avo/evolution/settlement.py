@@ -27,7 +27,7 @@ from pytest_avo.run.settings import Settings
 Promote = Callable[[Attempt, Interval, float], bool]
 """Whether a candidate is accepted, by a log-ratio and the noise floor."""
 TOTAL_CONFIDENCE = 0.95
-"""Of how much faster than the seed a kernel is said to be."""
+"""Confidence of the interval of how much faster than the seed a kernel is."""
 Settled = Callable[[Attempt, AttemptOutcome], None]
 """Told of an attempt that has found its outcome, which is on disk."""
 

@@ -36,7 +36,7 @@ class Trial:
     candidate: Candidate
     purpose: Purpose
     stored: Mapping[str, Evaluation]
-    """By shape id: all of them, of a trial that an interrupted run had finished; else none."""
+    """Evaluations by shape id that the lineage has: all of an interrupted run's trial that was finished, else none."""
     pending: Mapping[str, Future[Evaluation]]
 
 
@@ -159,7 +159,7 @@ class Trials:
 
 
 def _crashed(shape: str, fault: str) -> Future[Evaluation]:
-    """Of a kernel that cannot even be read."""
+    """The evaluation of a kernel whose file cannot even be parsed."""
     future: Future[Evaluation] = Future()
     future.set_result(Evaluation(shape=shape, outcome="crashed", reason=fault))
     return future

@@ -42,7 +42,7 @@ class Gains:
 
     @classmethod
     def of_all(cls, gains: Sequence[Gains]) -> Gains:
-        """Those of several shapes together."""
+        """The gains of several shapes together."""
         launches = {shape: each for some in gains for shape, each in some.launches.items()}
         weights = {shape: each for some in gains for shape, each in some.weights.items()}
         kinds = dict.fromkeys(kind for some in gains for kind in some.by_kind)
@@ -53,7 +53,7 @@ class Gains:
         return cls(launches, weights, next(iter({some.relative_to for some in gains})), by_kind)
 
     def continued(self, more: Gains) -> Gains:
-        """With further launches, of the same shapes."""
+        """The same gains with further launches, of the same shapes."""
 
         def joined(one: Mapping[str, Launches], other: Mapping[str, Launches]) -> dict[str, Launches]:
             return {shape: [*launches, *other.get(shape, ())] for shape, launches in one.items()}
@@ -62,11 +62,11 @@ class Gains:
         return replace(self, launches=joined(self.launches, more.launches), by_kind=by_kind)
 
     def interval(self, confidence: float = 0.95) -> Interval:
-        """Of the log-ratio; of the weighted geomean where there are several shapes."""
+        """The interval of the log-ratio; of its weighted mean where there are several shapes."""
         return stats.geomean_interval(self.launches, self.weights, confidence=confidence)
 
     def kinds(self, confidence: float = 0.95) -> dict[str, Interval]:
-        """The same on each kind of inputs alone. confidence: of all of them together."""
+        """The intervals on each kind of inputs alone. confidence: of all of them together."""
         each = stats.of_each(confidence, len(self.by_kind) or 1)
         return {
             kind: stats.geomean_interval(launches, self.weights, confidence=each)

@@ -35,11 +35,11 @@ WIDEST_TAIL = 0.025
 """An interval is never narrower than the 95% one that is shown."""
 LEAST_ROUNDS = 6
 FEWEST_ROUNDS = 5
-"""Also where the user allows fewer rounds: an interval of less says nothing."""
+"""The fewest rounds that are measured, also where the user allows fewer: an interval of less says nothing."""
 PATIENCE = 4
 """How many times the usual rounds a question may take that the usual ones leave open."""
 CONFIRM_LAUNCHES = 3
-"""Of each part of a second measurement."""
+"""Launches of each part of a second measurement."""
 CONFIRM_PARTS = 2
 
 Measuring = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
@@ -75,7 +75,7 @@ class Gate:
 
     @property
     def confidence(self) -> float:
-        """Of the intervals that decide."""
+        """Confidence of the intervals that decide."""
         return 1 - 2 * min(WIDEST_TAIL, math.sqrt(RISK / max(1, self.comparisons)))
 
     def limit(self, case: Comparand) -> float | None:
@@ -195,7 +195,7 @@ class Gate:
         return {shape: found.reason for shape, found in evaluate(check).items() if found.outcome != "ok"}
 
     def _gains(self, cases: Sequence[Comparand], evaluations: Mapping[str, Evaluation]) -> Gains | str:
-        """Those of all shapes that the baseline has, or why there is none."""
+        """The gains on all shapes that the baseline has, or why there are none."""
         found = [self.baseline.gains(case, evaluations[case.shape.id]) for case in cases]
         gains = [each for each in found if isinstance(each, Gains)]
         return Gains.of_all(gains) if gains else next(each for each in found if isinstance(each, str))

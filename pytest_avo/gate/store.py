@@ -30,7 +30,7 @@ from pytest_avo.report.results import Results
 BASELINES = "baselines"
 """Folder below `.avo` of those that have a name."""
 VERSION = 1
-"""Of the file's schema."""
+"""Version of the file's schema."""
 
 
 class BaselineEntry(msgspec.Struct, frozen=True):

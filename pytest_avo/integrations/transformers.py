@@ -123,7 +123,7 @@ def attend(
 
 
 def _unmasked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool, scale: float | None) -> torch.Tensor:
-    """Without a mask: a single query sees every key; more of them see, if causal, those up to their own position."""
+    """Attention without a mask: a single query sees every key; several, if causal, those up to their own position."""
     if causal and q.shape[2] > 1:
         # The keys behind the queries, of a cache of a fixed length, are not there yet.
         return attention(q, k[:, :, : q.shape[2]], v[:, :, : q.shape[2]], causal=True, scale=scale)

@@ -76,7 +76,7 @@ def _plain(x: torch.Tensor) -> torch.Tensor:
 
 
 def _traced(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float | None) -> torch.Tensor:
-    """The same as a graph has it, and with gradients: by an operator where one fits, else by torch's own."""
+    """The call while torch.compile traces it, or with gradients: an operator of ours where one fits, else torch."""
     needs = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     fits = gradients.flash_backward(q, k, v, causal) if needs else operators.fits(q, k, v)
     transformed = peek_interpreter_stack() is not None  # by torch.func, which does not know the operators' gradients

@@ -26,7 +26,7 @@ class Taker:
     attention: Any
     device: torch.device
     attention_paged: Any = None
-    """For keys and values in blocks of any size, where it claims that."""
+    """The kernel's `attention_paged`, if it claims blocks of any size."""
 
     @property
     def gives_lse(self) -> bool:

@@ -37,14 +37,14 @@ class Measurement:
     """One kernel on one shape beside torch, right on it."""
 
     kernel: str
-    """Its file as the results name it."""
+    """The kernel's file as the results name it."""
     digest: str
-    """Of its text, "" where the results do not say."""
+    """Digest of the kernel's text; "" where the results do not have it."""
     device: str
     date: str
     shape: Shape
     median_us: float
-    """Of a call; on a GPU what the device spends."""
+    """Time of a call; on a GPU what the device spends."""
     ratio: float
     """Torch's time over the kernel's: above 1 the kernel is faster."""
     low: float
@@ -52,7 +52,7 @@ class Measurement:
     host_us: float = 0.0
     """What the host spends on a call of a kernel for GPUs, 0 where it was not measured or the device is a CPU."""
     torch_host_us: float = 0.0
-    """The same of torch."""
+    """The host's part of a call of torch's."""
 
     def gain(self, *, host_us: float) -> tuple[float, float]:
         """The ratio and its lower end in an eager model, which pays what the host spends on a call beyond torch's.
@@ -139,7 +139,7 @@ def of_lineage(path: Path) -> tuple[Measurement, ...]:
 
 
 def _of_attempt(view: View, attempt: Attempt) -> Iterator[Measurement]:
-    """Its confirmation's rows where torch was timed in it, else its screening's."""
+    """Rows of its confirmation if torch was timed in it, else of its screening."""
     done: set[str] = set()
     for purpose in PURPOSES:
         for stored in view.evaluations(attempt.id, purpose):

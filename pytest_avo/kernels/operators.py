@@ -1,4 +1,4 @@
-"""The same as operators of torch, `avo::attention` and `avo::attention_lse`: how torch.compile and CUDA graphs take it.
+"""`attention` as operators of torch, `avo::attention` and `avo::attention_lse`, for torch.compile and CUDA graphs.
 
 Which kernel runs is chosen when the operator does, by the tensors that it gets. Results lie in memory as (batch,
 seqlen_q, heads_q, head_dim), as models want them next.

@@ -190,7 +190,7 @@ AnyFact = (
     | Note
 )
 KINDS: dict[str, type[Fact]] = {str(kind.__struct_config__.tag): kind for kind in get_args(AnyFact)}
-"""By the tag that they are stored under."""
+"""Types of facts by the tag that they are stored under."""
 
 FactKind = TypeVar("FactKind", bound=Fact, covariant=True)
 

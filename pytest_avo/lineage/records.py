@@ -82,13 +82,13 @@ class AttemptOutcome(msgspec.Struct, frozen=True):
     status: Status
     reason: str = ""
     gain: Interval | None = None
-    """From the screening: of a winner, biased upwards, because it was selected by it."""
+    """Gain over the parent by the screening: biased upwards for a winner, since it was selected by it."""
     confirmed: Interval | None = None
-    """From the confirmation alone."""
+    """Gain over the parent by the confirmation alone."""
     over: int | None = None
     """The attempt that it was compared with to land in the kernel's file, where that is not its parent."""
     landing: Interval | None = None
-    """From that comparison."""
+    """Gain over that version."""
     lesson: str = ""
     tokens_in: int = 0
     tokens_out: int = 0

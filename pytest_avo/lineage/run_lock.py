@@ -1,4 +1,4 @@
-"""One process at a time goes on with a run: a lock that the system drops with the process, however that ends."""
+"""A lock on a run of the lineage: one process at a time continues it. The system drops it when the process ends."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from pytest_avo.core.errors import InvalidInput
 
 LOCKS = "runs.lock"
-"""Beside the lineage; the byte with a run's number is the run's."""
+"""Name of the lock file beside the lineage; the byte with a run's number is that run's lock."""
 FLOCK = "hhqqi4x"
 """Linux's struct flock: type, whence, start, length, process."""
 
 
 def hold(lineage: Path, run: int) -> int:
-    """Have run `run` of a lineage to oneself until the descriptor is closed; InvalidInput where another process has it.
+    """Lock run `run` of a lineage until the descriptor is closed; InvalidInput where another process has it.
 
     Where files cannot be locked, nobody is kept out.
     """

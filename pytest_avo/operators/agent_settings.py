@@ -22,7 +22,7 @@ class AgentSettings:
     base_url: str | None = None
     """None: the openai package's own default."""
     model_timeout_s: float = MODEL_TIMEOUT_S
-    """For one call, its retries included."""
+    """Seconds for one call of the model, its retries included."""
     turns: int = TURNS
     """Answers of the model in one step, at most."""
     context_tokens: int = CONTEXT_TOKENS

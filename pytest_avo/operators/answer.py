@@ -1,4 +1,4 @@
-"""What an operator answered, made fit to be kept: operators are anybody's code, and what the lineage has stays."""
+"""Checks an operator's answer and makes it fit to be stored: operators are anybody's code, the lineage is for good."""
 
 from __future__ import annotations
 

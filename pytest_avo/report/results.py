@@ -19,7 +19,7 @@ class Unmeasured(msgspec.Struct, frozen=True):
 
     kernel: str
     name: str
-    """Of the item: a shape, or what stands for the file."""
+    """Name of the item: a shape's id, or what stands for the file."""
     reason: str
     is_machine: bool
     """Whether the machine failed; else the user made a mistake in the file."""
@@ -39,4 +39,4 @@ class Results:
     rootdir: Path
     unmeasured: Sequence[Unmeasured] = ()
     evolution: Mapping[str, Any] | None = None
-    """Of an evolution: its run, attempts and totals as plain values; the rows are those of its best kernel."""
+    """An evolution's run, attempts and totals as plain values; `rows` are those of its best kernel then."""

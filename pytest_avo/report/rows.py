@@ -27,9 +27,9 @@ class ResultRow(msgspec.Struct, frozen=True):
     """What was measured; None when it was not timed."""
     seed: int = 0
     digest: str = ""
-    """Of the kernel's source."""
+    """Digest of the kernel's source."""
     waited_s: float = 0.0
-    """For the device, while other runs had it."""
+    """Seconds that the device was waited for, while other runs had it."""
     failed: bool = False
     """The item failed: what is wrong with the kernel, or the gate, stands in the verdict."""
 

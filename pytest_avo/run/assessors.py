@@ -1,4 +1,4 @@
-"""Where the kernels of a run are evaluated: from what the user asked for to an assessor whose device is known."""
+"""Makes the assessor of a run, on this machine, on other hosts or by way of a spool, once its device is known."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LAYERS = ("pid namespace", "no network", "landlock", "seccomp", "own mounts")
 
 
 LEAST_MEMORY_BYTES = 500_000_000
-"""With less a control group kills honest kernels: 470 MB was too little, 580 enough, with torch 2.13 on a CPU."""
+"""With less, a control group kills honest kernels: 470 MB was too little, 580 enough, with torch 2.13 on a CPU."""
 
 
 def assess_here(

@@ -37,7 +37,7 @@ class Inspection:
     """The parent."""
     target: str
     shapes: tuple[Shape, ...]
-    """Of the run."""
+    """Shapes of the run."""
     step: tuple[int, int]
     """Generation and member."""
 

@@ -22,7 +22,7 @@ class Settings:
 
     mode: Mode
     target: str
-    """Of a compile report; otherwise the machine's own is taken."""
+    """The target of a compile report; all other modes take the machine's own."""
     rootdir: Path
     suites: SuiteFolders
     shapes: tuple[str, ...]

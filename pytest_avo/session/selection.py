@@ -98,7 +98,7 @@ class Selection:
         return bool(self._suites_with(shape, kernel.claim.shapes if kernel.claim else ()))
 
     def suites_of(self, kernel: Kernel, shape: Shape) -> tuple[str, ...]:
-        """Those of the kernel's suites that hold the shape."""
+        """Names of the kernel's suites that hold the shape."""
         return self._suites_with(shape, self.suites(kernel))
 
     def _suites_with(self, shape: Shape, suites: tuple[str, ...]) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class Selection:
                 yield path
 
     def _python_files(self, folder: Path) -> Iterator[Path]:
-        """Those below a folder that pytest would look at: no environment's, whose thousands would all be read."""
+        """The Python files below a folder that pytest would look at: not the thousands of a virtual environment."""
         left_out, seen = self._config.getini("norecursedirs"), set()
         for top, folders, files in os.walk(folder, followlinks=True):
             if (place := os.path.realpath(top)) in seen:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 TIMEOUT_S = 60.0
 ANSWER_LIMIT_S = 10.0
-"""For a question whose answer a run can do without."""
+"""Of git commands whose answer a run can do without."""
 OF_A_REPOSITORY = frozenset(
     f"GIT_{name}"
     for name in (
@@ -67,7 +67,7 @@ def git(folder: Path, *arguments: str, index: Path | None = None, timeout_s: flo
 
 
 def text(folder: Path, *arguments: str) -> str:
-    """The same as text without the white space around it; a path in it is as the file system has it."""
+    """Standard output as text without the white space around it; a path in it is as the file system has it."""
     return os.fsdecode(git(folder, *arguments)).strip()
 
 

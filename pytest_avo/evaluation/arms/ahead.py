@@ -36,12 +36,13 @@ COMPILED_AHEAD = ("sm90",)
 MULTIPLE = 16
 """Lengths that are multiples of this are what compilers tell from others."""
 CALLS_AT_ONCE = 40
-"""In a message, of which none may be larger than the wire takes."""
+"""Calls in one message: longer messages exceed what the socket takes."""
 NICENESS, PATIENT_NICENESS = 10, 19
-"""Of compilers that are waited for, and of those for later: a kernel may be timed beside these, and its judge needs a
-core at once."""
+"""Niceness of compilers that somebody waits for, and of those for later requests: a kernel may be timed beside the
+latter, and its judge needs a core at once."""
 LIMIT_SHARE = 0.5
-"""Of the limit on building: a kernel that hangs here will hang in its own process too."""
+"""Share of the limit on building that compiling ahead may take: a kernel that hangs here hangs in its own process
+too."""
 
 
 BuildKey = tuple[str, bool]

@@ -12,7 +12,7 @@ from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 
 def lse_shape(inputs: Arguments) -> tuple[int, ...]:
-    """Of the log-sum-exp: (batch, heads_q, seqlen_q), or (heads_q, tokens) where sequences are packed."""
+    """Shape of the log-sum-exp: (batch, heads_q, seqlen_q), or (heads_q, tokens) where sequences are packed."""
     rows = tuple(inputs.q.shape[:-1])
     return rows if len(rows) == 3 else rows[::-1]
 

@@ -1,4 +1,4 @@
-"""What a kernel left running on a GPU when it had answered: it delays whatever the judge asks of the device next."""
+"""Whether a kernel left work running on a GPU when it had answered: that delays what the judge asks of it next."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ IDLE_S = 0.0002
 """A GPU that answers sooner has nothing else to do. The first answer after another process had its turn takes 0.15 to
 0.3 ms, the ones after it 0.03 to 0.1 ms (one H200, 2026-11-29)."""
 MOST_ANSWERS = 8
-"""To wait for: a turn of another process that has work lasts 2.4 ms."""
+"""How often the device is asked before giving up: a turn of another process that has work lasts 2.4 ms."""
 OFTEN_LATE, RECENT_SLICES = 3, 20
-"""Of so many timed slices, the ones after which the GPU may be busy to the last: for a busy host it is so once."""
+"""Where a GPU is busy to the last answer after OFTEN_LATE of the last RECENT_SLICES timed slices, the kernel left work
+there; after a single one a busy host may be why."""
 
 
 class Lateness:
-    """Of a device after the recent slices of one kernel."""
+    """How late the device answered after the recent slices of one kernel."""
 
     def __init__(self) -> None:
         self._late: deque[bool] = deque(maxlen=RECENT_SLICES)

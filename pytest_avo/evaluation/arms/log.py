@@ -18,7 +18,7 @@ class Log:
         self._thread.start()
 
     def finish(self) -> None:
-        """Wait for the last words of processes that are gone."""
+        """Wait until all that processes printed is read, once they are gone."""
         self._thread.join(timeout=1.0)
 
     @property

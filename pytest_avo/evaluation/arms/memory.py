@@ -79,7 +79,7 @@ class Memory:
         return time.perf_counter() - start
 
     def again(self) -> Memory:
-        """The same bytes for one more process: what closes with it is a descriptor of its own."""
+        """The same memory for one more process; closing the result closes a descriptor of its own and no more."""
         return Memory(self._content, os.dup(self.descriptor), unmap=lambda: None)
 
     def close(self) -> None:

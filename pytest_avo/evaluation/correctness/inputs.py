@@ -32,7 +32,7 @@ class Case:
     shape: Shape
     kind: Kind = "normal"
     layouts: tuple[Layout, Layout, Layout] = ("bshd", "bshd", "bshd")
-    """Of q, k and v."""
+    """Layouts of q, k and v in memory."""
     required: bool = True
     lse: bool = False
     """Whether the log-sum-exp is asked for too."""

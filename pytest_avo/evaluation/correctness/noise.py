@@ -16,7 +16,7 @@ import torch
 _WORDS, _FIRST_WORD, _WORD_BYTES = 624, 24, 8
 """Where the Mersenne twister's words lie in what torch.Generator.get_state() gives, 32 bits each in 64."""
 _HALF_WIDTH = math.sqrt(3)
-"""Of a uniform distribution with unit variance."""
+"""Half the width of a uniform distribution with unit variance."""
 
 
 def generator(seed: int, device: str) -> torch.Generator:

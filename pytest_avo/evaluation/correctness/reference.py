@@ -33,13 +33,13 @@ class Part:
     rows: slice
 
     def queries(self, x: torch.Tensor, group: int) -> torch.Tensor:
-        """Of queries or outputs (batch, heads_q, seqlen_q, head_dim): (batches, heads_kv, group, rows, head_dim)."""
+        """This part of queries (batch, heads_q, seqlen_q, head_dim), as (batches, heads_kv, group, rows, head_dim)."""
         heads = slice(self.heads_kv.start * group, self.heads_kv.stop * group)
         found = x[self.batches, heads, self.rows]
         return found.reshape(len(found), -1, group, *found.shape[2:])
 
     def keys(self, x: torch.Tensor) -> torch.Tensor:
-        """Of keys or values: (batches, heads_kv, seqlen_kv, head_dim)."""
+        """This part of keys, or of values: (batches, heads_kv, seqlen_kv, head_dim)."""
         return x[self.batches, self.heads_kv]
 
 
@@ -142,7 +142,7 @@ def nearly_exact(inputs: Inputs, part: Part) -> Exact | None:
 
 
 def _by_definition(inputs: Inputs, part: Part, dtype: torch.dtype) -> Exact | None:
-    """In as few passes over the scores as that takes.
+    """Outputs and log-sum-exp of a part by the definition of attention, in few passes over the scores.
 
     On a GPU passes are what takes the time, since they read or write four or eight bytes of every score; on a CPU these
     lie in its cache. The largest score of a row is subtracted only where scores are so large that exponentials would

@@ -19,7 +19,7 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.evaluation.linux import processes, python
 
 LAST_BYTES = 4096
-"""Of what the process printed, in which its last line is looked for."""
+"""How much of the end of the output is searched for its last line."""
 
 
 class Child:

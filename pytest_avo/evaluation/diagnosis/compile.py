@@ -159,7 +159,7 @@ def report(index: int, launch: Launch, assembly: Assembly, target: str) -> Launc
 
 
 def cuda_report(index: int, function: Function, target: str) -> LaunchReport:
-    """The same of a function that nvcc built."""
+    """The report of one function that nvcc built."""
     return LaunchReport(
         shape=index,
         kernel=function.name,

@@ -28,7 +28,7 @@ from pytest_avo.evaluation.diagnosis.confined import command_line, confine, desc
 LIMIT_S = 120.0
 COMPILERS = ("g++", "gcc", "c++", "cc", "clang++", "clang")
 BUILT = "avo-built"
-"""In the private folder: what the compilers said and built."""
+"""Folder, in the kernel's private one, of what the compilers said and built."""
 NOTES_SHOWN, FUNCTIONS_SHOWN, LINES_SHOWN = 12, 8, 90
 _RECORDING = """#!/bin/sh
 one="$(mktemp -d '{folder}/build.XXXXXX')"

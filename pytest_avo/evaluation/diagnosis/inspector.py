@@ -1,4 +1,4 @@
-"""Looking into a kernel on the device of a worker instead of judging it: what its tools say of it, as text."""
+"""Looks into a kernel on a worker's device instead of judging it: profiles, compile reports, scripts, as text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TRACE_LIMIT_S = 120.0
 
 
 class Inspector:
-    """Answers requests to look into kernels, on one device."""
+    """Answers requests to look into kernels on one device."""
 
     def __init__(self, device: Device, *, confined: bool) -> None:
         self._device = device

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_avo.evaluation.correctness.inputs import Arguments
 
 LONGEST_BESIDE = 100
-"""Of the lengths beside those that are asked for: a second or two each."""
+"""The longest sequence beside the shapes that were asked for: interpreting one takes a second or two."""
 
 
 class Refused(Exception):

@@ -21,7 +21,7 @@ from pytest_avo.evaluation.diagnosis.confined import command_line, confine
 
 LIMIT_S = 60.0
 MOST_BYTES = 8000
-"""Of what it prints: the end."""
+"""How much of the output is kept: its end."""
 DRAFT = "draft"
 
 

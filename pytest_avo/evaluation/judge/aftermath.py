@@ -19,7 +19,7 @@ from typing import Literal
 import numpy as np
 
 LEAST_SLICES = 8
-"""Of either kind, before anything is suspected."""
+"""Slices right after the kernel, and others, that there must be before anything is suspected."""
 MOST_SLOWED = 0.3
 """Share by which most of the slices after the kernel may exceed most of all others."""
 QUICK, SLOW = 0.4, 0.75

@@ -16,9 +16,11 @@ from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.judge.peers import EMPTY
 
 TURNS = 9
-"""Of every arm for either figure. The least counts: a host is interrupted, or has cold caches, never sped up."""
+"""Measurements of every arm, for either figure. The least one counts: a host is interrupted, or has cold caches, but is
+never sped up."""
 ENQUEUED_CALLS = 32
-"""In one turn of the host's time: few enough for the device's queue to take them all, if each launches up to thirty."""
+"""Calls in one measurement of the host's part: few enough for the device's queue to take all launches, up to thirty a
+call."""
 
 
 def call_costs(
@@ -29,7 +31,7 @@ def call_costs(
     look_at: Callable[[list[Inputs], torch.Tensor], None],
     most_calls: int,
 ) -> dict[str, CallCost]:
-    """By arm; what the empty one takes is subtracted from all others.
+    """The costs of a call by arm; those of the empty arm are subtracted from all others.
 
     draw: fresh inputs of so many calls, of which a slice takes most_calls; ask: have an arm make eager calls, all
     enqueued (True) or waited for; look_at: is shown the inputs of a turn and what the kernel returned.

@@ -33,12 +33,12 @@ from pytest_avo.evaluation.judge.roofline import Roofline
 from pytest_avo.evaluation.judge.timing import Race
 
 LOADING = ""
-"""In the place of a shape: an arm failed before it saw one, and so it will on the next."""
+"""Stands for a shape where an arm failed while it was loaded: it will fail on every shape."""
 Lease = Callable[[bool], AbstractContextManager[float]]
 """Hold the device's lease: alone (True) or shared (False); yields the seconds that it was waited for."""
 
 SEED_BITS = 62
-"""Of a recorded seed: more than anybody tries, and a whole number wherever results are kept."""
+"""Bits of a recorded seed: more than anybody can try, and an integer wherever results are kept."""
 IDLE_WINDOWS_S = (0.06, 0.3, 0.6, 0.6)
 MOST_BUSY = 0.1
 """CPU seconds per second above which a process that nothing is asked of is at work."""

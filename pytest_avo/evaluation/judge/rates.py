@@ -23,7 +23,7 @@ from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 LONG_ENOUGH_S = 0.008
-"""Of one product: matrices are doubled until it takes so long."""
+"""How long a product must last: matrices are doubled until it does."""
 TRIES = 6
 ENOUGH_S = 0.1
 SMALLEST, LARGEST = 256, 8192
@@ -38,7 +38,7 @@ class Rates(msgspec.Struct, frozen=True):
 
     fingerprint: Fingerprint
     flops_per_s: dict[Dtype, float]
-    """Of the product of two matrices of the dtype."""
+    """Of products of two matrices, by their dtype."""
     bytes_per_s: float
 
     def raised(self, other: Rates) -> Rates:

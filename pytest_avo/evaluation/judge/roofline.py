@@ -21,7 +21,7 @@ MARGIN = {"cpu": 2.0, "cuda": 1.5}
 """How far a kernel may be beyond the measured rates, by kind of device: a product of matrices is not the best that a
 device can do, more so on a CPU, whose innermost cache is faster than what is measured."""
 LEAST_PRODUCTS = 3
-"""Of 16-bit matrices that make one of f32 matrices, as exact as it has to be or less."""
+"""How many products of 16-bit matrices make up one of f32 matrices that is as exact as it has to be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,11 +58,11 @@ class Samples:
         """place: kind of torch device, "cpu" or "cuda"."""
         self._place = place
         self.calls = 0
-        """In a slice; 0 until that is known."""
+        """Calls in a slice; 0 until that is known."""
         self.kinds: list[list[InputKind]] = []
         self.slices: dict[str, list[list[float]]] = {}
         self._accounts: dict[str, list[Account]] = {}
-        """By arm, of all slices, untimed ones too."""
+        """Accounts by arm, of all slices, untimed ones too."""
 
     def note_account(self, arm: str, found: Slice) -> None:
         """Take down what a process says of a slice beside what was measured."""

@@ -17,7 +17,7 @@ from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.samples import calls_in_slice
 
 NEAR = 1.3
-"""By which factor a slice may have too few calls, or too many, for their number to be kept."""
+"""The number of calls in a slice is kept from an earlier race while it is right within this factor."""
 AskSlice = Callable[[Shape, str, Arm, list[Inputs]], Slice]
 """A slice of an arm on a shape."""
 

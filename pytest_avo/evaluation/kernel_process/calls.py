@@ -17,7 +17,7 @@ from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process.wire import MAX_FORMS
 
 BITS = {2: torch.int16, 4: torch.int32}
-"""By bytes of an element: what NumPy can hold, which knows no bfloat16."""
+"""Integer dtypes by size in bytes, by which NumPy copies what it has no dtype for (bfloat16)."""
 GRAIN = 32768
 """Elements up to which torch copies with one thread itself, and sooner than NumPy (at::internal::GRAIN_SIZE)."""
 

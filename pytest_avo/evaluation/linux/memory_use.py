@@ -13,7 +13,7 @@ _MEMFD = "/memfd:"
 NOTICED_SHARE = 0.05
 """Memory is counted when so much of what is allowed is gone from the machine since the last count."""
 COUNTED_S = 2.0
-"""And so often at least: as much may have been freed by others at the same moment."""
+"""Memory is counted at least this often: a process may take what another frees at the same moment."""
 
 
 class Allowance:

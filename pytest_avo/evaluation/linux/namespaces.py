@@ -62,7 +62,7 @@ def _may_return() -> bool:
 
 
 def _fork_by_helper() -> int:
-    """The same by a helper that enters the namespace for its children only, and then ends.
+    """Fork by a helper process that enters the namespace for its children only, and then ends.
 
     The child is handed to this process, which has to be a subreaper, and runs only once that has happened, so that it
     can ask to die with its parent.

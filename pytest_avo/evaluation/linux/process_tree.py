@@ -29,7 +29,7 @@ SLACK_S, WAITING_SLACK_S = 0.5e-3, 500e-6
 """Processor time of stopped processes that is let pass, and of each that waits: its system call may yet end. An H200's
 host showed 0.1 ms for an honest process with a GPU's context, a CPU's with two workers 1.6 ms (2026-11-28)."""
 OFTEN, RECENT_STOPS = 4, 20
-"""Of so many stops, the ones with more than that until it is no accident."""
+"""Time used in more than OFTEN of the last RECENT_STOPS stops is no accident."""
 MOST_ONCE_S = 0.25
 """Processor time of stopped processes that is no accident even once."""
 POLL_S = 50e-6
@@ -61,7 +61,7 @@ class ProcessTree:
         self._below: list[int] = []
         self._standing: dict[int, _Standing] = {}
         self._restless: deque[bool] = deque(maxlen=RECENT_STOPS)
-        """Of the latest stops, whether time was used in them."""
+        """For each of the latest stops, whether time was used in it."""
 
     def stop(self, meanwhile: Callable[[], None] | None = None) -> float:
         """Stop all of them; the time (perf_counter) when all that was known of them had been told to.

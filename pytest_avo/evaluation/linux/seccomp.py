@@ -37,7 +37,7 @@ DENIED = {
     "timerfd_create": 283,
 }  # fmt: skip
 TIMERS = ("timerfd_create",)
-"""They go off while whoever made them is stopped, and interrupts are in nobody's account."""
+"""Timers go off while the process that made them is stopped, and no account has the interrupts."""
 LOCAL_SOCKETS = ("socket", "connect", "accept", "bind", "listen", "accept4")
 METADATA = {
     "chmod": 90, "fchmod": 91, "fchmodat": 268, "fchmodat2": 452, "chown": 92, "fchown": 93, "lchown": 94,
@@ -50,7 +50,8 @@ _CLONE, _CLONE3, _PRCTL, _SET_AFFINITY = 56, 435, 157, 203
 _NEW_NAMESPACES = 0x7E020000
 """CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID and NEWNET."""
 _SET_PDEATHSIG, _SET_DUMPABLE = 1, 4
-"""Of prctl, what is not done: to give up the signal of the parent's end, and to hide from who counts its memory."""
+"""Options of prctl that are refused: to give up the signal of the parent's end, and to hide from who counts its
+memory."""
 
 
 def available() -> bool:

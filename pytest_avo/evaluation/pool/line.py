@@ -22,7 +22,7 @@ class WorkerLine:
     def __init__(self, channel: Any) -> None:
         self.inbox: queue.Queue[bytes] = queue.Queue()
         self.number = 0
-        """Of the request that is being answered."""
+        """Number of the request that is being answered."""
         self.prepare: Callable[[Prepare], None] | None = None
         """Told of what is asked next, where something can be done for it."""
         self._channel = channel

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from pytest_avo.evaluation.judge.roofline import Roofline
 
 QUIET_S = 0.05
-"""With no request for so long there is time to see that ended processes are gone."""
+"""Without a request for so long the worker verifies that ended processes are gone."""
 JUDGING_CORES = 2
 """Cores that compilers of one kernel leave to the judge and to what is timed, before which they also stand back."""
 MEMORY_SHARE = 0.5

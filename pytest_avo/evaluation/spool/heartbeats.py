@@ -1,4 +1,4 @@
-"""Signs of life of servers. Whether one lives is seen by its beat changing, never by a clock: hosts' clocks differ."""
+"""Heartbeats of spool servers: one lives while its heartbeat changes. Clocks are not compared, since hosts' differ."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ BEAT_S = 3.0
 LEASE_S = 75.0
 """A server whose beat stands still for so long is gone. NFS shows a change on another host after up to 60 s."""
 SERVING, ENDED = b"serving", b"ended  "
-"""Of one length: a beat is written over the one before, which takes no space on a disk that is full."""
+"""Both have the same length: a heartbeat is written over the last one, which needs no space on a disk that is full."""
 
 Fate = Literal["alive", "unknown", "ended", "lost"]
 
 
 class Heartbeat(threading.Thread):
-    """The beat of a server, from its start to its end."""
+    """Writes the heartbeat of a server, from its start to its end."""
 
     def __init__(self, folder: SpoolFolder, *, beat_s: float = BEAT_S) -> None:
         super().__init__(daemon=True, name="avo-beat")
@@ -39,7 +39,7 @@ class Heartbeat(threading.Thread):
             self._write(SERVING)
 
     def end(self) -> None:
-        """Say that nothing is held any more."""
+        """Write that the server has ended and holds no request any more."""
         self._ending.set()
         if self.is_alive():
             self.join()
@@ -57,7 +57,7 @@ class Heartbeat(threading.Thread):
 
 
 class Watch:
-    """Which servers live, as one process sees it."""
+    """Tells which servers are alive, by what this process has seen of their heartbeats."""
 
     def __init__(self, folder: SpoolFolder, *, lease_s: float = LEASE_S) -> None:
         self._folder = folder
@@ -66,7 +66,7 @@ class Watch:
         """Server -> its last beat, when that was first seen here, and whether another one was seen before."""
 
     def fate(self, server: str) -> Fate:
-        """unknown: it was not watched long enough to tell."""
+        """Whether a server is alive. "unknown": it was not watched for long enough."""
         try:
             beat, _, whose = (self._folder.path / "servers" / server).read_bytes().partition(b"\n")
         except OSError:

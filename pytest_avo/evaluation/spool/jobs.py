@@ -47,7 +47,7 @@ class BatchJobs:
         return news
 
     def excuse(self) -> None:
-        """The job that runs has done its part: its end says nothing against the command."""
+        """Note that the running job has served: its end is no sign of a wrong command then."""
         self._is_excused = True
 
     def close(self) -> None:

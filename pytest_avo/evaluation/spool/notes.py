@@ -16,7 +16,7 @@ class Introduction(msgspec.Struct, frozen=True):
     """A kind of device that has served the spool: what its first server said of it."""
 
     version: str
-    """Of pytest-avo there."""
+    """Version of pytest-avo on that host."""
     host: str
     fingerprint: Fingerprint
     peers: tuple[str, ...]

@@ -157,7 +157,7 @@ class Server:
         return f"it requires {', '.join(missing)}, which this machine does not offer" if missing else ""
 
     def _waiting(self) -> list[Ask]:
-        """Those that nobody here is at work on, the best to take first: what the arms are warm for."""
+        """Requests that no worker here is at work on, best first: those whose kernels have processes already."""
         mine = {job.ask.id for job in self._jobs}
         waiting = [ask for ask in self._asks.values() if ask.id not in mine]
         return sorted(

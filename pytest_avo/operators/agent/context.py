@@ -48,7 +48,7 @@ class Context:
         return [self._system(), {"role": "user", "content": self._task(direction, answers)}]
 
     def oneshot(self, direction: Given | None) -> list[Message]:
-        """The same, and that the answer is the candidate."""
+        """System prompt and task for an answer that is the candidate itself."""
         text = f"{self._task(direction, 'One answer.', with_tools=False)}\n\n{render('oneshot', {})}"
         return [self._system(), {"role": "user", "content": text}]
 

@@ -72,7 +72,7 @@ class ModelOperator(ABC):
 
     @abstractmethod
     def vary(self, context: Context, direction: Given | None, answers: StepAnswers) -> Proposal:
-        """From what is known to one candidate."""
+        """Make one candidate from what is known: what a subclass does in a step."""
 
     def _context(self, task: Task) -> Context:
         with self._lock:

@@ -1,1 +1,1 @@
-"""Operators that stand outside: coding agents in folders with the command `avo`, and files in an inbox."""
+"""Operators outside this process: coding agents in folders with the command `avo`, and files in an inbox."""

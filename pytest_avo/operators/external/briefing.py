@@ -13,7 +13,7 @@ from pytest_avo.operators.operator import Task
 from pytest_avo.report.text import duration
 
 CONTRACT = "## The contract"
-"""Where what is no matter of the folder begins in AGENTS.md."""
+"""The heading in AGENTS.md from which on nothing is about the folder."""
 
 
 def task_text(task: Task, *, python: str) -> str:

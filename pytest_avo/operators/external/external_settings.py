@@ -1,4 +1,4 @@
-"""What the user chose for operators that stand outside."""
+"""What the user chose for operators outside this process."""
 
 from __future__ import annotations
 

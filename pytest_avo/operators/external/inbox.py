@@ -25,7 +25,7 @@ TICK_S = 0.2
 SETTLED_S = 0.5
 """A file that was written to since is not taken yet: somebody may still be writing it."""
 TAKEN, END = "taken", "END"
-"""Where files go that were taken, and the file that says there will be no more."""
+"""Folder of files that were taken, and name of the file that says there will be no more."""
 
 
 class InboxNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

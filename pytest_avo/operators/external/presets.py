@@ -30,7 +30,7 @@ class AgentUsage:
     cost: float | None = None
     """None where the output tells none."""
     session: str = ""
-    """By which the agent can go on."""
+    """The name by which the agent continues its session."""
     before: tuple[int, int] = (0, 0)
     """Tokens in and out that the session had used when the step began, for agents that report those of all of it."""
 
@@ -68,7 +68,7 @@ class Preset:
     """A file that it writes in its folder instead, which says all at the end."""
 
     def command(self, prompt: str, *, session: str = "", model: str = "") -> list[str]:
-        """Its arguments for a step."""
+        """The command line for a step."""
         groups = {MODEL: self.model if model else (), RESUME: self.resume if session else ()}
         words = [each for word in self.start for each in groups.get(word, (word,))]
         values = {PROMPT: prompt, SESSION: session, MODEL: model}

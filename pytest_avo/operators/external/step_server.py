@@ -24,7 +24,7 @@ class StepServer:
     """Answers calls with the step that is open, and holds those who wait for the next one."""
 
     def __init__(self, path: Path, stopping: threading.Event) -> None:
-        """Listen at `path`, or at a shorter one that `path` then leads to nothing of: see `self.path`."""
+        """Listen at `path`, or at a shorter one where that is too long for a socket: `self.path` says which."""
         self.path = socket_path(path)
         self.path.unlink(missing_ok=True)  # of a run that was killed
         self._stopping = stopping
@@ -58,7 +58,7 @@ class StepServer:
         return self._next_step(step, request.wait_s)
 
     def _next_step(self, step: Step, seconds: float | None) -> Reply:
-        """Where `step` has ended, wait for the next one."""
+        """Wait for the step after `step`, if that has ended."""
         end = None if seconds is None else time.monotonic() + seconds
         told = ""
         while step.ended.is_set():

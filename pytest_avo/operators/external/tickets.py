@@ -23,7 +23,7 @@ class Ticket:
     began: float = field(default_factory=time.monotonic)
 
     def wait(self, seconds: float | None) -> Reply:
-        """Its reply, or one that says it is still running when the time is over."""
+        """The reply, or one that says it is still running when the time is over."""
         try:
             return self.reply.result(timeout=seconds)
         except TimeoutError:
@@ -33,7 +33,7 @@ class Ticket:
 
 
 class Tickets:
-    """Those of a step. Safe to use from several threads."""
+    """The tickets of a step. Safe to use from several threads."""
 
     def __init__(self) -> None:
         self._tickets: list[Ticket] = []
@@ -55,7 +55,7 @@ class Tickets:
             return self._tickets[number - 1] if 0 < number <= len(self._tickets) else None
 
     def running(self) -> list[Ticket]:
-        """Those that are not done, oldest first."""
+        """Tickets of what still runs, oldest first."""
         with self._lock:
             return [ticket for ticket in self._tickets if not ticket.reply.done()]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 VERSION = 1
 STEP_FILE = ".avo-step"
-"""In a member's folder: where its socket is. The command finds it from any folder below."""
+"""Name of the file in a member's folder that says where its socket is; the command finds it from any folder below."""
 STEP_VARIABLE = "AVO_STEP"
 """Environment variable that names a member's folder to what does not run in it."""
 LONGEST_LINE = 4_000_000

@@ -78,7 +78,7 @@ class LessonMemory:
             return [self._amended(self._lessons[index]) for index in self._matching(query, limit)]
 
     def _amended(self, lesson: Lesson) -> Lesson:
-        """With the verdict, which whoever wrote it did not know yet."""
+        """The lesson with the verdict on its attempt, which its author did not know yet."""
         if lesson.run != self._view.run.id or lesson.step is None:
             return lesson
         return replace(lesson, ended=_ended(self._view, lesson.step))

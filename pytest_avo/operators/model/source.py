@@ -72,7 +72,7 @@ class AnswerSource:
             raise InvalidInput(f"--avo-operator {operator}: {error}") from None
 
     def describe(self) -> str:
-        """For the header."""
+        """One line for the header of a run."""
         if self.replay is not None:
             return f"the recorded answers of run {self.replay.id}"
         assert self.endpoint is not None

@@ -61,7 +61,7 @@ class DraftTools:
         self._warned: set[str] = set()
 
     def over(self, text: str) -> DraftTools:
-        """The same tools over the draft as it reads elsewhere, in a file say."""
+        """The same tools over another text of the draft: one that is in a file, say."""
         other = copy.copy(self)
         other.draft = self.draft.at(text)
         return other

@@ -136,7 +136,7 @@ def _decoded(spec: ToolSpec[A], text: str) -> Any:
 
 
 def _unpacked(spec: ToolSpec[A], data: dict[str, Any]) -> dict[str, Any]:
-    """The same as the fields want it: without null for what may be left out, and with what texts stand for."""
+    """The arguments as their fields want them: null is left out, and texts are what they stand for."""
     fields = {field.name: field for field in msgspec.structs.fields(spec.arguments)}
     if len(data) == 1 and (wrapped := next(iter(data))) in _WRAPPERS - fields.keys():
         with suppress(Mistake):

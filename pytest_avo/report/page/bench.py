@@ -104,7 +104,7 @@ class KindRow:
     shape: str
     peer: str
     ratios: list[OfKind | None]
-    """In the order of the kinds."""
+    """In the order of the kinds of inputs; None where it was not timed on one."""
     differ: bool
     """Whether two of their intervals do not meet."""
 

@@ -79,12 +79,12 @@ class AttemptFacts:
     speed: Interval | None = None
     """Ratio to the seed."""
     predictions: Mapping[str, float] = field(default_factory=dict)
-    """Of ratios, by shape and of the geomean."""
+    """Predicted ratios by shape id, and of the geomean."""
     judgement: str = ""
     shapes: tuple[ShapeFacts, ...] = ()
     transcript: str = ""
     looks: tuple[LookFacts, ...] = ()
-    """Of its step."""
+    """Profiles and races of its step."""
     drafts: tuple[DraftFacts, ...] = ()
     """That were made on top of it."""
     own_evaluations: int = 0
@@ -93,7 +93,7 @@ class AttemptFacts:
     tokens_in: int = 0
     tokens_out: int = 0
     evaluations: int = 0
-    """Of the run, up to this attempt's end; so are the next three."""
+    """Spent by the run up to the end of this attempt; so are the next three."""
     elapsed_s: float = 0.0
     total_cost: float = 0.0
     total_tokens: int = 0

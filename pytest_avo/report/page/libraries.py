@@ -1,4 +1,4 @@
-"""What pages are made with, which not every installation has."""
+"""Libraries that pages are made with, and that not every installation has."""
 
 from __future__ import annotations
 

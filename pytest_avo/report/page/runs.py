@@ -59,7 +59,7 @@ class RunSection:
     most_looked: int
     """Characters of a profile that are shown."""
     most_words: int
-    """Of a hypothesis; two thirds of it of a reason, and of a lesson."""
+    """Words of a hypothesis that are shown; of a reason and of a lesson two thirds of it."""
     tree: Markup
     heat_map: Markup
     calibration: Markup

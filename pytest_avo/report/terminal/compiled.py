@@ -21,7 +21,7 @@ DISPENSABLE = ("warps", "shapes", "local", "serialised")
 """Left out one after the other where the terminal is narrow: the lines below the table say the first two."""
 LEFT = ("launched", "verdict")
 FEW = 3
-"""So many values of a dimension are listed; of more, the least and the greatest stand."""
+"""So many values of a dimension are listed; of more only the least and the greatest."""
 
 
 class CompiledItem(msgspec.Struct, frozen=True):

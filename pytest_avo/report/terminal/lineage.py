@@ -19,7 +19,7 @@ COLUMNS = ("gen", "status", "gain", "confirmed", "best", "evals", "time")
 DISPENSABLE = ("evals", "time")
 """Left out on a narrow terminal."""
 MOST_LINES = 3
-"""Of a hypothesis; the lineage has all of it."""
+"""Lines of a hypothesis that are shown; the lineage has all of it."""
 LEAST_ROOM = 24
 GAP = "  "
 BELOW = " " * 5
@@ -63,7 +63,7 @@ class Summary:
     """Shapes that the seed, candidates and drafts were tried on, and are in the lineage."""
     of_seed: int = 0
     waited_s: float = 0.0
-    """For the device, while other runs had it; beside what the evaluator took."""
+    """Seconds that devices were waited for, in addition to what the evaluator took."""
     passed: tuple[str, ...] = ()
     """When the kernel in the file passed each peer."""
     by_steps: bool = False

@@ -14,7 +14,7 @@ from pytest_avo.report.rows import ResultRow, arms, best_peer, comparisons
 LEAST_TFLOPS = 0.1
 """A kernel that is slower on every shape is told in GFLOP/s."""
 LEAST_GBPS = 0.1
-"""The same of MB/s."""
+"""Below this, throughput is given in MB/s."""
 MUCH = 0.1
 """Share of a call's time from which on it is shown what the call costs beside."""
 DECODE_QUERIES = 16

@@ -39,7 +39,7 @@ class BenchRules(AskingRules):
         return self.request(item.kernel, (item.shape,), limit)
 
     def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
-        """Beside the baseline, where there is one; what looks too slow is measured once more."""
+        """The verdict beside the baseline, where there is one; what looks too slow is measured once more."""
         verdict = judge(evaluation, item.shape, floor=self.assessor.floor)
         if self.gate is None:
             return verdict

@@ -1,4 +1,4 @@
-"""Values that reports carry: from the process that ran an item, an xdist worker maybe, to the one that shows them."""
+"""Values on pytest's reports: from the process that ran an item, maybe an xdist worker, to the one that shows them."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class EvolutionRules(ItemRules):
         return trials.evaluation(trial, item.shape)
 
     def verdict(self, item: KernelItem, evaluation: Evaluation) -> Verdict:
-        """Beside its parent; the seed, which is timed beside itself, is right or not."""
+        """The verdict beside its parent. The seed is timed beside itself: it is right or not."""
         assert self._shown is not None
         if isinstance(item, CandidateItem):
             return judge(evaluation, item.shape, floor=self._shown[2])

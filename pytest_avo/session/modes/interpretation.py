@@ -18,7 +18,7 @@ from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
 LIMIT_S = 120.0
-"""For one call in the interpreter."""
+"""Limit on one call in the interpreter."""
 
 
 class InterpretFile(pytest.File):

@@ -34,9 +34,9 @@ class Option:
     has_ini: bool = False
     """Whether an ini key and a variable of the environment give its default."""
     modes: tuple[Mode, ...] = MODES
-    """In which it means something."""
+    """Modes in which the option means something."""
     operators: tuple[str, ...] = ()
-    """To which it means something, in an evolution; empty: to every one."""
+    """Operators to which it means something, in an evolution; (): to every one."""
 
     @property
     def name(self) -> str:
@@ -45,12 +45,12 @@ class Option:
 
     @property
     def ini_key(self) -> str:
-        """Its ini key, where it has one."""
+        """The ini key that gives its default; "" for none."""
         return self.name if self.has_ini else ""
 
     @property
     def variable(self) -> str:
-        """Its variable of the environment, where it has one."""
+        """The environment variable that gives its default; "" for none."""
         return f"PYTEST_{self.name.upper()}" if self.has_ini else ""
 
     @property
@@ -60,7 +60,7 @@ class Option:
 
     @property
     def text(self) -> str:
-        """Its help with the figures filled in."""
+        """The help text with its figures filled in."""
         default = f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
         return self.help.replace("{default}", default).replace("{least}", str(self.least))
 

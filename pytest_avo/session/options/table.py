@@ -24,7 +24,7 @@ OPTIONS: dict[str, Option] = {
         *MODEL,
     )
 }
-"""By name."""
+"""Options by name."""
 INI_KEYS = (
     IniKey(
         name="avo_kernels",

@@ -56,7 +56,7 @@ PAGED_FACTORS = {
     "shared": ("no", "yes"),
 }
 TOGETHER = {"heads": ("mask",), "scale": ("mask",), "q": ("mask",), "k": ("mask", "v"), "v": ("mask", "k")}
-"""As few rows as that leaves: a kernel may need builds of its own for them."""
+"""Pairs that need to meet, few: a kernel may need builds of its own for each row."""
 _GAPS_IN_BLOCKS: tuple[Layout, ...] = ("padded",)
 
 

@@ -21,7 +21,7 @@ class Packed(Arguments):
     sequences: tuple[Inputs, ...]
     """Each with batch 1, perhaps without queries or without keys."""
     slack: int = 0
-    """By how much the greatest lengths are said to be larger than they are."""
+    """How far the greatest lengths that a call is told exceed the real ones."""
 
     @property
     def function(self) -> str:

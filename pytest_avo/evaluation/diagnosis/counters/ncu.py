@@ -19,7 +19,7 @@ from pytest_avo.evaluation.diagnosis.counters.measured import MeasuredLaunch, me
 
 LIMIT_S = 180.0
 MOST_LAUNCHES = 8
-"""Of one call that are counted: the first ones."""
+"""How many launches of a call are counted: the first ones."""
 SECTIONS = (
     "SpeedOfLight", "ComputeWorkloadAnalysis", "MemoryWorkloadAnalysis", "LaunchStats", "Occupancy", "SchedulerStats",
     "WarpStateStats", "SourceCounters",
