@@ -33,13 +33,13 @@ class Part:
     rows: slice
 
     def queries(self, x: torch.Tensor, group: int) -> torch.Tensor:
-        """This part of queries (batch, heads_q, seqlen_q, head_dim), as (batches, heads_kv, group, rows, head_dim)."""
+        """Its queries, x (batch, heads_q, seqlen_q, head_dim), as (batches, heads_kv, group, rows, head_dim)."""
         heads = slice(self.heads_kv.start * group, self.heads_kv.stop * group)
         found = x[self.batches, heads, self.rows]
         return found.reshape(len(found), -1, group, *found.shape[2:])
 
     def keys(self, x: torch.Tensor) -> torch.Tensor:
-        """This part of keys, or of values: (batches, heads_kv, seqlen_kv, head_dim)."""
+        """Keys or values of this part, as (batches, heads_kv, seqlen_kv, head_dim)."""
         return x[self.batches, self.heads_kv]
 
 
