@@ -90,7 +90,7 @@ def instrument(parts: Parts) -> None:
     """Wrap what the judge does."""
     from pytest_avo.evaluation.arms import arm, arms, batch, memory
     from pytest_avo.evaluation.correctness import inputs
-    from pytest_avo.evaluation.judge import checks, examiner, stopping, timing, warm_up
+    from pytest_avo.evaluation.judge import checks, examiner, judgement, stopping, timing, warm_up
 
     stages = [
         (examiner.Examiner, "_check", "check"),
@@ -116,7 +116,7 @@ def instrument(parts: Parts) -> None:
     parts.wrap(checks, "all_cases", "choosing cases")
     for function in ("answer_fault", "fault_near", "slice_fault", "plain_outputs"):
         parts.wrap(checks, function, "judging outputs")
-    parts.wrap(timing.Race, "_look_at", "judging outputs")
+    parts.wrap(judgement.Judgement, "settle", "judging outputs")
     parts.wrap(timing, "mix_timed", "drawing inputs")
     parts.wrap(timing, "Placement", "placing threads")
     parts.wrap(timing.Placement, "settle", "placing threads")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -18,14 +18,15 @@ from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case
 from pytest_avo.evaluation.correctness.correctness import fault_near
-from pytest_avo.evaluation.correctness.cross_check import plain_outputs, slice_fault
+from pytest_avo.evaluation.correctness.cross_check import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
-from pytest_avo.evaluation.correctness.nudge import nudges
+from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
+from pytest_avo.evaluation.judge.judgement import Judgement
 
 
 class _Spent:
@@ -55,6 +56,7 @@ class Checks:
         self._arms = arms
         self._say = say
         self._place = place
+        self._judgement = Judgement(place)
         self._refused: dict[str, set[str]] = {}
         """Functions of which a kernel refused calls that it does not claim, by the digest of its source."""
 
@@ -66,6 +68,19 @@ class Checks:
         What a first call takes counts as building, for which there is one limit over all lengths.
         """
         begun = time.perf_counter()
+        try:
+            building_s = self._ask_all(name, subject, request, shape, seed=seed, what=what)
+            self._judgement.settle()
+        finally:
+            self._judgement.forget()
+        self._arms.note_check(name, shape)
+        build_s = building_s + self._arms.take_build_s(name)
+        return build_s, max(0.0, time.perf_counter() - begun - build_s)
+
+    def _ask_all(
+        self, name: str, subject: Subject, request: EvaluationRequest, shape: Shape, *, seed: int, what: str
+    ) -> float:
+        """Ask it, each answer being judged while the next question is drawn; the seconds that first calls took."""
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         building, checking = _Spent(limits.build), _Spent(limits.check)
         for case in self._cases(subject, shape, request, random):
@@ -79,9 +94,7 @@ class Checks:
                 self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"
                 self._check_slices(arm, shape, random, source, spent=checking, eager=eager)
-        self._arms.note_check(name, shape)
-        build_s = building.seconds + self._arms.take_build_s(name)
-        return build_s, max(0.0, time.perf_counter() - begun - build_s)
+        return building.seconds
 
     def _cases(
         self, subject: Subject, shape: Shape, request: EvaluationRequest, random: Random
@@ -97,11 +110,12 @@ class Checks:
     def _check_case(
         self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, spent: _Spent, first: bool
     ) -> Arguments | None:
-        """What was answered rightly, None where the kernel refused what it did not claim."""
+        """What was answered, None where the kernel refused what it did not claim."""
         inputs = draw_any(case, generator)
         phase: Phase = "build" if first else "check"
         where = "" if case.required else f", {case.shape.id}"
         call = partial(arm.call, [inputs], case.shape.dtype, phase=phase, guarded=True, lse=case.lse)
+        self._judgement.settle()
         try:
             result = spent.on(call)
         except KernelRaised as error:
@@ -110,22 +124,25 @@ class Checks:
             return None  # a shape that was not claimed may be refused
         except KernelEnded as error:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
-        if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
-            raise KernelFault("incorrect", f"{found} ({case.name}{where})")
+
+        def judge() -> None:
+            if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
+                raise KernelFault("incorrect", f"{found} ({case.name}{where})")
+
+        self._judgement.begin(judge)
         return inputs
 
     def _check_nudges(self, arm: Arm, case: Case, inputs: Inputs, random: Random, *, spent: _Spent) -> None:
         """The same call with one element changed, three times: no answer may come from memory."""
         for nudge in nudges(inputs, random):
+            self._judgement.settle()
             try:
                 result = spent.on(partial(arm.call, [nudge.inputs], case.shape.dtype, phase="check", guarded=True))
             except KernelRaised as error:
                 raise raised(error, nudge.what, again=True) from None
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({nudge.what}, {case.shape.id})") from None
-            out = result.output(0)
-            if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
-                raise KernelFault("incorrect", f"{found} ({nudge.what})")
+            self._judgement.begin(partial(_judge_nudge, nudge, result))
 
     def _check_slices(
         self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, spent: _Spent, eager: bool
@@ -136,15 +153,26 @@ class Checks:
             batch = stream.draw(each.calls, each.base)
             changed = mix_all(batch, each.kinds, random, source)
             what = f"a slice with {', '.join(each.kinds)} inputs" if each.kinds else "a slice"
+            self._judgement.settle()
             try:
                 call = partial(arm.call, batch, shape.dtype, phase="check", like_timed=True, eager=eager)
-                out = spent.on(call).outputs()
+                result = spent.on(call)
             except KernelRaised as error:
                 raise raised(error, what, again=True) from None
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({what}, {shape.id})") from None
-            if found := slice_fault(batch, out, plain_outputs(batch), groups=changed):
-                raise KernelFault("incorrect", f"{found} ({what})")
+            self._judgement.begin(partial(_judge_slice, batch, result, changed, what))
+
+
+def _judge_nudge(nudge: Nudge, result: Slice) -> None:
+    out = result.output(0)
+    if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
+        raise KernelFault("incorrect", f"{found} ({nudge.what})")
+
+
+def _judge_slice(batch: list[Inputs], result: Slice, changed: Collection[Group], what: str) -> None:
+    if found := slice_fault(batch, result.outputs(), plain_outputs(batch), groups=changed):
+        raise KernelFault("incorrect", f"{found} ({what})")
 
 
 def raised(error: KernelRaised, what: str, *, again: bool) -> KernelFault:

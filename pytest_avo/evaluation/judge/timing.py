@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from random import Random
 
@@ -26,14 +26,13 @@ from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, Slice
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
-from pytest_avo.evaluation.correctness.correctness import sampled_fault
-from pytest_avo.evaluation.correctness.cross_check import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.judge.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
 from pytest_avo.evaluation.judge.call_costs import call_costs
+from pytest_avo.evaluation.judge.judgement import Judgement, look_at_slice, rival_of
 from pytest_avo.evaluation.judge.order import Order
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
@@ -44,6 +43,8 @@ from pytest_avo.evaluation.judge.warm_up import WarmUp
 EMPTY_SLICES = 4
 """Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing
 of the slices that it is subtracted from."""
+SEED_BITS = 64
+"""Of what chance picks to look at in a round's outputs, which a second thread does."""
 
 
 class Race:
@@ -79,6 +80,7 @@ class Race:
         self._disturbed = 0
         """Slices before which a GPU had work, with nobody running."""
         self._costs: dict[str, dict[str, CallCost]] = {}
+        self._judgement = Judgement(place)
         self._order = Order(self._random)
         self._warming = WarmUp(
             place=place,
@@ -112,6 +114,7 @@ class Race:
             if self._plan.costs and not self._costs:
                 self._costs = {shape.id: self._call_costs(shape, arms) for shape in self._shapes}
             reason, rounds = self._rounds(arms, stopping, say, before=number * stopping.rounds)
+            self._judgement.settle()
             done += rounds
             placement.release()
             self._require_standstill(arms)
@@ -220,7 +223,7 @@ class Race:
             sorted(arms),
             draw=self._streams[shape.id].draw,
             ask=ask,
-            look_at=lambda batch, out: self._look_at(shape, batch, out, plain_outputs(batch), groups=()),
+            look_at=partial(look_at_slice, shape, random=self._random),
             most_calls=self._room.max_calls(shape),
         )
 
@@ -229,7 +232,7 @@ class Race:
         batch = self._streams[shape.id].draw(samples.calls, kind)
         samples.kinds[-1].append(kind)
         unusual = mix_timed(batch, self._random, self._source)
-        laid, rival = Batch(batch, shape.dtype, guarded=False), self._rival(arms)
+        laid, rival = Batch(batch, shape.dtype, guarded=False), rival_of(arms)
         out, other = torch.empty(0), torch.empty(0)
         for name in order:
             if name == EMPTY and self._place == "cpu":
@@ -243,26 +246,9 @@ class Race:
             samples.slices[name][-1].append(result.seconds)
             if name != EMPTY:
                 self._aftermath.note(shape.id, name, result.seconds)
-        self._look_at(shape, batch, out, other if rival else plain_outputs(batch), groups=unusual)
-
-    @staticmethod
-    def _rival(arms: Iterable[str]) -> str:
-        """Whose outputs the kernel's are compared with, or "": an incumbent, which may share its faults, comes last."""
-        rivals = sorted(set(arms) - {KERNEL, EMPTY}, key=lambda name: (name == BASELINE, name))
-        return rivals[0] if rivals else ""
-
-    def _look_at(
-        self, shape: Shape, batch: list[Inputs], out: torch.Tensor, other: torch.Tensor, *, groups: Collection[Group]
-    ) -> None:
-        """Check a round's outputs: all of them beside those of a rival, and some rows that chance picks.
-
-        groups: those with unusual inputs.
-        """
-        chosen = self._random.randrange(len(batch))
-        found = slice_fault(batch, out, other, groups=groups, random=self._random)
-        found = found or sampled_fault(batch[chosen], out[chosen], self._random)
-        if found:
-            raise ArmFault(KERNEL, shape.id, KernelFault("incorrect", f"{found} (a timed call)"))
+        # Judged while the inputs of the next round are drawn.
+        compare = partial(look_at_slice, shape, batch, out, other if rival else None, groups=unusual)
+        self._judgement.begin(partial(compare, random=Random(self._random.getrandbits(SEED_BITS))))
 
     def _slice(self, shape: Shape, name: str, arm: Arm, batch: Sequence[Inputs] | Batch) -> Slice:
         eager = self._plan.calls == "eager"
@@ -276,7 +262,8 @@ class Race:
         return result
 
     def _ask(self, shape: Shape, name: str, arm: Arm, ask: Callable[[], Slice]) -> Slice:
-        """What an arm answers; ArmFault where it fails."""
+        """What an arm answers; ArmFault where it fails. Nothing else is at work then."""
+        self._judgement.settle()
         try:
             result = ask()
             if uses_foreign_cores(arm.pid):
