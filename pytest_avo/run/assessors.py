@@ -8,10 +8,10 @@ from typing import Literal
 
 from pytest_avo import __version__
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
+from pytest_avo.evaluation.devices.lease import check_locks
 from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.devices.remote import RemoteDevice
 from pytest_avo.evaluation.evaluator import Evaluator
-from pytest_avo.evaluation.judge.lease import check_locks
 from pytest_avo.evaluation.linux.cgroup import memory_bytes, memory_limit
 from pytest_avo.evaluation.linux.sandbox import offered_layers
 from pytest_avo.evaluation.pool.pool import Pool

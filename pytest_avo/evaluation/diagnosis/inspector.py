@@ -14,6 +14,7 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.devices.device import Device
+from pytest_avo.evaluation.devices.lease import lease, lease_path
 from pytest_avo.evaluation.diagnosis.child import Child
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES, LaunchReport
 from pytest_avo.evaluation.diagnosis.counters import digest, ncu
@@ -24,7 +25,6 @@ from pytest_avo.evaluation.diagnosis.machine import machine_facts
 from pytest_avo.evaluation.diagnosis.profile import profile
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evaluation.diagnosis.scratch import run_scratch
-from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.judge.rates import stored_rates
 
 KEPT = 8

@@ -22,9 +22,9 @@ from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.devices.lease import lease, lease_path
 from pytest_avo.evaluation.diagnosis.child import Child
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
-from pytest_avo.evaluation.judge.lease import lease, lease_path
 
 LIMIT_S = 120.0
 MEASURED_S = 1.0

@@ -30,8 +30,8 @@ from pytest_avo.core.secret_names import is_secret
 from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES
 from pytest_avo.evaluation.devices.device import Device
+from pytest_avo.evaluation.devices.lease import lease, lease_path
 from pytest_avo.evaluation.devices.local import deal, sharers
-from pytest_avo.evaluation.judge.lease import lease, lease_path
 from pytest_avo.evaluation.linux import cgroup
 from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.pool.line import WorkerLine

@@ -17,12 +17,12 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.evaluation.judge.lease import check_locks, lease, lease_path
+from pytest_avo.evaluation.devices.lease import check_locks, lease, lease_path
 
 HOLDER = """
 import sys
 from pathlib import Path
-from pytest_avo.evaluation.judge.lease import lease
+from pytest_avo.evaluation.devices.lease import lease
 with lease(Path(sys.argv[1]), exclusive=sys.argv[2] == "alone", waiting=lambda who: print("waiting", flush=True)):
     print("held", flush=True)
     sys.stdin.read()
