@@ -17,8 +17,8 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
-from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.cross_check import Group, plain_outputs, slice_fault
+from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.judge.peers import EMPTY
 
 

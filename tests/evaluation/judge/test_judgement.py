@@ -1,0 +1,41 @@
+import threading
+
+import pytest
+
+from pytest_avo.evaluation.arms.faults import KernelFault
+from pytest_avo.evaluation.judge.judgement import Judgement
+
+
+def wrong() -> None:
+    raise KernelFault("incorrect", "of no use")
+
+
+def test_outputs_are_judged_on_another_thread_of_a_cpu() -> None:
+    judgement, threads = Judgement("cpu"), list[int]()
+    judgement.begin(lambda: threads.append(threading.get_ident()))
+    judgement.settle()
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
+
+
+def test_what_is_found_is_raised_once_before_anything_is_asked_again() -> None:
+    judgement = Judgement("cpu")
+    judgement.begin(wrong)
+    with pytest.raises(KernelFault, match="of no use"):
+        judgement.settle()
+    judgement.settle()
+    judgement.begin(wrong)
+    with pytest.raises(KernelFault, match="of no use"):
+        judgement.begin(wrong)
+
+
+def test_what_was_begun_may_be_forgotten_once_something_else_was_found() -> None:
+    judgement = Judgement("cpu")
+    judgement.begin(wrong)
+    judgement.forget()
+    judgement.settle()
+
+
+def test_a_gpu_puts_nothing_off() -> None:
+    with pytest.raises(KernelFault, match="of no use"):
+        Judgement("cuda").begin(wrong)
