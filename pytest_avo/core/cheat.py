@@ -37,12 +37,14 @@ class Cheat(msgspec.Struct, frozen=True):
     expect: frozenset[Expectation]
     target: str = "any"
     """"cpu" or "gpu" for what makes sense on one of them only."""
+    suite: str = "selftest"
+    """Of the shapes that it is called on."""
     limits: Limits | None = None
     """Limits of its own, so that a hang does not take minutes."""
 
 
 def read_cheat(path: Path) -> Cheat:
-    """Read the fields WHAT, CLASS, EXPECT, TARGET and LIMITS of a docstring; InvalidInput where EXPECT is no good."""
+    """Read the fields CLASS, EXPECT, TARGET, SUITE and LIMITS of a docstring; InvalidInput where EXPECT is no good."""
     try:
         source = decoded(path.read_bytes())
         text = ast.get_docstring(ast.parse(source)) or ""
@@ -55,6 +57,7 @@ def read_cheat(path: Path) -> Cheat:
         kind=fields.get("CLASS") or path.stem.partition("_")[2].replace("_", " ") or path.stem,
         expect=_expect(path, fields.get("EXPECT", "")),
         target=_target(path, fields.get("TARGET", "any")),
+        suite=fields.get("SUITE", "selftest"),
         limits=_limits(path, fields["LIMITS"]) if "LIMITS" in fields else None,
     )
 

@@ -28,10 +28,12 @@ def test_fields_are_read_from_the_docstring(tmp_path: Path) -> None:
         "CLASS:  late work",
         "EXPECT: incorrect|cheating",
         "TARGET: gpu",
+        "SUITE:  short",
         "LIMITS: build=5, check=3",
     )
     cheat = read_cheat(path)
     assert (cheat.kind, cheat.expect, cheat.target) == ("late work", frozenset(["incorrect", "cheating"]), "gpu")
+    assert cheat.suite == "short"
     assert cheat.limits == Limits(build=5, check=3)
     assert "def attention" in cheat.source
 
@@ -39,6 +41,7 @@ def test_fields_are_read_from_the_docstring(tmp_path: Path) -> None:
 def test_without_a_class_the_name_stands_for_it(tmp_path: Path) -> None:
     cheat = read_cheat(written(tmp_path, "EXPECT: accept (score as measured)"))
     assert (cheat.kind, cheat.expect, cheat.target, cheat.limits) == ("late thread", frozenset(["accept"]), "any", None)
+    assert cheat.suite == "selftest"
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,14 @@ class Slice:
     """Whether a GPU had work when the arguments were written and no process ran."""
 
 
+@dataclass(frozen=True, slots=True)
+class Meanwhile:
+    """What the judge does while a process answers, so many seconds after it was asked, unless it has answered."""
+
+    after_s: float
+    act: Callable[[], None]
+
+
 class Arm:
     """A running kernel process. Frozen except while it answers."""
 
@@ -117,6 +125,7 @@ class Arm:
         like_timed: bool = False,
         eager: bool = False,
         lse: bool = False,
+        meanwhile: Meanwhile | None = None,
     ) -> Slice:
         """Call the kernel once on each of the arguments and return outputs and seconds.
 
@@ -133,7 +142,8 @@ class Arm:
         timed = phase == "time" or like_timed
         how: _Do = "call" if not timed else "launch" if eager else "replay"
         request, before_s = self._request(how, laid.calls), processes.thread_s(self.pid)
-        seconds, done = self._ask(request, phase=phase, limit_s=limit_s, until_idle=phase == "time")
+        until_idle = phase == "time"
+        seconds, done = self._ask(request, phase=phase, limit_s=limit_s, until_idle=until_idle, meanwhile=meanwhile)
         worked_s = processes.thread_s(self.pid) - before_s
         found = self._slice(done, laid, written, seconds=seconds)
         return replace(found, worked_s=worked_s, disturbed=disturbed)
@@ -150,7 +160,13 @@ class Arm:
         return self._slice(done, laid, written, seconds=seconds)
 
     def _ask(
-        self, request: dict[str, object], *, phase: Phase, limit_s: float, until_idle: bool = False
+        self,
+        request: dict[str, object],
+        *,
+        phase: Phase,
+        limit_s: float,
+        until_idle: bool = False,
+        meanwhile: Meanwhile | None = None,
     ) -> tuple[float, _Reply]:
         """The judge's seconds from a request to the reply, and that; the process is frozen before and after.
 
@@ -161,6 +177,8 @@ class Arm:
         start = time.perf_counter()
         self.thaw()  # finds the request there: waking a process twice would be measured
         try:
+            if meanwhile is not None and not select.select([self._link], [], [], meanwhile.after_s)[0]:
+                meanwhile.act()
             reply = self._reply(phase=phase, limit_s=limit_s)
         except KernelRaised:
             self.freeze()

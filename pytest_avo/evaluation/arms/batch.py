@@ -30,6 +30,8 @@ class Batch:
         self.calls: list[dict[str, object]] = []
         self._guarded = guarded
         self._places: list[tuple[int, torch.Tensor]] = []
+        self._firsts: list[int] = []
+        """Of every call, which place is that of q."""
         self._outputs: list[int] = []
         self._lses: list[int] = []
         self._end, self._out = GUARD_BYTES if guarded else 0, 0
@@ -63,6 +65,23 @@ class Batch:
             found.append((place, x))
         return found or [(given.tensor(x.dtype, elements=len(x), offset=offset), x) for offset, x in self._places]
 
+    def row(self, given: Memory, number: int, name: str, index: tuple[int, int, int]) -> torch.Tensor:
+        """Where a row of a call's q, k or v, (batch entry, head, position), lies in memory for arguments."""
+        argument = "qkv".index(name)
+        x, (offset, _) = self.arguments[number].tensors[argument], self._places[self._firsts[number] + argument]
+        elements = sum(i * stride for i, stride in zip(index, x.stride(), strict=False))
+        return given.tensor(x.dtype, elements=x.shape[-1], offset=offset + elements * x.itemsize)
+
+    def result_words(self, result: Memory) -> torch.Tensor:
+        """The memory of all results, element by element, as whole numbers: what was not written is -1."""
+        item = DTYPE_BYTES[self.dtype]
+        return result.tensor({2: torch.int16, 4: torch.int32}[item], elements=self._out // item, offset=0)
+
+    def result_elements(self, elements: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Where in `result_words` some elements of every result are: (calls, elements)."""
+        firsts = torch.tensor(self._outputs)[:, None] // DTYPE_BYTES[self.dtype]
+        return firsts + torch.tensor(elements)
+
     def outputs(self, result: Memory) -> torch.Tensor:
         """A copy of the results of all calls, which are of one shape: (calls, batch, heads, seqlen, head_dim)."""
         batch, heads, seqlen, head_dim = self.arguments[0].q.shape
@@ -95,6 +114,7 @@ class Batch:
             "numbers": inputs.numbers, "out": self._out,
         }  # fmt: skip
         guard = GUARD_BYTES if self._guarded else 0
+        self._firsts.append(len(self._places))
         for name, x in zip("qkv", inputs.tensors, strict=True):
             elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
             # Of a single call a start that no vector's width divides is part of the layout.

@@ -31,30 +31,52 @@ class Nudge:
     row: int
 
 
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """A query, and the visible key that has most of its weight."""
+
+    batch: int
+    head_q: int
+    head_kv: int
+    row: int
+    key: int
+
+
+def followed(inputs: Inputs, random: Random) -> Followed | None:
+    """Any query that sees a key, and the key that its output follows most; None where no query sees one."""
+    batch, heads_q, seqlen_q, _ = inputs.q.shape
+    heads_kv, seqlen_kv = inputs.k.shape[1:3]
+    first = max(0, seqlen_q - seqlen_kv) if inputs.causal else 0
+    if first >= seqlen_q:
+        return None
+    b, head_q, row = random.randrange(batch), random.randrange(heads_q), random.randrange(first, seqlen_q)
+    head_kv = head_q * heads_kv // heads_q
+    visible = min(seqlen_kv, row + 1 + seqlen_kv - seqlen_q) if inputs.causal else seqlen_kv
+    scores = inputs.k[b, head_kv, :visible].float() @ inputs.q[b, head_q, row].float()
+    return Followed(b, head_q, head_kv, row, int(scores.argmax()))
+
+
 def nudges(inputs: Inputs, random: Random) -> Iterator[Nudge]:
     """Three calls to make after one on `inputs`, whose queries are needles; each differs from the one before.
 
     Nothing where no query sees a key. `inputs` themselves are left as they are.
     """
-    batch, heads_q, seqlen_q, _ = inputs.q.shape
-    heads_kv, seqlen_kv = inputs.k.shape[1:3]
-    first = max(0, seqlen_q - seqlen_kv) if inputs.causal else 0
-    if first >= seqlen_q:
-        return
-    present = replace(inputs, q=_copied(inputs.q), k=_copied(inputs.k), v=_copied(inputs.v))
+    present = replace(inputs, q=copied(inputs.q), k=copied(inputs.k), v=copied(inputs.v))
     for name, factor in (("v", _FLIP), ("k", _TURN), ("q", _TURN)):
-        b, head_q, row = random.randrange(batch), random.randrange(heads_q), random.randrange(first, seqlen_q)
-        head_kv = head_q * heads_kv // heads_q
-        visible = min(seqlen_kv, row + 1 + seqlen_kv - seqlen_q) if inputs.causal else seqlen_kv
-        scores = present.k[b, head_kv, :visible].float() @ present.q[b, head_q, row].float()
-        key = int(scores.argmax())
-        place = {"q": present.q[b, head_q, row], "k": present.k[b, head_kv, key], "v": present.v[b, head_kv, key]}[name]
+        if (at := followed(present, random)) is None:
+            return
+        places = {
+            "q": present.q[at.batch, at.head_q, at.row],
+            "k": present.k[at.batch, at.head_kv, at.key],
+            "v": present.v[at.batch, at.head_kv, at.key],
+        }
+        place = places[name]
         element = int(place.abs().argmax())
         place[element] = place[element] * factor
-        yield Nudge(present, f"one element changed in {name}", b, head_kv, row)
+        yield Nudge(present, f"one element changed in {name}", at.batch, at.head_kv, at.row)
 
 
-def _copied(x: torch.Tensor) -> torch.Tensor:
+def copied(x: torch.Tensor) -> torch.Tensor:
     """A copy with the same strides, gaps included."""
     elements = 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
     return x.as_strided((elements,), (1,)).clone().as_strided(x.shape, x.stride())

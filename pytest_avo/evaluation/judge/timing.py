@@ -18,13 +18,15 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from random import Random
+from statistics import median
 
 import torch
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import InputKind, Shape
-from pytest_avo.evaluation.arms.arm import Arm, Slice
+from pytest_avo.evaluation.arms.arm import Arm, Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
+from pytest_avo.evaluation.arms.exchange import WITHIN, Exchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
@@ -116,6 +118,8 @@ class Race:
             reason, rounds = self._rounds(arms, stopping, say, before=number * stopping.rounds)
             self._judgement.settle()
             done += rounds
+            if number == 0:
+                self._require_no_foresight(arms)
             placement.release()
             self._require_standstill(arms)
             self._require_none_waiting(arms)
@@ -139,7 +143,12 @@ class Race:
             order = self._order.next(arms)
             for shape in list(stopping.open):
                 begun = time.monotonic()
+                chance = self._random.random()
+                if chance < EXCHANGED_SHARE / 2:
+                    self._exchange(shape, arms[KERNEL])
                 self._round(shape, arms, order, shape.inputs[index % len(shape.inputs)])
+                if chance > 1 - EXCHANGED_SHARE / 2:
+                    self._exchange(shape, arms[KERNEL])
                 round_s[shape.id] += time.monotonic() - begun
             if reading := self._reading():
                 self._readings.append(reading)
@@ -178,6 +187,30 @@ class Race:
             found = f"left work running: {other} takes {slowed:.0%} longer right after it"
             raise ArmFault(KERNEL, shape.id, KernelFault("rejected", found))
         return f"machine too busy to say whether it left work running ({suspicion.words})" * (outcome == "unclear")
+
+    def _require_no_foresight(self, arms: Mapping[str, Arm]) -> None:
+        """Arguments are exchanged once in time on every shape, if that can be."""
+        left = list(self._shapes)
+        for _ in range(EXCHANGE_TRIES):
+            left = [shape for shape in left if not self._exchange(shape, arms[KERNEL])]
+
+    def _exchange(self, shape: Shape, arm: Arm) -> bool:
+        """A slice of the kernel that does not count, in which arguments are exchanged; whether that need not be again.
+
+        A slice of one call has none to come. On a GPU nobody sees how far a graph is.
+        """
+        samples = self._samples[shape.id]
+        if self._place != "cpu" or samples.calls == 1 or not (slices := samples.slices[KERNEL][-1]):
+            return True
+        inputs = self._streams[shape.id].draw(samples.calls, self._random.choice(shape.inputs))
+        batch = Batch(inputs, shape.dtype, guarded=False)
+        exchange = Exchange(batch, arm.given, arm.result, self._random)
+        after_s = self._random.uniform(*WITHIN) * median(slices)
+        found = self._slice(shape, KERNEL, arm, batch, Meanwhile(after_s, exchange.act))
+        self._aftermath.note(shape.id, KERNEL, found.seconds)
+        if fault := exchange.fault(found):
+            raise ArmFault(KERNEL, shape.id, fault)
+        return exchange.was_in_time
 
     def _require_standstill(self, arms: Mapping[str, Arm]) -> None:
         """Nobody may have been at work since its last slice either."""
@@ -250,9 +283,18 @@ class Race:
         compare = partial(look_at_slice, shape, batch, out, other if rival else None, groups=unusual)
         self._judgement.begin(partial(compare, random=Random(self._random.getrandbits(SEED_BITS))))
 
-    def _slice(self, shape: Shape, name: str, arm: Arm, batch: Sequence[Inputs] | Batch) -> Slice:
+    def _slice(
+        self,
+        shape: Shape,
+        name: str,
+        arm: Arm,
+        batch: Sequence[Inputs] | Batch,
+        meanwhile: Meanwhile | None = None,
+    ) -> Slice:
         eager = self._plan.calls == "eager"
-        call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager)
+        call = partial(
+            arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager, meanwhile=meanwhile
+        )
         result = self._ask(shape, name, arm, call)
         self._disturbed += result.disturbed
         if name != EMPTY or self._place == "cuda":

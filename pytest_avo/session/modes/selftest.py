@@ -6,7 +6,6 @@ import filecmp
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,6 @@ from pytest_avo.session.selection import Selection
 
 ROW = ReportValue("avo_selftest_row", SelftestRow)
 """What became of a kernel of the corpus."""
-SUITE = "selftest"
 TWIN = "honest_plain.py"
 """The kernel of the corpus that others are timed beside: what most of them compute, without a trick."""
 PEER = "torch-sdpa"
@@ -84,7 +82,7 @@ class CheatItem(pytest.Item):
                 pytest.fail(f"evaluator: {too_few}", pytrace=False)
             self.row = self._row("ok", f"right; not compared: {too_few}")
         else:
-            gained = selftest.gain(self.evaluations)
+            gained = selftest.gain(self.cheat, self.evaluations)
             self.row = self._row("gained" if gained > GAIN else "ok", f"{gained:.2f}x of an honest one")
         if not self.row.is_as_expected:
             pytest.fail(f"{self.row.got}: {self.row.reason}; expected {self.row.expected}", pytrace=False)
@@ -119,7 +117,7 @@ class Corpus(Selection):
 
     def check_paths(self, arguments: list[str]) -> None:
         for path in self._kernel_files(arguments):
-            read_cheat(path)
+            self._settings.suites.shapes(read_cheat(path).suite)
 
     def is_kernel(self, path: Path, *, named: bool) -> bool:
         return path.suffix == ".py" and (named or describes_cheat(path))
@@ -157,9 +155,8 @@ class SelfTest(KernelRun):
         here = "cpu" if target == "cpu" else "gpu"
         return "" if cheat.target in ("any", here) else f"is for a {cheat.target}, this device is {target}"
 
-    @cached_property
-    def _shapes(self) -> tuple[Shape, ...]:
-        return self._settings.suites.shapes(SUITE)
+    def _shapes(self, cheat: Cheat) -> tuple[Shape, ...]:
+        return self._settings.suites.shapes(cheat.suite)
 
     def evaluations(self, cheat: Cheat) -> Mapping[str, Evaluation]:
         """The facts about a kernel on all shapes, beside an honest twin and torch's own attention; blocks."""
@@ -167,7 +164,7 @@ class SelfTest(KernelRun):
         request = EvaluationRequest(
             number=0,
             subject=Subject(cheat.path.name, cheat.source),
-            shapes=self._shapes,
+            shapes=self._shapes(cheat),
             limits=cheat.limits or self._settings.limits,
             plan=PLAN,
             baseline=Subject(TWIN, (corpus() / TWIN).read_text(encoding="utf-8")),
@@ -176,10 +173,10 @@ class SelfTest(KernelRun):
         )
         return self._assessor.answers(request)
 
-    def gain(self, evaluations: Mapping[str, Evaluation]) -> float:
+    def gain(self, cheat: Cheat, evaluations: Mapping[str, Evaluation]) -> float:
         """How much faster than every honest kernel beside it a kernel surely is, on the shape where it is most so."""
         gains = []
-        for shape in self._shapes:
+        for shape in self._shapes(cheat):
             verdict = judge(evaluations[shape.id], shape, floor=self._assessor.floor)
             compared = [*verdict.peers.values(), *([verdict.baseline] if verdict.baseline else [])]
             gains.append(min(each.ci95[0] for each in compared))

@@ -11,7 +11,9 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Timing, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
-from pytest_avo.evaluation.arms.faults import ArmFault
+from pytest_avo.evaluation.arms.exchange import Exchange
+from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
+from pytest_avo.evaluation.judge import warm_up
 from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
 from pytest_avo.evaluation.judge.samples import calls_in_slice
@@ -336,3 +338,17 @@ def test_a_fault_of_another_arm_names_that_arm(confined: Laboratory) -> None:
     with pytest.raises(ArmFault) as error:
         race(confined, {KERNEL: ONCE, PEER: kernel("os._exit(0)")}, TimingPlan(min_rounds=2, max_rounds=2))
     assert (error.value.arm, error.value.shape) == (PEER, SHAPE.id)
+
+
+@pytest.mark.parametrize("calls", [1, 3])
+def test_arguments_are_exchanged_in_a_race_wherever_calls_are_still_to_come(
+    confined: Laboratory, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    monkeypatch.setattr(warm_up, "calls_in_slice", lambda *_, **__: calls)
+    monkeypatch.setattr(Exchange, "fault", lambda *_: KernelFault("rejected", "looked at"))
+    plan = TimingPlan(min_rounds=1, max_rounds=1)
+    if calls == 1:
+        assert rounds(race(confined, {KERNEL: kernel()}, plan)) == [1]
+    else:
+        with pytest.raises(ArmFault, match="looked at"):
+            race(confined, {KERNEL: kernel()}, plan)

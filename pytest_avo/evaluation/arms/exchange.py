@@ -1,0 +1,134 @@
+"""Arguments that are exchanged while a slice runs: who answers a call before it is made answers another one.
+
+A request names the arguments of all its calls, which lie in memory when the first call is made: a kernel that looks for
+them answers all together, as no model could have it do. So in some slices, which nothing tells from timed ones, a row
+of the arguments of calls that are still to come is changed while another call is being made. An honest kernel reads it
+as it is when the call is made. Nobody is told: no signal, no request, and whoever compares arguments with those that it
+has answered reads all of them once more.
+
+A call has not been made as long as a part of the result before it is missing, since results are delivered one after the
+other. That is looked at after the change. On a busy machine the judge comes too late, and such a change says nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from random import Random
+
+import torch
+
+from pytest_avo.evaluation.arms.arm import Slice
+from pytest_avo.evaluation.arms.batch import Batch
+from pytest_avo.evaluation.arms.faults import KernelFault
+from pytest_avo.evaluation.arms.memory import Memory
+from pytest_avo.evaluation.correctness.correctness import fault_near
+from pytest_avo.evaluation.correctness.inputs import Inputs
+from pytest_avo.evaluation.correctness.nudge import copied, followed
+
+LOOKED_AT = 4
+"""Elements of every result, drawn anew for each slice: a kernel cannot have those alone ready."""
+MOST_CHANGES = 5
+"""In a slice, beside the call that comes next: each is a write into memory that a kernel is reading, and a check."""
+FACTOR = -4.0
+"""On a row: the key that a query followed loses its weight, or is followed by others, or has another value."""
+WITHIN = (0.15, 0.85)
+"""Of the time that a slice takes, when arguments are exchanged."""
+_MISSING = -1
+"""What poisoned memory holds, as a whole number."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One row of a call's arguments: as the judge has it, where the kernel finds it, and an output that follows it."""
+
+    call: int
+    name: str
+    index: tuple[int, int, int]
+    original: torch.Tensor
+    place: torch.Tensor
+    earlier: torch.Tensor
+    batch: int
+    head_kv: int
+    row: int
+
+
+class Exchange:
+    """Of one slice on inputs that nobody else is given; `act` while it runs, `fault` when it is over."""
+
+    def __init__(self, batch: Batch, given: Memory, result: Memory, random: Random) -> None:
+        """given, result: the memory of the process that is asked."""
+        self._batch = batch
+        self._random = random
+        self._result = result
+        self._changes = [x for call in range(1, len(batch.arguments)) for x in _changes(batch, call, given, random)]
+        elements = [[random.randrange(x.q.numel()) for _ in range(LOOKED_AT)] for x in batch.arguments]
+        self._looked_at = batch.result_elements(elements)
+        self._seen: torch.Tensor | None = None
+        self._in_time: list[_Change] = []
+
+    @property
+    def was_in_time(self) -> bool:
+        """Whether a call was still to come whose arguments were exchanged."""
+        return bool(self._in_time)
+
+    def act(self) -> None:
+        """Exchange arguments of calls that are still to come."""
+        self._seen = self._results()
+        present = [*(self._seen != _MISSING).all(1).tolist(), False].index(False)
+        left = [change for change in self._changes if change.call > present]
+        chosen = left[:1] + self._random.sample(left[1:], k=min(MOST_CHANGES, max(0, len(left) - 1)))
+        for change in chosen:
+            change.original.mul_(FACTOR)
+            change.place.copy_(change.original)
+        missing = (self._results() == _MISSING).any(1).tolist()
+        self._in_time = [change for change in chosen if missing[change.call - 1]]
+
+    def fault(self, found: Slice) -> KernelFault | None:
+        """What is wrong with what was answered, or None."""
+        if self._seen is not None and bool(((self._seen != _MISSING) & (self._seen != self._results())).any()):
+            return KernelFault("rejected", "changed a result that was there before")
+        for change in self._in_time:
+            inputs, out = self._batch.arguments[change.call], found.output(change.call)
+            near = {"batch": change.batch, "head_kv": change.head_kv, "row": change.row}
+            assert isinstance(inputs, Inputs)
+            if not (said := fault_near(inputs, out, **near)):
+                continue
+            if fault_near(_as_before(inputs, change), out, **near):
+                return KernelFault("incorrect", f"{said} (a timed call)")
+            return KernelFault("rejected", "answered a call before it was made, by the arguments that it had then")
+        return None
+
+    def _results(self) -> torch.Tensor:
+        """The elements that are looked at, as they are now: (calls, LOOKED_AT)."""
+        return self._batch.result_words(self._result)[self._looked_at]
+
+
+def _changes(batch: Batch, call: int, given: Memory, random: Random) -> Iterator[_Change]:
+    """The row to change in a call's arguments; nothing where no query sees a key."""
+    inputs = batch.arguments[call]
+    assert isinstance(inputs, Inputs)
+    if (place := followed(inputs, random)) is None:
+        return
+    name = random.choice("qkv")
+    index = (place.batch, place.head_q, place.row) if name == "q" else (place.batch, place.head_kv, place.key)
+    original = getattr(inputs, name)[index]
+    yield _Change(
+        call=call,
+        name=name,
+        index=index,
+        original=original,
+        place=batch.row(given, call, name, index),
+        earlier=original.clone(),
+        batch=place.batch,
+        head_kv=place.head_kv,
+        row=place.row,
+    )
+
+
+def _as_before(inputs: Inputs, change: _Change) -> Inputs:
+    """The arguments of a call as they were when the slice began."""
+    tensor = copied(getattr(inputs, change.name))
+    tensor[change.index] = change.earlier
+    q, k, v = (tensor if name == change.name else x for name, x in zip("qkv", inputs.tensors, strict=True))
+    return replace(inputs, q=q, k=k, v=v)
