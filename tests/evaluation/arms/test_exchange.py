@@ -42,7 +42,8 @@ class Played:
         found = []
         for number in numbers:
             call: dict[str, Any] = self.batch.calls[number]
-            inputs = Inputs(*called.tensors(self.given._content, call), call["causal"], call["scale"])
+            q, k, v = called.tensors(self.given._content, call)
+            inputs = Inputs(q, k, v, call["causal"], call["scale"])
             part = Part(slice(0, 1), slice(0, inputs.k.shape[1]), slice(0, inputs.q.shape[2]))
             found.append(computed(inputs, part, inputs.q.dtype).flatten(1, 2))
         return found
