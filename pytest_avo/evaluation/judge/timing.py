@@ -47,6 +47,10 @@ EMPTY_SLICES = 4
 of the slices that it is subtracted from."""
 SEED_BITS = 64
 """Of what chance picks to look at in a round's outputs, which a second thread does."""
+EXCHANGED_SHARE = 1 / 32
+"""Of the slices of a kernel on a CPU, so many more in which arguments are exchanged, before a round or after it."""
+EXCHANGE_TRIES = 4
+"""To exchange them in time on every shape at least once, after the rounds of the first launch."""
 
 
 class Race:
