@@ -61,18 +61,20 @@ def nudges(inputs: Inputs, random: Random) -> Iterator[Nudge]:
 
     Nothing where no query sees a key. `inputs` themselves are left as they are.
     """
-    present = replace(inputs, q=copied(inputs.q), k=copied(inputs.k), v=copied(inputs.v))
+    present = inputs
     for name, factor in (("v", _FLIP), ("k", _TURN), ("q", _TURN)):
         if (at := followed(present, random)) is None:
             return
-        places = {
-            "q": present.q[at.batch, at.head_q, at.row],
-            "k": present.k[at.batch, at.head_kv, at.key],
-            "v": present.v[at.batch, at.head_kv, at.key],
-        }
-        place = places[name]
+        # A copy: the call before may still be judged.
+        q, k, v = (copied(x) if name == other else x for other, x in zip("qkv", present.tensors, strict=True))
+        place = {
+            "q": q[at.batch, at.head_q, at.row],
+            "k": k[at.batch, at.head_kv, at.key],
+            "v": v[at.batch, at.head_kv, at.key],
+        }[name]
         element = int(place.abs().argmax())
         place[element] = place[element] * factor
+        present = replace(present, q=q, k=k, v=v)
         yield Nudge(present, f"one element changed in {name}", at.batch, at.head_kv, at.row)
 
 

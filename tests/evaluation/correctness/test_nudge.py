@@ -67,3 +67,11 @@ def test_one_element_changes_at_a_time_and_strides_stay() -> None:
 def test_rows_that_see_no_key_are_not_chosen() -> None:
     inputs = drawn(lengths=(90, 10))
     assert all(nudge.row >= 80 for seed in range(20) for nudge in nudges(inputs, Random(seed)))
+
+
+def test_a_call_stays_what_it_was_when_the_next_one_is_made() -> None:
+    """It may be judged on another thread meanwhile."""
+    found = list(nudges(drawn(), Random(1)))
+    again = nudges(drawn(), Random(1))
+    for nudge in found:
+        assert all(map(torch.equal, nudge.inputs.tensors, next(again).inputs.tensors))
