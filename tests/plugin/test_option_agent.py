@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 from pytest_httpserver import HTTPServer
@@ -16,6 +17,8 @@ from werkzeug import Response
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.events import LessonLearnt, PredictionChecked
 from pytest_avo.lineage.view import View
+from pytest_avo.operators.model import source
+from pytest_avo.operators.model.breaker import Breaker
 from tests.operators.model_server import Body, ModelServer, Turn, calls, edit, says
 from tests.plugin.conftest import GENTLE, KEY, SHAPES, SLOW, Project
 from tests.plugin.scripted_pool import EACH_S, ONLY
@@ -218,6 +221,7 @@ def test_an_endpoint_that_fails_ends_the_run_resumably(
 @pytest.mark.usefixtures("scripted")
 def test_silence_ends_at_the_deadline(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(source, "Breaker", partial(Breaker, 1))  # five such calls are no other
     with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/v1"
         result = project.run(

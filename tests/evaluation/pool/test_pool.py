@@ -30,7 +30,8 @@ from tests.evaluation.pool import scripted_worker
 
 ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
 HUNG = kernel("while True: pass")
-SLOW = kernel("time.sleep(0.05)")
+SLOW = kernel("time.sleep(0.02)")
+"""A check of it takes seconds: long enough to be seen at it."""
 Answers = Mapping[str, Future[Evaluation]]
 
 
