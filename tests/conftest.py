@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,11 +25,13 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    with contextlib.suppress(ImportError):  # an evolution in this project reads this file too, without the tests' extra
+        _take_time()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Have git know nothing of the user: who signs commits, has hooks or runs tests in one would fail a hundred tests."""
+    """Have git know nothing of the user: who signs commits, say, would fail forty tests."""
     settings = tmp_path_factory.mktemp("git") / "config"
     settings.write_text("[safe]\n\tdirectory = *\n")
     with pytest.MonkeyPatch.context() as patch:
@@ -37,6 +40,27 @@ def _own_git(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("GIT_CONFIG_GLOBAL", str(settings))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         yield
+
+
+def _take_time() -> None:
+    """Let hypothesis' examples take as long as they do, and be the same in every run.
+
+    By itself it fails what takes 0.2 s, or what it is slow to draw, which busy machines do. Others are drawn with
+    --hypothesis-profile=default.
+    """
+    from hypothesis import HealthCheck, settings
+
+    slow = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)
+    settings.register_profile("busy", deadline=None, derandomize=True, suppress_health_check=slow)
+    settings.load_profile("busy")
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Have each test draw the same numbers, whichever ran before it on its worker."""
+    random.seed(1)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
