@@ -95,7 +95,7 @@ class RunHooks:
     def pytest_collection(self, session: pytest.Session) -> None:
         from pytest_avo.session.surroundings import usage_errors
 
-        with usage_errors():
+        with usage_errors(session.config):
             self.run.selection.check_paths(session.config.args)
 
     def pytest_report_collectionfinish(self) -> list[str]:

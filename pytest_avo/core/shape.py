@@ -96,13 +96,17 @@ class SuiteFolders(msgspec.Struct, frozen=True):
     def names(self) -> list[str]:
         return sorted({path.stem for folder in self.folders for path in folder.glob("*.toml")})
 
-    def shapes(self, name: str) -> tuple[Shape, ...]:
-        """The shapes of suite `name`; InvalidInput names the file, table and key when it is wrong or unknown."""
+    def shapes(self, name: str, *, named_by: str = "") -> tuple[Shape, ...]:
+        """The shapes of suite `name`; InvalidInput names the file, table and key that are wrong.
+
+        named_by: the option, or the file and its key, that names the suite: said where there is no such suite.
+        """
         for folder in self.folders:
             if (path := folder / f"{name}.toml").is_file():
                 return read_suite(path, self.input_kinds)
         known = ", ".join(self.names()) or "none"
-        raise InvalidInput(f"unknown shape suite {name!r}: expected one of {known} (looked in {self._places()})")
+        unknown = f"{named_by}{': ' if named_by else ''}unknown shape suite {name!r}"
+        raise InvalidInput(f"{unknown}: expected one of {known} (looked in {self._places()})")
 
     def _places(self) -> str:
         return ", ".join(str(folder) for folder in self.folders)
@@ -112,7 +116,7 @@ class SuiteFolders(msgspec.Struct, frozen=True):
 def read_suite(path: Path, input_kinds: tuple[InputKind, ...] = ()) -> tuple[Shape, ...]:
     """Read and validate one suite file; `input_kinds` are those that there are, () where that is not to be checked."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # editors may begin a file with a byte order mark
     except OSError as error:
         raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

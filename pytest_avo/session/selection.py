@@ -32,7 +32,7 @@ class Selection:
         self.mistakes: dict[Path, str] = {}
         """Files that cannot be measured as they are, and why."""
         self.is_empty = False
-        """Whether no kernel was found below the paths."""
+        """Whether no kernel was found below the paths, all of which are there."""
 
     def default_paths(self) -> list[str]:
         """What is collected where the command line names no path; InvalidInput where that is not there."""
@@ -48,7 +48,7 @@ class Selection:
         A mistake in one is kept in `mistakes`, for that file to fail; InvalidInput where there is nothing but mistakes.
         """
         paths = list(dict.fromkeys(self._kernel_files(arguments)))
-        self.is_empty = not paths
+        self.is_empty = not paths and all(Path(argument.partition("::")[0]).exists() for argument in arguments)
         refuse_unsendable(self._config, paths)
         for path in paths:
             try:
@@ -87,7 +87,9 @@ class Selection:
                 return [UNREADABLE]
             expected = 'expected AVO = {"target": ..., "shapes": [...]} in the file, or --avo-shapes'
             raise InvalidInput(f"{kernel.path}: claims no shapes: {expected}")
-        return [shape for suite in suites for shape in self._settings.suites.shapes(suite)]
+        option = "--avo-transfer" if self._settings.transfer else "--avo-shapes"
+        named_by = option if self._settings.shapes else f"{kernel.path}: AVO, key shapes"
+        return [shape for suite in suites for shape in self._settings.suites.shapes(suite, named_by=named_by)]
 
     def suites(self, kernel: Kernel) -> tuple[str, ...]:
         """Names of the suites on which a kernel is evaluated."""

@@ -55,7 +55,7 @@ READ: Mapping[Mode, Callable[[pytest.Config, Settings], KernelRun]] = {
 
 def start(config: pytest.Config) -> KernelRun:
     """Read the settings and set up the run; UsageError where something is wrong, before anything is measured."""
-    with usage_errors():
+    with usage_errors(config):
         give_back_path(config)
         settings = read_settings(config)
         assert settings is not None

@@ -12,6 +12,7 @@ from pytest_avo.evaluation.spool.places import SpoolAddress, spool_of
 from pytest_avo.report.terminal.status import Screen
 from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
+from pytest_avo.session.options.choices import with_place
 from pytest_avo.session.screen import BesideCapture
 
 SPOOLED = ("bench", "evolve", "aa")
@@ -19,12 +20,12 @@ SPOOLED = ("bench", "evolve", "aa")
 
 
 @contextlib.contextmanager
-def usage_errors() -> Iterator[None]:
+def usage_errors(config: pytest.Config) -> Iterator[None]:
     """A user's mistake becomes pytest's usage error: one line, exit status 4."""
     try:
         yield
     except InvalidInput as error:
-        raise pytest.UsageError(str(error)) from None
+        raise pytest.UsageError(with_place(config, str(error))) from None
 
 
 def take_over_spool(config: pytest.Config, settings: Settings) -> SpoolAddress | None:

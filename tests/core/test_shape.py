@@ -192,6 +192,12 @@ def test_an_unknown_suite_is_answered_with_those_there_are(tmp_path: Path) -> No
         SuiteFolders((tmp_path,)).shapes("huge")
 
 
+def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(table(), encoding="utf-8-sig")
+    assert len(read_suite(path)) == 1
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_suites_are_right_and_described(name: str) -> None:
     path = ROOT / "shapes" / f"{name}.toml"

@@ -29,6 +29,18 @@ def test_a_wrong_ini_value_names_the_key(project: Project) -> None:
     project.refuses("ini key avo_evolve: 'gpu kernels/slow.py': expected 'TARGET: PATH'*", "--avo-evolve")
 
 
+def test_an_ini_key_that_names_no_file_is_named(project: Project) -> None:
+    project.pytester.makeini("[pytest]\navo_evolve = cpu: nosuch.py\n")
+    project.refuses("ini key avo_evolve: there is no *nosuch.py: expected a kernel file", "--avo-evolve")
+
+
+def test_a_wrong_value_from_elsewhere_is_told_with_its_place(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.pytester.makeini("[pytest]\navo_peers = cudn\n")
+    project.refuses("--avo-peers: unknown peer 'cudn'* (from the ini key avo_peers of *tox.ini)", "--avo-bench")
+    monkeypatch.setenv("PYTEST_AVO_PEERS", "cudx")
+    project.refuses("--avo-peers: unknown peer 'cudx'* (from the variable PYTEST_AVO_PEERS)", "--avo-bench")
+
+
 def test_a_bare_evolve_without_the_ini_key_says_what_to_do(project: Project) -> None:
     project.refuses("--avo-evolve: expected a kernel file, or a line 'cpu: PATH' in the ini key*", "--avo-evolve")
 

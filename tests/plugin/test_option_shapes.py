@@ -29,7 +29,8 @@ def test_a_shape_in_two_suites_is_one_item(project: Project) -> None:
 
 
 def test_an_unknown_suite_names_the_known_ones(project: Project) -> None:
-    project.refuses("unknown shape suite 'nosuch': expected one of *mha*tiny*", "--avo-bench", "--avo-shapes", "nosuch")
+    message = "--avo-shapes: unknown shape suite 'nosuch': expected one of *mha*tiny*"
+    project.refuses(message, "--avo-bench", "--avo-shapes", "nosuch")
 
 
 @pytest.mark.parametrize("given", ["5", "['tiny']", "'tiny'"])
@@ -45,7 +46,7 @@ def test_environments_and_hidden_folders_are_not_looked_through(project: Project
         (project.path / folder / mark).touch()
         (project.path / folder / "deep" / "theirs.py").write_text(broken)
     (project.path / "kernels" / "up").symlink_to(project.path)
-    project.refuses("unknown shape suite 'nosuch'*", "--avo-bench", ".", "--avo-shapes", "nosuch")
+    project.refuses("--avo-shapes: unknown shape suite 'nosuch'*", "--avo-bench", ".", "--avo-shapes", "nosuch")
     config = project.pytester.parseconfigure("--avo-bench", ".")
     config.hook.pytest_collection(session=pytest.Session.from_config(config))
     hooks = config.pluginmanager.get_plugin("avo-run")
@@ -55,7 +56,7 @@ def test_environments_and_hidden_folders_are_not_looked_through(project: Project
 
 def test_a_pipe_among_the_kernels_is_left_alone(project: Project) -> None:
     os.mkfifo(project.path / "kernels" / "pipe.py")
-    project.refuses("unknown shape suite 'nosuch'*", "--avo-bench", "--avo-shapes", "nosuch")
+    project.refuses("--avo-shapes: unknown shape suite 'nosuch'*", "--avo-bench", "--avo-shapes", "nosuch")
 
 
 @pytest.mark.parametrize(

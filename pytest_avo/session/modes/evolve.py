@@ -59,7 +59,10 @@ class EvolvedKernel(Selection):
             raise InvalidInput(
                 f"--avo-evolve: expected a kernel file, or a line '{self._targets[0]}: PATH' in the ini key avo_evolve"
             )
-        return [str(self._settings.rootdir / named[0])]
+        path = self._settings.rootdir / named[0]
+        if not path.exists():
+            raise InvalidInput(f"ini key avo_evolve: there is no {path}: expected a kernel file")
+        return [str(path)]
 
 
 class Evolution(KernelRun):

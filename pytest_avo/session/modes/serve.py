@@ -43,7 +43,7 @@ class Serving:
     @classmethod
     def of(cls, config: pytest.Config) -> Serving:
         """What the user asked for; UsageError where something is wrong, before anything is started."""
-        with usage_errors():
+        with usage_errors(config):
             settings = read_settings(config)
             assert settings is not None
             return cls(settings, console_of(config), take_over_workers(config))

@@ -97,6 +97,20 @@ def asked(config: pytest.Config) -> list[Option]:
     ]
 
 
+def with_place(config: pytest.Config, mistake: str) -> str:
+    """What is wrong with an option's value, and where that value stands if not on the command line."""
+    for option in OPTIONS.values():
+        if option.has_ini and mistake.startswith((f"{option.flag}:", f"{option.flag} ")):
+            if _given(config, option) is not None:
+                return mistake
+            if os.environ.get(option.variable):
+                return f"{mistake} (from the variable {option.variable})"
+            if config.getini(option.ini_key):
+                file = f" of {config.inipath}" if config.inipath else ""
+                return f"{mistake} (from the ini key {option.ini_key}{file})"
+    return mistake
+
+
 def _given(config: pytest.Config, option: Option) -> Any:
     """What was given; None for nothing."""
     found = getattr(config.option, option.name, None)

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.run.mode import MODES, Mode
-from pytest_avo.session.options.choices import Choices, asked, chosen_mode, is_asked
+from pytest_avo.session.options.choices import Choices, asked, chosen_mode, is_asked, with_place
 from pytest_avo.session.options.measuring import MODE_OPTIONS
 from pytest_avo.session.options.option import Option
 from pytest_avo.session.options.table import OPTIONS
@@ -125,3 +125,25 @@ def test_two_modes_are_one_too_many(pytester: pytest.Pytester) -> None:
     config = pytester.parseconfig("--avo-bench", "--avo-selftest")
     with pytest.raises(InvalidInput, match=r"^--avo-bench and --avo-selftest: expected one of them$"):
         chosen_mode(config)
+
+
+SHARED = [option for option in OPTIONS.values() if option.has_ini]
+
+
+@pytest.mark.parametrize("option", SHARED, ids=lambda option: option.name)
+def test_a_mistake_is_told_with_the_place_of_its_value(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, option: Option
+) -> None:
+    pytester.makeini(f"[pytest]\n{option.ini_key} = x\n")
+    mistake = f"{option.flag} x: expected y"
+    config = pytester.parseconfig("--avo-evolve")
+    assert with_place(config, mistake) == f"{mistake} (from the ini key {option.ini_key} of {config.inipath})"
+    monkeypatch.setenv(option.variable, "x")
+    assert with_place(config, mistake) == f"{mistake} (from the variable {option.variable})"
+    assert with_place(pytester.parseconfig("--avo-evolve", option.flag, "x"), mistake) == mistake
+
+
+def test_a_mistake_that_is_of_no_such_option_stays_as_it_is(pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\navo_agent = x\navo_model = x\n")
+    for mistake in ("--avo-model-timeout: expected at least 1, got 0", "k.py: AVO", "--avo-peers: unknown peer 'x'"):
+        assert with_place(pytester.parseconfig("--avo-evolve"), mistake) == mistake
