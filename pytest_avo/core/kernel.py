@@ -23,6 +23,8 @@ PROVENANCE = "# avo: "
 TARGETS = ("cpu", "sm80", "sm90", "sm100")
 _MOST_BITS = 63
 """The largest integers in literals: databases and JSON hold no larger ones."""
+_PYTHON = {"object": "dict", "array": "list", "null": "None"}
+"""What msgspec calls by JSON's names."""
 _CLAIM_LINE = re.compile(rb"^AVO[ \t]*(:[^=\r\n]*)?=[^=]", re.MULTILINE)
 
 
@@ -254,8 +256,7 @@ def _claim(node: ast.expr, path: Path) -> Claim:
     try:
         claim = msgspec.convert(_literal(node, path, "AVO"), Claim)
     except msgspec.ValidationError as error:
-        said = str(error).replace("`", "")
-        what, _, key = (said if said.isprintable() else repr(said)).partition(" - at $.")
+        what, _, key = _in_words(error).partition(" - at $.")
         where = f"AVO, key {key}" if key else "AVO"
         raise InvalidInput(f"{path}, line {node.lineno}: {where}: {what}; {expected}") from None
     if claim.target not in TARGETS:
@@ -269,14 +270,25 @@ def _claim(node: ast.expr, path: Path) -> Claim:
     return claim
 
 
+def _in_words(error: msgspec.ValidationError) -> str:
+    """What msgspec says of a literal, in Python's words: `unknown key lsee`, `expected list, got str - at $.shapes`."""
+    what, at, where = str(error).replace("`", "").partition(" - at ")
+    if what.startswith("Expected "):
+        what = re.sub(r"\b(object|array|null)\b", lambda found: _PYTHON[found[1]], what.replace("Expected", "expected"))
+    else:
+        what = what.removeprefix("Object contains ").removeprefix("Object ").replace(" field ", " key ", 1)
+    said = f"{what}{at}{where}"
+    return said if said.isprintable() else repr(said)
+
+
 def _tunables(literals: dict[str, ast.expr], path: Path) -> tuple[Tunable, ...]:
     node = literals["TUNABLES"]
     try:
         table = msgspec.convert(_literal(node, path, "TUNABLES"), dict[str, list[Literal]])
     except msgspec.ValidationError as error:
-        raise InvalidInput(
-            f"{path}, line {node.lineno}: TUNABLES: {str(error).replace('`', '')}; expected name: [values]"
-        ) from None
+        what, _, _ = _in_words(error).partition(" - at $")
+        expected = 'expected TUNABLES = {"NAME": [values]}'
+        raise InvalidInput(f"{path}, line {node.lineno}: TUNABLES: {what}; {expected}") from None
     found: list[Tunable] = []
     for name, choices in table.items():
         if name not in literals:

@@ -79,7 +79,7 @@ def check_unchanged(path: Path, expected: set[str]) -> None:
     if found not in expected:
         raise InvalidInput(
             f"{path}: was edited since this run began (digest {found}, expected {' or '.join(sorted(expected))}); "
-            "start a new run without --avo-resume to evolve the file as it is now"
+            "`avo restore --force incumbent` brings the run's text back for --avo-resume, a new run takes it as it is"
         )
 
 
@@ -174,6 +174,6 @@ def transferred(lineage: Path, *, kernel: str, path: Path) -> Origin:
     if (found := read_kernel(path).digest) != best.digest:
         raise InvalidInput(
             f"--avo-transfer: {path}: expected the best kernel of run {run.id} (digest {best.digest}), got another "
-            f"text (digest {found}); `avo restore` brings it back, and --avo-shapes evolves the file as it is"
+            f"text (digest {found}); `avo restore incumbent` brings it back, and --avo-shapes evolves the file as it is"
         )
     return Origin(run.id, best.generation, best.hypothesis)

@@ -30,7 +30,9 @@ EVALUATION = "SELECT attempt, purpose, digest, body FROM evaluation"
 
 RUNS = f"{RUN} ORDER BY id"
 RUNS_OF_KERNEL = f"{RUN} WHERE kernel = ? ORDER BY id"
-LATEST_RUN = f"{RUN} WHERE kernel = ? ORDER BY id DESC LIMIT 1"
+LATEST_RUN = (
+    f"{RUN} WHERE kernel = ? AND EXISTS (SELECT 1 FROM attempt a WHERE a.run = run.id) ORDER BY id DESC LIMIT 1"
+)
 ONE_RUN = f"{RUN} WHERE id = ?"
 ATTEMPTS_AFTER = f"{ATTEMPT} WHERE a.run = ? AND a.id > ? ORDER BY a.id"
 ONE_ATTEMPT = f"{ATTEMPT} WHERE a.id = ? AND a.run = ?"
@@ -64,7 +66,7 @@ def runs(path: Path, kernel: str | None = None) -> tuple[Run, ...]:
 
 
 def latest_run(path: Path, kernel: str) -> Run | None:
-    """The youngest run of `kernel` in the lineage at `path`, or None."""
+    """The youngest run of `kernel` in the lineage at `path`, or None; one that was killed before its seed is none."""
     with Reader(path) as reader:
         rows = reader.rows(LATEST_RUN, kernel)
         return run_of(rows[0]) if rows else None

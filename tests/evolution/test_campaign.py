@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.lineage.records import AttemptOutcome
-from pytest_avo.lineage.view import View
+from pytest_avo.lineage.view import View, runs
 from tests.evolution.world import World, measured_seed, proposal, source
 
 
@@ -46,6 +47,19 @@ def test_what_is_not_there_cannot_be_resumed(world: World) -> None:
     world.changes = {"resume": True}
     with pytest.raises(InvalidInput, match=r"--avo-resume: expected a run of kernels/tiny.py in .*, there is none"):
         world.open()
+
+
+def test_a_run_that_was_stopped_before_its_seed_is_no_run(world: World) -> None:
+    campaign = world.open()
+    columns = "kernel, target, operator, seed, shapes, fingerprint, started, settings"
+    with sqlite3.connect(campaign.store.path) as lineage:
+        lineage.execute(f"INSERT INTO run ({columns}) SELECT {columns} FROM run")
+    campaign.close()
+    lineage.close()
+    world.changes = {"resume": True}
+    resumed = world.open()
+    assert (len(runs(resumed.store.path)), resumed.run.id) == (2, 1)
+    resumed.close()
 
 
 @pytest.mark.parametrize(("option", "value"), [("population", 2), ("islands", 2)])
@@ -147,6 +161,6 @@ def test_a_file_that_is_not_the_best_kernel_is_not_transferred(world: World) -> 
     world.kernel.write_text(source(201))
     world.changes = {"transfer": True}
     with pytest.raises(
-        InvalidInput, match=r"tiny\.py: expected the best kernel of run 1 .*`avo restore` brings it back"
+        InvalidInput, match=r"tiny\.py: expected the best kernel of run 1 .*`avo restore incumbent` brings it back"
     ):
         world.open()

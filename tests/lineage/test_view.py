@@ -178,6 +178,8 @@ def test_runs_are_listed_per_kernel(store: Store, run: Run) -> None:
     other = store.start_run(kernel="kernels/other.py", **{key: getattr(run, key) for key in keys})
     assert runs(store.path) == (run, other)
     assert runs(store.path, run.kernel) == (run,)
+    assert latest_run(store.path, other.kernel) is None, "it has no seed yet"
+    Author(store, other).ended("X = 0", "seed")
     assert latest_run(store.path, other.kernel) == other
     assert latest_run(store.path, "kernels/absent.py") is None
 

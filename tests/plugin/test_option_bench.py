@@ -139,7 +139,7 @@ def test_a_kernel_for_another_machine_is_skipped_with_the_reason(project: Projec
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ('AVO = {"target": "cpu"}', "*bad.py, line 1: AVO:*missing required field shapes*expected AVO = *"),
+        ('AVO = {"target": "cpu"}', "*bad.py, line 1: AVO:*missing required key shapes*expected AVO = *"),
         ('AVO = {"target": "tpu", "shapes": ["tiny"]}', "*AVO, key target: expected one of cpu,*got 'tpu'*"),
         (
             'AVO = {"target": "cpu", "shapes": ["nosuch"]}',

@@ -41,10 +41,10 @@ def results(
     name of what the kernel's geomean beside stands elsewhere.
     """
     groups = by_kernel(rows)
-    devices = {device for _, device in groups}
+    devices = {device for _, device in groups if device}  # a file that does not parse met none
     lines: list[Line] = []
     for (kernel, device), group in groups.items():
-        name = text.plain(f"{kernel} on {device}" if len(devices) > 1 else kernel)
+        name = text.plain(f"{kernel} on {device}" if device and len(devices) > 1 else kernel)
         lines += headline(name, group, width=width, told_apart=told_apart)
         if verbosity < 0:
             lines += [reason_line(row, width=width) for row in group if is_listed(row)]

@@ -124,6 +124,11 @@ def test_devices_are_named_when_there_are_several() -> None:
     assert lines == ["kernels/cpu/prefill.py on NVIDIA H200: 1 correct", "kernels/cpu/prefill.py on cpu: 1 correct"]
 
 
+def test_a_file_that_met_no_device_makes_no_second_one_of_it() -> None:
+    lines = texts(results([row(shape()), row(shape(), "crashed", device="", kernel="b.py")], verbosity=-1))
+    assert [lines[0], lines[1]] == ["kernels/cpu/prefill.py: 1 correct", "b.py: 1 crashed"]
+
+
 def test_untimed_results_need_no_legend() -> None:
     assert texts(results([row(shape(), "timeout", reason="build took more than 120 s")])) == [
         "kernels/cpu/prefill.py: 1 timeout",
