@@ -1,7 +1,7 @@
 """A thread answers the calls of a slice that are still to come.
 
 CLASS:  answers ahead
-EXPECT: cheating|incorrect
+EXPECT: cheating|incorrect|score_true
 TARGET: cpu
 SUITE:  selftest-short
 """

@@ -64,9 +64,9 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Meanwhile:
-    """What the judge does while a process answers, so many seconds after it was asked, unless it has answered."""
+    """What the judge does while a process answers: at times in seconds since it was asked, until it has answered."""
 
-    after_s: float
+    at_s: Sequence[float]
     act: Callable[[], None]
 
 
@@ -177,8 +177,8 @@ class Arm:
         start = time.perf_counter()
         self.thaw()  # finds the request there: waking a process twice would be measured
         try:
-            if meanwhile is not None and not select.select([self._link], [], [], meanwhile.after_s)[0]:
-                meanwhile.act()
+            if meanwhile is not None:
+                self._act_until_answered(meanwhile, start)
             reply = self._reply(phase=phase, limit_s=limit_s)
         except KernelRaised:
             self.freeze()
@@ -190,6 +190,12 @@ class Arm:
         self._limit_memory()
         self._refuse_extra_replies()
         return seconds, reply
+
+    def _act_until_answered(self, meanwhile: Meanwhile, start: float) -> None:
+        for at_s in meanwhile.at_s:
+            if select.select([self._link], [], [], max(0.0, start + at_s - time.perf_counter()))[0]:
+                return
+            meanwhile.act()
 
     def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float) -> Slice:
         """What was answered, if it is what was asked; KernelFault where not."""

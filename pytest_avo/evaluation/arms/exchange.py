@@ -18,7 +18,7 @@ from random import Random
 
 import torch
 
-from pytest_avo.evaluation.arms.arm import Slice
+from pytest_avo.evaluation.arms.arm import Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import KernelFault
 from pytest_avo.evaluation.arms.memory import Memory
@@ -28,19 +28,21 @@ from pytest_avo.evaluation.correctness.nudge import copied, followed
 
 LOOKED_AT = 4
 """Elements of every result, drawn anew for each slice: a kernel cannot have those alone ready."""
-MOST_CHANGES = 5
-"""In a slice, beside the call that comes next: each is a write into memory that a kernel is reading, and a check."""
+ACTS = 3
+"""Times in a slice at which arguments are exchanged: at one of them a kernel has read what it answers later."""
+MOST_CHANGES = 3
+"""At one time, beside the call that comes next: each is a write into memory that a kernel is reading, and a check."""
 FACTOR = -4.0
 """On a row: the key that a query followed loses its weight, or is followed by others, or has another value."""
-WITHIN = (0.15, 0.85)
+WITHIN = (0.1, 0.85)
 """Of the time that a slice takes, when arguments are exchanged."""
 _MISSING = -1
 """What poisoned memory holds, as a whole number."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Change:
-    """One row of a call's arguments: as the judge has it, where the kernel finds it, and an output that follows it."""
+    """One row of a call's arguments: as the judge has it, where the kernel finds it, as it was, and what follows it."""
 
     call: int
     name: str
@@ -61,40 +63,56 @@ class Exchange:
         self._batch = batch
         self._random = random
         self._result = result
-        self._changes = [x for call in range(1, len(batch.arguments)) for x in _changes(batch, call, given, random)]
+        calls = range(1, len(batch.arguments))
+        self._left = [[x for call in calls for x in _changes(batch, call, given, random)] for _ in range(ACTS)]
         elements = [[random.randrange(x.q.numel()) for _ in range(LOOKED_AT)] for x in batch.arguments]
         self._looked_at = batch.result_elements(elements)
-        self._seen: torch.Tensor | None = None
-        self._in_time: list[_Change] = []
+        self._seen: list[torch.Tensor] = []
+        self._made: list[_Change] = []
+        """In the order in which they were made."""
+        self._late: set[int] = set()
+        """Calls that may have been made while their arguments were exchanged: whatever they answer says nothing."""
 
     @property
     def was_in_time(self) -> bool:
         """Whether a call was still to come whose arguments were exchanged."""
-        return bool(self._in_time)
+        return any(change.call not in self._late for change in self._made)
+
+    def meanwhile(self, slice_s: float) -> Meanwhile:
+        """When to act in a slice that takes so many seconds."""
+        first, last = WITHIN
+        width = (last - first) / ACTS
+        return Meanwhile([(first + width * (i + self._random.random())) * slice_s for i in range(ACTS)], self.act)
 
     def act(self) -> None:
-        """Exchange arguments of calls that are still to come."""
-        self._seen = self._results()
-        present = [*(self._seen != _MISSING).all(1).tolist(), False].index(False)
-        left = [change for change in self._changes if change.call > present]
+        """Exchange arguments of calls that are still to come; ACTS times at most."""
+        seen = self._results()
+        present = [*(seen != _MISSING).all(1).tolist(), False].index(False)
+        left = [change for change in self._left.pop() if change.call > present]
         chosen = left[:1] + self._random.sample(left[1:], k=min(MOST_CHANGES, max(0, len(left) - 1)))
         for change in chosen:
+            change.earlier.copy_(change.original)
             change.original.mul_(FACTOR)
             change.place.copy_(change.original)
         missing = (self._results() == _MISSING).any(1).tolist()
-        self._in_time = [change for change in chosen if missing[change.call - 1]]
+        self._seen.append(seen)
+        self._made += chosen
+        self._late |= {change.call for change in chosen if not missing[change.call - 1]}
 
     def fault(self, found: Slice) -> KernelFault | None:
         """What is wrong with what was answered, or None."""
-        if self._seen is not None and bool(((self._seen != _MISSING) & (self._seen != self._results())).any()):
+        final = self._results()
+        if any(bool(((seen != _MISSING) & (seen != final)).any()) for seen in self._seen):
             return KernelFault("rejected", "changed a result that was there before")
-        for change in self._in_time:
+        for change in self._made:
+            if change.call in self._late:
+                continue
             inputs, out = self._batch.arguments[change.call], found.output(change.call)
             near = {"batch": change.batch, "head_kv": change.head_kv, "row": change.row}
             assert isinstance(inputs, Inputs)
             if not (said := fault_near(inputs, out, **near)):
                 continue
-            if fault_near(_as_before(inputs, change), out, **near):
+            if fault_near(self._as_before(inputs, change), out, **near):
                 return KernelFault("incorrect", f"{said} (a timed call)")
             return KernelFault("rejected", "answered a call before it was made, by the arguments that it had then")
         return None
@@ -102,6 +120,14 @@ class Exchange:
     def _results(self) -> torch.Tensor:
         """The elements that are looked at, as they are now: (calls, LOOKED_AT)."""
         return self._batch.result_words(self._result)[self._looked_at]
+
+    def _as_before(self, inputs: Inputs, change: _Change) -> Inputs:
+        """The arguments of a call as they were when it was not made yet."""
+        tensors = dict(zip("qkv", map(copied, inputs.tensors), strict=True))
+        for later in reversed(self._made[self._made.index(change) :]):
+            if later.call == change.call:
+                tensors[later.name][later.index] = later.earlier
+        return replace(inputs, q=tensors["q"], k=tensors["k"], v=tensors["v"])
 
 
 def _changes(batch: Batch, call: int, given: Memory, random: Random) -> Iterator[_Change]:
@@ -119,16 +145,8 @@ def _changes(batch: Batch, call: int, given: Memory, random: Random) -> Iterator
         index=index,
         original=original,
         place=batch.row(given, call, name, index),
-        earlier=original.clone(),
+        earlier=torch.empty_like(original),
         batch=place.batch,
         head_kv=place.head_kv,
         row=place.row,
     )
-
-
-def _as_before(inputs: Inputs, change: _Change) -> Inputs:
-    """The arguments of a call as they were when the slice began."""
-    tensor = copied(getattr(inputs, change.name))
-    tensor[change.index] = change.earlier
-    q, k, v = (tensor if name == change.name else x for name, x in zip("qkv", inputs.tensors, strict=True))
-    return replace(inputs, q=q, k=k, v=v)

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import partial
 from random import Random
-from statistics import median
 
 import torch
 
@@ -26,7 +25,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timi
 from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.exchange import WITHIN, Exchange
+from pytest_avo.evaluation.arms.exchange import Exchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
@@ -49,7 +48,7 @@ SEED_BITS = 64
 """Of what chance picks to look at in a round's outputs, which a second thread does."""
 EXCHANGED_SHARE = 1 / 32
 """Of the slices of a kernel on a CPU, so many more in which arguments are exchanged, before a round or after it."""
-EXCHANGE_TRIES = 4
+EXCHANGE_TRIES = 8
 """To exchange them in time on every shape at least once, after the rounds of the first launch."""
 
 
@@ -209,8 +208,7 @@ class Race:
         inputs = self._streams[shape.id].draw(samples.calls, self._random.choice(shape.inputs))
         batch = Batch(inputs, shape.dtype, guarded=False)
         exchange = Exchange(batch, arm.given, arm.result, self._random)
-        after_s = self._random.uniform(*WITHIN) * median(slices)
-        found = self._slice(shape, KERNEL, arm, batch, Meanwhile(after_s, exchange.act))
+        found = self._slice(shape, KERNEL, arm, batch, exchange.meanwhile(self._random.choice(slices)))
         self._aftermath.note(shape.id, KERNEL, found.seconds)
         if fault := exchange.fault(found):
             raise ArmFault(KERNEL, shape.id, fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from random import Random
 from time import sleep
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from pytest_avo.core.shape import Dtype, InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.exchange import Exchange
+from pytest_avo.evaluation.arms.exchange import ACTS, Exchange
 from pytest_avo.evaluation.arms.memory import host_memory
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.reference import Part, computed
@@ -145,6 +146,46 @@ def test_calls_that_are_made_while_arguments_are_exchanged_say_nothing(monkeypat
     assert played.given.unchanged(played.written)
 
 
+def test_a_call_that_is_made_while_its_arguments_are_exchanged_once_more_says_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may have seen what the first exchange left; all other calls were made before or say what they say."""
+    look = Exchange._results
+    for seed in range(5):
+        played = Played(seed=seed)
+        played.exchange.act()
+        early = played.answers(range(CALLS))  # an honest kernel's, all of which are made right now
+        looks: list[Callable[[], None]] = [lambda: None, partial(played.deliver, range(CALLS), early)]
+
+        def results(exchange: Exchange, looks: list[Callable[[], None]] = looks) -> torch.Tensor:
+            if looks:
+                looks.pop(0)()
+            return look(exchange)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Exchange, "_results", results)
+            played.exchange.act()
+        assert played.said() == ("", "")
+
+
+def test_arguments_are_exchanged_several_times_in_a_slice() -> None:
+    for seed in range(4):
+        for ahead in (False, True):
+            played = Played(seed=seed)
+            early = played.answers(range(CALLS))
+            for call in range(ACTS):
+                played.exchange.act()
+                played.deliver([call], early[call:][:1]) if ahead else played.honest([call])
+            played.deliver(range(ACTS, CALLS), early[ACTS:]) if ahead else played.honest(range(ACTS, CALLS))
+            assert played.said()[0] == ("rejected" if ahead else "")
+
+
+def test_times_are_within_a_slice_and_drawn_anew() -> None:
+    times = [Played().exchange.meanwhile(2.0).at_s for _ in range(3)]
+    assert all(0 < x < 2 for each in times for x in each)
+    assert all(list(each) == sorted(each) and len(each) == ACTS for each in times)
+
+
 def test_results_that_were_only_pretended_are_rejected() -> None:
     played = Played()
     played.deliver(range(CALLS), [torch.zeros_like(x) for x in played.answers(range(CALLS))])
@@ -218,7 +259,7 @@ def test_arguments_of_a_real_process_are_exchanged_while_it_makes_a_call(
         exchange.act()
         ends[1] = 1
 
-    found = arm.call(batch, "f32", limit_s=20, phase="time", meanwhile=Meanwhile(0.0, act))
+    found = arm.call(batch, "f32", limit_s=20, phase="time", meanwhile=Meanwhile([0.0], act))
     fault = exchange.fault(found)
     assert exchange.was_in_time
     assert (fault.reason if fault else "").startswith(said)
