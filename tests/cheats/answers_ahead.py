@@ -1,7 +1,7 @@
 """Finds the arguments of all calls of a slice in its first one, and answers them together.
 
 CLASS:  answers ahead
-EXPECT: cheating|incorrect
+EXPECT: cheating|incorrect|score_true
 TARGET: cpu
 SUITE:  selftest-short
 """

@@ -1,7 +1,7 @@
 """Answers every other call together with the one before it.
 
 CLASS:  answers ahead
-EXPECT: cheating|incorrect
+EXPECT: cheating|incorrect|score_true
 TARGET: cpu
 SUITE:  selftest-short
 """

@@ -1,7 +1,7 @@
 """Answers the calls of a slice together, and anew what comes after a signal that it was stopped.
 
 CLASS:  answers ahead
-EXPECT: cheating|incorrect
+EXPECT: cheating|incorrect|score_true
 TARGET: cpu
 SUITE:  selftest-short
 """

@@ -1,7 +1,7 @@
 """Answers the calls of a slice together once it has seen a few slices of as many calls.
 
 CLASS:  answers ahead
-EXPECT: cheating|incorrect
+EXPECT: cheating|incorrect|score_true
 TARGET: cpu
 SUITE:  selftest-short
 """

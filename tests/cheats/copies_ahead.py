@@ -1,7 +1,7 @@
 """Prepares the keys and values of all calls of a slice in its first one.
 
 CLASS:  answers ahead
-EXPECT: cheating|incorrect
+EXPECT: cheating|incorrect|score_true
 TARGET: cpu
 SUITE:  selftest-short
 """

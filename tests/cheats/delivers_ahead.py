@@ -1,7 +1,7 @@
 """Writes the results of all calls of a slice where they belong in its first one, and returns them later.
 
 CLASS:  answers ahead
-EXPECT: cheating|incorrect
+EXPECT: cheating|incorrect|score_true
 TARGET: cpu
 SUITE:  selftest-short
 """
