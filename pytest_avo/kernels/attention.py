@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import CInterpreter, peek_interpreter_stack
 
 from pytest_avo.kernels import dispatch, gradients, operators
 from pytest_avo.kernels.choice import Choice
@@ -79,7 +79,8 @@ def _traced(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, 
     """The call while torch.compile traces it, or with gradients: an operator of ours where one fits, else torch."""
     needs = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     fits = gradients.flash_backward(q, k, v, causal) if needs else operators.fits(q, k, v)
-    transformed = peek_interpreter_stack() is not None  # by torch.func, which does not know the operators' gradients
+    # By torch.func, which does not know the operators' gradients. Traced, no interpreter is not None.
+    transformed = isinstance(peek_interpreter_stack(), CInterpreter)
     if not fits or transformed or (scale is not None and scale <= 0) or torch.is_autocast_enabled(q.device.type):
         return torch_answer(q, k, v, causal=causal, scale=scale)
     factor = float(q.shape[3]) ** -0.5 if scale is None else scale
