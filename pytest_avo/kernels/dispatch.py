@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +16,8 @@ from pytest_avo.kernels.choice import Choice, ranked
 from pytest_avo.kernels.registry import Winner
 from pytest_avo.kernels.tensors import Key, place, shape_of
 from pytest_avo.kernels.torch_answer import torch_answer
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,13 @@ def call(
     Kernels are promised a positive scale: any other is torch's.
     """
     factor = _promised(key, scale)
-    while factor is not None and (kernel := taker(key)) is not None:
+    while factor is not None and (kernel := taker(key)) is not None:  # not `_answer`: a closure costs a tenth of a call
         try:
             out: torch.Tensor = kernel(q, k, v, causal=bool(causal), scale=factor)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            refuse(kernel, key, error)
+            _refuse(kernel, key, error)
         else:
             return out
     return torch_answer(q, k, v, causal=bool(causal), scale=scale)
@@ -95,21 +97,16 @@ def call_with_lse(
 
     None where no kernel takes the key, the one that does claims no log-sum-exp, or the scale is not positive.
     """
-    factor = _promised(key, scale)
-    while factor is not None and (kernel := taker(key)) is not None and kernel.gives_lse:
-        try:
-            out, lse = kernel(q, k, v, causal=bool(causal), scale=factor, return_lse=True)
-            if lse.shape != q.shape[:3] or lse.dtype is not torch.float32:
-                raise TypeError(
-                    f"log-sum-exp: expected float32 {tuple(q.shape[:3])}, got {lse.dtype} {tuple(lse.shape)}"
-                )
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:
-            refuse(kernel, key, error)
-        else:
-            return out, lse
-    return None
+
+    def ask(kernel: Taker, factor: float) -> tuple[torch.Tensor, torch.Tensor] | None:
+        if not kernel.gives_lse:
+            return None
+        out, lse = kernel(q, k, v, causal=bool(causal), scale=factor, return_lse=True)
+        if lse.shape != q.shape[:3] or lse.dtype is not torch.float32:
+            raise TypeError(f"log-sum-exp: expected float32 {tuple(q.shape[:3])}, got {lse.dtype} {tuple(lse.shape)}")
+        return out, lse
+
+    return _answer(key, scale, ask)
 
 
 def call_paged(
@@ -127,18 +124,31 @@ def call_paged(
     block_table (batch, most blocks) and cache_seqlens (batch,) are int32. None where no kernel takes the key, the one
     that does takes no blocks of any size, or the scale is not positive.
     """
+
+    def ask(kernel: Taker, factor: float) -> torch.Tensor | None:
+        if kernel.attention_paged is None:
+            return None
+        out: torch.Tensor = kernel.attention_paged(
+            q, k_cache, v_cache, block_table=block_table, cache_seqlens=cache_seqlens, causal=False, scale=factor
+        )
+        return out
+
+    return _answer(key, scale, ask)
+
+
+def _answer(key: Key, scale: float | None, ask: Callable[[Taker, float], Answer | None]) -> Answer | None:
+    """What `ask` gets of the kernel that takes the key; one that refuses or fails is not asked again, but the next is.
+
+    None where no kernel takes the key, `ask` finds that it does not offer what is wanted, or the scale is not positive.
+    """
     factor = _promised(key, scale)
-    while factor is not None and (kernel := taker(key)) is not None and kernel.attention_paged is not None:
+    while factor is not None and (kernel := taker(key)) is not None:
         try:
-            out: torch.Tensor = kernel.attention_paged(
-                q, k_cache, v_cache, block_table=block_table, cache_seqlens=cache_seqlens, causal=False, scale=factor
-            )
+            return ask(kernel, factor)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            refuse(kernel, key, error)
-        else:
-            return out
+            _refuse(kernel, key, error)
     return None
 
 
@@ -160,7 +170,7 @@ def explained(key: Key) -> Choice:
     )
 
 
-def refuse(kernel: Taker, key: Key, error: Exception) -> None:
+def _refuse(kernel: Taker, key: Key, error: Exception) -> None:
     """Ask this kernel no more for such calls; what is not a refusal by the contract is told, once."""
     _note(kernel.winner.path, key, error)
     _takers.pop(key, None)
