@@ -70,8 +70,37 @@ def test_another_number_is_taken_only_where_slices_would_be_much_too_long_or_too
 
 
 def test_on_a_cpu_a_single_call_comes_first_and_tells_how_many_there_are() -> None:
-    bench = Bench("cpu", 1e-3, known={SHAPE.id: 10})
+    bench = Bench("cpu", 1e-3)
     assert bench.race() == 5
     assert bench.calls == [1, 1, 5]
-    assert bench.race(5) == 5
+    assert bench.race(5) == 5, "of a further launch"
     assert bench.calls == [1, 5]
+
+
+def test_on_a_cpu_calls_that_are_known_are_a_slice_unless_that_would_be_much_too_long_or_too_short() -> None:
+    bench = Bench("cpu", 1e-3, known={SHAPE.id: 6})
+    assert bench.race() == 6
+    assert bench.calls == [1, 6]
+    bench.call_s = 2.5e-3
+    assert bench.race() == 2
+    assert bench.calls == [1, 6, 2]
+    bench.call_s = 10e-3
+    assert bench.race() == 1
+    assert bench.calls == [1, 2]
+    assert bench.known == {SHAPE.id: 1}
+
+
+@pytest.mark.parametrize(("single_late_s", "builds"), [(0.0, False), (0.05, False), (0.2, True)])
+def test_a_first_call_that_takes_a_tenth_of_a_second_more_than_the_next_has_built_something(
+    single_late_s: float, *, builds: bool
+) -> None:
+    bench = Bench("cpu", 1e-3, single_late_s=single_late_s, known={SHAPE.id: 5})
+    bench.race()
+    assert bench.warm_up.builds is builds
+
+
+@pytest.mark.parametrize(("calls", "made"), [(1, 2), (5, 5)])
+def test_later_processes_that_build_nothing_make_a_slice_and_two_calls_at_least(calls: int, made: int) -> None:
+    bench = Bench("cpu", 1e-3)
+    bench.warm_up.only_calls(SHAPE, ARMS, calls)
+    assert bench.calls == [made]
