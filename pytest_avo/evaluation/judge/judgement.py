@@ -28,27 +28,32 @@ class Judgement:
     def __init__(self, place: str) -> None:
         """place: kind of torch device, "cpu" or "cuda". A GPU judges outputs itself: there nothing is put off."""
         self._place = place
-        self._pending: Future[None] | None = None
+        self._pending: tuple[Future[None], Callable[[], None]] | None = None
 
     def begin(self, judge: Callable[[], None]) -> None:
         """Have outputs judged, which raises where they are wrong: here, or by the next `settle`."""
         self.settle()
         if self._place == "cpu":
-            self._pending = _second_thread().submit(judge)
+            self._pending = _second_thread().submit(judge), judge
         else:
             judge()
 
     def settle(self) -> None:
         """Wait until what was begun is known; raises what that did."""
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.result()
+        if pending is None:
+            return
+        future, judge = pending
+        if future.cancel():
+            judge()  # on a busy machine the other thread had no turn yet
+        else:
+            future.result()
 
     def forget(self) -> None:
         """Wait for what was begun, whatever it finds: something else was found before."""
         pending, self._pending = self._pending, None
-        if pending is not None:
-            pending.exception()
+        if pending is not None and not pending[0].cancel():
+            pending[0].exception()
 
 
 @cache

@@ -5,17 +5,41 @@ import pytest
 from pytest_avo.evaluation.arms.faults import KernelFault
 from pytest_avo.evaluation.judge.judgement import Judgement
 
+PATIENCE_S = 60.0
+
 
 def wrong() -> None:
     raise KernelFault("incorrect", "of no use")
 
 
 def test_outputs_are_judged_on_another_thread_of_a_cpu() -> None:
-    judgement, threads = Judgement("cpu"), list[int]()
-    judgement.begin(lambda: threads.append(threading.get_ident()))
+    judgement, threads, known = Judgement("cpu"), list[int](), threading.Event()
+
+    def judge() -> None:
+        threads.append(threading.get_ident())
+        known.set()
+
+    judgement.begin(judge)
+    assert known.wait(PATIENCE_S)
     judgement.settle()
     assert len(threads) == 1
     assert threads != [threading.get_ident()]
+
+
+def test_what_the_other_thread_has_not_begun_is_judged_here() -> None:
+    busy, judgement, threads, done = Judgement("cpu"), Judgement("cpu"), list[int](), threading.Event()
+
+    def wait() -> None:
+        done.wait(PATIENCE_S)
+
+    busy.begin(wait)
+    try:
+        judgement.begin(lambda: threads.append(threading.get_ident()))
+        judgement.settle()
+    finally:
+        done.set()
+        busy.settle()
+    assert threads == [threading.get_ident()]
 
 
 def test_what_is_found_is_raised_once_before_anything_is_asked_again() -> None:
