@@ -16,7 +16,8 @@ Dtype = Literal["f32", "bf16", "f16"]
 DTYPE_BYTES: dict[Dtype, int] = {"f32": 4, "bf16": 2, "f16": 2}
 DTYPE_NAMES: dict[Dtype, str] = {"f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 """The names that torch and Triton use."""
-Count = Annotated[int, msgspec.Meta(ge=1)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+"""As large as kernels' own integers are."""
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 InputKind = str
 """Name of a kind of inputs that kernels are timed on: what scores are like in models, where they are not all alike."""

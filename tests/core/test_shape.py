@@ -141,6 +141,7 @@ def test_bytes_are_each_tensor_once(dtype: Dtype, size: int) -> None:
         ("description = 4\n" + table(), "key description: expected str, got int"),
         ("title = 'x'\n" + table(), "key title: unknown, expected one of shape, description"),
         (table(batch="0"), "[[shape]] table 1, key batch: expected int >= 1"),
+        (table(seqlen_q=str(10**24)), "[[shape]] table 1, key seqlen_q: expected int <= 2147483647"),
         (table(batch="-3"), "[[shape]] table 1, key batch: expected int >= 1"),
         (table(seqlen_q="1.5"), "[[shape]] table 1, key seqlen_q: expected int, got float"),
         (table(seqlen_kv='"4k"'), "[[shape]] table 1, key seqlen_kv: expected int, got str"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pytest_avo.core.shape import DTYPE_BYTES, Shape
 from pytest_avo.evaluation.correctness.battery import largest_beside
@@ -32,6 +32,8 @@ class Room:
     most_calls: int
     slice_s: float
     fixed: bool = False
+    memory_bytes: int = 0
+    """All that a host has for its processes; 0 where that is not looked at."""
 
     def max_calls(self, shape: Shape) -> int:
         """How many calls a slice of a shape may hold: each has inputs of its own, which must stay in memory."""
@@ -50,10 +52,17 @@ class Room:
 
     def misfit(self, shape: Shape) -> str:
         """Why not even one call of a shape fits, or ""."""
-        given, result = guarded_bytes(shape)
-        if not self.fixed or (given <= self.given_bytes and result <= self.result_bytes):
-            return ""
         gib = 1 << 30
+        if not self.fixed:
+            needed = least_bytes(shape)
+            if not self.memory_bytes or needed <= self.memory_bytes:
+                return ""
+            return (
+                f"needs {needed / gib:.1f} GiB of memory at least, this machine has {self.memory_bytes / gib:.1f} GiB"
+            )
+        given, result = guarded_bytes(shape)
+        if given <= self.given_bytes and result <= self.result_bytes:
+            return ""
         return (
             f"needs {given / gib:.1f} GiB for arguments and {result / gib:.1f} GiB for results, "
             f"this device has room for {self.given_bytes / gib:.1f} and {self.result_bytes / gib:.1f} GiB"
@@ -63,6 +72,11 @@ class Room:
 HOST = Room(
     given_bytes=32 << 20, result_bytes=32 << 20, slice_bytes=64 << 20, most_calls=16, slice_s=0.005
 )  # untouched pages cost nothing, and a process seldom has to be replaced for its next shape
+
+
+def host_room(memory_bytes: int) -> Room:
+    """The room on a host with so much memory: a shape that it cannot hold would have the system end processes."""
+    return replace(HOST, memory_bytes=memory_bytes)
 
 
 def gpu_room(free_bytes: int, *, sharers: int = 1) -> Room:
@@ -91,6 +105,12 @@ def batch_bytes(shape: Shape, calls: int) -> tuple[int, int]:
     given = calls * (rows * shape.head_dim * item + 3 * ALIGNMENT)
     result = calls * (shape.batch * shape.heads_q * shape.seqlen_q * shape.head_dim * item + ALIGNMENT)
     return given, result
+
+
+def least_bytes(shape: Shape) -> int:
+    """What a call holds on a host whoever makes it: arguments as drawn and as given, result, reference in float64."""
+    given, result = batch_bytes(shape, 1)
+    return 2 * given + result + result // DTYPE_BYTES[shape.dtype] * 8
 
 
 def guarded_bytes(shape: Shape) -> tuple[int, int]:

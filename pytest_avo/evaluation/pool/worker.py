@@ -231,10 +231,10 @@ def _be_a_quiet_judge() -> None:
 
 def _room(place: str, *, sharers: int) -> Room:
     """What fits on the device as it is now; EvaluatorError where torch cannot use it."""
-    from pytest_avo.evaluation.correctness.room import HOST, gpu_room
+    from pytest_avo.evaluation.correctness.room import gpu_room, host_room
 
     if place != "cuda":
-        return HOST
+        return host_room(cgroup.memory_bytes())
     import torch
 
     if not torch.cuda.is_available():

@@ -20,6 +20,7 @@ from pytest_avo.evaluation.correctness.room import (
     batch_bytes,
     gpu_room,
     guarded_bytes,
+    host_room,
 )
 from tests.evaluation.laboratory import shape
 
@@ -85,6 +86,12 @@ def test_a_full_slice_fits(case: Shape) -> None:
         assert wanted[0] <= given
         assert wanted[1] <= result
         assert room.misfit(case) == ""
+
+
+def test_a_shape_that_a_host_cannot_hold_is_named_with_what_it_needs() -> None:
+    endless = shape(heads=(1, 1), lengths=(10**8, 16), head_dim=32)
+    assert host_room(24 * GIB).misfit(endless) == "needs 59.6 GiB of memory at least, this machine has 24.0 GiB"
+    assert host_room(24 * GIB).misfit(LONG) == ""
 
 
 def test_a_shape_that_does_not_fit_is_named_with_what_it_needs() -> None:
