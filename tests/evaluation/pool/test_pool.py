@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -321,23 +321,18 @@ def test_nothing_outlives_a_killed_controller() -> None:
 
 @pytest.mark.usefixtures("scripted")
 def test_a_socket_server_gives_a_worker(tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "execnet.script.socketserver", f"127.0.0.1:{port}"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=tmp_path) as server:
+    command = [sys.executable, "-u", "-m", "execnet.script.socketserver", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=tmp_path, text=True) as server:
+        assert server.stdout is not None
+        listening = server.stdout.readline()  # Entering Accept loop ('127.0.0.1', 40000)
+        port = int(re.findall(r"\d+", listening)[-1])
         pool = Pool([f"socket=127.0.0.1:{port}"])
-        until(lambda: is_listening(port))
         try:
             assert outcomes(pool.submit(request(kernel(), shapes=(ONE, TWO)))) == {ONE.id: "ok", TWO.id: "ok"}
             assert pool.meet().pid == server.pid
         finally:
             pool.close()
             server.wait(timeout=PATIENCE_S)
-
-
-def is_listening(port: int) -> bool:
-    return f"0100007F:{port:04X} 00000000:0000 0A" in Path("/proc/net/tcp").read_text()
 
 
 def test_the_workers_of_a_host_deal_its_devices(before: set[int]) -> None:

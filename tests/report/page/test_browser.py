@@ -118,7 +118,7 @@ def test_a_live_page_follows_the_run(browser: Any, tmp_path: Path) -> None:
                 hypothesis="new on the page",
                 predicted={},
             )
-        wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait(browser, 20)
+        wait = pytest.importorskip("selenium.webdriver.support.wait").WebDriverWait(browser, 180)
         wait.until(lambda _: "new on the page" in browser.find_element("css selector", "main").text)
         assert browser.find_element("css selector", ".attempts > details").get_attribute("open"), "stays as it was"
         assert {each.rpartition("/")[0] for each in requests(browser)} == {live.address.rstrip("/")}
