@@ -33,8 +33,11 @@ ACTS = 3
 MOST_CHANGES = 3
 """At one time, beside the call that comes next: each is a write into memory that a kernel is reading, and a check."""
 FACTOR = -4.0
-"""On a row: the key that a query followed loses its weight, or is followed by others, or has another value."""
-WITHIN = (0.1, 0.85)
+"""On a row: a key that a query follows loses its weight, or is followed by others, or has another value."""
+FOLLOWED_SHARE = 0.3
+"""Of the keys that are changed, those that a query follows most, where every change shows. A kernel that has answered
+knows which these are, and would compare no others."""
+WITHIN = (0.05, 0.95)
 """Of the time that a slice takes, when arguments are exchanged."""
 _MISSING = -1
 """What poisoned memory holds, as a whole number."""
@@ -137,7 +140,8 @@ def _changes(batch: Batch, call: int, given: Memory, random: Random) -> Iterator
     if (place := followed(inputs, random)) is None:
         return
     name = random.choice("qkv")
-    index = (place.batch, place.head_q, place.row) if name == "q" else (place.batch, place.head_kv, place.key)
+    key = place.key if random.random() < FOLLOWED_SHARE else random.randrange(place.visible)
+    index = (place.batch, place.head_q, place.row) if name == "q" else (place.batch, place.head_kv, key)
     original = getattr(inputs, name)[index]
     yield _Change(
         call=call,

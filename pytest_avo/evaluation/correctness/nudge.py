@@ -33,13 +33,14 @@ class Nudge:
 
 @dataclass(frozen=True, slots=True)
 class Followed:
-    """A query, and the visible key that has most of its weight."""
+    """A query, the visible key that has most of its weight, and how many keys it sees."""
 
     batch: int
     head_q: int
     head_kv: int
     row: int
     key: int
+    visible: int
 
 
 def followed(inputs: Inputs, random: Random) -> Followed | None:
@@ -53,7 +54,7 @@ def followed(inputs: Inputs, random: Random) -> Followed | None:
     head_kv = head_q * heads_kv // heads_q
     visible = min(seqlen_kv, row + 1 + seqlen_kv - seqlen_q) if inputs.causal else seqlen_kv
     scores = inputs.k[b, head_kv, :visible].float() @ inputs.q[b, head_q, row].float()
-    return Followed(b, head_q, head_kv, row, int(scores.argmax()))
+    return Followed(b, head_q, head_kv, row, int(scores.argmax()), visible)
 
 
 def nudges(inputs: Inputs, random: Random) -> Iterator[Nudge]:
