@@ -142,7 +142,7 @@ class Checks:
                 raise raised(error, nudge.what, again=True) from None
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({nudge.what}, {case.shape.id})") from None
-            _judge_nudge(nudge, result)  # now: the next one changes the same arguments
+            self._judgement.begin(partial(_judge_nudge, nudge, result))
 
     def _check_slices(
         self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, spent: _Spent, eager: bool
