@@ -31,6 +31,10 @@ FEW = 8
 """At most so many queries that a kernel may take for one, as drafts of tokens have them, and keys that make no tile."""
 MANY_BATCHES, MANY_HEADS = 5, 8
 """Of a call with few keys, which costs little: a batch and a group beyond what others have."""
+SOME_GROUPS, SOME_CALLS = 4, 16
+"""At most so many key/value heads in all entries of a batch, and calls: of both half of the former have an outlier."""
+SOME_LENGTHS = (16, 96)
+"""Queries and keys of these at most."""
 EDGE_SHARE = 0.7
 """Of the lengths beside the claimed ones, those drawn at an edge, where there is one."""
 MANY_KEYS = (28, 36)
@@ -95,6 +99,7 @@ def battery(
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
         *(_beside(shape, row, random, longest, edges) for row in rows),
         *(_of_lengths_that_matter(shape, random, longest) if beside == "all" else []),
+        *([] if beside == "nothing" else [outliers_in_some(shape, random)]),
     ]
     random.shuffle(rest)
     return [first_case(shape, random, lse=lse), *rest]
@@ -130,7 +135,8 @@ def asked_instead(shape: Shape, random: Random, *, place: str = "cpu", lse: bool
     layouts = list(zip(*columns, strict=True))
     declined: list[tuple[Layout, Layout, Layout]] = [("bshd", random.choice(REPEATED), random.choice(REPEATED))]
     declined += [("odd", "odd", "odd")] if place == "cpu" else []
-    kinds = random.sample([kind for kind in KINDS if kind != "needle"], k=len(layouts) + len(declined))
+    others = [kind for kind in KINDS if kind not in ("needle", "outliers")]
+    kinds: list[Kind] = ["outliers", "outliers", *random.sample(others, k=len(layouts) + len(declined) - 2)]
     cases = [
         Case(f"{kind}, as others are refused", shape, kind, (q, k, v), required=(q, k, v) not in declined, lse=lse)
         for kind, (q, k, v) in zip(kinds, [*layouts, *declined], strict=True)
@@ -166,12 +172,31 @@ def beside_once(shapes: Sequence[Shape]) -> dict[str, Extent]:
     return found
 
 
+def largest_together(shape: Shape) -> tuple[Shape, int]:
+    """A shape that needs as much memory as any of the calls beside one that are made together, and how many are."""
+    return _of_some_groups(shape), SOME_CALLS
+
+
 def largest_beside(shape: Shape) -> Shape:
     """A shape that needs at least the memory of any other than `shape` itself in its battery."""
     heads = max(shape.heads_q, MOST_HEADS_BESIDE)
     keys = max(LONGEST_BESIDE, MANY_KEYS[1] * LONGEST_BESIDE // (MOST_BATCHES_BESIDE * heads))
     most = {"seqlen_q": LONGEST_BESIDE, "seqlen_kv": keys, "heads_q": heads, "heads_kv": heads}
     return _changed(shape, {"batch": MOST_BATCHES_BESIDE, **most})
+
+
+def outliers_in_some(shape: Shape, random: Random) -> Case:
+    """Many small calls with outliers in half of the entries and heads: those at which a kernel does not look."""
+    queries, keys = (random.randint(most // 2, most) for most in SOME_LENGTHS)
+    some = _changed(_of_some_groups(shape), {"seqlen_q": queries, "seqlen_kv": keys, "causal": random.random() < 0.5})
+    return Case("outliers in some heads of some calls", some, "outliers", required=False, times=SOME_CALLS)
+
+
+def _of_some_groups(shape: Shape) -> Shape:
+    heads_kv = min(shape.heads_kv, SOME_GROUPS // 2)
+    heads = {"heads_q": heads_kv * shape.heads_q // shape.heads_kv, "heads_kv": heads_kv}
+    lengths = dict(zip(("seqlen_q", "seqlen_kv"), SOME_LENGTHS, strict=True))
+    return _changed(shape, {"batch": SOME_GROUPS // heads_kv, **heads, **lengths, "scale": None})
 
 
 def _beside(shape: Shape, row: Levels, random: Random, longest: int, edges: tuple[Edges, Edges]) -> Case:

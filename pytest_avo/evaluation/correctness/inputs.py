@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
 import torch
 
 from pytest_avo.core.shape import InputKind, Shape
@@ -36,6 +37,13 @@ class Case:
     required: bool = True
     lse: bool = False
     """Whether the log-sum-exp is asked for too."""
+    times: int = 1
+    """How many such calls are made together; what lies around the arguments of several is not NaN."""
+
+    @property
+    def whole(self) -> Shape:
+        """Of all calls that are made together: their batches as one."""
+        return msgspec.structs.replace(self.shape, batch=self.times * self.shape.batch)
 
     @property
     def function(self) -> str:
@@ -79,10 +87,15 @@ class Arguments:
 class Inputs(Arguments):
     """Of attention(): q (batch, heads_q, seqlen_q, head_dim), k and v (batch, heads_kv, seqlen_kv, head_dim)."""
 
+    def split(self, calls: int) -> list[Inputs]:
+        """So many calls, each of as many entries of the batch."""
+        parts = zip(*(x.chunk(calls) for x in self.tensors), strict=True)
+        return [Inputs(*qkv, self.causal, self.scale) for qkv in parts]
+
 
 def draw(case: Case, generator: torch.Generator) -> Inputs:
-    """Fresh random inputs of a case, quantised to its dtype, on the generator's device."""
-    shape = case.shape
+    """Fresh random inputs of a case, quantised to its dtype, on the generator's device; of all its calls together."""
+    shape = case.whole
 
     def normal(*size: int) -> torch.Tensor:
         return torch.randn(*size, generator=generator, device=generator.device)

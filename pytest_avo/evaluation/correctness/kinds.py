@@ -4,7 +4,7 @@ Zero-mean values find missing or perturbed keys; a needle (a query that points a
 draws without one find kernels that look for them; shifted values find weak accumulators; constant keys a wrong
 normalisation; large logits a softmax without maximum; very negative and rising ones a maximum that starts too high or
 hides keys by too little (a row that sees low scores alone shows it); large products what overflows before it is scaled;
-one key unlike all others what goes by the first few of them; value scales that differ between heads errors that a large
+one score unlike all others what goes by a sample of them; value scales that differ between heads errors that a large
 head hides.
 
 Half precision does not tell large scores apart, and an honest kernel may err there by as much as values differ. Where
@@ -54,10 +54,15 @@ ALIKE = 2.0**-4
 """By what share of their usual deviation values differ that are nearly alike."""
 LARGE_PRODUCT = 1e5
 """Standard deviation of unscaled products: half precision ends at 65504."""
-LEAST_GAP, MOST_GAP = 2.0, 200.0
-"""How far the score of an outlying key is above all others that a query sees: from where both count to beyond exp."""
-LONGEST_OUTLIER = 1e3
-"""Of what is added to such a key: half precision must hold its products too."""
+LEAST_GAP, FAR_GAP, MOST_GAP = 2.0, 95.0, 200.0
+"""How far an outlying score is above all others that a query sees: from where both count, or from beyond exp in single
+precision."""
+FAR_SHARE = 0.75
+"""Of the outlying scores, those beyond exp: what leaves out a maximum is wrong there alone."""
+MOST_ELEMENTS = 0.7
+"""Of a query and a key that are both longer, along which they are: the logarithm, on the scale of all elements'."""
+LONGEST_OUTLIER = 2e4
+"""Of what is added to a key or a query for it: half precision must hold it."""
 LARGEST_LOGIT = 4e4
 """Of a query along a key of usual length; half precision must hold it, with longer keys too."""
 
@@ -107,7 +112,7 @@ def impose(
             q *= factor * (root / q.norm(dim=-1, keepdim=True)).clamp_max(1)
             k *= factor
         case "outliers":
-            _raise_keys(q, k, causal=causal, scale=scale, generator=generator)
+            _raise_scores(q, k, causal=causal, scale=scale, generator=generator)
 
 
 def _lower_or_raise(
@@ -160,24 +165,59 @@ def _jump(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, at: int, length:
     _make_alike(v[:, :, :at])
 
 
-def _raise_keys(q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, generator: torch.Generator) -> None:
-    """Raise, in place, the score of one key of every head above all others that one of its queries sees."""
+def _raise_scores(q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: float, generator: torch.Generator) -> None:
+    """Raise, in place, one score of a head above all others that its query sees; in half of the heads and entries.
+
+    By a longer key, a longer query, or a little of both along few elements: whoever looks at some keys, queries,
+    elements, heads or entries finds them harmless now and then, and is wrong then.
+    """
     batch, heads_kv, seqlen_kv, _ = k.shape
     group, seqlen_q = q.shape[1] // heads_kv, q.shape[2]
     first = max(0, seqlen_q - seqlen_kv) if causal else 0  # of the queries that see a key
-    chance = torch.rand(6, batch, heads_kv, generator=generator, device=generator.device)
+    chance = torch.rand(9, batch, heads_kv, generator=generator, device=generator.device)
     row = first + (chance[0] * (seqlen_q - first)).long()
-    b, h = (torch.arange(n, device=q.device) for n in (batch, heads_kv))
-    asking = q[b[:, None], h * group + (chance[1] * group).long(), row].float()
+    b, h = torch.arange(batch, device=q.device)[:, None], torch.arange(heads_kv, device=q.device)
+    query = (b, h * group + (chance[1] * group).long(), row)
+    asking = q[query].float()
     scores = (k.float() @ asking[..., None])[..., 0] * scale
     visible = (row + 1 + seqlen_kv - seqlen_q) if causal else torch.full_like(row, seqlen_kv)
     scores.masked_fill_(torch.arange(seqlen_kv, device=q.device) >= visible[..., None], -torch.inf)
-    key = _needle_keys(visible, chance[2:])
-    gap = LEAST_GAP * (MOST_GAP / LEAST_GAP) ** torch.rand(batch, heads_kv, generator=generator, device=q.device)
-    present = scores.gather(-1, key[..., None])[..., 0]
-    length = (scores.amax(-1) + gap - present) / (scale * asking.norm(dim=-1)).clamp_min(1e-30)
-    along = asking / asking.norm(dim=-1, keepdim=True).clamp_min(1e-30)
-    k[b[:, None], h, key] += (length.clamp_max(LONGEST_OUTLIER)[..., None] * along).to(k.dtype)
+    key = (b, h, _needle_keys(visible, chance[2:6]))
+    asked = k[key].float()
+    is_far = chance[6] < FAR_SHARE
+    gap = _between(torch.where(is_far, FAR_GAP, LEAST_GAP), torch.where(is_far, MOST_GAP, FAR_GAP), chance[7])
+    score = (scores.amax(-1) + gap)[..., None]
+    missing = score / scale - (asking * asked).sum(-1, keepdim=True)
+    both = (score / scale).clamp_min(0).sqrt() * _thin_directions(k, generator)
+    way, some = (chance[8] * 4).floor(), torch.rand(batch, heads_kv + 1, generator=generator, device=q.device)
+    chosen = _half(some[:, 0])[:, None] & _half(some[:, 1:])
+    for x, place, longer, alone in ((k, key, _along(asking, missing), 0), (q, query, _along(asked, missing), 1)):
+        added = torch.where((way == alone)[..., None], longer, torch.where((way > 1)[..., None], both, 0))
+        x[place] += torch.where(chosen[..., None], added, 0).to(x.dtype)
+
+
+def _between(least: torch.Tensor, most: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
+    """Numbers between these, evenly on the log scale."""
+    return least * (most / least) ** chance
+
+
+def _along(x: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
+    """Vectors along x whose products with it these are, or as much of that as half precision holds."""
+    norm = x.norm(dim=-1, keepdim=True).clamp_min(1e-15)
+    return (product / norm).clamp_max(LONGEST_OUTLIER) * x / norm
+
+
+def _thin_directions(k: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Directions of length 1 (batch, heads, head_dim) along a few elements, or one."""
+    size = (*k.shape[:2], k.shape[-1])
+    chance = torch.rand(3, *size, generator=generator, device=generator.device)
+    count = (size[-1] ** (MOST_ELEMENTS * chance[2, ..., :1])).floor().clamp_min(1)
+    return torch.where(chance[0].argsort(-1) < count, torch.sign(chance[1] - 0.5), 0) / count.sqrt()
+
+
+def _half(chance: torch.Tensor) -> torch.Tensor:
+    """Which of the last dimension: half of them, one at least."""
+    return chance.argsort(-1) < -(-chance.shape[-1] // 2)
 
 
 def plant_needles(

@@ -20,7 +20,9 @@ from pytest_avo.evaluation.correctness.kinds import UNUSUAL, Kind, impose
 TIMED_SHARE = 0.5
 """Share of the timed slices with an unusual group."""
 OUTLIERS_SHARE = 0.5
-"""Of these, in which that is of the one kind that the first rows of a group do not tell from usual ones."""
+"""Of these, in which that is of the one kind that some rows of a group do not tell from usual ones."""
+OUTLIERS, CHEAP_FLOPS = 12, 2e8
+"""Groups of that kind in a check's slices: as many where a call is as cheap as that, else what there is room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,21 +37,23 @@ class CheckedSlice:
 def checked_slices(shape: Shape, random: Random, *, most_calls: int) -> list[CheckedSlice]:
     """Slices of at most so many calls that hold every unusual kind together, and outliers among usual inputs of each.
 
-    What kernels see of a kind of usual inputs in the first keys is no reason to believe the rest of them.
+    What kernels see of some rows of usual inputs is no reason to believe the rest of them.
     """
     groups, bases = shape.batch * shape.heads_kv, random.sample(shape.inputs, k=len(shape.inputs))
     others = random.sample([kind for kind in UNUSUAL if kind != "outliers"], k=len(UNUSUAL) - 1)
-    calls = max(len(bases), -(-(len(others) + len(bases)) // groups)) + 1  # one at least without any
+    least = OUTLIERS if shape.flops <= CHEAP_FLOPS else len(bases)
+    calls = max(len(bases), -(-(len(others) + max(least, len(bases))) // groups)) + 1  # one at least without any
+    outliers = min(max(OUTLIERS, len(bases)), (calls - 1) * groups - len(others))
     found = []
     for number, base in enumerate(bases):
-        left = calls // len(bases) + (number < calls % len(bases))
-        asked: tuple[Kind, ...] = ("outliers",)
+        left, due = (x // len(bases) + (number < x % len(bases)) for x in (calls, outliers))
         while left:
             size = min(left, most_calls)
+            asked: tuple[Kind, ...] = ("outliers",) * min(due, size * groups)
             room = size * groups - len(asked)
             here, others = (*asked, *others[:room]), others[room:]
             found.append(CheckedSlice(base, size, here))
-            left, asked = left - size, ()
+            left, due = left - size, due - len(asked)
     return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_avo.core.shape import DTYPE_BYTES, Shape
-from pytest_avo.evaluation.correctness.battery import largest_beside
+from pytest_avo.evaluation.correctness.battery import largest_beside, largest_together
 from pytest_avo.evaluation.correctness.extensions.cases import LARGEST_BLOCK, SPARE_BLOCKS
 from pytest_avo.evaluation.correctness.layouts import GAP, SLOTS
 
@@ -48,6 +48,7 @@ class Room:
             return self.given_bytes, self.result_bytes
         sizes = [batch_bytes(shape, self.max_calls(shape)) for shape in shapes]
         sizes += [guarded_bytes(each) for shape in shapes for each in (shape, largest_beside(shape))]
+        sizes += [batch_bytes(*largest_together(shape)) for shape in shapes]
         return max(self.given_bytes, *(x for x, _ in sizes)), max(self.result_bytes, *(x for _, x in sizes))
 
     def misfit(self, shape: Shape) -> str:

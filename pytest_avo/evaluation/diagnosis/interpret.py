@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import secrets
+from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -147,12 +148,13 @@ def check(interpreter: Interpreter, shape: Shape) -> str:
     from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
     from pytest_avo.evaluation.correctness.extensions.cases import all_cases
     from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
+    from pytest_avo.evaluation.correctness.inputs import Case
     from pytest_avo.evaluation.correctness.noise import generator
 
     seed = secrets.randbits(48)
     source = generator(seed, "cpu")
     for case in all_cases(shape, interpreter.claim, Random(seed), longest=LONGEST_BESIDE):
-        asked = draw_any(case, source)
+        asked = draw_any(replace(case, times=1) if isinstance(case, Case) else case, source)
         where = f"{case.name}, seed {seed}" if case.required else f"{case.name}, {case.shape.id}, seed {seed}"
         try:
             out, *lse = interpreter.call(asked, lse=case.lse)

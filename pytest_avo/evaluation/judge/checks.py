@@ -112,9 +112,10 @@ class Checks:
     ) -> Arguments | None:
         """What was answered, None where the kernel refused what it did not claim."""
         inputs = draw_any(case, generator)
+        asked = [inputs] if not isinstance(inputs, Inputs) or case.times == 1 else inputs.split(case.times)
         phase: Phase = "build" if first else "check"
         where = "" if case.required else f", {case.shape.id}"
-        call = partial(arm.call, [inputs], case.shape.dtype, phase=phase, guarded=True, lse=case.lse)
+        call = partial(arm.call, asked, case.shape.dtype, phase=phase, guarded=case.times == 1, lse=case.lse)
         self._judgement.settle()
         try:
             result = spent.on(call)
@@ -126,7 +127,9 @@ class Checks:
             raise KernelEnded(f"{error} ({case.name}, {case.shape.id})") from None
 
         def judge() -> None:
-            if found := answer_fault(inputs, result.output(0), result.lse(0) if case.lse else None):
+            outs = [result.output(number) for number in range(case.times)]
+            out = torch.cat(outs) if case.times > 1 else outs[0]
+            if found := answer_fault(inputs, out, result.lse(0) if case.lse else None):
                 raise KernelFault("incorrect", f"{found} ({case.name}{where})")
 
         self._judgement.begin(judge)

@@ -6,6 +6,7 @@ from itertools import combinations
 from random import Random
 
 import pytest
+import torch
 
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness.battery import (
@@ -19,6 +20,7 @@ from pytest_avo.evaluation.correctness.battery import (
     beside_once,
 )
 from pytest_avo.evaluation.correctness.covering import covering
+from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.layouts import Layout
 from tests.evaluation.laboratory import shape
 
@@ -62,7 +64,8 @@ def test_where_others_are_refused_every_layout_is_asked_at_the_claimed_shape(cas
         calls = asked_instead(case, Random(seed), lse=True)
         assert {call.shape for call in calls} == {case}
         assert all(call.lse for call in calls)
-        assert len({call.kind for call in calls}) == len(calls)
+        assert [call.kind for call in calls].count("outliers") == 2
+        assert len({call.kind for call in calls}) == len(calls) - 1
         for place in range(3):
             assert {call.layouts[place] for call in calls if call.required} == {*ORDERED, *GAPS}
         assert len([call for call in calls if not call.required]) == 2
@@ -75,7 +78,8 @@ def test_beside_shapes_of_other_heads_only_what_goes_with_heads_is_asked() -> No
     assert list(wanted.values()) == ["all", "heads", "nothing", "all", "all"]
     for seed in range(5):
         calls = [battery(each, Random(seed), beside=wanted[each.id]) for each in shapes]
-        beside = [[call.shape for call in some if not call.required] for some in calls]
+        beside = [[call.shape for call in some if not call.required and call.times == 1] for some in calls]
+        assert [sum(call.times > 1 for call in some) for some in calls] == [1, 1, 0]
         assert len(beside[0]) > 20
         assert 4 <= len(beside[1]) <= 6
         assert not beside[2]
@@ -83,6 +87,22 @@ def test_beside_shapes_of_other_heads_only_what_goes_with_heads_is_asked() -> No
         assert {each.causal for each in beside[1]} == {True, False}
         assert any(each.seqlen_q > each.seqlen_kv for each in beside[1])
         assert [call.shape for call in calls[1] if call.required] == [shapes[1]] * 2
+
+
+def test_calls_together_have_outliers_in_half_of_their_entries_each_time_others() -> None:
+    """A kernel that goes by the first entry, or the first head, meets one that is harmless, in some call surely."""
+    for claimed in CLAIMED:
+        together = [case for case in battery(claimed, Random(1)) if case.times > 1]
+        assert [case.kind for case in together] == ["outliers"]
+        (case,) = together
+        assert case.times >= 14
+        assert case.whole.batch == case.times * case.shape.batch
+        calls = draw(case, torch.Generator().manual_seed(1)).split(case.times)
+        scores = [(x.q.unflatten(1, (x.k.shape[1], -1)) @ x.k.unsqueeze(2).transpose(-1, -2)) * x.scale for x in calls]
+        largest = torch.stack([x.float().amax((2, 3, 4)) for x in scores])  # (calls, entries, heads_kv)
+        first = largest[:, 0].amax(-1) < 50
+        assert 1 < int(first.sum()) < case.times
+        assert int((largest > 88.8).sum()) >= 6
 
 
 def test_a_claim_of_equal_heads_is_tried_on_groups_of_which_a_wrong_map_shows() -> None:

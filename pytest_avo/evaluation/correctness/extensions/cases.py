@@ -85,6 +85,10 @@ class SequencesCase:
         """How the kernel is called, for which it may have code of its own."""
         return f"{self.function} {'with lse' if self.lse else ''}"
 
+    @property
+    def times(self) -> int:
+        return 1
+
 
 def all_cases(
     shape: Shape,
