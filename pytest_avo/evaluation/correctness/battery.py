@@ -29,8 +29,8 @@ EDGES = tuple((tile, off) for tile in (16, 32, 64, 128) for off in (-1, 0, 1))
 """Lengths where kernels go wrong: at the end of a tile of so many, or one off."""
 FEW = 8
 """At most so many queries that a kernel may take for one, as drafts of tokens have them, and keys that make no tile."""
-MANY_BATCHES, MANY_HEADS = 5, 8
-"""Of a call with few keys, which costs little: a batch and a group beyond what others have."""
+MANY_BATCHES, MANY_HEADS = 9, 12
+"""Of a call with few keys, which costs little: a batch beyond what others have, and key/value heads."""
 SOME_GROUPS, SOME_CALLS = 4, 16
 """At most so many key/value heads in all entries of a batch, and calls: of both half of the former have an outlier."""
 SOME_LENGTHS = (16, 96)
@@ -222,17 +222,38 @@ def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[
     jump = _changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
     drafts: dict[str, object] = {"batch": 2, "heads_q": 4, "heads_kv": 2, "scale": None, "causal": True}
     tokens = _changed(shape, {**drafts, "seqlen_q": 2, "seqlen_kv": random.randint(longest // 2, longest)})
-    lengths = {"seqlen_q": random.randint(2, FEW), "seqlen_kv": random.randint(1, FEW)}
-    many_heads = {"batch": MANY_BATCHES, "heads_q": MANY_HEADS, "heads_kv": 1}
-    first_tokens = _changed(shape, {**drafts, **lengths, **many_heads})
     usual: tuple[Kind, ...] = ("normal", "plain")  # a needle does not tell who sees one key more
     return [
         Case("two queries", tokens, random.choice(usual), required=False),
-        Case("few keys of many heads", first_tokens, random.choice(usual), required=False),
+        *(
+            Case("few keys of many heads", each, random.choice(usual), required=False)
+            for each in _many_heads(shape, random)
+        ),
+        *(Case("beyond other lengths", each, "plain", required=False) for each in _far_beyond(shape, random, longest)),
         Case("many keys", many, "shifted", required=False),
         Case("many keys, zero mean", many, "plain", required=False),  # of an offset half of them may be left out
         Case("rising by a jump", jump, "rising", required=False),
     ]
+
+
+def _many_heads(shape: Shape, random: Random) -> list[Shape]:
+    """Few keys, which cost little: of large groups of heads in many entries, and of many heads without groups."""
+    heads_kv, equal = random.choice((2, 3)), random.randint(MOST_HEADS_BESIDE + 1, MANY_HEADS)
+    found = []
+    for batch, heads_q, heads in ((MANY_BATCHES, heads_kv * random.randint(4, 8), heads_kv), (2, equal, equal)):
+        sizes = {"batch": batch, "heads_q": heads_q, "heads_kv": heads}
+        lengths = {"seqlen_q": random.randint(2, FEW), "seqlen_kv": random.randint(1, FEW)}
+        found.append(_changed(shape, {**sizes, **lengths, "scale": None, "causal": True}))
+    return found
+
+
+def _far_beyond(shape: Shape, random: Random, longest: int) -> list[Shape]:
+    """Of one head, so cheap: more keys of several queries than elsewhere, more queries, and somewhat more of both."""
+    found, one = [], {"batch": 1, "heads_q": 1, "heads_kv": 1, "scale": None}
+    many, both = random.randint(*MANY_KEYS) * longest // 2, random.randint(longest * 7 // 4, longest * 2)
+    for queries, keys in ((random.randint(2, FEW), many), (many, random.randint(2, FEW)), (both, both)):
+        found.append(_changed(shape, {**one, "seqlen_q": queries, "seqlen_kv": keys, "causal": queries <= keys}))
+    return found
 
 
 def _edges(random: Random) -> Edges:

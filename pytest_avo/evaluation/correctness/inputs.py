@@ -90,7 +90,7 @@ class Inputs(Arguments):
     def split(self, calls: int) -> list[Inputs]:
         """So many calls, each of as many entries of the batch."""
         parts = zip(*(x.chunk(calls) for x in self.tensors), strict=True)
-        return [Inputs(*qkv, self.causal, self.scale) for qkv in parts]
+        return [Inputs(q, k, v, self.causal, self.scale) for q, k, v in parts]
 
 
 def draw(case: Case, generator: torch.Generator) -> Inputs:

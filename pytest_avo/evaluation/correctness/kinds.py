@@ -198,13 +198,15 @@ def _raise_scores(q: torch.Tensor, k: torch.Tensor, *, causal: bool, scale: floa
 
 def _between(least: torch.Tensor, most: torch.Tensor, chance: torch.Tensor) -> torch.Tensor:
     """Numbers between these, evenly on the log scale."""
-    return least * (most / least) ** chance
+    found: torch.Tensor = least * (most / least) ** chance
+    return found
 
 
 def _along(x: torch.Tensor, product: torch.Tensor) -> torch.Tensor:
     """Vectors along x whose products with it these are, or as much of that as half precision holds."""
     norm = x.norm(dim=-1, keepdim=True).clamp_min(1e-15)
-    return (product / norm).clamp_max(LONGEST_OUTLIER) * x / norm
+    found: torch.Tensor = (product / norm).clamp_max(LONGEST_OUTLIER) * x / norm
+    return found
 
 
 def _thin_directions(k: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -212,7 +214,8 @@ def _thin_directions(k: torch.Tensor, generator: torch.Generator) -> torch.Tenso
     size = (*k.shape[:2], k.shape[-1])
     chance = torch.rand(3, *size, generator=generator, device=generator.device)
     count = (size[-1] ** (MOST_ELEMENTS * chance[2, ..., :1])).floor().clamp_min(1)
-    return torch.where(chance[0].argsort(-1) < count, torch.sign(chance[1] - 0.5), 0) / count.sqrt()
+    found: torch.Tensor = torch.where(chance[0].argsort(-1) < count, torch.sign(chance[1] - 0.5), 0) / count.sqrt()
+    return found
 
 
 def _half(chance: torch.Tensor) -> torch.Tensor:

@@ -49,7 +49,7 @@ def checked_slices(shape: Shape, random: Random, *, most_calls: int) -> list[Che
         left, due = (x // len(bases) + (number < x % len(bases)) for x in (calls, outliers))
         while left:
             size = min(left, most_calls)
-            asked: tuple[Kind, ...] = ("outliers",) * min(due, size * groups)
+            asked: tuple[Kind, ...] = tuple("outliers" for _ in range(min(due, size * groups)))
             room = size * groups - len(asked)
             here, others = (*asked, *others[:room]), others[room:]
             found.append(CheckedSlice(base, size, here))
