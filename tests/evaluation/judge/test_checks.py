@@ -1,15 +1,20 @@
-"""What calls take of a limit."""
+"""What a kernel is asked before it is timed, and what calls take of a limit."""
 
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
+from pytest_avo.core.evaluation import Limits
 from pytest_avo.evaluation.arms.arm import Slice
 from pytest_avo.evaluation.arms.faults import KernelRaised
 from pytest_avo.evaluation.judge.checks import _Spent
+from tests.evaluation.correctness.extensions import everything
+from tests.evaluation.judge.desk import ONE, TWO, WRONG_ON_TWO, Desk
+from tests.evaluation.laboratory import kernel
 
 NOTHING = torch.empty(0)
 
@@ -37,3 +42,103 @@ def test_what_calls_take_is_left_to_later_ones_no_more_whether_answered_or_refus
     for _ in range(4):
         spent.on(answered)
     assert given == [2.0, 1.5, 1.25, 0.75, 0.25, 0.001]
+
+
+def test_what_a_kernel_claims_beside_the_plain_call_is_checked_too(desk: Desk) -> None:
+    source = Path(everything.__file__).read_text()
+    assert desk.examine(source, shapes=[ONE])[ONE.id].reason == ""
+    said = " ".join(desk.said)
+    assert "varlen, claimed lengths" in said
+    assert "paged, claimed lengths" in said
+    wrong = source.replace("k_cache.shape[1]\n", "k_cache.shape[1]\n    causal = True\n")
+    found = desk.examine(wrong, shapes=[ONE])[ONE.id]
+    assert found.outcome == "incorrect"
+    assert "(paged, " in found.reason
+    refusing = source.replace("def attention_varlen", "attention_varlen = None\n\n\ndef unused")
+    assert desk.examine(refusing, shapes=[ONE])[ONE.id].outcome == "crashed"
+
+
+def test_a_kernel_may_be_asked_about_its_claim_alone(desk: Desk) -> None:
+    wrong_beside = kernel("if q.shape[2] != 48: return torch.zeros_like(q)")
+    assert desk.examine(wrong_beside, claim_alone=True)[ONE.id].outcome == "ok"
+    assert {line.rpartition(": ")[2] for line in desk.said} == {"normal", "needle, layouts that differ"}
+    assert desk.examine(wrong_beside)[ONE.id].outcome == "incorrect"
+
+
+def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
+    desk.examine(kernel(), shapes=[ONE, TWO])
+    assert desk.said[0] == f"checking mine.py on {ONE.id} (1 of 2): normal"
+    # What is checked beside them is the same of both, and checked once.
+    beside = [line.rpartition(": ")[2] for line in desk.said if TWO.id not in line]
+    assert len(desk.said) - len(beside) < len(beside) / 2
+
+
+def test_a_wrong_shape_is_told_with_where_it_is_wrong(desk: Desk) -> None:
+    found = desk.examine(WRONG_ON_TWO, shapes=[ONE, TWO])
+    assert found[ONE.id].outcome == "ok"
+    assert found[TWO.id].outcome == "incorrect"
+    assert found[TWO.id].reason.startswith("max error ")
+    assert desk.examine(kernel())[ONE.id].outcome == "ok"
+
+
+def test_a_refusal_of_a_claimed_shape_is_unsupported(desk: Desk) -> None:
+    found = desk.examine(kernel("raise NotImplementedError('no')"))[ONE.id]
+    assert found.outcome == "unsupported"
+    assert found.reason.startswith("raised NotImplementedError: no (line ")
+    assert found.reason.endswith("(normal)")
+
+
+def test_any_error_on_a_claimed_shape_is_a_crash(desk: Desk) -> None:
+    again = f"if calls > 1 and q.shape[2] == {ONE.seqlen_q}: raise ValueError('once')"
+    found = desk.examine(kernel(again))[ONE.id]
+    assert (found.outcome, "needle, layouts that differ" in found.reason) == ("crashed", True)
+
+
+def test_an_error_that_is_no_refusal_is_a_crash_on_any_shape(desk: Desk) -> None:
+    found = desk.examine(kernel(f"if q.shape[2] != {ONE.seqlen_q}: raise ValueError('not mine')"))[ONE.id]
+    assert (found.outcome, "ValueError: not mine" in found.reason) == ("crashed", True)
+
+
+def test_refusing_some_inputs_of_a_claimed_shape_is_a_wrong_answer(desk: Desk) -> None:
+    only = f"if q.shape[2] != {ONE.seqlen_q} or float(q.abs().max()) > 40: raise NotImplementedError('too large')"
+    found = desk.examine(kernel(only))[ONE.id]
+    assert found.outcome == "incorrect"
+    assert found.reason.startswith("refuses some inputs of a shape that it answers: raised NotImplementedError: too")
+
+
+def test_a_shape_that_was_not_claimed_may_be_refused(desk: Desk) -> None:
+    only = f"if list(q.shape) != [1, 4, {ONE.seqlen_q}, 64] or k.shape[2] != {ONE.seqlen_kv}: raise NotImplementedError"
+    assert desk.examine(kernel(only))[ONE.id].outcome == "ok"
+
+
+def test_who_refuses_other_shapes_is_asked_about_every_layout_at_the_claimed_one(desk: Desk) -> None:
+    only = f"if list(q.shape) != [1, 4, {ONE.seqlen_q}, 64] or k.shape[2] != {ONE.seqlen_kv}: raise NotImplementedError"
+    careless = "if v.stride(1) > v.stride(2) and v.is_contiguous(): v = v + 1"
+    found = desk.examine(kernel(f"{only}\n{careless}"))[ONE.id]
+    assert found.outcome == "incorrect"
+
+
+def test_a_shape_that_was_not_claimed_must_not_be_answered_wrongly(desk: Desk) -> None:
+    careless = f"if q.shape[2] != {ONE.seqlen_q}: return torch.zeros_like(q)"
+    found = desk.examine(kernel(careless))[ONE.id]
+    assert found.outcome == "incorrect"
+    assert found.reason.endswith("-f32)") or "-f32-s" in found.reason
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        "causal = False",
+        "causal = True",
+        "scale = 0.125",
+        "k = k[:, :1].expand_as(k)",
+    ],
+)
+def test_an_ignored_argument_is_found_whatever_is_claimed(desk: Desk, ignored: str) -> None:
+    assert desk.examine(kernel(ignored))[ONE.id].outcome == "incorrect"
+
+
+def test_a_hang_in_the_middle_of_a_check_is_a_timeout(desk: Desk) -> None:
+    limits = Limits(build=1, check=1, time=1)
+    found = desk.examine(kernel("if calls == 4:\n    while True: pass"), limits=limits)[ONE.id]
+    assert found.outcome == "timeout"

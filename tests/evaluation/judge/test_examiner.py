@@ -3,86 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Limits, Subject, TimingPlan
-from pytest_avo.core.shape import Shape
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Limits, Subject, TimingPlan
 from pytest_avo.evaluation.correctness.battery import first_case
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.judge import peers
-from pytest_avo.evaluation.judge.examiner import Examiner
 from pytest_avo.evaluation.judge.rates import Rates
 from pytest_avo.evaluation.judge.roofline import Roofline
-from tests.evaluation.correctness.extensions import everything
-from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
+from tests.evaluation.judge.desk import ONE, TWO, WRONG_ON_TWO, Desk
+from tests.evaluation.laboratory import Laboratory, kernel, shape
 
-ONE, TWO = shape(), shape(lengths=(1, 90), causal=False)
 PLAN = TimingPlan(min_rounds=3, max_rounds=3)
-WRONG_ON_TWO = kernel("if q.shape[2] == 1 and k.shape[2] == 90: return torch.zeros_like(q)")
-
-
-class Desk:
-    """An examiner with what it said and which leases it held, in order."""
-
-    def __init__(self, laboratory: Laboratory, *, roofline: Roofline | None = None) -> None:
-        self.said: list[str] = []
-        self.leases: list[str] = []
-        self.laboratory = laboratory
-        self.examiner = Examiner(
-            laboratory.arms,
-            lease=self._lease,
-            say=self.said.append,
-            worker="gw0",
-            device="Some CPU",
-            roofline=roofline,
-        )
-
-    @contextmanager
-    def _lease(self, exclusive: bool) -> Iterator[float]:
-        self.leases.append("alone" if exclusive else "shared")
-        yield 2.0 if exclusive else 0.5
-
-    def examine(
-        self,
-        source: str,
-        *,
-        shapes: Sequence[Shape] = (ONE,),
-        plan: TimingPlan | None = None,
-        baseline: str | None = None,
-        against: tuple[str, ...] = (),
-        fresh: bool = False,
-        may_lack_baseline: bool = False,
-        limits: Limits | None = None,
-        claim_alone: bool = False,
-    ) -> dict[str, Evaluation]:
-        request = EvaluationRequest(
-            number=1,
-            subject=Subject("mine.py", source),
-            shapes=tuple(shapes),
-            limits=limits or Limits(build=PATIENCE_S, check=PATIENCE_S, time=PATIENCE_S),
-            plan=plan,
-            baseline=Subject("incumbent", baseline) if baseline else None,
-            peers=against,
-            fresh=fresh,
-            may_lack_baseline=may_lack_baseline,
-            claim_alone=claim_alone,
-        )
-        return {evaluation.shape: evaluation for evaluation in self.examiner.examine(request)}
-
-
-@pytest.fixture
-def desk(confined: Laboratory) -> Iterator[Desk]:
-    yield Desk(confined)
-    for name in (KERNEL, BASELINE, peers.EMPTY, *peers.PEERS):
-        confined.arms.drop(name)
 
 
 def test_a_right_kernel_is_right_on_every_shape(desk: Desk) -> None:
@@ -106,35 +44,6 @@ def test_importing_a_kernel_is_counted_once_however_many_shapes_it_has(desk: Des
         pytest.fail("it is counted again")
 
 
-def test_what_a_kernel_claims_beside_the_plain_call_is_checked_too(desk: Desk) -> None:
-    source = Path(everything.__file__).read_text()
-    assert desk.examine(source, shapes=[ONE])[ONE.id].reason == ""
-    said = " ".join(desk.said)
-    assert "varlen, claimed lengths" in said
-    assert "paged, claimed lengths" in said
-    wrong = source.replace("k_cache.shape[1]\n", "k_cache.shape[1]\n    causal = True\n")
-    found = desk.examine(wrong, shapes=[ONE])[ONE.id]
-    assert found.outcome == "incorrect"
-    assert "(paged, " in found.reason
-    refusing = source.replace("def attention_varlen", "attention_varlen = None\n\n\ndef unused")
-    assert desk.examine(refusing, shapes=[ONE])[ONE.id].outcome == "crashed"
-
-
-def test_a_kernel_may_be_asked_about_its_claim_alone(desk: Desk) -> None:
-    wrong_beside = kernel("if q.shape[2] != 48: return torch.zeros_like(q)")
-    assert desk.examine(wrong_beside, claim_alone=True)[ONE.id].outcome == "ok"
-    assert {line.rpartition(": ")[2] for line in desk.said} == {"normal", "needle, layouts that differ"}
-    assert desk.examine(wrong_beside)[ONE.id].outcome == "incorrect"
-
-
-def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
-    desk.examine(kernel(), shapes=[ONE, TWO])
-    assert desk.said[0] == f"checking mine.py on {ONE.id} (1 of 2): normal"
-    # What is checked beside them is the same of both, and checked once.
-    beside = [line.rpartition(": ")[2] for line in desk.said if TWO.id not in line]
-    assert len(desk.said) - len(beside) < len(beside) / 2
-
-
 def test_seeds_are_fresh_and_draw_the_inputs_again(desk: Desk) -> None:
     """A kernel that remembers the first inputs it met meets the very same when they are drawn from the seed."""
     source = kernel("if calls == 1: print('SUM', float(q.double().sum()), flush=True)\nif calls == 2: os._exit(5)")
@@ -143,14 +52,6 @@ def test_seeds_are_fresh_and_draw_the_inputs_again(desk: Desk) -> None:
     for evaluation in (one, two):
         inputs = draw(first_case(ONE, Random(evaluation.seed)), generator(evaluation.seed, "cpu"))
         assert float(evaluation.log.split()[1]) == float(inputs.q.double().sum())
-
-
-def test_a_wrong_shape_is_told_with_where_it_is_wrong(desk: Desk) -> None:
-    found = desk.examine(WRONG_ON_TWO, shapes=[ONE, TWO])
-    assert found[ONE.id].outcome == "ok"
-    assert found[TWO.id].outcome == "incorrect"
-    assert found[TWO.id].reason.startswith("max error ")
-    assert desk.examine(kernel())[ONE.id].outcome == "ok"
 
 
 def test_a_kernel_is_timed_only_if_it_is_right_everywhere(desk: Desk) -> None:
@@ -192,69 +93,6 @@ def test_a_baseline_that_fails_is_none_and_the_kernel_is_timed_without_it(desk: 
         (note,) = found.notes
         assert note.startswith("baseline: ")
         assert words in note
-
-
-def test_a_refusal_of_a_claimed_shape_is_unsupported(desk: Desk) -> None:
-    found = desk.examine(kernel("raise NotImplementedError('no')"))[ONE.id]
-    assert found.outcome == "unsupported"
-    assert found.reason.startswith("raised NotImplementedError: no (line ")
-    assert found.reason.endswith("(normal)")
-
-
-def test_any_error_on_a_claimed_shape_is_a_crash(desk: Desk) -> None:
-    again = f"if calls > 1 and q.shape[2] == {ONE.seqlen_q}: raise ValueError('once')"
-    found = desk.examine(kernel(again))[ONE.id]
-    assert (found.outcome, "needle, layouts that differ" in found.reason) == ("crashed", True)
-
-
-def test_an_error_that_is_no_refusal_is_a_crash_on_any_shape(desk: Desk) -> None:
-    found = desk.examine(kernel(f"if q.shape[2] != {ONE.seqlen_q}: raise ValueError('not mine')"))[ONE.id]
-    assert (found.outcome, "ValueError: not mine" in found.reason) == ("crashed", True)
-
-
-def test_refusing_some_inputs_of_a_claimed_shape_is_a_wrong_answer(desk: Desk) -> None:
-    only = f"if q.shape[2] != {ONE.seqlen_q} or float(q.abs().max()) > 40: raise NotImplementedError('too large')"
-    found = desk.examine(kernel(only))[ONE.id]
-    assert found.outcome == "incorrect"
-    assert found.reason.startswith("refuses some inputs of a shape that it answers: raised NotImplementedError: too")
-
-
-def test_a_shape_that_was_not_claimed_may_be_refused(desk: Desk) -> None:
-    only = f"if list(q.shape) != [1, 4, {ONE.seqlen_q}, 64] or k.shape[2] != {ONE.seqlen_kv}: raise NotImplementedError"
-    assert desk.examine(kernel(only))[ONE.id].outcome == "ok"
-
-
-def test_who_refuses_other_shapes_is_asked_about_every_layout_at_the_claimed_one(desk: Desk) -> None:
-    only = f"if list(q.shape) != [1, 4, {ONE.seqlen_q}, 64] or k.shape[2] != {ONE.seqlen_kv}: raise NotImplementedError"
-    careless = "if v.stride(1) > v.stride(2) and v.is_contiguous(): v = v + 1"
-    found = desk.examine(kernel(f"{only}\n{careless}"))[ONE.id]
-    assert found.outcome == "incorrect"
-
-
-def test_a_shape_that_was_not_claimed_must_not_be_answered_wrongly(desk: Desk) -> None:
-    careless = f"if q.shape[2] != {ONE.seqlen_q}: return torch.zeros_like(q)"
-    found = desk.examine(kernel(careless))[ONE.id]
-    assert found.outcome == "incorrect"
-    assert found.reason.endswith("-f32)") or "-f32-s" in found.reason
-
-
-@pytest.mark.parametrize(
-    "ignored",
-    [
-        "causal = False",
-        "causal = True",
-        "scale = 0.125",
-        "k = k[:, :1].expand_as(k)",
-    ],
-)
-def test_an_ignored_argument_is_found_whatever_is_claimed(desk: Desk, ignored: str) -> None:
-    assert desk.examine(kernel(ignored))[ONE.id].outcome == "incorrect"
-
-
-def test_a_hang_in_the_middle_of_a_check_is_a_timeout(desk: Desk) -> None:
-    limits = Limits(build=1, check=1, time=1)
-    found = desk.examine(kernel("if calls == 4:\n    while True: pass"), limits=limits)[ONE.id]
-    assert found.outcome == "timeout"
 
 
 BURNER = """
