@@ -9,11 +9,6 @@ from typing import Literal
 Prompt = Literal["system", "task", "supervisor", "oneshot"]
 
 
-def placeholders(prompt: Prompt) -> frozenset[str]:
-    """The names that a prompt needs values for."""
-    return frozenset(_template(prompt).get_identifiers())
-
-
 def render(prompt: Prompt, values: dict[str, str]) -> str:
     """The prompt with every placeholder filled; `ValueError` if a value is missing or has no place."""
     template = _template(prompt)

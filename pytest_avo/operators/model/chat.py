@@ -82,11 +82,10 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Tokens of one call; `estimated` where the server reported none."""
+    """Tokens of one call, as the server reported them, else estimated high."""
 
     tokens_in: int
     tokens_out: int
-    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,9 +162,7 @@ def parsed_answer(response: object, *, request_tokens: int) -> Answer:
     extra = _present(message, (*REASONING, SIGNED))
     written = len(text.encode()) + sum(len(call.name.encode()) + len(call.arguments.encode()) for call in calls)
     written += max((len(thought.encode()) for thought in extra.values() if isinstance(thought, str)), default=0)
-    usage = _usage(response.get("usage")) or Usage(
-        tokens_in=request_tokens, tokens_out=written // 3 + 1, estimated=True
-    )
+    usage = _usage(response.get("usage")) or Usage(tokens_in=request_tokens, tokens_out=written // 3 + 1)
     return Answer(text=text, tool_calls=calls, finish=finish, usage=usage, extra=extra)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from pytest_avo.operators.agent.templates import Prompt, placeholders, render
+from pytest_avo.operators.agent.templates import Prompt, _template, render
 
 STEP = {"kernel", "scores", "incumbent", "lineage", "rejected", "lessons"}
+
+
+def placeholders(prompt: Prompt) -> set[str]:
+    return set(_template(prompt).get_identifiers())
 
 
 @pytest.mark.parametrize(

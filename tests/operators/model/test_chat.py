@@ -27,12 +27,12 @@ def test_text_answer_with_usage() -> None:
 @pytest.mark.parametrize("tokens", [-1, 10**30, "many", None, 1.5])
 def test_usage_that_is_no_figure_is_missing(tokens: object) -> None:
     response = {**completion({"content": "x"}), "usage": {"prompt_tokens": tokens, "completion_tokens": 7}}
-    assert parsed_answer(response, request_tokens=99).usage.estimated
+    assert parsed_answer(response, request_tokens=99).usage == Usage(tokens_in=99, tokens_out=1)
 
 
-def test_missing_usage_is_estimated_and_says_so() -> None:
+def test_missing_usage_is_estimated() -> None:
     answer = parsed_answer(completion({"content": "x" * 30}), request_tokens=99)
-    assert answer.usage == Usage(tokens_in=99, tokens_out=11, estimated=True)
+    assert answer.usage == Usage(tokens_in=99, tokens_out=11)
 
 
 @pytest.mark.parametrize("finish", ["tool_calls", "stop", None])
