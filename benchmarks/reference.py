@@ -160,7 +160,7 @@ Log-ratios are natural logarithms of old time / new time: above 0 the attempt is
 
 What was promoted, by how much, and why:
 
-    sqlite3 .avo/lineage.sqlite3 "SELECT run, generation, round(exp(confirmed), 3), hypothesis
+    sqlite3 .avo/lineage.sqlite3 "SELECT attempt.run, generation, round(exp(confirmed), 3), hypothesis
         FROM attempt JOIN outcome ON outcome.attempt = attempt.id WHERE status = 'promoted' ORDER BY attempt.id"
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +19,7 @@ from pytest_avo.lineage.events import FenceMark, LessonLearnt, NoiseFloor, Spend
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Run, Status
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View, latest_run, runs
+from tests import ROOT
 
 
 @pytest.fixture
@@ -182,6 +184,18 @@ def test_runs_are_listed_per_kernel(store: Store, run: Run) -> None:
     Author(store, other).ended("X = 0", "seed")
     assert latest_run(store.path, other.kernel) == other
     assert latest_run(store.path, "kernels/absent.py") is None
+
+
+def test_the_query_that_the_reference_shows(store: Store, run: Run) -> None:
+    text = (ROOT / "docs/reference/lineage.md").read_text(encoding="utf-8")
+    query = text.partition('.sqlite3 "')[2].partition('"')[0]
+    author = Author(store, run)
+    seed = author.ended("X = 0", "seed")
+    author.ended("X = 1", "promoted", seed, confirmed=math.log(1.25))
+    with closing(sqlite3.connect(store.path)) as lineage:
+        lineage.create_function("exp", 1, math.exp)  # not every SQLite has it
+        ((number, generation, ratio, _),) = lineage.execute(query)
+    assert (number, generation, ratio) == (run.id, 1, 1.25)
 
 
 def test_unknown_numbers_are_said(view: View, store: Store) -> None:
