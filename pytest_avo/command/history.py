@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_avo.command.connection import NoStep, here, member_folder
 from pytest_avo.command.lineages import answered, lineage_path, run_number
 from pytest_avo.operators.external.wire import WRONG, Reply
+from pytest_avo.report.text import counted
 
 if TYPE_CHECKING:
     from pytest_avo.lineage.records import Attempt, Run
@@ -116,7 +117,7 @@ def _account(run: Run, view: View) -> dict[str, Any]:
 
 def _line(account: dict[str, Any]) -> str:
     over = "" if account["over_seed"] is None else f"{account['over_seed']:.3f}x the seed"
-    size = f"{account['attempts']} attempts, {account['promoted']} promoted"
+    size = f"{counted(account['attempts'], 'attempt')}, {account['promoted']} promoted"
     parts = [f"run {account['run']}", account["started"], account["kernel"], account["operator"], size, over]
     return SEPARATOR.join(part for part in parts if part)
 

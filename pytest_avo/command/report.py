@@ -66,6 +66,7 @@ def _export(given: argparse.Namespace) -> Reply:
     from pytest_avo.evolution.chronicle import Chronicle
     from pytest_avo.report.files.run_table import as_csv, as_jsonl, as_parquet, rows
     from pytest_avo.report.page.libraries import check_libraries
+    from pytest_avo.report.text import counted
 
     writers: dict[str, Callable[[Any], str | bytes]] = {"csv": as_csv, "jsonl": as_jsonl, "parquet": as_parquet}
     asked = {name: getattr(given, name) for name in writers if getattr(given, name) is not None}
@@ -80,7 +81,7 @@ def _export(given: argparse.Namespace) -> Reply:
     for name, path in asked.items():
         write_atomically(folder / path, writers[name](table))
     paths = [str(path) for path in asked.values()]
-    return Reply(text=f"{', '.join(paths)}: {len(table)} rows of {facts.label}", data={"paths": paths})
+    return Reply(text=f"{', '.join(paths)}: {counted(len(table), 'row')} of {facts.label}", data={"paths": paths})
 
 
 def _compare_files(files: list[Path], given: argparse.Namespace) -> Reply:

@@ -41,7 +41,7 @@ def test_runs_are_listed_with_what_they_came_to(world: World, capsys: pytest.Cap
     first, second = said(capsys, "runs").splitlines()
     assert first.startswith("run 1  ")
     assert first.endswith("kernels/tiny.py  scripted  2 attempts, 1 promoted  2.000x the seed")
-    assert second.endswith("1 attempts, 1 promoted  1.500x the seed")
+    assert second.endswith("1 attempt, 1 promoted  1.500x the seed")
     assert answer(capsys, "runs", "kernels/other.py")["runs"] == []
 
 
