@@ -302,11 +302,18 @@ CLOCKS = {
 
 @pytest.mark.parametrize("name", CLOCKS)
 def test_a_false_clock_is_rejected(confined: Laboratory, name: str) -> None:
-    work = "end = time.thread_time() + 0.02\nwhile time.thread_time() < end: pass"
+    work = "end = time.thread_time() + 0.04\nwhile time.thread_time() < end: pass"
     sources = {KERNEL: kernel(work, top=CLOCKS[name]), BASELINE: kernel(work)}
-    with pytest.raises(ArmFault, match="its process accounts for") as error:
-        race(confined, sources, TimingPlan(min_rounds=5, max_rounds=5))
-    assert error.value.arm == KERNEL
+
+    def is_rejected() -> bool:
+        """What is let pass is a share of a slice, and those of a busy machine last for many times what was worked."""
+        try:
+            race(confined, sources, TimingPlan(min_rounds=5, max_rounds=5))
+        except ArmFault as error:
+            return error.arm == KERNEL and "its process accounts for" in str(error)
+        return False
+
+    assert sooner_or_later(is_rejected)
 
 
 def test_work_put_off_until_after_the_answer_is_not_done_for_free(confined: Laboratory) -> None:
