@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from pytest_avo.core.verdict import Verdict
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.text import quoted
 from pytest_avo.run.assessor import Assessor
-from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.items.report_values import ROW
 from pytest_avo.session.items.unmeasured import attach_unmeasured, fail
 from pytest_avo.session.selection import Selection
@@ -66,7 +65,7 @@ class KernelFile(pytest.File):
             yield KernelItem.of(self, self.kernel, shape, prefix=self.prefix)
 
 
-class KernelItem(pytest.Item):
+class KernelItem(FileItem):
     """One kernel on one shape. setup waits for the evaluation, runtest judges it."""
 
     parent: KernelFile
@@ -118,9 +117,6 @@ class KernelItem(pytest.Item):
         if verdict.kind == "unsupported" and not self.parent.rules.selection.is_claimed(self.kernel, self.shape):
             pytest.skip(reason)
         pytest.fail(reason, pytrace=False)
-
-    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
-        return self.path, 0, self.name
 
     @property
     def kernel_name(self) -> str:

@@ -1,7 +1,8 @@
-"""A kernel's file as pytest collects it."""
+"""A kernel's file as pytest collects it, and what its items have in common."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,3 +21,10 @@ def file_of(kind: type[FileKind], parent: pytest.Collector, path: Path) -> FileK
     given: dict[str, Any] = {} if plain == name else {"nodeid": plain}
     made: FileKind = kind.from_parent(parent, path=path, **given)
     return made
+
+
+class FileItem(pytest.Item):
+    """An item of a kernel's file: reports name the file and the item, no line."""
+
+    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
+        return self.path, 0, self.name

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import pytest
@@ -12,11 +11,12 @@ from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.verdict import Total
 from pytest_avo.session.items.bench_rules import BenchRules
 from pytest_avo.session.items.items import KernelFile, KernelItem
+from pytest_avo.session.items.kernel_file import FileItem
 from pytest_avo.session.items.report_values import TOTAL
 from pytest_avo.session.items.unmeasured import fail
 
 
-class TotalItem(pytest.Item):
+class TotalItem(FileItem):
     """A kernel's geomean against the baseline, over those of its items that are run."""
 
     parent: KernelFile
@@ -57,9 +57,6 @@ class TotalItem(pytest.Item):
         assert self.total is not None
         if not self.total.passes:
             pytest.fail(self.total.reason, pytrace=False)
-
-    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
-        return self.path, 0, self.name
 
     def _evaluations(self) -> dict[str, Evaluation]:
         known = {item.shape.id: item.evaluation for item in self.items if item.evaluation is not None}

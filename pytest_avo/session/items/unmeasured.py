@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.report.results import Unmeasured
-from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.items.report_values import UNMEASURED
 
 KEY: pytest.StashKey[Unmeasured] = pytest.StashKey()
@@ -31,16 +30,13 @@ class MistakenFile(pytest.File):
         yield MistakenItem.from_parent(self, name="usage")
 
 
-class MistakenItem(pytest.Item):
+class MistakenItem(FileItem):
     """Fails with the sentence that says what is wrong."""
 
     parent: MistakenFile
 
     def runtest(self) -> None:
         fail(self, InvalidInput(self.parent.reason))
-
-    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
-        return self.path, 0, self.name
 
 
 def fail(item: pytest.Item, error: InvalidInput | EvaluatorError) -> None:

@@ -22,7 +22,7 @@ from pytest_avo.report.terminal.compiled import CompiledItem, failures, tables
 from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessors import confinement
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.items.report_values import ReportValue
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.screen import columns
@@ -48,7 +48,7 @@ class CompileFile(pytest.File):
             yield item
 
 
-class CompileItem(pytest.Item):
+class CompileItem(FileItem):
     """What one kernel compiles to for one shape."""
 
     parent: CompileFile
@@ -80,9 +80,6 @@ class CompileItem(pytest.Item):
     def _skip(self, reason: str) -> None:
         self.found = CompiledItem(self.nodeid, skipped=reason)
         pytest.skip(reason)
-
-    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
-        return self.path, 0, self.name
 
 
 class Compilation(KernelRun):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.interpret import Interpreter, Refused, check
 from pytest_avo.run.assessors import confinement
 from pytest_avo.run.settings import Settings
-from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
 
@@ -51,7 +50,7 @@ class InterpretFile(pytest.File):
             self._interpreter = None
 
 
-class InterpretItem(pytest.Item):
+class InterpretItem(FileItem):
     """One kernel on one shape, for correctness alone."""
 
     parent: InterpretFile
@@ -67,9 +66,6 @@ class InterpretItem(pytest.Item):
             pytest.skip(str(refusal))
         if wrong:
             pytest.fail(wrong, pytrace=False)
-
-    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
-        return self.path, 0, self.name
 
 
 class Interpretation(KernelRun):

@@ -23,7 +23,7 @@ from pytest_avo.report.terminal.terminal import Line
 from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.session.header import header
-from pytest_avo.session.items.kernel_file import file_of
+from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.items.report_values import ReportValue
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
@@ -50,7 +50,7 @@ class CheatFile(pytest.File):
         yield item
 
 
-class CheatItem(pytest.Item):
+class CheatItem(FileItem):
     """One kernel of the corpus: it passes if the harness makes of it what its docstring expects."""
 
     parent: CheatFile
@@ -86,9 +86,6 @@ class CheatItem(pytest.Item):
             self.row = self._row("gained" if gained > GAIN else "ok", f"{gained:.2f}x of an honest one")
         if not self.row.is_as_expected:
             pytest.fail(f"{self.row.got}: {self.row.reason}; expected {self.row.expected}", pytrace=False)
-
-    def reportinfo(self) -> tuple[os.PathLike[str], int, str]:
-        return self.path, 0, self.name
 
     def _row(self, got: str, reason: str) -> SelftestRow:
         return SelftestRow(
