@@ -199,7 +199,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         return self.build_s + self.check_s + self.time_s
 
     def settles(self, *, timed: bool) -> bool:
-        """Whether it tells all that the same question would, with or without a clock.
+        """Whether asking for the same kernel and shape again, timed or not, could tell nothing new.
 
         What is timed as a draft is checked on what it claims alone, else on all calls; a failure is one either way.
         """

@@ -228,7 +228,7 @@ def _literal(node: ast.expr, path: Path, name: str) -> object:
 
 
 def _leaves(value: object) -> Iterator[object]:
-    """What a literal is put together from, keys of dictionaries too."""
+    """All values inside a literal, keys of dictionaries too."""
     pending = [value]
     while pending:
         match each := pending.pop():

@@ -51,7 +51,7 @@ def ranking(gain: Interval, *, floor: float, limit: float | None = None) -> Spee
 
 
 def leaning(gain: Interval, *, floor: float) -> str:
-    """What an ambiguous gain still says, in words: its direction, where the whole interval lies on one side of none."""
+    """What an ambiguous gain still says, in words: its direction, if its whole interval lies on one side of zero."""
     if gain.high < 0:
         return f"slower-leaning: whether by more than {floor:.2%} is open"
     if gain.low > 0:

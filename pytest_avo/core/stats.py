@@ -250,7 +250,7 @@ def _larger(one: Located, other: Located) -> Located:
 
 
 def _together(shapes: Sequence[Launches], share: Floats) -> Located | None:
-    """The mean over shapes from what each launch, or round of the only one, has of it; None where they do not match."""
+    """The mean over shapes, launch by launch, or round by round of the only one; None where their numbers differ."""
     numbers = {len(launches) for launches in shapes}
     if len(numbers) > 1:
         return None

@@ -1,4 +1,4 @@
-"""What a user may put in the place of built-in rules; see hookspecs.py for what each is told and may answer."""
+"""The hooks of a project that an evolution calls; hookspecs.py says what each is told and may answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pytest_avo.operators.operator import Proposal, Task
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """Where an evolution asks the project that it runs in."""
+    """The hooks that an evolution calls."""
 
     propose: Callable[[Task], Proposal | None]
     """The next candidate; on a thread of its own. None: nothing is left to try."""

@@ -1,4 +1,4 @@
-"""A kernel's old time beside its new one, round by round: what a gate decides on, whatever the old time comes from."""
+"""Gains: a kernel's old time over its new one, round by round, which is what a gate decides on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the catalogue has to know of an operator that ships, before it is imported."""
+"""The entry of an operator that ships: what the catalogue must know before it imports the operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: lines of progress, and the line that says what is being done."""
+"""What a run tells its user while it goes on: lines of progress, and one line that says what is being done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one step can see of a draft beside its verdict, where its kernels are evaluated: nothing of it counts."""
+"""Lets a step look into its drafts where kernels are evaluated; nothing of what it shows counts as a measurement."""
 
 from __future__ import annotations
 

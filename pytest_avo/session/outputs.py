@@ -1,4 +1,4 @@
-"""What a run leaves behind: the files that the user asked for, and what GitHub's runner takes by itself."""
+"""Writes what a run leaves behind: the files that the user asked for, and what GitHub's runner reads by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run takes from the session around it: terminal, workers, number; and how it says a user's mistake."""
+"""What a run takes from pytest's session: terminal, xdist's workers, their number; and how mistakes are told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels compiled before they are asked for, each in a process of its own that does not reach the device.
+"""Compiles kernels before they are asked for, each in a process of its own that does not reach the device.
 
 While one kernel is timed, the launches of those that come next are compiled on the cores that are left. What is
 compiled lies in the kernel's private folder: its own process finds it there, and no other does.
@@ -51,7 +51,7 @@ BuildKey = tuple[str, bool]
 
 @dataclass(frozen=True, slots=True)
 class _Compiler:
-    """A process at work."""
+    """A compiler process that runs."""
 
     pid: int
     link: socket.socket
@@ -59,7 +59,7 @@ class _Compiler:
 
 
 class Ahead:
-    """Has kernels compiled for shapes, and knows for which they are."""
+    """Compiles kernels in the background, and knows for which shapes they are compiled."""
 
     def __init__(self, spawner: Spawner, *, target: str, multiprocessors: int, jobs: int, memory_bytes: int) -> None:
         """target, multiprocessors: of the device. jobs: compilers at a time, for each kernel."""

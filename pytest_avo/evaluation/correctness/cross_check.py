@@ -1,4 +1,4 @@
-"""Outputs of a slice beside those of another kernel on the same inputs: where they differ most, float64 decides.
+"""Checks a slice's outputs against another kernel's on the same inputs: where they differ most, float64 decides.
 
 A comparison looks at every element at the price of reading both. It says nothing of who is right, and two kernels may
 differ by rounding alone: so places are only chosen by it, and judged as any other.

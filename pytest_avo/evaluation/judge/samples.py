@@ -41,7 +41,7 @@ def calls_in_slice(seconds: Collection[float], overhead_s: float, *, slice_s: fl
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a process says less of a slice than the judge's clock, and than its first thread worked.
+    """How much less time a process accounts for: than the judge's clock, and than its first thread worked.
 
     What it waited for in between (a core, a lock that a helper of its own holds) it need not account for: that is in
     its time all the same.

@@ -1,4 +1,4 @@
-"""What feeds one worker of a pool: a thread that connects it, hands it requests and takes its answers."""
+"""Feeds one worker of a pool: a thread that connects it, hands it requests and takes its answers."""
 
 from __future__ import annotations
 

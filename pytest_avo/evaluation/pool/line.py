@@ -17,7 +17,7 @@ _decode = msgspec.json.Decoder(WorkerOrder)
 
 
 class WorkerLine:
-    """The worker's end of its channel. While it ends nothing is sent: the kernel's end was this worker's doing."""
+    """The worker's end of its channel. A worker that ends sends nothing: kernels that fail then were killed by it."""
 
     def __init__(self, channel: Any) -> None:
         self.inbox: queue.Queue[bytes] = queue.Queue()
@@ -73,7 +73,7 @@ class WorkerLine:
         return order
 
     def live(self) -> None:
-        """Give a sign of life again and again, however long a kernel takes: a pulled plug closes no connection."""
+        """Send signs of life, however long a kernel takes: a host that lost its power closes no connection."""
         while not self._ending.wait(SIGN_OF_LIFE_S):
             try:
                 self.send(Progress(0, ""))

@@ -1,4 +1,4 @@
-"""Which workers a pool has: awaited, ready, lost or refused, all of one kind, and what is told of them."""
+"""The workers of a pool: awaited, ready, lost or refused, all of one kind of device; and what is told of them."""
 
 from __future__ import annotations
 

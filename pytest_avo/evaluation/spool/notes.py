@@ -1,4 +1,4 @@
-"""What stands in the files of a spool."""
+"""The values that the files of a spool hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which spool is meant, and what kind of device it has: from `--tx spool=DIR` to an introduction."""
+"""From `--tx spool=DIR` to a spool and the kind of device that serves it."""
 
 from __future__ import annotations
 

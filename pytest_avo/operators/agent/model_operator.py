@@ -1,4 +1,4 @@
-"""What operators that ask a model have in common: the context of a step, and the supervisor's directions."""
+"""The base of operators that ask a model: the context of a step, and the supervisor's directions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a member's folder to be read: the task of the step, its history, and how to work."""
+"""The texts in a member's folder: the task of the step, its history, and how to work."""
 
 from __future__ import annotations
 

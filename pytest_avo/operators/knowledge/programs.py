@@ -1,4 +1,4 @@
-"""The programs that a run has evaluated, recognised whatever their comments and layout."""
+"""Finds attempts that were the same program, whatever their comments and layout."""
 
 from __future__ import annotations
 
