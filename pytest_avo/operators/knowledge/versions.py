@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import msgspec
@@ -14,6 +15,10 @@ from pytest_avo.core.verdict import Verdict, judge
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.lineage.view import View
 
+NUMBER = re.compile(r"g?([0-9]{1,9})(?:\.([0-9]{1,9}))?")
+LISTED = 12
+"""Names that are told to who asks for one that there is not: the last ones."""
+
 
 class UnknownVersion(ValueError):
     """A name that no attempt of the run has; the message says which names there are."""
@@ -21,9 +26,17 @@ class UnknownVersion(ValueError):
 
 def version_name(attempt: Attempt) -> str:
     """What an attempt is called."""
-    if attempt.parent is None:
-        return "seed"
-    return f"g{attempt.generation:04d}" + (f".{attempt.member}" if attempt.member else "")
+    return "seed" if attempt.parent is None else _name(attempt.generation, attempt.member)
+
+
+def _name(generation: int, member: int) -> str:
+    return f"g{generation:04d}" + (f".{member}" if member else "")
+
+
+def _in_full(name: str) -> str:
+    """The name of a version that was called by its number alone, as tables and the lines in a kernel's file have it."""
+    found = NUMBER.fullmatch(name)
+    return name if found is None else _name(int(found[1]), int(found[2] or 0))
 
 
 def find_version(view: View, name: str, *, promoted_only: bool) -> Attempt:
@@ -31,13 +44,14 @@ def find_version(view: View, name: str, *, promoted_only: bool) -> Attempt:
     attempts = visible(view, promoted_only=promoted_only)
     if name == "incumbent" and (incumbent := view.incumbent()):
         return incumbent
+    wanted = _in_full(name)
     for attempt in attempts:
-        if version_name(attempt) == name:
+        if version_name(attempt) == wanted:
             return attempt
     if not attempts:
         raise UnknownVersion(f"there is no version {name!r}: the run has no attempt yet, not even its seed")
-    known = ", ".join(version_name(each) for each in attempts[-12:])
-    raise UnknownVersion(f"there is no version {name!r}: expected seed, incumbent or one of ..., {known}")
+    known = ", ".join(["..."] * (len(attempts) > LISTED) + [version_name(each) for each in attempts[-LISTED:]])
+    raise UnknownVersion(f"there is no version {name!r}: expected seed, incumbent or one of {known}")
 
 
 def visible(view: View, *, promoted_only: bool) -> list[Attempt]:

@@ -29,8 +29,19 @@ def test_versions_are_found_by_the_names_that_they_are_called(world: World) -> N
     assert names == {"seed": 1, "g0001": promoted.id, "g0002": same.id}
     assert find_version(world.view, "incumbent", promoted_only=True).id == promoted.id
     assert version_name(same) == "g0002"
-    with pytest.raises(UnknownVersion, match=r"no version 'g0009': expected seed, incumbent or one of .*g0002"):
+    with pytest.raises(
+        UnknownVersion, match=r"no version 'g0009': expected seed, incumbent or one of seed, g0001, g0002$"
+    ):
         find_version(world.view, "g0009", promoted_only=False)
+
+
+@pytest.mark.parametrize("name", ["1", "g1", "0001", "g0001.0"])
+def test_a_number_is_enough(world: World, name: str) -> None:
+    promoted = world.settle(Proposal(BETTER, "unroll"))
+    assert find_version(world.view, name, promoted_only=False) == promoted
+    for other in (f"{name}.2", "2", "1" * 5000, "0"):
+        with pytest.raises(UnknownVersion):
+            find_version(world.view, other, promoted_only=False)
 
 
 def test_without_memory_only_what_was_promoted_is_seen(world: World) -> None:
