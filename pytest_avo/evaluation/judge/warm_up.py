@@ -72,20 +72,19 @@ class WarmUp:
         self._every(shape, arms, min(max(calls, LEAST_CALLS), self._room.max_calls(shape)))
 
     def _calls_of_host(self, shape: Shape, arms: Mapping[str, Arm]) -> int:
-        """How many calls make a slice on a CPU, which every arm but the empty one has made then."""
+        """How many calls make a slice on a CPU, which every arm but the empty one has made then, or more.
+
+        So many as were known are kept where more are suggested, not where fewer would do: it is the slices that last.
+        """
         asked = self._known.get(shape.id, 1)
         calls = self._suggested(shape, arms, asked)
-        if asked > 1 and self._is_near(calls, asked):
+        if asked <= calls <= NEAR["cpu"] * asked and asked > 1:
             calls = asked
-        elif calls > 1:
+        elif calls > asked:
             # The empty arm has been asked, and keeps its process.
             self._every(shape, {name: arm for name, arm in arms.items() if name != EMPTY}, calls)
         self._known[shape.id] = calls
         return calls
-
-    def _is_near(self, found: int, calls: int) -> bool:
-        near = NEAR[self._place]
-        return 1 / near <= found / calls <= near
 
     def _calls_of_graphs(self, shape: Shape, arms: Mapping[str, Arm]) -> int:
         """How many calls make a slice on a GPU.
@@ -96,7 +95,7 @@ class WarmUp:
             calls = self._suggested(shape, arms, 1)
             self._every(shape, arms, calls)  # captured now, which the next one is not
         found = self._suggested(shape, arms, calls)
-        if not self._is_near(found, calls):
+        if not 1 / NEAR["cuda"] <= found / calls <= NEAR["cuda"]:
             calls = found
             self._every(shape, arms, calls)
         self._known[shape.id] = calls

@@ -77,17 +77,16 @@ def test_on_a_cpu_a_single_call_comes_first_and_tells_how_many_there_are() -> No
     assert bench.calls == [1, 5]
 
 
-def test_on_a_cpu_calls_that_are_known_are_a_slice_unless_that_would_be_much_too_long_or_too_short() -> None:
-    bench = Bench("cpu", 1e-3, known={SHAPE.id: 6})
-    assert bench.race() == 6
-    assert bench.calls == [1, 6]
-    bench.call_s = 2.5e-3
-    assert bench.race() == 2
-    assert bench.calls == [1, 6, 2]
-    bench.call_s = 10e-3
-    assert bench.race() == 1
-    assert bench.calls == [1, 2]
-    assert bench.known == {SHAPE.id: 1}
+@pytest.mark.parametrize(
+    ("call_s", "calls", "made"), [(1e-3, 4, [1, 4]), (0.7e-3, 8, [1, 4, 8]), (2.5e-3, 2, [1, 4]), (10e-3, 1, [1, 4])]
+)
+def test_on_a_cpu_a_slice_has_the_calls_that_are_known_unless_fewer_would_do_or_many_more_are_needed(
+    call_s: float, calls: int, made: list[int]
+) -> None:
+    bench = Bench("cpu", call_s, known={SHAPE.id: 4})
+    assert bench.race() == calls
+    assert bench.calls == made
+    assert bench.known == {SHAPE.id: calls}
 
 
 @pytest.mark.parametrize(("single_late_s", "builds"), [(0.0, False), (0.05, False), (0.2, True)])
