@@ -24,6 +24,7 @@ class Process:
     parent: int
     state: str
     cpu_s: float
+    """Of it, and of children that ended and that it waited for."""
 
 
 def tree(root: int) -> list[Process]:
@@ -117,7 +118,7 @@ def find(pid: int) -> Process | None:
         fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
     except OSError:
         return None
-    cpu_s = (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND
+    cpu_s = sum(map(int, fields[11:15])) / _TICKS_PER_SECOND  # utime, stime, and both of children that it waited for
     return Process(pid=pid, parent=int(fields[1]), state=fields[0].decode(), cpu_s=cpu_s)
 
 

@@ -61,3 +61,15 @@ def test_whoever_was_continued_is_found_at_once(spinning: ProcessTree) -> None:
     spinning.stop()
     os.kill(spinning.root, signal.SIGCONT)
     assert spinning.movement() == "was continued"
+
+
+def test_time_of_children_that_ended_counts() -> None:
+    """Whoever works in children that live for a millisecond is at work all the same."""
+    before = sum(x.cpu_s for x in processes.tree(os.getpid()))
+    pid = os.fork()
+    if pid == 0:
+        while time.process_time() < 0.05:
+            pass
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert sum(x.cpu_s for x in processes.tree(os.getpid())) - before >= 0.04
