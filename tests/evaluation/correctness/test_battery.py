@@ -172,7 +172,7 @@ def test_every_check_has_two_masked_queries_and_keys_that_fill_no_tile() -> None
         assert any(x.seqlen_q == 2 and x.seqlen_kv > 100 for x in masked)
         few = [x for x in masked if 1 < x.seqlen_q <= 8 and x.seqlen_kv <= 8]
         assert any(x.heads_q > 3 * x.heads_kv > 3 and x.batch > 8 for x in few)
-        assert any(x.heads_q == x.heads_kv > 6 for x in few)
+        assert any(x.heads_q == x.heads_kv > 8 for x in few)
 
 
 def test_every_check_goes_beyond_the_lengths_of_most_calls() -> None:
