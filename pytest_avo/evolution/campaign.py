@@ -10,8 +10,9 @@ import msgspec
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation
-from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.ranking import noise_floor
+from pytest_avo.core.source import source_digest
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.plan import Plan, changes
 from pytest_avo.evolution.promotion import Provenance, check_unchanged, transferred

@@ -9,8 +9,9 @@ from functools import partial
 
 from pytest_avo.core.errors import EvaluatorError, InvalidInput
 from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
-from pytest_avo.core.kernel import Kernel, source_digest
+from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import source_digest
 from pytest_avo.core.verdict import judge_together
 from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.decision import screening

@@ -15,7 +15,8 @@ from pytest_avo.core.disk.files import write_atomically
 from pytest_avo.core.disk.repository import GitError, git, text
 from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import PROVENANCE, read_kernel, with_provenance
+from pytest_avo.core.kernel import read_kernel
+from pytest_avo.core.source import PROVENANCE, with_provenance
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.view import View

@@ -15,7 +15,7 @@ import msgspec
 
 from pytest_avo.core.evaluation import Evaluation
 from pytest_avo.core.fingerprint import Fingerprint
-from pytest_avo.core.kernel import source_digest, without_provenance
+from pytest_avo.core.source import source_digest, without_provenance
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.database import open_to_write
 from pytest_avo.lineage.events import Event, Fact, encoded, kind_of

@@ -10,8 +10,9 @@ import json
 import re
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import PROVENANCE, Kernel
+from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.signature import signatures
+from pytest_avo.core.source import PROVENANCE
 
 NAME = re.compile(r"[a-z][-a-z0-9]*[a-z0-9]")
 CAPABILITIES = {"sm80": "8.0", "sm90": "9.0", "sm100": "10.0"}

@@ -11,8 +11,9 @@ import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import EvaluationRequest, Look, Subject
-from pytest_avo.core.kernel import Kernel, source_digest
+from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import source_digest
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.lineage.events import Fact, Profiled

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytest_avo.command.main import main
-from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.source import source_digest
 from tests.evolution.world import World, proposal, source
 
 

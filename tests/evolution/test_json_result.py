@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.source import source_digest
 from pytest_avo.evolution.chronicle import Chronicle
 from pytest_avo.evolution.conclusion import summary
 from pytest_avo.evolution.json_result import json_result

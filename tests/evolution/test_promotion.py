@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import PROVENANCE, source_digest, without_provenance
+from pytest_avo.core.source import PROVENANCE, source_digest, without_provenance
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution.promotion import Provenance, check_commit, check_unchanged, commit, promote
 from tests import ROOT

@@ -8,7 +8,8 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
-from pytest_avo.core.kernel import PROVENANCE, parse_kernel, read_kernel
+from pytest_avo.core.kernel import parse_kernel, read_kernel
+from pytest_avo.core.source import PROVENANCE
 from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.gate.refs import at_ref
 from tests.gate.conftest import Repository

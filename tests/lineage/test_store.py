@@ -16,7 +16,7 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import Evaluation, Timing
-from pytest_avo.core.kernel import source_digest
+from pytest_avo.core.source import source_digest
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.database import VERSION
 from pytest_avo.lineage.events import NoiseFloor, Note

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
 from pytest_avo.core.fingerprint import fingerprint
-from pytest_avo.core.kernel import parse_kernel, source_digest
+from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import source_digest
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import judge
 from pytest_avo.lineage.events import Fact

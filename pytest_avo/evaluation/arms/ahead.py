@@ -20,9 +20,10 @@ import torch
 
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.evaluation import Subject
-from pytest_avo.core.kernel import claim_of, text_digest
+from pytest_avo.core.kernel import claim_of
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import ATTENTION
+from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.correctness.battery import Extent, beside_once
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pytest_avo.core.evaluation import Limits, Subject
-from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault
 from pytest_avo.evaluation.arms.spawner import Spawner

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.evaluation import Subject
-from pytest_avo.core.kernel import text_digest
+from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.fork_server import ForkServer
 from pytest_avo.evaluation.arms.log import Log
 from pytest_avo.evaluation.arms.resources import Resources, Spare, private_folders

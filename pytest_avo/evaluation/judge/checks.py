@@ -11,8 +11,9 @@ from random import Random
 import torch
 
 from pytest_avo.core.evaluation import EvaluationRequest, Subject
-from pytest_avo.core.kernel import claim_of, text_digest
+from pytest_avo.core.kernel import claim_of
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.arm import Arm, Phase, Slice
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised

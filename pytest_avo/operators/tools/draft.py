@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.evaluation import BASELINE
-from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.likeness import normalised
 from pytest_avo.core.ranking import ONE_SIDED_99, geomean_gain
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import source_digest
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import judge
 from pytest_avo.lineage.records import Attempt

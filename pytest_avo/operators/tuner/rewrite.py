@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from pytest_avo.core.kernel import Literal, assignment, without_provenance
+from pytest_avo.core.kernel import Literal, assignment
+from pytest_avo.core.source import without_provenance
 
 # The line ends that Python's tokenizer knows. str.splitlines knows more (form feed, say) and would miscount.
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")

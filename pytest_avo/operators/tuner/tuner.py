@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.kernel import Literal, Tunable, parse_kernel, source_digest
+from pytest_avo.core.kernel import Literal, Tunable, parse_kernel
+from pytest_avo.core.source import source_digest
 from pytest_avo.lineage.records import GEOMEAN, Status
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.operator import Proposal, Task

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.evaluation import Subject
-from pytest_avo.core.kernel import text_digest
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.linux.removal import remove_tree

@@ -15,8 +15,9 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.fingerprint import fingerprint
-from pytest_avo.core.kernel import Kernel, parse_kernel, source_digest
+from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.source import source_digest
 from pytest_avo.core.stats import Interval
 from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
 from pytest_avo.lineage.store import Store
