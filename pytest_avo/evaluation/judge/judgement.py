@@ -58,7 +58,12 @@ class Judgement:
 
 @cache
 def _second_thread() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="avo-judgement")
+    def as_the_first() -> None:
+        # What a process has set its first thread to, torch knows on others, and libraries below it do not: they would
+        # start threads of their own here.
+        torch.set_num_threads(torch.get_num_threads())
+
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="avo-judgement", initializer=as_the_first)
 
 
 def rival_of(arms: Iterable[str]) -> str:
