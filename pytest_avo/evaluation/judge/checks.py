@@ -156,7 +156,7 @@ class Checks:
         for each in checked_slices(shape, random, most_calls=self._arms.room.max_calls(shape)):
             batch = stream.draw(each.calls, each.base)
             changed = mix_all(batch, each.kinds, random, source)
-            what = f"a slice with {', '.join(each.kinds)} inputs" if each.kinds else "a slice"
+            what = f"a slice with {', '.join(dict.fromkeys(each.kinds))} inputs" if each.kinds else "a slice"
             self._judgement.settle()
             try:
                 call = partial(arm.call, batch, shape.dtype, phase="check", like_timed=True, eager=eager)
