@@ -108,9 +108,13 @@ def _arguments(spec: ToolSpec[A], text: str) -> A:
     except msgspec.ValidationError as error:
         fields = msgspec.structs.fields(spec.arguments)
         wanted = ", ".join(field.name + ("" if field.required else "?") for field in fields)
-        raise Mistake(
-            f"the arguments of {spec.name} are wrong: {str(error).replace('`', '')}; expected {{{wanted}}}"
-        ) from None
+        raise Mistake(f"the arguments of {spec.name} are wrong: {_in_words(error)}; expected {{{wanted}}}") from None
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """`hypothesis: expected str of length >= 10`, where msgspec has the place behind it."""
+    what, _, where = str(error).replace("`", "").partition(" - at $.")
+    return f"{where}: {what[:1].lower()}{what[1:]}" if where else what
 
 
 def _decoded(spec: ToolSpec[A], text: str) -> Any:

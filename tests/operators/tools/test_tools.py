@@ -124,7 +124,7 @@ def test_an_answer_is_bounded(toolbox: Toolbox) -> None:
 
 
 def test_lessons_must_say_something(toolbox: Toolbox) -> None:
-    assert "length >= 10 - at $.text" in handle(toolbox, "record_lesson", text="short", technique="t")
+    assert "wrong: text: expected str of length >= 10;" in handle(toolbox, "record_lesson", text="short", technique="t")
 
 
 def test_settings_have_the_defaults_that_are_documented() -> None:
