@@ -44,6 +44,8 @@ from pytest_avo.evaluation.judge.warm_up import WarmUp
 EMPTY_SLICES = 4
 """Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing
 of the slices that it is subtracted from."""
+SEED_BITS = 64
+"""Of what chance picks to look at in a round's outputs, which a second thread does."""
 EXCHANGED_SHARE = 1 / 32
 """Of the slices of a kernel on a CPU, so many more in which arguments are exchanged, before a round or after it."""
 EXCHANGE_TRIES = 8
@@ -106,9 +108,14 @@ class Race:
             arms = launch()
             if number and self._place == "cpu":
                 arms = {name: arm for name, arm in arms.items() if name != EMPTY}  # what it takes is known
-            for samples in self._samples.values():
-                samples.begin_launch(arms)
-            placement = self._prepare(arms, again=number > 0)
+            for shape in self._shapes:
+                self._samples[shape.id].begin_launch(arms)
+                # They build, with threads of their own.
+                self._warming.first_calls(shape, arms, self._samples[shape.id].calls)
+            placement = Placement([arm.pid for arm in arms.values()] if self._place == "cpu" else [])
+            for shape in self._shapes:
+                self._warm_up(shape, arms)
+            placement.settle()
             if self._plan.costs and not self._costs:
                 self._costs = {shape.id: self._call_costs(shape, arms) for shape in self._shapes}
             reason, rounds = self._rounds(arms, stopping, say, before=number * stopping.rounds)
@@ -127,21 +134,6 @@ class Race:
         unclear = self._aftermath_unclear(arms)
         stopped = stopped or f"all {stopping.rounds * self._plan.launches} rounds done"
         return {shape.id: self._timing(shape, stopped, self._too_few(done) or unclear) for shape in self._shapes}
-
-    def _prepare(self, arms: Mapping[str, Arm], *, again: bool) -> Placement:
-        """Warm all arms up, and place their threads as these were at work then. again: in a later launch."""
-        pids = [arm.pid for arm in arms.values()] if self._place == "cpu" else []
-        builds = self._warming.builds or not again or self._place != "cpu"
-        for shape in self._shapes if builds else ():
-            self._warming.first_calls(shape, arms, self._samples[shape.id].calls)
-        placement = Placement(pids)  # what builds has threads of its own
-        for shape in self._shapes:
-            if builds:
-                self._warm_up(shape, arms)
-            else:
-                self._warming.only_calls(shape, arms, self._samples[shape.id].calls)
-        placement.settle()
-        return placement
 
     def _rounds(
         self, arms: Mapping[str, Arm], stopping: Stopping, say: Callable[[str], None], *, before: int
@@ -291,7 +283,7 @@ class Race:
                 self._aftermath.note(shape.id, name, result.seconds)
         # Judged while the inputs of the next round are drawn.
         compare = partial(look_at_slice, shape, batch, out, other if rival else None, groups=unusual)
-        self._judgement.begin(partial(compare, random=Random(self._random.random())))
+        self._judgement.begin(partial(compare, random=Random(self._random.getrandbits(SEED_BITS))))
 
     def _slice(
         self,
