@@ -17,7 +17,7 @@ from pytest_avo.kernels.registry import Winner
 from pytest_avo.kernels.tensors import Key, place, shape_of
 from pytest_avo.kernels.torch_answer import torch_answer
 
-Answer = TypeVar("Answer")
+Returned = TypeVar("Returned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def call_paged(
     return _answer(key, scale, ask)
 
 
-def _answer(key: Key, scale: float | None, ask: Callable[[Taker, float], Answer | None]) -> Answer | None:
+def _answer(key: Key, scale: float | None, ask: Callable[[Taker, float], Returned | None]) -> Returned | None:
     """What `ask` gets of the kernel that takes the key; one that refuses or fails is not asked again, but the next is.
 
     None where no kernel takes the key, `ask` finds that it does not offer what is wanted, or the scale is not positive.

@@ -58,7 +58,7 @@ class _Change:
     row: int
 
 
-class Exchange:
+class ArgumentExchange:
     """Of one slice on inputs that nobody else is given; `act` while it runs, `fault` when it is over."""
 
     def __init__(self, batch: Batch, given: Memory, result: Memory, random: Random) -> None:

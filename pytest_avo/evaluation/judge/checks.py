@@ -27,7 +27,7 @@ from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, St
 from pytest_avo.evaluation.correctness.mixture import checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
-from pytest_avo.evaluation.judge.judgement import Judgement
+from pytest_avo.evaluation.judge.judgement import DeferredJudgement
 
 
 class _Spent:
@@ -57,7 +57,7 @@ class Checks:
         self._arms = arms
         self._say = say
         self._place = place
-        self._judgement = Judgement(place)
+        self._judgement = DeferredJudgement(place)
         self._refused: dict[str, set[str]] = {}
         """Functions of which a kernel refused calls that it does not claim, by the digest of its source."""
 

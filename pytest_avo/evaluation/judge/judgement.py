@@ -22,7 +22,7 @@ from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.judge.peers import EMPTY
 
 
-class Judgement:
+class DeferredJudgement:
     """At most one at a time. Whoever asks a kernel anything has to `settle` first."""
 
     def __init__(self, place: str) -> None:

@@ -25,7 +25,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timi
 from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.exchange import Exchange
+from pytest_avo.evaluation.arms.exchange import ArgumentExchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
@@ -33,7 +33,7 @@ from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
 from pytest_avo.evaluation.judge.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
 from pytest_avo.evaluation.judge.call_costs import call_costs
-from pytest_avo.evaluation.judge.judgement import Judgement, look_at_slice, rival_of
+from pytest_avo.evaluation.judge.judgement import DeferredJudgement, look_at_slice, rival_of
 from pytest_avo.evaluation.judge.order import Order
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
@@ -85,7 +85,7 @@ class Race:
         self._disturbed = 0
         """Slices before which a GPU had work, with nobody running."""
         self._costs: dict[str, dict[str, CallCost]] = {}
-        self._judgement = Judgement(place)
+        self._judgement = DeferredJudgement(place)
         self._order = Order(self._random)
         self._warming = WarmUp(
             place=place,
@@ -207,7 +207,7 @@ class Race:
             return True
         inputs = self._streams[shape.id].draw(samples.calls, self._random.choice(shape.inputs))
         batch = Batch(inputs, shape.dtype, guarded=False)
-        exchange = Exchange(batch, arm.given, arm.result, self._random)
+        exchange = ArgumentExchange(batch, arm.given, arm.result, self._random)
         found = self._slice(shape, KERNEL, arm, batch, exchange.meanwhile(self._random.choice(slices)))
         self._aftermath.note(shape.id, KERNEL, found.seconds)
         if fault := exchange.fault(found):

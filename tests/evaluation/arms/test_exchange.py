@@ -14,7 +14,7 @@ import torch
 from pytest_avo.core.shape import Dtype, InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.exchange import ACTS, Exchange
+from pytest_avo.evaluation.arms.exchange import ACTS, ArgumentExchange
 from pytest_avo.evaluation.arms.memory import host_memory
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.reference import Part, computed
@@ -35,7 +35,7 @@ class Played:
         stream = Stream(of, torch.Generator().manual_seed(seed))
         self.batch = Batch(stream.draw(CALLS, kind), of.dtype, guarded=False)
         self.given, self.result = host_memory(BYTES), host_memory(BYTES)
-        self.exchange = Exchange(self.batch, self.given, self.result, Random(seed))
+        self.exchange = ArgumentExchange(self.batch, self.given, self.result, Random(seed))
         self.written = self.batch.write(self.given, self.result)
 
     def answers(self, numbers: Sequence[int]) -> list[torch.Tensor]:
@@ -132,14 +132,14 @@ def test_calls_that_are_made_while_arguments_are_exchanged_say_nothing(monkeypat
     played = Played()
     early = played.answers(range(CALLS))
     looks: list[Callable[[], None]] = [lambda: None, lambda: played.deliver(range(CALLS), early)]
-    look = Exchange._results
+    look = ArgumentExchange._results
 
-    def results(exchange: Exchange) -> torch.Tensor:
+    def results(exchange: ArgumentExchange) -> torch.Tensor:
         if looks:
             looks.pop(0)()
         return look(exchange)
 
-    monkeypatch.setattr(Exchange, "_results", results)
+    monkeypatch.setattr(ArgumentExchange, "_results", results)
     played.exchange.act()
     assert not played.exchange.was_in_time
     assert played.said() == ("", "")
@@ -150,20 +150,20 @@ def test_a_call_that_is_made_while_its_arguments_are_exchanged_once_more_says_no
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It may have seen what the first exchange left; all other calls were made before or say what they say."""
-    look = Exchange._results
+    look = ArgumentExchange._results
     for seed in range(5):
         played = Played(seed=seed)
         played.exchange.act()
         early = played.answers(range(CALLS))  # an honest kernel's, all of which are made right now
         looks: list[Callable[[], None]] = [lambda: None, partial(played.deliver, range(CALLS), early)]
 
-        def results(exchange: Exchange, looks: list[Callable[[], None]] = looks) -> torch.Tensor:
+        def results(exchange: ArgumentExchange, looks: list[Callable[[], None]] = looks) -> torch.Tensor:
             if looks:
                 looks.pop(0)()
             return look(exchange)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Exchange, "_results", results)
+            patch.setattr(ArgumentExchange, "_results", results)
             played.exchange.act()
         assert played.said() == ("", "")
 
@@ -251,7 +251,7 @@ def test_arguments_of_a_real_process_are_exchanged_while_it_makes_a_call(
     )
     ends = arm.result._content[-2:]
     ends.zero_()
-    exchange = Exchange(batch, arm.given, arm.result, Random(1))
+    exchange = ArgumentExchange(batch, arm.given, arm.result, Random(1))
 
     def act() -> None:
         while not int(ends[0]):

@@ -3,7 +3,7 @@ import threading
 import pytest
 
 from pytest_avo.evaluation.arms.faults import KernelFault
-from pytest_avo.evaluation.judge.judgement import Judgement
+from pytest_avo.evaluation.judge.judgement import DeferredJudgement
 
 PATIENCE_S = 60.0
 
@@ -13,7 +13,7 @@ def wrong() -> None:
 
 
 def test_outputs_are_judged_on_another_thread_of_a_cpu() -> None:
-    judgement, threads, known = Judgement("cpu"), list[int](), threading.Event()
+    judgement, threads, known = DeferredJudgement("cpu"), list[int](), threading.Event()
 
     def judge() -> None:
         threads.append(threading.get_ident())
@@ -27,7 +27,7 @@ def test_outputs_are_judged_on_another_thread_of_a_cpu() -> None:
 
 
 def test_what_the_other_thread_has_not_begun_is_judged_here() -> None:
-    busy, judgement, threads, done = Judgement("cpu"), Judgement("cpu"), list[int](), threading.Event()
+    busy, judgement, threads, done = DeferredJudgement("cpu"), DeferredJudgement("cpu"), list[int](), threading.Event()
 
     def wait() -> None:
         done.wait(PATIENCE_S)
@@ -43,7 +43,7 @@ def test_what_the_other_thread_has_not_begun_is_judged_here() -> None:
 
 
 def test_what_is_found_is_raised_once_before_anything_is_asked_again() -> None:
-    judgement = Judgement("cpu")
+    judgement = DeferredJudgement("cpu")
     judgement.begin(wrong)
     with pytest.raises(KernelFault, match="of no use"):
         judgement.settle()
@@ -54,7 +54,7 @@ def test_what_is_found_is_raised_once_before_anything_is_asked_again() -> None:
 
 
 def test_what_was_begun_may_be_forgotten_once_something_else_was_found() -> None:
-    judgement = Judgement("cpu")
+    judgement = DeferredJudgement("cpu")
     judgement.begin(wrong)
     judgement.forget()
     judgement.settle()
@@ -62,4 +62,4 @@ def test_what_was_begun_may_be_forgotten_once_something_else_was_found() -> None
 
 def test_a_gpu_puts_nothing_off() -> None:
     with pytest.raises(KernelFault, match="of no use"):
-        Judgement("cuda").begin(wrong)
+        DeferredJudgement("cuda").begin(wrong)

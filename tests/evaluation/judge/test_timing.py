@@ -11,7 +11,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Timing, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
-from pytest_avo.evaluation.arms.exchange import Exchange
+from pytest_avo.evaluation.arms.exchange import ArgumentExchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
 from pytest_avo.evaluation.judge import warm_up
 from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
@@ -352,7 +352,7 @@ def test_arguments_are_exchanged_in_a_race_wherever_calls_are_still_to_come(
     confined: Laboratory, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     monkeypatch.setattr(warm_up, "calls_in_slice", lambda *_, **__: calls)
-    monkeypatch.setattr(Exchange, "fault", lambda *_: KernelFault("rejected", "looked at"))
+    monkeypatch.setattr(ArgumentExchange, "fault", lambda *_: KernelFault("rejected", "looked at"))
     plan = TimingPlan(min_rounds=1, max_rounds=1)
     if calls == 1:
         assert rounds(race(confined, {KERNEL: kernel()}, plan)) == [1]
