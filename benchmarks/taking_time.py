@@ -2,11 +2,11 @@
 
     python benchmarks/taking_time.py [CANDIDATES [NOISE]]
 
-An incumbent was promoted once, 1.35 times as fast as the seed, and timed beside the fixed arm then. Now a candidate is
-confirmed beside it: one that changes nothing while the incumbent takes so much longer, or an honest gain while it does
-not. Counted is what the confirmation promotes and what the rule of the fixed arm (evolution/fixed_arm.py) lets pass of
-that. Everything but the clock is what an evolution runs. NOISE is the deviation of a round's log-ratio (0.1: 10%), one
-round in ten is late besides; that of a process is a third of it, and the fixed arm drifts by 3% in between.
+An incumbent was promoted once, 1.35 times as fast as the seed, screened and confirmed beside the fixed arm. Now a
+candidate is beside it: one that changes nothing while the incumbent takes so much longer, or an honest gain while it
+does not. Counted is what the confirmation promotes and what the rule of the fixed arm (evolution/fixed_arm.py) lets
+pass of that. Everything but the clock is what an evolution runs. NOISE is the deviation of a round's log-ratio (0.1:
+10%), one round in ten is late besides; that of a process is a third of it, and the fixed arm drifts by 3% in between.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from simulation import KINDS, SHAPES, Machine, Race
 
 from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, TimingPlan
 from pytest_avo.core.ranking import LEAST_FLOOR
-from pytest_avo.evolution.decision import accepts, confirmation, decide
+from pytest_avo.evolution.decision import accepts, confirmation, decide, screening
 from pytest_avo.evolution.fixed_arm import unshown
 
 ARMS = (KERNEL, BASELINE, FIXED)
@@ -30,16 +30,15 @@ DRIFT = 0.03
 Evaluations = dict[str, Evaluation]
 
 
-def confirmed(machine: Machine, slower: dict[str, float]) -> Evaluations:
-    """A confirmation of arms that take so much longer, log-ratios."""
-    race = Race(confirmation(TimingPlan(), floor=LEAST_FLOOR), SHAPES, ARMS)
+def measured(machine: Machine, slower: dict[str, float], plan: TimingPlan) -> Evaluations:
+    """Arms that take so much longer, log-ratios; a turn of all kinds of inputs in each launch, as few as it can be."""
+    race = Race(plan, SHAPES, ARMS)
     for launch in range(race.plan.launches):
         race.begin_launch()
-        kinds = [KINDS[index % len(KINDS)] for index in range(race.stopping.rounds)]
         for shape in SHAPES:
             process = {arm: machine.process() for arm in ARMS}
-            logs = {arm: [slower[arm] + process[arm] + machine.slice() for _ in kinds] for arm in ARMS}
-            for index, kind in enumerate(kinds):
+            logs = {arm: [slower[arm] + process[arm] + machine.slice() for _ in KINDS] for arm in ARMS}
+            for index, kind in enumerate(KINDS):
                 race.note(shape, kind, {arm: logs[arm][index] for arm in ARMS})
         if race.is_over(launch + 1):
             break
@@ -48,10 +47,12 @@ def confirmed(machine: Machine, slower: dict[str, float]) -> Evaluations:
 
 def tried(machine: Machine, *, gain: float, slowed: float) -> tuple[bool, bool]:
     """Whether a candidate's confirmation promotes it, and whether the fixed arm lets that pass; both ratios."""
-    then = confirmed(machine, {KERNEL: 0.0, BASELINE: PROMOTED, FIXED: 0.0})
+    plans = [screening(TimingPlan(), floor=LEAST_FLOOR), confirmation(TimingPlan(), floor=LEAST_FLOOR)]
+    then = [measured(machine, {KERNEL: 0.0, BASELINE: PROMOTED, FIXED: 0.0}, plan) for plan in plans]
     fixed = DRIFT * machine.normal()
-    now = confirmed(machine, {KERNEL: -math.log(gain), BASELINE: math.log(slowed), FIXED: fixed})
-    found = decide(now, SHAPES, floor=LEAST_FLOOR).gain
+    slower = {KERNEL: -math.log(gain), BASELINE: math.log(slowed), FIXED: fixed}
+    now = [measured(machine, slower, plan) for plan in plans]
+    found = decide(now[-1], SHAPES, floor=LEAST_FLOOR).gain
     promoted = found is not None and accepts(found, LEAST_FLOOR, accept="faster")
     return promoted, promoted and unshown(now, then, SHAPES) is None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
@@ -204,3 +205,7 @@ class Evaluation(msgspec.Struct, frozen=True):
         What is timed as a draft is checked on what it claims alone, else on all calls; a failure is one either way.
         """
         return self.outcome != "ok" or (self.timing is not None) == timed
+
+
+Evaluations = Mapping[str, Evaluation]
+"""Of one measurement, by shape id."""

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.evaluation import Evaluation, Evaluations
 from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge, judge_alone
@@ -23,8 +23,6 @@ from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, result_row
 from pytest_avo.report.terminal.lineage import AttemptRow, Summary
 
-Evaluations = Mapping[str, Evaluation]
-"""Evaluations by shape id."""
 CONFIDENCE = 0.95
 """That a kernel passed a peer."""
 

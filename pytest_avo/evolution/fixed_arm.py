@@ -3,19 +3,22 @@
 An incumbent that knows that it is one may take its time, and whatever comes after it looks faster. But it was a
 candidate once, timed beside the same fixed arm, a peer: beside that it must stand as it did then. Where it stands worse
 by more than LEAST_MISSING the gain is not believed, whether or not chance may be why: of few launches an interval alone
-would let everything pass. Unless the candidate itself stands better, beyond doubt, than the incumbent did: then it is a
-gain whatever the incumbent does. The seed is the other exception, which nobody proposed: beside it a gain is not
-believed where more is missing than chance explains.
+would let everything pass. Unless the candidate itself stands better by so much, beyond doubt, than the incumbent did:
+then it is a gain whatever the incumbent does. The seed is the other exception, which nobody proposed: beside it a gain
+is not believed where more is missing than chance explains.
+
+Screenings and confirmations are looked at together: of a confirmation's two launches one that something disturbed is
+half of what is known, and refused honest gains.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_avo.core import stats
-from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Timing
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluations, Timing
 from pytest_avo.core.ranking import ONE_SIDED_99, geomean_gain, paired
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
@@ -24,15 +27,18 @@ LEAST_MISSING = math.log(1.1)
 """What may be missing of a gain, a log-ratio: a machine is not the same an hour later."""
 
 
-def standing(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, of: str = KERNEL) -> Interval | None:
-    """How much faster an arm is than the fixed one, as a log-ratio over shapes; None where that was not timed."""
-    launches = {}
-    for shape in shapes:
-        found = evaluations.get(shape.id)
-        arm = _arm(found.timing) if found is not None and found.timing is not None else None
-        if found is None or found.timing is None or arm is None:
-            return None
-        launches[shape.id] = paired(found.timing, arm, of=of)
+def standing(measurements: Sequence[Evaluations], shapes: Sequence[Shape], *, of: str = KERNEL) -> Interval | None:
+    """How much faster an arm is than the fixed one in all of them together, as a log-ratio over shapes.
+
+    Measurements of a part of the shapes, or without the fixed arm, are left out; None where that leaves nothing.
+    """
+    launches: dict[str, list[list[float]]] = {shape.id: [] for shape in shapes}
+    for evaluations in measurements:
+        timings = _beside_fixed(evaluations, shapes)
+        for shape, (timing, arm) in timings.items():
+            launches[shape] += paired(timing, arm, of=of)
+    if not all(launches.values()):
+        return None
     return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=ONE_SIDED_99)
 
 
@@ -45,14 +51,14 @@ class Unshown:
 
 
 def unshown(
-    now: Mapping[str, Evaluation], then: Mapping[str, Evaluation], shapes: Sequence[Shape], *, of_seed: bool = False
+    now: Sequence[Evaluations], then: Sequence[Evaluations], shapes: Sequence[Shape], *, of_seed: bool = False
 ) -> Unshown | None:
-    """What a gain lacks, or None: `now` of a candidate beside an incumbent, `then` of that as a candidate.
+    """What the gain of a confirmation lacks, or None.
 
-    Nothing is said where either was timed without the fixed arm, or on other kinds of inputs. of_seed: the incumbent is
-    the seed.
+    now: of a candidate beside an incumbent, the confirmation last; then: of that as a candidate. Nothing is said where
+    either was timed without the fixed arm, or on other kinds of inputs. of_seed: the incumbent is the seed.
     """
-    if _kinds(now, shapes) != _kinds(then, shapes):
+    if not then or _kinds(now[-1], shapes) != _kinds(then[-1], shapes):
         return None
     past, present = standing(then, shapes), standing(now, shapes, of=BASELINE)
     candidate = standing(now, shapes)
@@ -63,16 +69,30 @@ def unshown(
     if missing <= 0:
         return None
     is_sure, shown = missing > doubt, candidate.estimate - past.estimate
-    if not is_sure and (of_seed or shown > math.hypot(candidate.half_width, past.half_width)):
+    better = max(LEAST_MISSING, math.hypot(candidate.half_width, past.half_width))
+    if not is_sure and (of_seed or shown > better):
         return None
-    gain = geomean_gain(now, shapes, confidence=ONE_SIDED_99)
+    gain = geomean_gain(now[-1], shapes, confidence=ONE_SIDED_99)
     said = (
         f"{math.exp(gain.estimate):.2f}x the incumbent, but {math.exp(shown):.2f}x what that was beside the same peer: "
     )
     return Unshown(said + ("the incumbent takes its time" if is_sure else "chance, or it takes its time"), is_sure)
 
 
-def _kinds(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> list[frozenset[str]]:
+def _beside_fixed(evaluations: Evaluations, shapes: Sequence[Shape]) -> dict[str, tuple[Timing, str]]:
+    """Timings by shape, each with its fixed arm; {} where a shape lacks it."""
+    found = {}
+    for shape in shapes:
+        evaluation = evaluations.get(shape.id)
+        timing = evaluation.timing if evaluation is not None else None
+        arm = _arm(timing) if timing is not None else None
+        if timing is None or arm is None:
+            return {}
+        found[shape.id] = timing, arm
+    return found
+
+
+def _kinds(evaluations: Evaluations, shapes: Sequence[Shape]) -> list[frozenset[str]]:
     timings = [found.timing for shape in shapes if (found := evaluations.get(shape.id)) is not None]
     return [frozenset() if timing is None else frozenset(timing.kind_names) for timing in timings]
 

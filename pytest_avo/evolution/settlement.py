@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.evaluation import Evaluation, Evaluations
 from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import promotion
@@ -20,12 +20,14 @@ from pytest_avo.evolution.decision import Decision, decide
 from pytest_avo.evolution.fixed_arm import Unshown, unshown
 from pytest_avo.evolution.promotion import Provenance
 from pytest_avo.evolution.trials import Candidate, Trials
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Status
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Status
 from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
 
 Promote = Callable[[Attempt, Interval, float], bool]
 """Whether a candidate is accepted, by a log-ratio and the noise floor."""
+AS_CANDIDATE: tuple[Purpose, ...] = ("screen", "confirm")
+"""What an incumbent was measured for while it was a candidate, the confirmation last; the seed has but the former."""
 TOTAL_CONFIDENCE = 0.95
 """Confidence of the interval of how much faster than the seed a kernel is."""
 Settled = Callable[[Attempt, AttemptOutcome], None]
@@ -95,13 +97,15 @@ class Settlement:
         # What only has to be no slower is no question of the floor.
         floor = None if self._settings.accept == "match" else self._campaign.floor
         trials = [self._trials.measure(each, "confirm", each.parent, floor=floor) for each, _ in promising]
-        accepted = []
+        accepted, campaign = [], self._campaign
         for (candidate, screened), trial in zip(promising, trials, strict=True):
             evaluations = self._trials.finish(trial)
             confirmed = self._decide(evaluations)
             if confirmed.gain is None:
                 self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
-            elif refusal := self._refusal(candidate.attempt.parent, confirmed, evaluations):
+            elif refusal := self._refusal(
+                candidate.attempt.parent, confirmed, [campaign.stored(candidate.attempt, "screen"), evaluations]
+            ):
                 status: Literal["rejected", "ambiguous"] = "rejected" if refusal.is_sure else "ambiguous"
                 refused = Decision(status, refusal.reason, screened.gain)
                 since = candidate.since
@@ -162,7 +166,7 @@ class Settlement:
             trial = self._trials.measure(candidate, "land", campaign.kernel(best), floor=floor)
             landed = self._trials.finish(trial)
             landing = self._decide(landed)
-            refused = landing.gain is None or self._refusal(best.id, landing, landed)
+            refused = landing.gain is None or self._refusal(best.id, landing, [landed])
             if landing.gain is not None and not refused and self._is_accepted(attempt, landing.gain):
                 over_seed, beside = self._total(best, landed), (best, landing.gain)
                 self._promote(candidate, screened, confirmed, over_seed=over_seed, landing=beside)
@@ -218,18 +222,18 @@ class Settlement:
             self._console.warn(str(error))
             return "not committed"
 
-    def _refusal(self, beside: int | None, decision: Decision, evaluations: Mapping[str, Evaluation]) -> Unshown | None:
+    def _refusal(self, beside: int | None, decision: Decision, measurements: Sequence[Evaluations]) -> Unshown | None:
         """Why a gain over an attempt does not count, or None: for some inputs alone, or not believed.
 
-        decision, evaluations: beside it, in fresh processes.
+        decision: from the last of the measurements beside it, which was in fresh processes.
         """
         if decision.ranking == "rejected":
             return Unshown(decision.reason, is_sure=True)
         assert beside is not None, "only the seed is beside nobody"
         campaign = self._campaign
         other = campaign.view.attempt(beside)
-        then = campaign.stored(other, "confirm") or campaign.stored(other, "screen")
-        return unshown(evaluations, then, campaign.plan.shapes, of_seed=other.parent is None)
+        then = [found for purpose in AS_CANDIDATE if (found := campaign.stored(other, purpose))]
+        return unshown(measurements, then, campaign.plan.shapes, of_seed=other.parent is None)
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)

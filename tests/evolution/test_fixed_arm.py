@@ -1,0 +1,56 @@
+"""Standing beside a fixed arm: over screening and confirmation, of all shapes, by what both had."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Evaluations, Timing
+from pytest_avo.evolution.fixed_arm import standing, unshown
+from tests.core.gains import ONE, TWO
+
+SHAPES = (ONE, TWO)
+NOISE = (0.99, 1.0, 1.01)
+
+
+def measured(kernel: float, baseline: float, fixed: Sequence[float], *, arm: str = FIXED) -> Evaluations:
+    """Seconds of the arms, of the fixed one launch by launch."""
+
+    def rounds(seconds: float, number: int) -> tuple[float, ...]:
+        return tuple(seconds * NOISE[(number + i) % 3] for i in range(3))
+
+    arms = {KERNEL: [kernel] * len(fixed), BASELINE: [baseline] * len(fixed), arm: list(fixed)}
+    seconds = {name: tuple(rounds(x, i + len(name)) for i, x in enumerate(each)) for name, each in arms.items()}
+    return {shape.id: Evaluation(shape.id, "ok", timing=Timing(seconds, calls=1, stopped="rounds")) for shape in SHAPES}
+
+
+SCREENED = measured(3.0, 4.0, [1.0], arm="torch-sdpa")
+NOW = [measured(1.6, 3.0, [1.0], arm="torch-sdpa"), measured(1.6, 3.0, [1.0, 1.0])]
+
+
+@pytest.mark.parametrize("fixed", [(1.3, 1.0), (1.5, 1.0, 1.0)])
+def test_a_launch_in_which_something_disturbed_the_fixed_arm_refuses_no_gain(fixed: Sequence[float]) -> None:
+    """Seen: 1.85 times an incumbent, of whose three launches one had met a fixed arm that took 1.4 times as long."""
+    confirmed = measured(3.0, 4.0, fixed)
+    assert unshown(NOW, [SCREENED, confirmed], SHAPES) is None
+    assert unshown(NOW[1:], [confirmed], SHAPES) is not None, "of the confirmations alone"
+
+
+def test_what_takes_longer_than_it_did_as_a_candidate_is_told() -> None:
+    now = [measured(3.0, 4.2, [1.0], arm="torch-sdpa"), measured(3.0, 4.2, [1.0, 1.0])]
+    found = unshown(now, [SCREENED, measured(3.0, 4.0, [1.0, 1.0])], SHAPES)
+    assert found is not None
+    assert found.is_sure
+    assert found.reason.endswith("1.00x what that was beside the same peer: the incumbent takes its time")
+
+
+def test_measurements_of_all_shapes_are_taken_together() -> None:
+    part = {ONE.id: SCREENED[ONE.id]}
+    both = standing([part, measured(2.0, 4.0, [1.0, 1.0])], SHAPES)
+    assert both is not None
+    assert math.exp(both.estimate) == pytest.approx(0.5, rel=0.01)
+    assert standing([part], SHAPES) is None
+    assert unshown(NOW, [part], SHAPES) is None
+    assert unshown(NOW, [], SHAPES) is None
