@@ -12,7 +12,6 @@ other. That is looked at after the change. On a busy machine the judge comes too
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -22,9 +21,8 @@ from pytest_avo.evaluation.arms.arm import Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import KernelFault
 from pytest_avo.evaluation.arms.memory import Memory
-from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.inputs import Inputs
-from pytest_avo.evaluation.correctness.nudge import copied, followed
+from pytest_avo.evaluation.correctness.nudge import Followed, copied, followed
 
 LOOKED_AT = 4
 """Elements of every result, drawn anew for each slice: a kernel cannot have those alone ready."""
@@ -53,9 +51,7 @@ class _Change:
     original: torch.Tensor
     place: torch.Tensor
     earlier: torch.Tensor
-    batch: int
-    head_kv: int
-    row: int
+    at: Followed
 
 
 class ArgumentExchange:
@@ -67,7 +63,7 @@ class ArgumentExchange:
         self._random = random
         self._result = result
         calls = range(1, len(batch.arguments))
-        self._left = [[x for call in calls for x in _changes(batch, call, given, random)] for _ in range(ACTS)]
+        self._left = [[found for call in calls if (found := _change(batch, call, given, random))] for _ in range(ACTS)]
         elements = [[random.randrange(x.q.numel()) for _ in range(LOOKED_AT)] for x in batch.arguments]
         self._looked_at = batch.result_elements(elements)
         self._seen: list[torch.Tensor] = []
@@ -111,11 +107,10 @@ class ArgumentExchange:
             if change.call in self._late:
                 continue
             inputs, out = self._batch.arguments[change.call], found.output(change.call)
-            near = {"batch": change.batch, "head_kv": change.head_kv, "row": change.row}
             assert isinstance(inputs, Inputs)
-            if not (said := fault_near(inputs, out, **near)):
+            if not (said := change.at.fault(inputs, out)):
                 continue
-            if fault_near(self._as_before(inputs, change), out, **near):
+            if change.at.fault(self._as_before(inputs, change), out):
                 return KernelFault("incorrect", f"{said} (a timed call)")
             return KernelFault("rejected", "answered a call before it was made, by the arguments that it had then")
         return None
@@ -133,24 +128,21 @@ class ArgumentExchange:
         return replace(inputs, q=tensors["q"], k=tensors["k"], v=tensors["v"])
 
 
-def _changes(batch: Batch, call: int, given: Memory, random: Random) -> Iterator[_Change]:
-    """The row to change in a call's arguments; nothing where no query sees a key."""
+def _change(batch: Batch, call: int, given: Memory, random: Random) -> _Change | None:
+    """The row to change in a call's arguments; None where no query sees a key."""
     inputs = batch.arguments[call]
     assert isinstance(inputs, Inputs)
-    if (place := followed(inputs, random)) is None:
-        return
+    if (at := followed(inputs, random)) is None:
+        return None
     name = random.choice("qkv")
-    key = place.key if random.random() < FOLLOWED_SHARE else random.randrange(place.visible)
-    index = (place.batch, place.head_q, place.row) if name == "q" else (place.batch, place.head_kv, key)
+    index = at.index(name, at.key if random.random() < FOLLOWED_SHARE else random.randrange(at.visible))
     original = getattr(inputs, name)[index]
-    yield _Change(
+    return _Change(
         call=call,
         name=name,
         index=index,
         original=original,
         place=batch.row(given, call, name, index),
         earlier=torch.empty_like(original),
-        batch=place.batch,
-        head_kv=place.head_kv,
-        row=place.row,
+        at=at,
     )

@@ -13,6 +13,7 @@ from random import Random
 
 import torch
 
+from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.inputs import Inputs
 
 _TURN = -10.0
@@ -26,9 +27,7 @@ class Nudge:
 
     inputs: Inputs
     what: str
-    batch: int
-    head_kv: int
-    row: int
+    at: Followed
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +40,14 @@ class Followed:
     row: int
     key: int
     visible: int
+
+    def index(self, name: str, key: int) -> tuple[int, int, int]:
+        """Of a row of q, k or v, by (batch entry, head, position): the query itself, or a key or value of its head."""
+        return (self.batch, self.head_q, self.row) if name == "q" else (self.batch, self.head_kv, key)
+
+    def fault(self, inputs: Inputs, out: torch.Tensor) -> str | None:
+        """What is wrong with an output around the query, or None."""
+        return fault_near(inputs, out, batch=self.batch, head_kv=self.head_kv, row=self.row)
 
 
 def followed(inputs: Inputs, random: Random) -> Followed | None:
@@ -68,15 +75,11 @@ def nudges(inputs: Inputs, random: Random) -> Iterator[Nudge]:
             return
         # A copy: the call before may still be judged.
         q, k, v = (copied(x) if name == other else x for other, x in zip("qkv", present.tensors, strict=True))
-        place = {
-            "q": q[at.batch, at.head_q, at.row],
-            "k": k[at.batch, at.head_kv, at.key],
-            "v": v[at.batch, at.head_kv, at.key],
-        }[name]
+        place = {"q": q, "k": k, "v": v}[name][at.index(name, at.key)]
         element = int(place.abs().argmax())
         place[element] = place[element] * factor
         present = replace(present, q=q, k=k, v=v)
-        yield Nudge(present, f"one element changed in {name}", at.batch, at.head_kv, at.row)
+        yield Nudge(present, f"one element changed in {name}", at)
 
 
 def copied(x: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,6 @@ from pytest_avo.evaluation.arms.arm import Arm, Phase, Slice
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case
-from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.cross_check import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
@@ -169,8 +168,7 @@ class Checks:
 
 
 def _judge_nudge(nudge: Nudge, result: Slice) -> None:
-    out = result.output(0)
-    if found := fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row):
+    if found := nudge.at.fault(nudge.inputs, result.output(0)):
         raise KernelFault("incorrect", f"{found} ({nudge.what})")
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from pytest_avo.core.shape import Dtype
-from pytest_avo.evaluation.correctness.correctness import fault_near
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
 from pytest_avo.evaluation.correctness.layouts import Layout
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
@@ -30,7 +29,7 @@ def honest(inputs: Inputs) -> torch.Tensor:
 
 
 def found(nudge: Nudge, out: torch.Tensor) -> str | None:
-    return fault_near(nudge.inputs, out, batch=nudge.batch, head_kv=nudge.head_kv, row=nudge.row)
+    return nudge.at.fault(nudge.inputs, out)
 
 
 def snapshot(inputs: Inputs) -> list[torch.Tensor]:
@@ -46,7 +45,7 @@ def test_the_old_answer_is_wrong_and_the_new_one_right(causal: bool, dtype: Dtyp
         for nudge in nudges(inputs, Random(seed)):
             new = honest(nudge.inputs)
             assert found(nudge, new) is None, nudge
-            assert "error" in (found(nudge, old) or ""), f"{nudge.what}, row {nudge.row}, seed {seed}"
+            assert "error" in (found(nudge, old) or ""), f"{nudge.what}, row {nudge.at.row}, seed {seed}"
             old = new
 
 
@@ -66,7 +65,7 @@ def test_one_element_changes_at_a_time_and_strides_stay() -> None:
 
 def test_rows_that_see_no_key_are_not_chosen() -> None:
     inputs = drawn(lengths=(90, 10))
-    assert all(nudge.row >= 80 for seed in range(20) for nudge in nudges(inputs, Random(seed)))
+    assert all(nudge.at.row >= 80 for seed in range(20) for nudge in nudges(inputs, Random(seed)))
 
 
 def test_a_call_stays_what_it_was_when_the_next_one_is_made() -> None:
