@@ -20,11 +20,10 @@ import json
 import math
 import random
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.evaluation import EvaluationRequest, Evaluations, Subject, TimingPlan
 from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge
@@ -127,7 +126,7 @@ def compare(pool: Pool, percent: float, limit: float, kind: str, *, fresh: bool)
 
     waited_s = 0.0
 
-    def evaluate(request: EvaluationRequest) -> Mapping[str, Evaluation]:
+    def evaluate(request: EvaluationRequest) -> Evaluations:
         nonlocal waited_s
         found = {shape: future.result() for shape, future in pool.submit(request).items()}
         waited_s += sum(each.waited_s for each in found.values())  # for a device that another run had

@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from simulation import KINDS, SHAPES, Machine, Race
 
-from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, TimingPlan
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluations, TimingPlan
 from pytest_avo.core.ranking import LEAST_FLOOR
 from pytest_avo.evolution.decision import accepts, confirmation, decide, screening
 from pytest_avo.evolution.fixed_arm import unshown
@@ -27,7 +27,6 @@ SLOWED = (1.1, 1.15, 1.21, 1.3, 1.5)
 GAINS = (1.05, 1.1, 1.2, 1.5)
 PROMOTED = 0.3
 DRIFT = 0.03
-Evaluations = dict[str, Evaluation]
 
 
 def measured(machine: Machine, slower: dict[str, float], plan: TimingPlan) -> Evaluations:

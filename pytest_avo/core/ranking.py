@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pytest_avo.core import stats
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Evaluations, Timing
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval
 
@@ -97,16 +97,14 @@ def _raw(timing: Timing, arm: str, *, of: str = KERNEL) -> list[list[float]]:
 
 
 def geomean_gain(
-    evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float, over: str = BASELINE
+    evaluations: Evaluations, shapes: Sequence[Shape], *, confidence: float, over: str = BASELINE
 ) -> Interval:
     """Log-ratio to an arm over all shapes, weighted; every evaluation must have been timed beside it."""
     launches = {shape: paired(timing, over) for shape, timing in _timings(evaluations, shapes).items()}
     return stats.geomean_interval(launches, {shape.id: shape.weight for shape in shapes}, confidence=confidence)
 
 
-def gains_by_kind(
-    evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, confidence: float
-) -> dict[str, Interval]:
+def gains_by_kind(evaluations: Evaluations, shapes: Sequence[Shape], *, confidence: float) -> dict[str, Interval]:
     """Gains on each kind of inputs alone, over the shapes that were timed on it; {} where there is but one kind.
 
     confidence: of all intervals together (Bonferroni).
@@ -129,7 +127,7 @@ def slower_kind(gains: Mapping[str, Interval], *, limit: float) -> str:
     return min(slower, key=lambda kind: slower[kind].estimate, default="")
 
 
-def _timings(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> dict[str, Timing]:
+def _timings(evaluations: Evaluations, shapes: Sequence[Shape]) -> dict[str, Timing]:
     found = {}
     for shape in shapes:
         timing = evaluations[shape.id].timing
@@ -139,7 +137,7 @@ def _timings(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> 
     return found
 
 
-def noise_floor(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape]) -> float:
+def noise_floor(evaluations: Evaluations, shapes: Sequence[Shape]) -> float:
     """The log-ratio below which a gain is none, from an A/A run: the seed timed against itself.
 
     What rounds and launches vary by is in every interval already. What is left is a deviation from none that the A/A

@@ -10,7 +10,7 @@ from typing import Literal
 import msgspec
 
 from pytest_avo.core import stats
-from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Timing
+from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Evaluations, Timing
 from pytest_avo.core.ranking import Failing, Speed, paired, paired_by_kind, ranking, slower_kind
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Interval, Launches
@@ -136,9 +136,7 @@ def judge_alone(evaluation: Evaluation, shape: Shape) -> Verdict:
     return msgspec.structs.replace(verdict, kind="correct", reason="", baseline=None)
 
 
-def judge_together(
-    evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, floor: float
-) -> dict[str, Verdict]:
+def judge_together(evaluations: Evaluations, shapes: Sequence[Shape], *, floor: float) -> dict[str, Verdict]:
     """The verdicts on one kernel over shapes, by shape id, beside a baseline.
 
     Faster or slower is said of a shape only if that holds over all of them together: the more shapes, the more of them

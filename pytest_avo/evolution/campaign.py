@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.evaluation import Evaluation, Evaluations
 from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.ranking import noise_floor
 from pytest_avo.core.source import source_digest
@@ -158,7 +158,7 @@ class Campaign:
         member = f"m{attempt.member}" if self.plan.population > 1 and attempt.generation else ""
         return f"gen{attempt.generation:04d}{member}-"
 
-    def measure_noise(self, attempt: Attempt, comparisons: Sequence[Mapping[str, Evaluation]]) -> None:
+    def measure_noise(self, attempt: Attempt, comparisons: Sequence[Evaluations]) -> None:
         """Record the noise floor from the seed's comparisons with itself: what shows in all of them."""
         floor = min(noise_floor(each, self.plan.shapes) for each in comparisons)
         self.record(NoiseFloor(floor))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -178,7 +178,7 @@ def passings(view: View, shapes: Sequence[Shape], *, started: str, peers: Sequen
     return [found.get(peer, Passing(peer, None, 0.0)) for peer in peers]
 
 
-def _is_faster(screened: Mapping[str, Evaluation], shapes: Sequence[Shape], peer: str) -> bool:
+def _is_faster(screened: Evaluations, shapes: Sequence[Shape], peer: str) -> bool:
     timings = {
         shape: each.timing
         for shape, each in screened.items()

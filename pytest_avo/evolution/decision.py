@@ -11,11 +11,11 @@ takes eight times as long was not slower at 99% wherever a machine was busy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
-from pytest_avo.core.evaluation import Evaluation, TimingPlan
+from pytest_avo.core.evaluation import Evaluations, TimingPlan
 from pytest_avo.core.ranking import (
     ONE_SIDED_99,
     Ranking,
@@ -53,7 +53,7 @@ class Decision(msgspec.Struct, frozen=True):
     gain: Interval | None = None
 
 
-def decide(evaluations: Mapping[str, Evaluation], shapes: Sequence[Shape], *, floor: float) -> Decision:
+def decide(evaluations: Evaluations, shapes: Sequence[Shape], *, floor: float) -> Decision:
     """Rank a candidate by its evaluations on all shapes; `floor` is a log-ratio."""
     bad = [evaluations[shape.id] for shape in shapes if evaluations[shape.id].outcome != "ok"]
     if bad:

@@ -7,10 +7,10 @@ resumed run takes every recorded evaluation as it is and goes on from there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import Evaluation
+from pytest_avo.core.evaluation import Evaluations
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.ranking import LEAST_FLOOR, noise_floor
 from pytest_avo.core.shape import Shape
@@ -226,7 +226,7 @@ class Loop:
     def _try(self, screenings: Sequence[Trial]) -> None:
         """Wait for the screenings of a generation, confirm those that look faster, promote what is."""
         campaign, floor = self.campaign, self.campaign.floor
-        found: list[Mapping[str, Evaluation]] = []
+        found: list[Evaluations] = []
         promising = []
         for screening in screenings:
             candidate = screening.candidate
@@ -243,7 +243,7 @@ class Loop:
             verdicts = judge_together(evaluations, campaign.plan.screen, floor=floor)
             self._hooks.finish(candidate.attempt.generation, candidate.attempt.member, verdicts)
 
-    def _shown(self, trial: Trial) -> Mapping[str, Evaluation]:
+    def _shown(self, trial: Trial) -> Evaluations:
         self._present(trial)
         return self.trials.finish(trial)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal
 
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import Evaluation, Evaluations
+from pytest_avo.core.evaluation import Evaluations
 from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.stats import Interval
 from pytest_avo.evolution import promotion
@@ -97,15 +97,14 @@ class Settlement:
         # What only has to be no slower is no question of the floor.
         floor = None if self._settings.accept == "match" else self._campaign.floor
         trials = [self._trials.measure(each, "confirm", each.parent, floor=floor) for each, _ in promising]
-        accepted, campaign = [], self._campaign
+        accepted = []
         for (candidate, screened), trial in zip(promising, trials, strict=True):
             evaluations = self._trials.finish(trial)
             confirmed = self._decide(evaluations)
+            measured = [self._campaign.stored(candidate.attempt, "screen"), evaluations]
             if confirmed.gain is None:
                 self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
-            elif refusal := self._refusal(
-                candidate.attempt.parent, confirmed, [campaign.stored(candidate.attempt, "screen"), evaluations]
-            ):
+            elif refusal := self._refusal(candidate.attempt.parent, confirmed, measured):
                 status: Literal["rejected", "ambiguous"] = "rejected" if refusal.is_sure else "ambiguous"
                 refused = Decision(status, refusal.reason, screened.gain)
                 since = candidate.since
@@ -148,9 +147,7 @@ class Settlement:
         self._console.say("  ".join([*parts, decision.reason]).rstrip(), green=status == "promoted")
         self._settled(attempt, outcome)
 
-    def _land(
-        self, candidate: Candidate, screened: Decision, confirmed: Interval, evaluations: Mapping[str, Evaluation]
-    ) -> None:
+    def _land(self, candidate: Candidate, screened: Decision, confirmed: Interval, evaluations: Evaluations) -> None:
         """Promote a confirmed candidate if it also beats what is in the file now, where that is not its parent."""
         campaign, attempt = self._campaign, candidate.attempt
         best = campaign.incumbent
@@ -175,7 +172,7 @@ class Settlement:
         kept = msgspec.structs.replace(screened, reason=where)
         self.settle(attempt, "kept", kept, confirmed=confirmed, since=candidate.since)
 
-    def _total(self, base: Attempt, beside: Mapping[str, Evaluation]) -> tuple[Interval, bool]:
+    def _total(self, base: Attempt, beside: Evaluations) -> tuple[Interval, bool]:
         """How much faster than the seed a kernel is, a ratio at 95%, by its step over `base`; whether it is a product.
 
         It is none where the seed is the base. Errors of steps add up: what is told at the end of a run is measured.
@@ -238,7 +235,7 @@ class Settlement:
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:
         return self._accepts(attempt, measured, self._campaign.floor)
 
-    def _decide(self, evaluations: Mapping[str, Evaluation]) -> Decision:
+    def _decide(self, evaluations: Evaluations) -> Decision:
         return decide(evaluations, self._campaign.plan.shapes, floor=self._campaign.floor)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Evaluations, Subject, TimingPlan
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evolution.campaign import Campaign
@@ -35,7 +35,7 @@ class Trial:
 
     candidate: Candidate
     purpose: Purpose
-    stored: Mapping[str, Evaluation]
+    stored: Evaluations
     """Evaluations by shape id that the lineage has: all of an interrupted run's trial that was finished, else none."""
     pending: Mapping[str, Future[Evaluation]]
 
@@ -97,7 +97,7 @@ class Trials:
             return trial.stored[shape.id]
         return self._assessor.wait(trial.pending[shape.id])
 
-    def finish(self, trial: Trial) -> Mapping[str, Evaluation]:
+    def finish(self, trial: Trial) -> Evaluations:
         """Wait for a trial and record it; EvaluatorError when the machine fails."""
         if trial.stored:
             return trial.stored

@@ -13,13 +13,13 @@ first one took, and, where these leave it open, after three more.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 
 from pytest_avo.core import stats
-from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, TimingPlan
+from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, Evaluations, TimingPlan
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.ranking import failing, ranking, slower_kind
 from pytest_avo.core.stats import Interval
@@ -42,7 +42,7 @@ CONFIRM_LAUNCHES = 3
 """Launches of each part of a second measurement."""
 CONFIRM_PARTS = 2
 
-Measuring = Callable[[EvaluationRequest], Mapping[str, Evaluation]]
+Measuring = Callable[[EvaluationRequest], Evaluations]
 """Evaluate and wait: shape id -> facts. EvaluatorError when the machine fails."""
 
 
@@ -114,7 +114,7 @@ class Gate:
         self,
         total: Total,
         cases: Sequence[Comparand],
-        evaluations: Mapping[str, Evaluation],
+        evaluations: Evaluations,
         request: EvaluationRequest,
         evaluate: Measuring,
         *,
@@ -133,7 +133,7 @@ class Gate:
     def _find(
         self,
         cases: Sequence[Comparand],
-        evaluations: Mapping[str, Evaluation],
+        evaluations: Evaluations,
         request: EvaluationRequest,
         evaluate: Measuring,
         *,
@@ -194,7 +194,7 @@ class Gate:
         check = msgspec.structs.replace(request, subject=request.baseline, baseline=None, peers=(), plan=None)
         return {shape: found.reason for shape, found in evaluate(check).items() if found.outcome != "ok"}
 
-    def _gains(self, cases: Sequence[Comparand], evaluations: Mapping[str, Evaluation]) -> Gains | str:
+    def _gains(self, cases: Sequence[Comparand], evaluations: Evaluations) -> Gains | str:
         """The gains on all shapes that the baseline has, or why there are none."""
         found = [self.baseline.gains(case, evaluations[case.shape.id]) for case in cases]
         gains = [each for each in found if isinstance(each, Gains)]

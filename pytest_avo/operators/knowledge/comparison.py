@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from pytest_avo.core.evaluation import BASELINE, Evaluation
+from pytest_avo.core.evaluation import BASELINE, Evaluations
 from pytest_avo.core.stats import Interval
 from pytest_avo.core.verdict import compare
 from pytest_avo.lineage.events import PredictionChecked
@@ -38,7 +38,7 @@ class Compared(msgspec.Struct, frozen=True):
         return f"{self.of} predicted {self.predicted:.3f}, measured {interval}: {self.judgement}"
 
 
-def measured_ratios(outcome: AttemptOutcome, evaluations: Mapping[str, Evaluation]) -> dict[str, Interval]:
+def measured_ratios(outcome: AttemptOutcome, evaluations: Evaluations) -> dict[str, Interval]:
     """Shape id or "geomean" -> ratio of a finished attempt, where it was measured.
 
     `evaluations` are the confirmation's where there was one, as the outcome's own figure is.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import filecmp
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from pytest_avo import PACKAGE
 from pytest_avo.core.cheat import WORDS, Cheat, describes_cheat, read_cheat
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.evaluation import EvaluationRequest, Evaluations, Subject, TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import judge
 from pytest_avo.evaluation.linux.traps import Traps
@@ -55,7 +55,7 @@ class CheatItem(FileItem):
 
     parent: CheatFile
     cheat: Cheat
-    evaluations: Mapping[str, Evaluation]
+    evaluations: Evaluations
     row: SelftestRow | None = None
 
     def setup(self) -> None:
@@ -155,7 +155,7 @@ class SelfTest(KernelRun):
     def _shapes(self, cheat: Cheat) -> tuple[Shape, ...]:
         return self._settings.suites.shapes(cheat.suite)
 
-    def evaluations(self, cheat: Cheat) -> Mapping[str, Evaluation]:
+    def evaluations(self, cheat: Cheat) -> Evaluations:
         """The facts about a kernel on all shapes, beside an honest twin and torch's own attention; blocks."""
         self.traps  # noqa: B018 - before the evaluator is started
         request = EvaluationRequest(
@@ -170,7 +170,7 @@ class SelfTest(KernelRun):
         )
         return self._assessor.answers(request)
 
-    def gain(self, cheat: Cheat, evaluations: Mapping[str, Evaluation]) -> float:
+    def gain(self, cheat: Cheat, evaluations: Evaluations) -> float:
         """How much faster than every honest kernel beside it a kernel surely is, on the shape where it is most so."""
         gains = []
         for shape in self._shapes(cheat):
