@@ -6,13 +6,12 @@ import os
 import threading
 from abc import ABC, abstractmethod
 
-from pytest_avo.core.errors import InvalidInput
 from pytest_avo.lineage.events import DirectionLeft, Directions, DirectionTaken
 from pytest_avo.operators.agent import supervisor
 from pytest_avo.operators.agent.context import Context
 from pytest_avo.operators.agent.supervisor import Given, Review
 from pytest_avo.operators.agent_settings import AgentSettings
-from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase, KnowledgeError
+from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.chat import EndpointUnavailable, ModelCallError
 from pytest_avo.operators.model.fence import Fence
@@ -37,10 +36,7 @@ class ModelOperator(ABC):
         self._redactor = Redactor.of_environment(os.environ)
         self._memory: LessonMemory | None = None
         self._lock = threading.Lock()
-        try:
-            self.knowledge = KnowledgeBase(settings.knowledge) if settings.use_knowledge else None
-        except KnowledgeError as error:
-            raise InvalidInput(f"--avo-knowledge: {error}") from None
+        self.knowledge = KnowledgeBase.of_option(settings.knowledge) if settings.use_knowledge else None
 
     def describe(self) -> str:
         """Operator, model, and which parts are off."""

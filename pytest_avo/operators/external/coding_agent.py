@@ -20,7 +20,7 @@ from pytest_avo.operators.external.step import Step
 from pytest_avo.operators.external.step_server import StepServer
 from pytest_avo.operators.external.wire import STEP_VARIABLE
 from pytest_avo.operators.external.work_folder import WorkFolder
-from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase, KnowledgeError
+from pytest_avo.operators.knowledge.knowledge_base import KnowledgeBase
 from pytest_avo.operators.knowledge.memory import LessonMemory
 from pytest_avo.operators.model.redaction import Redactor
 from pytest_avo.operators.model.transcript import run_folder, transcript_path
@@ -61,10 +61,7 @@ class CodingAgentOperator:
         self._memory: LessonMemory | None = None
         self._servers: dict[int, StepServer] = {}
         self._lock = threading.Lock()
-        try:
-            self.knowledge = KnowledgeBase(settings.knowledge) if settings.use_knowledge else None
-        except KnowledgeError as error:
-            raise InvalidInput(f"--avo-knowledge: {error}") from None
+        self.knowledge = KnowledgeBase.of_option(settings.knowledge) if settings.use_knowledge else None
 
     def describe(self) -> str:
         """Operator, agent, and how long a step may take."""

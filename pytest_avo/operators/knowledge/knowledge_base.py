@@ -16,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from pytest_avo.core.errors import InvalidInput
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
@@ -73,6 +75,14 @@ class KnowledgeBase:
         rows = [(each.file, each.heading, each.text) for passages in self._passages.values() for each in passages]
         self._index.executemany("INSERT INTO passage VALUES (?, ?, ?)", rows)
         self._lock = threading.Lock()
+
+    @classmethod
+    def of_option(cls, folders: Sequence[Path]) -> Self:
+        """The shipped files and the folders of `--avo-knowledge`; InvalidInput where one cannot be read."""
+        try:
+            return cls(folders)
+        except KnowledgeError as error:
+            raise InvalidInput(f"--avo-knowledge: {error}") from None
 
     def __enter__(self) -> Self:
         return self
