@@ -12,17 +12,7 @@ import pytest
 
 from pytest_avo.core.errors import InvalidInput
 from pytest_avo.core.kernel import Claim, Tunable, assignment, declares_claim, parse_kernel, read_kernel
-
-PATH = Path("kernels/mine.py")
-SOURCE = '''"""A kernel."""
-raise SystemExit("a kernel is never imported to be read")
-AVO = {"target": "cpu", "shapes": ["smoke", "decode-cpu"]}
-BLOCK_Q = 64  # queries per tile
-FAST: bool = True
-SHIFT = -1.5
-MODE = "a"
-TUNABLES = {"BLOCK_Q": [32, 64], "FAST": [False, True], "SHIFT": [-1.5, 0.0], "MODE": ["a", "b"]}
-'''
+from tests.core.declared import PATH, SOURCE
 
 
 def test_claim_and_tunables_are_read_without_running_the_file() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,17 +10,7 @@ from hypothesis import strategies as st
 
 from pytest_avo.core.kernel import parse_kernel
 from pytest_avo.core.source import PROVENANCE, source_digest, text_digest, with_provenance, without_provenance
-
-PATH = Path("kernels/mine.py")
-SOURCE = '''"""A kernel."""
-raise SystemExit("a kernel is never imported to be read")
-AVO = {"target": "cpu", "shapes": ["smoke", "decode-cpu"]}
-BLOCK_Q = 64  # queries per tile
-FAST: bool = True
-SHIFT = -1.5
-MODE = "a"
-TUNABLES = {"BLOCK_Q": [32, 64], "FAST": [False, True], "SHIFT": [-1.5, 0.0], "MODE": ["a", "b"]}
-'''
+from tests.core.declared import PATH, SOURCE
 
 
 def test_provenance_stands_below_what_has_to_be_first() -> None:
