@@ -261,15 +261,21 @@ def profiled(model: Any, tokens: torch.Tensor, context: int) -> dict[str, float]
 
 
 def marked_s(record: profile) -> float:
-    """Seconds of the kernels that a GPU ran for what is marked as attention."""
+    """Seconds in which a GPU ran kernels for what is marked as attention.
+
+    Where two of them ran at once (a dependent launch comes up while what it waits for still runs) they count once.
+    """
     on_gpu = [event for event in record.events() or [] if event.device_type == DeviceType.CUDA]
     marks = sorted((event.time_range.start, event.time_range.end) for event in on_gpu if event.name == MARK)
-    found = 0.0
-    for kernel in (event for event in on_gpu if not event.is_user_annotation):
-        place = bisect_right(marks, (kernel.time_range.start, inf))
-        if place and kernel.time_range.start < marks[place - 1][1]:
-            found += kernel.time_range.elapsed_us()
-    return found * 1e-6
+    found_us = 0.0
+    counted_until = -inf
+    ran = sorted((event.time_range.start, event.time_range.end) for event in on_gpu if not event.is_user_annotation)
+    for start, end in ran:
+        place = bisect_right(marks, (start, inf))
+        if place and start < marks[place - 1][1]:
+            found_us += max(0.0, end - max(start, counted_until))
+            counted_until = max(counted_until, end)
+    return found_us * 1e-6
 
 
 def rows(
