@@ -1,19 +1,21 @@
-# avo: digest=0f8df2884433418f parent=f834af880dcd81e6 run=1 generation=1 operator=coding-agent
-# avo: measured=2.245x [2.189, 2.301] over its parent, 2.245x over the seed, confirmed
+# avo: digest=e1bd6ab1a053514b parent=0f8df2884433418f run=1 generation=2 operator=coding-agent
+# avo: measured=1.081x [1.042, 1.122] over its parent, 2.427x over the seed, confirmed
 # avo: on NVIDIA H200, torch 2.11.0, 2026-11-29
 """Attention for Hopper: persistent Gluon programs, a warp that loads by TMA and two warpgroups that compute.
 
 One program per multiprocessor takes tiles of 128 queries, 64 per warpgroup, from a counter: causal tiles longest first, heads
 in groups whose keys and values stay in L2. A warp loads Q (two buffers), K and V (two stages of 128 keys each) and runs ahead
 into the next tile while the present one is finished. The warpgroups issue the score product of a block together with the value
-product of the block before, and take the exponentials of the new scores while the latter runs. Blocks are walked from the
+product of the block before, and take the exponentials of the new scores while the latter runs; they take turns in issuing, so that one has the tensor cores while the other has its exponentials. Blocks are walked from the
 diagonal down: the first, masked ones set the row maxima, later ones are only checked by their sums, and a warp whose sums got
 too large takes the block's maxima and rescales (a branch that is hardly ever taken). P goes from the scores' registers
-straight into the value product; O leaves through Q's buffer while the next tile runs. Where the tiles of a full problem do
+straight into the value product; a tile's last value product runs beside the score product of the next tile, whose masked block
+is done before O leaves through a buffer of its own. Where lengths come out even only the triangle on the diagonal is masked, and
+the upper warpgroup multiplies half of the diagonal's block. A warp gives tiles back to the loading warp by itself. Where the tiles of a full problem do
 not come out even, the first round of tiles and the odd ones are shared out by blocks: a program starts with the second part
 of a tile, which it leaves in memory, and ends its share with the first part of the next, which it merges with the second that
-another program left there long ago. So no round runs with most programs idle. Shapes that TMA or this tiling cannot
-take (other head sizes, odd strides) go to a plain Triton kernel.
+another program left there long ago. So no round runs with most programs idle. Shapes that TMA or this tiling does not
+take (other head sizes, odd strides, lengths that blocks of 128 do not divide) go to a plain Triton kernel.
 """
 
 from __future__ import annotations
@@ -47,6 +49,60 @@ GROUP_WORK = 264  # row tiles that a group of heads should have at least: two a 
 
 scratch = {}  # by stream, as launches on two may overlap: a counter and flags, zero after each launch, and partial outputs
 launches = {}  # by shapes and strides: the compiled kernel and the arguments that depend on nothing else
+
+
+@gluon.jit
+def open_empty():
+    """Barriers that tell the producer of free tiles, K's two and V's two, in memory of their own (a whole swizzle period)."""
+    gl.inline_asm_elementwise(
+        """.shared .align 1024 .b8 empty_barriers[1024];
+        {
+        .reg .pred first; .reg .b32 at;
+        mov.u32 at, %tid.x;
+        setp.eq.u32 first, at, 0;
+        mov.u32 at, empty_barriers;
+        @first mbarrier.init.shared::cta.b64 [at], 8;
+        @first mbarrier.init.shared::cta.b64 [at+8], 8;
+        @first mbarrier.init.shared::cta.b64 [at+16], 8;
+        @first mbarrier.init.shared::cta.b64 [at+24], 8;
+        mov.b32 $0, $1;
+        }""",
+        "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def give_back(number):
+    """This warp has read the tile: one arrival of eight, without a barrier of the warpgroup."""
+    gl.inline_asm_elementwise(
+        """{
+        .reg .pred first; .reg .b32 lane, at;
+        mov.u32 lane, %laneid;
+        setp.eq.u32 first, lane, 0;
+        mov.u32 at, empty_barriers;
+        mad.lo.u32 at, $1, 8, at;
+        @first mbarrier.arrive.shared::cta.b64 _, [at];
+        mov.b32 $0, 0;
+        }""",
+        "=r,r", [number], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def wait_empty(number, phase):
+    """Wait until both warpgroups have read a tile."""
+    gl.inline_asm_elementwise(
+        """{
+        .reg .pred free; .reg .b32 at;
+        mov.u32 at, empty_barriers;
+        mad.lo.u32 at, $1, 8, at;
+        again:
+        mbarrier.try_wait.parity.shared::cta.b64 free, [at], $2;
+        @!free bra again;
+        mov.b32 $0, 0;
+        }""",
+        "=r,r,r", [number, phase], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
 
 
 @gluon.jit
@@ -101,7 +157,7 @@ def take_number(counter, last):
 @gluon.jit
 def produce(
     q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem, q_full, q_empty, tile_full,
-    k_full, k_empty, v_full, v_empty, counter,
+    k_full, v_full, counter,
     heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv,
     BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
 ):  # fmt: skip
@@ -127,7 +183,7 @@ def produce(
     turn = 0
     while (left > 0) | (number < total):
         slot = turn & 1
-        mbarrier.wait(q_empty.index(slot), (((turn + 1) >> 1) & 1) ^ 1)
+        mbarrier.wait(q_empty.index(slot), ((turn >> 1) & 1) ^ 1)
         tile, index = tile_of_program(gl.where(left > 0, mine, number), tiles, heads, heads_per_group, CAUSAL)
         low = first
         high = count_blocks(tile * 128, 128, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
@@ -139,7 +195,7 @@ def produce(
         else:
             number = shared + take_number(counter, last)
         tile_smem.index(slot).store(gl.full([1], tile, gl.int32, ONE))
-        index_smem.index(slot).store(gl.full([1], index, gl.int32, ONE))
+        index_smem.index(slot).store(gl.full([1], (index // heads_q) * 65536 + index % heads_q, gl.int32, ONE))
         low_smem.index(slot).store(gl.full([1], low, gl.int32, ONE))
         high_smem.index(slot).store(gl.full([1], high, gl.int32, ONE))
         mbarrier.arrive(tile_full.index(slot), count=1)
@@ -156,7 +212,7 @@ def produce(
             if i < blocks:
                 n = done + i
                 stage = n & 1
-                mbarrier.wait(k_empty.index(stage), ((n >> 1) & 1) ^ 1)
+                wait_empty(stage, ((n >> 1) & 1) ^ 1)
                 mbarrier.expect(k_full.index(stage), KV_BYTES)
                 tma.async_copy_global_to_shared(
                     k_desc, [batch, kv_head, (high - 1 - i) * BLOCK_N, 0], k_full.index(stage), k_smem.index(stage)
@@ -164,7 +220,7 @@ def produce(
             if i > 0:
                 m = done + i - 1
                 stage_v = m & 1
-                mbarrier.wait(v_empty.index(stage_v), ((m >> 1) & 1) ^ 1)
+                wait_empty(2 + stage_v, ((m >> 1) & 1) ^ 1)
                 mbarrier.expect(v_full.index(stage_v), KV_BYTES)
                 tma.async_copy_global_to_shared(
                     v_desc, [batch, kv_head, (high - i) * BLOCK_N, 0], v_full.index(stage_v), v_smem.index(stage_v)
@@ -172,13 +228,15 @@ def produce(
         done += blocks
         turn += 1
     slot = turn & 1
-    mbarrier.wait(q_empty.index(slot), (((turn + 1) >> 1) & 1) ^ 1)
+    mbarrier.wait(q_empty.index(slot), ((turn >> 1) & 1) ^ 1)
     tile_smem.index(slot).store(gl.full([1], -1, gl.int32, ONE))
     mbarrier.arrive(tile_full.index(slot), count=1)
 
 
 @gluon.jit
-def hide(scores, first_key, first_row, seqlen_q, seqlen_kv, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr):
+def hide(
+    scores, first_key, first_row, seqlen_q, seqlen_kv, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+):  # fmt: skip
     """Scores of keys that a row must not see become -inf."""
     S: gl.constexpr = scores.type.layout
     cols = first_key + gl.arange(0, BLOCK_N, gl.SliceLayout(0, S))
@@ -188,6 +246,80 @@ def hide(scores, first_key, first_row, seqlen_q, seqlen_kv, BLOCK_N: gl.constexp
         return gl.where(cols[None, :] <= limit[:, None], scores, float("-inf"))
     else:
         return gl.where((cols < seqlen_kv)[None, :], scores, float("-inf"))
+
+
+@gluon.jit
+def widen(weights, BLOCK_N: gl.constexpr):
+    """Weights of the first 64 keys of a block, and nothing for the others."""
+    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    W: gl.constexpr = weights.type.layout
+    both = gl.join(weights, gl.zeros([64, 64], gl.float32, W)).permute((0, 2, 1)).reshape([64, BLOCK_N])
+    return gl.convert_layout(both, S)
+
+
+@gluon.jit
+def sum_parts(weights):
+    """Sums of a row's weights, each thread's own: the four threads of a row keep them apart."""
+    parts: gl.constexpr = weights.shape[1] // 8
+    return gl.sum(gl.sum(weights.reshape([64, parts, 4, 2]), 3), 1)
+
+
+@gluon.jit
+def hide_triangle(scores, zero):
+    """Of 64 keys on the diagonal, row i of a warpgroup sees i + 1. Zero, told late, keeps the comparison where it is."""
+    L: gl.constexpr = scores.type.layout
+    cols = gl.arange(0, 64, gl.SliceLayout(0, L))
+    rows = gl.arange(0, 64, gl.SliceLayout(1, L)) + zero
+    return gl.where(cols[None, :] <= rows[:, None], scores, float("-inf"))
+
+
+@gluon.jit
+def first_scores(q, k_smem, stage, BLOCK_N: gl.constexpr, HALF: gl.constexpr):
+    """The score product of a tile's first block, or of its first half, in flight."""
+    if HALF:
+        S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 64, 16])
+        nothing = gl.zeros([64, 64], gl.float32, S)
+        k = k_smem.index(stage).reshape([BLOCK_N, 128]).slice(0, 64, 0).permute((1, 0))
+        return warpgroup_mma(q, k, nothing, use_acc=False, is_async=True)
+    else:
+        S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+        nothing = gl.zeros([64, BLOCK_N], gl.float32, S)
+        k = k_smem.index(stage).reshape([BLOCK_N, 128]).permute((1, 0))
+        return warpgroup_mma(q, k, nothing, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def first_weights(
+    scores, high, first_row, seqlen_q, seqlen_kv, scale_log2,
+    PART: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, ALIGNED: gl.constexpr, HALF: gl.constexpr,
+):  # fmt: skip
+    """Mask a tile's first block and take its maxima, exponentials and sums."""
+    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
+    if ALIGNED:
+        if CAUSAL:
+            zero = same_in_warp(seqlen_q * 0)
+            if HALF:
+                scores = hide_triangle(scores, zero)
+            else:
+                lower, upper = scores.reshape([64, 2, 64]).permute((0, 2, 1)).split()
+                L: gl.constexpr = upper.type.layout
+                if PART == 0:
+                    lower = hide_triangle(lower, zero)
+                    upper = gl.full([64, 64], float("-inf"), gl.float32, L)
+                else:
+                    upper = hide_triangle(upper, zero)
+                both = gl.join(lower, upper).permute((0, 2, 1)).reshape([64, BLOCK_N])
+                scores = gl.convert_layout(both, S)
+        base = gl.max(scores, 1) * scale_log2
+        weights = gl.exp2(scores * scale_log2 - base[:, None])
+    else:
+        scores = hide(scores, (high - 1) * BLOCK_N, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
+        base = gl.max(scores, 1) * scale_log2
+        weights = gl.exp2(scores * scale_log2 - gl.where(base == float("-inf"), 0.0, base)[:, None])
+    if HALF:
+        return weights, gl.convert_layout(base, gl.SliceLayout(1, S)), sum_parts(widen(weights, BLOCK_N))
+    else:
+        return weights, base, sum_parts(weights)
 
 
 @gluon.jit
@@ -227,10 +359,28 @@ def any_above(sums, limit, PART: gl.constexpr):
 
 
 @gluon.jit
+def take_turn(PART: gl.constexpr):
+    """Wait until the other warpgroup has issued its products."""
+    if PART == 0:
+        gl.inline_asm_elementwise("bar.sync 9, 256; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
+    else:
+        gl.inline_asm_elementwise("bar.sync 10, 256; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
+def pass_turn(PART: gl.constexpr):
+    """Let the other warpgroup issue its products."""
+    if PART == 0:
+        gl.inline_asm_elementwise("bar.arrive 10, 256; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
+    else:
+        gl.inline_asm_elementwise("bar.arrive 9, 256; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
+
+
+@gluon.jit
 def step(
-    n, q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, weights, acc, base, row_sum, scale_log2,
+    n, q, k_smem, v_smem, k_full, v_full, weights, acc, base, row_sum, scale_log2,
     top, first_row, seqlen_q, seqlen_kv,
-    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, MASKED: gl.constexpr, PART: gl.constexpr,
+    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, MASKED: gl.constexpr, PART: gl.constexpr, HALF: gl.constexpr,
 ):  # fmt: skip
     """Scores of block i together with the value product of block i - 1; the softmax of block i beside the latter."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
@@ -241,13 +391,17 @@ def step(
     p = gl.convert_layout(weights.to(v_smem.dtype), P)
     mbarrier.wait(k_full.index(stage), (n >> 1) & 1)
     nothing = gl.zeros([64, BLOCK_N], gl.float32, S)
+    take_turn(PART)
     k = k_smem.index(stage).reshape([BLOCK_N, 128]).permute((1, 0))
     scores = warpgroup_mma(q, k, nothing, use_acc=False, is_async=True)
     mbarrier.wait(v_full.index(stage_v), ((n - 1) >> 1) & 1)
     v = v_smem.index(stage_v).reshape([BLOCK_N, 128])
+    if HALF:
+        v = v.slice(0, 64, 0)
     acc = warpgroup_mma(p, v, acc, is_async=True)
+    pass_turn(PART)
     scores = warpgroup_mma_wait(1, deps=[scores])
-    mbarrier.arrive(k_empty.index(stage), count=1)
+    give_back(stage)
     if MASKED:
         scores = hide(scores, (top - n) * BLOCK_N, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
     if MASKED:
@@ -255,26 +409,26 @@ def step(
         safe = gl.where(new_base == float("-inf"), 0.0, new_base)
         weights = gl.exp2(scores * scale_log2 - safe[:, None])
         rescale = gl.exp2(base - safe)
-        row_sum = row_sum * rescale + gl.sum(weights, 1)
+        row_sum = row_sum * gl.convert_layout(rescale, gl.SliceLayout(1, row_sum.type.layout))[:, None] + sum_parts(weights)
         acc = warpgroup_mma_wait(0, deps=[acc])
-        mbarrier.arrive(v_empty.index(stage_v), count=1)
+        give_back(2 + stage_v)
         acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, O))[:, None]
         base = new_base
     else:
         weights = gl.exp2(scores * scale_log2 - base[:, None])
-        sums = gl.sum(weights, 1)
+        sums = sum_parts(weights)
         LIMIT: gl.constexpr = 2.0**40 if v_smem.dtype == gl.bfloat16 else 2.0**15
         rescale = gl.full([64], 1.0, gl.float32, gl.SliceLayout(1, S))
         again = any_above(sums, LIMIT, PART) != 0
         if again:
             new_base = gl.maximum(base, gl.max(scores, 1) * scale_log2)
             weights = gl.exp2(scores * scale_log2 - new_base[:, None])
-            sums = gl.sum(weights, 1)
+            sums = sum_parts(weights)
             rescale = gl.exp2(base - new_base)
             base = new_base
-        row_sum = row_sum * rescale + sums
+        row_sum = row_sum * gl.convert_layout(rescale, gl.SliceLayout(1, row_sum.type.layout))[:, None] + sums
         acc = warpgroup_mma_wait(0, deps=[acc])
-        mbarrier.arrive(v_empty.index(stage_v), count=1)
+        give_back(2 + stage_v)
         if again:
             acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, O))[:, None]
     return weights, acc, base, row_sum
@@ -338,92 +492,117 @@ def merge(acc, base, row_sum, scratch, flags, slot):
 
 @gluon.jit
 def consume(
-    o_desc, scratch, flags, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
-    q_full, q_empty, tile_full, k_full, k_empty, v_full, v_empty,
+    o_desc, scratch, flags, o_smem, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
+    q_full, q_empty, tile_full, k_full, v_full,
     heads_q, seqlen_q, seqlen_kv, scale_log2,
-    PART: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+    PART: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, ALIGNED: gl.constexpr,
 ):  # fmt: skip
     """Attend with 64 rows of each tile that the producer draws."""
-    S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
     O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
     P: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=O, k_width=2)
     ONE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    HALF: gl.constexpr = True and CAUSAL and ALIGNED and PART == 0
     declare_flag(PART)
+    if PART == 1:
+        pass_turn(1)
     done = 0
     turn = 0
     mbarrier.wait(tile_full.index(0), 0)
     tile = same_in_warp(tile_smem.index(0).load(ONE).item())
+    high = same_in_warp(high_smem.index(0).load(ONE).item())
+    mbarrier.wait(q_full.index(0), 0, pred=tile >= 0)
+    mbarrier.wait(k_full.index(0), 0, pred=tile >= 0)
+    scores = first_scores(q_smem.index(PART).reshape([64, 128]), k_smem, 0, BLOCK_N, HALF)
+    scores = warpgroup_mma_wait(0, deps=[scores])
+    give_back(0)
+    first, base, row_sum = first_weights(
+        scores, high, tile * 128 + 64 * PART, seqlen_q, seqlen_kv, scale_log2, PART, BLOCK_N, CAUSAL, ALIGNED, HALF
+    )
     while tile >= 0:
-        low = same_in_warp(low_smem.index(turn & 1).load(ONE).item())
-        high = same_in_warp(high_smem.index(turn & 1).load(ONE).item())
+        slot = turn & 1
+        low = same_in_warp(low_smem.index(slot).load(ONE).item())
+        high = same_in_warp(high_smem.index(slot).load(ONE).item())
         blocks = high - low
         first_row = tile * 128 + 64 * PART
         masked = blocks * 0 + 1
-        if CAUSAL:
+        if CAUSAL and not ALIGNED:
             seen = gl.minimum(gl.maximum(first_row + 1 + seqlen_kv - seqlen_q, 0), seqlen_kv)
             masked = gl.minimum(gl.maximum(high - seen // BLOCK_N, 1), blocks)
-        slot = turn & 1
-        stage = done & 1
-
-        q_part = q_smem.index(slot * 2 + PART)
-        q = q_part.reshape([64, 128])
-        mbarrier.wait(q_full.index(slot), (turn >> 1) & 1)
-        mbarrier.wait(k_full.index(stage), (done >> 1) & 1)
-        nothing = gl.zeros([64, BLOCK_N], gl.float32, S)
-        k = k_smem.index(stage).reshape([BLOCK_N, 128]).permute((1, 0))
-        scores = warpgroup_mma(q, k, nothing, use_acc=False, is_async=True)
-        scores = warpgroup_mma_wait(0, deps=[scores])
-        mbarrier.arrive(k_empty.index(stage), count=1)
-        scores = hide(scores, (high - 1) * BLOCK_N, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
-        base = gl.max(scores, 1) * scale_log2
-        weights = gl.exp2(scores * scale_log2 - gl.where(base == float("-inf"), 0.0, base)[:, None])
-        row_sum = gl.sum(weights, 1)
+        q = q_smem.index(slot * 2 + PART).reshape([64, 128])
         acc = gl.zeros([64, 128], gl.float32, O)
-        # The output of the tile before has left the other buffer by now; before the first tile it is free, too.
-        tma.store_wait(0)
-        mbarrier.arrive(q_empty.index(slot ^ 1), count=1)
-
         top = high - 1 + done
-        if CAUSAL:
+        if not HALF:
+            weights = first
+        if CAUSAL and not ALIGNED:
             for n in range(done + 1, done + masked):
                 weights, acc, base, row_sum = step(
-                    n, q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, weights, acc, base, row_sum, scale_log2,
-                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, True, PART,
+                    n, q, k_smem, v_smem, k_full, v_full, weights, acc, base, row_sum, scale_log2,
+                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, True, PART, False,
                 )  # fmt: skip
+        if HALF:
+            if blocks > 1:
+                weights, acc, base, row_sum = step(
+                    done + 1, q, k_smem, v_smem, k_full, v_full, first, acc, base, row_sum, scale_log2,
+                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART, True,
+                )  # fmt: skip
+            else:
+                weights = widen(first, BLOCK_N)
+            masked = 2
         for n in range(done + masked, done + blocks):
             weights, acc, base, row_sum = step(
-                n, q, k_smem, v_smem, k_full, k_empty, v_full, v_empty, weights, acc, base, row_sum, scale_log2,
-                top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART,
+                n, q, k_smem, v_smem, k_full, v_full, weights, acc, base, row_sum, scale_log2,
+                top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART, False,
             )  # fmt: skip
 
+        # The last value product of this tile, and beside it the first score product of the next (of nothing after the last).
         done += blocks
-        stage = (done - 1) & 1
+        stage = done & 1
         p = gl.convert_layout(weights.to(v_smem.dtype), P)
-        mbarrier.wait(v_full.index(stage), ((done - 1) >> 1) & 1)
-        acc = warpgroup_mma(p, v_smem.index(stage).reshape([BLOCK_N, 128]), acc, is_async=True)
+        mbarrier.wait(tile_full.index(slot ^ 1), ((turn + 1) >> 1) & 1)
+        next_tile = same_in_warp(tile_smem.index(slot ^ 1).load(ONE).item())
+        next_high = same_in_warp(high_smem.index(slot ^ 1).load(ONE).item())
+        mbarrier.wait(q_full.index(slot ^ 1), ((turn + 1) >> 1) & 1, pred=next_tile >= 0)
+        mbarrier.wait(k_full.index(stage), (done >> 1) & 1, pred=next_tile >= 0)
+        take_turn(PART)
+        scores = first_scores(q_smem.index((slot ^ 1) * 2 + PART).reshape([64, 128]), k_smem, stage, BLOCK_N, HALF)
+        mbarrier.wait(v_full.index(stage ^ 1), ((done - 1) >> 1) & 1)
+        acc = warpgroup_mma(p, v_smem.index(stage ^ 1).reshape([BLOCK_N, 128]), acc, is_async=True)
+        pass_turn(PART)
+        scores = warpgroup_mma_wait(1, deps=[scores])
+        give_back(stage)
+        first, next_base, next_sum = first_weights(
+            scores, next_high, next_tile * 128 + 64 * PART, seqlen_q, seqlen_kv, scale_log2, PART, BLOCK_N, CAUSAL, ALIGNED, HALF
+        )
         acc = warpgroup_mma_wait(0, deps=[acc])
-        mbarrier.arrive(v_empty.index(stage), count=1)
+        give_back(2 + (stage ^ 1))
+        total = gl.convert_layout(gl.sum(row_sum, 1), gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])))
         # Read anew what few registers had no room for.
         index = same_in_warp(index_smem.index(slot).load(ONE).item())
-        batch = index // heads_q
-        head = index % heads_q
+        batch = index >> 16
+        head = index & 65535
         if not CAUSAL:
             low = same_in_warp(low_smem.index(slot).load(ONE).item())
             high = same_in_warp(high_smem.index(slot).load(ONE).item())
             if low > 0:
-                hand_over(acc, base, row_sum, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + PART)
+                hand_over(acc, base, total, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + PART)
             elif high * BLOCK_N < seqlen_kv:
-                acc, row_sum = merge(acc, base, row_sum, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + 2 + PART)
+                acc, total = merge(acc, base, total, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + 2 + PART)
         if low == 0:
-            inverse = 1.0 / gl.where(row_sum == 0.0, 1.0, row_sum)
+            inverse = 1.0 / gl.where(total == 0.0, 1.0, total)
             out = acc * gl.convert_layout(inverse, gl.SliceLayout(1, O))[:, None]
-            # This warpgroup alone reads its part of Q, and is done with it: the output leaves from there.
-            q.store(out.to(v_smem.dtype))
+            # The output of the tile before has left the buffer long ago.
+            tma.store_wait(0)
+            o_part = o_smem.index(same_in_warp(PART))
+            o_part.reshape([64, 128]).store(out.to(v_smem.dtype))
             fence_async_shared()
-            tma.async_copy_shared_to_global(o_desc, [batch, head, first_row, 0], q_part)
+            tma.async_copy_shared_to_global(o_desc, [batch, head, first_row, 0], o_part)
+        mbarrier.arrive(q_empty.index(slot), count=1)
+        tile = next_tile
+        base = next_base
+        row_sum = next_sum
         turn += 1
-        mbarrier.wait(tile_full.index(turn & 1), (turn >> 1) & 1)
-        tile = same_in_warp(tile_smem.index(turn & 1).load(ONE).item())
+    if PART == 0:
+        take_turn(0)
     tma.store_wait(0)
 
 
@@ -431,10 +610,11 @@ def consume(
 def attend_tma(
     q_desc, k_desc, v_desc, o_desc, counter, scratch, flags,
     heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv, scale_log2,
-    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, ALIGNED: gl.constexpr,
 ):  # fmt: skip
     """Write tiles of 128 rows of the output until none is left."""
     q_smem = gl.allocate_shared_memory(q_desc.dtype, [4, 1, 1, 64, 128], q_desc.layout)
+    o_smem = gl.allocate_shared_memory(o_desc.dtype, [2, 1, 1, 64, 128], o_desc.layout)
     k_smem = gl.allocate_shared_memory(k_desc.dtype, [2, 1, 1, BLOCK_N, 128], k_desc.layout)
     v_smem = gl.allocate_shared_memory(v_desc.dtype, [2, 1, 1, BLOCK_N, 128], v_desc.layout)
     tile_smem = gl.allocate_shared_memory(gl.int32, [2, 1], gl.SwizzledSharedLayout(1, 1, 1, [0]))
@@ -445,34 +625,31 @@ def attend_tma(
     q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     tile_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     k_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    k_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     v_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    v_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    open_empty()
     for j in gl.static_range(2):
         mbarrier.init(q_full.index(j), count=1)
         mbarrier.init(q_empty.index(j), count=2)
         mbarrier.init(tile_full.index(j), count=1)
         mbarrier.init(k_full.index(j), count=1)
-        mbarrier.init(k_empty.index(j), count=2)
         mbarrier.init(v_full.index(j), count=1)
-        mbarrier.init(v_empty.index(j), count=2)
     fence_async_shared()
 
     gl.warp_specialize(
         [
             (consume, (
-                o_desc, scratch, flags, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
-                q_full, q_empty, tile_full, k_full, k_empty, v_full, v_empty,
+                o_desc, scratch, flags, o_smem, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
+                q_full, q_empty, tile_full, k_full, v_full,
                 heads_q, seqlen_q, seqlen_kv, scale_log2,
-                gl.constexpr(0), BLOCK_N, CAUSAL)),
+                gl.constexpr(0), BLOCK_N, CAUSAL, ALIGNED)),
             (consume, (
-                o_desc, scratch, flags, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
-                q_full, q_empty, tile_full, k_full, k_empty, v_full, v_empty,
+                o_desc, scratch, flags, o_smem, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
+                q_full, q_empty, tile_full, k_full, v_full,
                 heads_q, seqlen_q, seqlen_kv, scale_log2,
-                gl.constexpr(1), BLOCK_N, CAUSAL)),
+                gl.constexpr(1), BLOCK_N, CAUSAL, ALIGNED)),
             (produce, (
                 q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem, q_full, q_empty, tile_full,
-                k_full, k_empty, v_full, v_empty, counter,
+                k_full, v_full, counter,
                 heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)),
         ],
         [4, 1],
@@ -583,6 +760,7 @@ def prepare(
     shared = grid + left if left and not causal else 0
     heads_per_group = min(heads, triton.cdiv(GROUP_WORK, tiles + 1))
     scalars = (heads_q, heads_q // heads_kv, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv)
+    aligned = seqlen_kv % 128 == 0 and (not causal or seqlen_q % 128 == 0 and seqlen_kv >= seqlen_q)
     layout = gl.NVMMASharedLayout(128, 16, rank=4)
     shapes = tuple(geometry(x) for x in (q, k, v, out))
     boxes = (64, BLOCK_N, BLOCK_N, 64)
@@ -591,37 +769,40 @@ def prepare(
         for x, shape, rows in zip((q, k, v, out), shapes, boxes, strict=True)
     ]
     kernel = attend_tma[(grid,)](
-        *descriptors, *buffers, *scalars, scale * LOG2_E, BLOCK_N=BLOCK_N, CAUSAL=causal, num_warps=4, maxnreg=168
-    )
-    return kernel, grid, scalars, shapes
-
-
-def attend_by_tma(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, causal: bool, scale: float) -> None:
-    """Launch the Gluon kernel; what depends on shapes alone is kept, as it costs the host more than the launch."""
-    key = (q.shape, q.stride(), k.shape, k.stride(), v.stride(), out.stride(), q.dtype, q.device, causal)
-    stream = triton.runtime.driver.active.get_current_stream(q.device.index)
-    buffers = scratch.get((q.device, stream))
-    if buffers is None:
-        programs = multiprocessors(q.device)
-        buffers = scratch[q.device, stream] = (
-            torch.zeros(1, dtype=torch.int32, device=q.device),
-            torch.empty(programs * 2 * 64 * 130, dtype=torch.float32, device=q.device),
-            torch.zeros(programs * 2 * 128, dtype=torch.int32, device=q.device),
-        )
-    known = launches.get(key)
-    if known is None:
-        launches[key] = prepare(q, k, v, out, buffers, causal, scale)
-        return
-    kernel, grid, scalars, shapes = known
-    kernel.run(
-        grid, 1, 1, stream, kernel.function, kernel.packed_metadata, None, None, None,
-        Described(q, *shapes[0]), Described(k, *shapes[1]), Described(v, *shapes[2]), Described(out, *shapes[3]),
-        *buffers, *scalars, scale * LOG2_E, BLOCK_N, causal,
+        *descriptors, *buffers, *scalars, scale * LOG2_E, BLOCK_N=BLOCK_N, CAUSAL=causal, ALIGNED=aligned,
+        num_warps=4, maxnreg=168,
     )  # fmt: skip
+    return kernel, grid, scalars, shapes, aligned
+
+
+def buffers_of(device: torch.device, stream: int) -> tuple:
+    """A counter, unfinished outputs and their flags."""
+    known = scratch.get((device, stream))
+    if known is None:
+        programs = multiprocessors(device)
+        known = scratch[device, stream] = (
+            torch.zeros(1, dtype=torch.int32, device=device),
+            torch.empty(programs * 2 * 64 * 130, dtype=torch.float32, device=device),
+            torch.zeros(programs * 2 * 128, dtype=torch.int32, device=device),
+        )
+    return known
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool, scale: float) -> torch.Tensor:
     """Attend from q (batch, heads_q, seqlen_q, head_dim) to k and v (batch, heads_kv, seqlen_kv, head_dim)."""
+    # What depends on shapes and strides alone is kept, as it costs the host more than the launch.
+    key = (q.shape, q.stride(), k.shape, k.stride(), v.stride(), q.dtype, q.device, causal)
+    known = launches.get(key)
+    if known is not None and scale > 0 and (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16 == 0:
+        kernel, grid, scalars, shapes, aligned = known
+        out = torch.empty_like(q)
+        stream = triton.runtime.driver.active.get_current_stream(q.device.index)
+        kernel.run(
+            grid, 1, 1, stream, kernel.function, kernel.packed_metadata, None, None, None,
+            Described(q, *shapes[0]), Described(k, *shapes[1]), Described(v, *shapes[2]), Described(out, *shapes[3]),
+            *buffers_of(q.device, stream), *scalars, scale * LOG2_E, BLOCK_N, causal, aligned,
+        )  # fmt: skip
+        return out
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1:3]
     if q.dtype not in (torch.float16, torch.bfloat16):
@@ -630,8 +811,10 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
         raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
     out = torch.empty_like(q)
     tensors = (q, k, v, out)
-    if head_dim == 128 and scale > 0 and all(x.data_ptr() % 16 == 0 and fits_tma(x) for x in tensors):
-        attend_by_tma(q, k, v, out, causal, scale)
+    even = seqlen_kv % 128 == 0 and (not causal or seqlen_q % 128 == 0 and seqlen_kv >= seqlen_q)
+    if even and head_dim == 128 and scale > 0 and all(x.data_ptr() % 16 == 0 and fits_tma(x) for x in tensors):
+        stream = triton.runtime.driver.active.get_current_stream(q.device.index)
+        launches[key] = prepare(q, k, v, out, buffers_of(q.device, stream), causal, scale)
         return out
     # The widest head leaves too few registers for a whole tile of scores beside its output.
     block_n = 64 if head_dim < 256 else 32
