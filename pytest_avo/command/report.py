@@ -1,4 +1,4 @@
-"""Verbs that write files about runs: `avo report`, a page to look at, and `avo export`, a table to analyse.
+"""Verbs that write files about runs: `avo report`, a page to look at, and `avo export`, for other tools.
 
 What reads the lineage and draws is imported by the verbs alone, as in `history`.
 """
@@ -33,11 +33,15 @@ def add_verbs(verbs: Any) -> None:
     )
     report.add_argument("--json", action="store_true", help="answer with a JSON object")
     report.set_defaults(run=answered(_report))
-    words = "Write a run as a table, a row per attempt and shape; docs/reference/export.md says what the columns are"
+    words = (
+        "Write a run as a table, a row per attempt and shape (docs/reference/export.md says what the columns are), "
+        "or its candidates as a folder that --avo-inbox takes"
+    )
     export = verbs.add_parser("export", help=words, description=f"{words}.")
     export.add_argument("named", nargs="?", default="", metavar="RUN", help=f"{RUN} (default: the last run)")
     for name in ("csv", "jsonl", "parquet"):
         export.add_argument(f"--{name}", type=Path, metavar="FILE")
+    export.add_argument("--inbox", type=Path, metavar="DIR", help="which is empty or not there yet")
     export.add_argument("--json", action="store_true", help="answer with a JSON object")
     export.set_defaults(run=answered(_export))
 
@@ -64,24 +68,33 @@ def _report(given: argparse.Namespace) -> Reply:
 def _export(given: argparse.Namespace) -> Reply:
     from pytest_avo.core.disk.files import write_atomically
     from pytest_avo.evolution.chronicle import Chronicle
+    from pytest_avo.operators.external.recorded_inbox import write_inbox
     from pytest_avo.report.files.run_table import as_csv, as_jsonl, as_parquet, rows
     from pytest_avo.report.page.libraries import check_libraries
     from pytest_avo.report.text import counted
 
     writers: dict[str, Callable[[Any], str | bytes]] = {"csv": as_csv, "jsonl": as_jsonl, "parquet": as_parquet}
     asked = {name: getattr(given, name) for name in writers if getattr(given, name) is not None}
-    if not asked:
-        return Reply(text="avo: export: expected --csv FILE, --jsonl FILE or --parquet FILE", status=USAGE)
+    if not asked and given.inbox is None:
+        expected = "--csv FILE, --jsonl FILE, --parquet FILE or --inbox DIR"
+        return Reply(text=f"avo: export: expected {expected}", status=USAGE)
     if "parquet" in asked:
         check_libraries("avo export --parquet", ("pyarrow",), extra="parquet")
     folder = here()
+    said = []
     with view_of(given.named) as view:
         facts = Chronicle(view).facts()
+        if given.inbox is not None:
+            said.append(
+                f"{given.inbox}: {counted(write_inbox(view, folder / given.inbox), 'candidate')} of {facts.label}"
+            )
     table = list(rows(facts))
     for name, path in asked.items():
         write_atomically(folder / path, writers[name](table))
     paths = [str(path) for path in asked.values()]
-    return Reply(text=f"{', '.join(paths)}: {counted(len(table), 'row')} of {facts.label}", data={"paths": paths})
+    if paths:
+        said.append(f"{', '.join(paths)}: {counted(len(table), 'row')} of {facts.label}")
+    return Reply(text="\n".join(said), data={"paths": [*paths, *([] if given.inbox is None else [str(given.inbox)])]})
 
 
 def _compare_files(files: list[Path], given: argparse.Namespace) -> Reply:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import os
+import re
 import shutil
 import stat
 import threading
@@ -24,6 +25,8 @@ from pytest_avo.operators.operator import OperatorStopped, Proposal, Task
 TICK_S = 0.2
 SETTLED_S = 0.5
 """A file that was written to since is not taken yet: somebody may still be writing it."""
+NUMBER = re.compile("[0-9]{1,9}(?=[^0-9])")
+"""What the name of a file may begin with: its turn, which a copy of the folder keeps as times are not kept."""
 TAKEN, END = "taken", "END"
 """Folder of files that were taken, and name of the file that says there will be no more."""
 
@@ -36,7 +39,10 @@ class InboxNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class InboxOperator:
-    """Takes the oldest file of the folder for each candidate. Safe to use from several threads."""
+    """Takes the next file of the folder for each candidate: numbered names by number, then the oldest.
+
+    Safe to use from several threads.
+    """
 
     name = "inbox"
 
@@ -70,13 +76,14 @@ class InboxOperator:
         raise OperatorStopped("the run is ending")
 
     def _waiting(self) -> list[Path]:
-        """Files that nobody has taken, oldest first; what begins with a dot is being written."""
+        """Files that nobody has taken, in their turn; what begins with a dot is being written."""
         found = []
         for path in self.folder.glob("*.py"):
             with suppress(OSError):  # a link to nothing, or a file that somebody has just removed
                 status = path.stat()
                 if stat.S_ISREG(status.st_mode) and not path.name.startswith("."):
-                    found.append((status.st_mtime_ns, path.name, path))
+                    number = NUMBER.match(path.name)
+                    found.append((int(number[0]) if number else math.inf, status.st_mtime_ns, path.name, path))
         return [path for *_, path in sorted(found)]
 
     def _is_settled(self, path: Path) -> bool:
