@@ -1,7 +1,10 @@
 """A captured graph that works on copies of the first arguments.
 
+Nobody holds the copies when the call is over: a later replay reads what torch's allocator has put there for other
+shapes since, or memory that it gave back to the driver, which then ends the process: an illegal memory access.
+
 CLASS:  replay (GPU)
-EXPECT: incorrect|cheating
+EXPECT: incorrect|cheating|crash
 TARGET: gpu
 """
 
