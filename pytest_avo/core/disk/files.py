@@ -67,6 +67,16 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int | None = Non
         raise _unwritable(path, error.strerror or str(error)) from None
 
 
+def write_command(path: Path, script: str) -> None:
+    """Write a new file that can be run. It has its mode from the first moment: chmod is refused to confined processes.
+
+    FileExistsError where one is there.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o755)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        file.write(script)
+
+
 def _remove_leftovers(target: Path) -> None:
     """Remove what writers left that were killed."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.*.*.new"):

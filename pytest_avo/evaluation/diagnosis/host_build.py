@@ -19,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_avo.core.disk.files import write_command
 from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
@@ -119,8 +120,7 @@ def record(folder: Path) -> None:
     commands.mkdir(parents=True)
     for name in COMPILERS:
         if real := shutil.which(name):
-            (commands / name).write_text(_RECORDING.format(folder=folder, real=real), encoding="utf-8")
-            (commands / name).chmod(0o755)
+            write_command(commands / name, _RECORDING.format(folder=folder, real=real))
     os.environ["PATH"] = os.pathsep.join([str(commands), os.environ.get("PATH", "")])
 
 

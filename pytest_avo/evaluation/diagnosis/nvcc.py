@@ -21,6 +21,7 @@ from unittest import mock
 
 from triton import knobs
 
+from pytest_avo.core.disk.files import write_command
 from pytest_avo.evaluation.diagnosis.sass import Assembly, read
 
 _COMPILING = re.compile(r"Compiling entry function '(\w+)'")
@@ -68,9 +69,8 @@ class CudaBuilds:
 
     def __enter__(self) -> Self:
         nvcc = shutil.which("nvcc")
-        wrapper = self._folder / "nvcc"
-        wrapper.write_text((_RECORDING if nvcc else _MISSING).format(folder=self._folder, nvcc=nvcc), encoding="utf-8")
-        wrapper.chmod(0o755)
+        script = (_RECORDING if nvcc else _MISSING).format(folder=self._folder, nvcc=nvcc)
+        write_command(self._folder / "nvcc", script)
         path = os.pathsep.join([str(self._folder), os.environ.get("PATH", "")])
         self._patches.enter_context(mock.patch.dict(os.environ, {"PATH": path}))
         self._patches.enter_context(mock.patch.object(ctypes, "CDLL", self._loaded))

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pytest_avo.core.disk.files import prepare, read_regular, write_atomically
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.evaluation.linux import seccomp
+from tests import ROOT
+
+WRITES_A_COMMAND = """
+import ctypes, sys
+from pathlib import Path
+from pytest_avo.core.disk.files import write_command
+from pytest_avo.evaluation.linux import seccomp
+ctypes.CDLL(None).prctl(38, 1, 0, 0, 0)  # no new privileges, without which who is not root may filter nothing
+seccomp.restrict(metadata=False)
+path = Path(sys.argv[1])
+write_command(path, "#!/bin/sh\\n")
+try:
+    path.chmod(0o700)
+except PermissionError:
+    sys.exit(0)
+sys.exit("modes can be changed")
+"""
 
 
 def test_the_file_is_replaced_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
@@ -94,3 +114,13 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
             read_regular(path, most_bytes=5)
     with pytest.raises(IsADirectoryError):
         read_regular(tmp_path, most_bytes=5)
+
+
+@pytest.mark.skipif(not seccomp.available(), reason="the filter is for x86-64")
+def test_a_command_can_be_run_by_a_process_that_may_not_change_modes(tmp_path: Path) -> None:
+    """As a kernel's, where a container offers no mounts of one's own."""
+    path = tmp_path / "command"
+    done = subprocess.run([sys.executable, "-c", WRITES_A_COMMAND, str(path)], env={"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0
+    assert os.access(path, os.X_OK)
+    assert path.read_text(encoding="utf-8") == "#!/bin/sh\n"
