@@ -85,7 +85,7 @@ def assess_by_spool(settings: Settings, console: Console, *, address: SpoolAddre
             f"{address.path}` on the machine with the device once, with pytest-avo {__version__}"
         )
     introduction, required = choose(found, address), required_layers(settings)
-    if missing := [layer for layer in required if layer not in introduction.sandbox]:
+    if required and (missing := lacking(introduction.sandbox)):
         raise InvalidInput(f"--avo-sandbox=require: the spool's host does not offer {', '.join(missing)}")
     spool = SpoolClient(folder, introduction.fingerprint, required=required, jobs=jobs)
     device = RemoteDevice(introduction.fingerprint, introduction.peers)
@@ -104,11 +104,15 @@ def confinement(sandbox: Literal["auto", "require", "off"]) -> str:
     """The layers that confine kernels here; InvalidInput where the user requires more than the machine offers."""
     if sandbox == "off":
         return "off"
-    offered = offered_layers()
-    missing = [layer for layer in LAYERS if not any(found.startswith(layer) for found in offered)]
-    if missing and sandbox == "require":
+    offered = ", ".join(offered_layers())
+    if sandbox == "require" and (missing := lacking(offered)):
         raise InvalidInput(f"--avo-sandbox=require: this machine does not offer {', '.join(missing)}")
-    return ", ".join(offered) or "none"
+    return offered or "none"
+
+
+def lacking(offered: str) -> list[str]:
+    """The layers that are not among those offered, as a worker names its own: `landlock 7, seccomp`."""
+    return [layer for layer in LAYERS if layer not in offered]
 
 
 def _await_introduction(folder: SpoolFolder, jobs: BatchJobs, console: Console) -> list[Introduction]:

@@ -8,6 +8,7 @@ from pytest_avo import __version__
 from pytest_avo.core.disk.places import is_noexec, scratch_folder
 from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.run.assessor import Assessor
+from pytest_avo.run.assessors import lacking
 
 
 def header(assessor: Assessor, *, peers: Sequence[str], baseline: str = "") -> str:
@@ -21,11 +22,17 @@ def header(assessor: Assessor, *, peers: Sequence[str], baseline: str = "") -> s
         f"peers {', '.join(peers) or 'none'}",
         *([f"compared with {baseline}"] if baseline else []),
         f"calls {'eager' if assessor.device.target == 'cpu' else assessor.settings.plan.calls}",
-        f"sandbox {assessor.confinement}",
+        f"sandbox {sandbox(assessor.confinement)}",
         f"noise floor {assessor.floor:.1%}" + (f" of {noise.measured}" if noise else " assumed"),
         *([] if assessor.is_remote else limits()),
     ]
     return f"avo: {__version__} ({'; '.join(parts)})"
+
+
+def sandbox(layers: str) -> str:
+    """What confines kernels and what does not, as in most containers: there whoever copies a file's mode is refused."""
+    missing = [] if layers == "off" else lacking(layers)
+    return layers + (f" (not offered: {', '.join(missing)})" if missing else "")
 
 
 def limits() -> list[str]:
