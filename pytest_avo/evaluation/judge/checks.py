@@ -83,13 +83,15 @@ class Checks:
         """Ask it, each answer being judged while the next question is drawn; the seconds that first calls took."""
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
         building, checking = _Spent(limits.build), _Spent(limits.check)
-        for case in self._cases(subject, shape, request, random):
+        for number, case in enumerate(self._cases(subject, shape, request, random)):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape, case.way)
             inputs = self._check_case(arm, case, source, spent=building if first else checking, first=first)
             if inputs is None:
                 self._refused.setdefault(text_digest(subject.source), set()).add(case.function)
+            if number == 0:
+                self._judgement.settle()  # most that are wrong are so here, and the next question takes 10 ms to think of
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
                 self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"
