@@ -5,7 +5,8 @@
 A candidate is `itself`, or changes of literals as in SOFTMAX='"fused"',BLOCK_Q=128; three are tried where none is
 named. Each is screened beside kernels/cpu/quickstart.py as it stands, confirmed if that finds it faster, and compared
 with it once more as the best kernel is at the end of a run. The judge runs in this process, its functions wrapped: a
-part's seconds are those in which it was the innermost one.
+part's seconds are those in which it was the innermost one. Outputs are judged on a second thread, whose processor time
+is counted for whatever the first does meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -66,6 +68,8 @@ class Parts:
 
         @functools.wraps(original)
         def counted(*args: Any, **kwargs: Any) -> Any:
+            if threading.current_thread() is not threading.main_thread():
+                return original(*args, **kwargs)
             with self.part(name, stage):
                 return original(*args, **kwargs)
 
@@ -100,6 +104,7 @@ def instrument(parts: Parts) -> None:
         (timing.Race, "_warm_up", "warm-up"),
         (timing.Race, "_rounds", "rounds"),
         (timing.Race, "_aftermath_unclear", "aftermath"),
+        (timing.Race, "_exchange", "exchanging arguments"),
     ]
     for owner, function, stage in stages:
         parts.wrap(owner, function, "other", stage)
@@ -114,9 +119,7 @@ def instrument(parts: Parts) -> None:
     parts.wrap(inputs.Stream, "draw", "drawing inputs")
     parts.wrap(checks, "draw_any", "drawing inputs")
     parts.wrap(checks, "all_cases", "choosing cases")
-    for function in ("answer_fault", "fault_near", "slice_fault", "plain_outputs"):
-        parts.wrap(checks, function, "judging outputs")
-    parts.wrap(judgement.Judgement, "settle", "judging outputs")
+    parts.wrap(judgement.DeferredJudgement, "settle", "waiting for judgements")
     parts.wrap(timing, "mix_timed", "drawing inputs")
     parts.wrap(timing, "Placement", "placing threads")
     parts.wrap(timing.Placement, "settle", "placing threads")
