@@ -63,9 +63,12 @@ class Machine:
 class Race:
     """A comparison of arms: log-times of slices that somebody draws, and the rules that say when there are enough."""
 
-    def __init__(self, plan: TimingPlan, shapes: Sequence[Shape], arms: Sequence[str]) -> None:
+    def __init__(
+        self, plan: TimingPlan, shapes: Sequence[Shape], arms: Sequence[str], *, turns: int = len(KINDS)
+    ) -> None:
+        """turns: how many kinds of inputs shapes have."""
         self.plan = plan
-        self.stopping = Stopping(plan, shapes, turns=len(KINDS))
+        self.stopping = Stopping(plan, shapes, turns=turns)
         self._logs: dict[str, dict[str, list[list[float]]]] = {shape.id: {arm: [] for arm in arms} for shape in shapes}
         self._kinds: dict[str, list[list[str]]] = {shape.id: [] for shape in shapes}
 

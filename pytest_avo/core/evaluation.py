@@ -37,11 +37,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class TimingPlan(msgspec.Struct, frozen=True):
     """How long to measure: rounds per launch, launches (fresh processes for every arm), and when to stop early.
 
-    margin: with a baseline, stop as soon as the geomean against it lies wholly on one side of this log-ratio, at 99%
-    over all looks, which are made after min_rounds, twice as many, and so on. precision: without a margin, stop when
-    every 95% interval is within +-precision: of each shape in one launch, of all of them together over four and more.
-    budget_s: for all rounds, warming up not counted. calls: how they are made on a GPU; a CPU has but one way. costs:
-    measure too what a single eager call costs the host.
+    margin: with a baseline, stop as soon as the geomean against it lies wholly on one side of this log-ratio. That is
+    looked at after min_rounds, twice as many, and so on; risk: chance that it stops on the wrong side, over all looks.
+    precision: without a margin, stop when every 95% interval is within +-precision: of each shape in one launch, of all
+    of them together over four and more. budget_s: for all rounds, warming up not counted. calls: how they are made on a
+    GPU; a CPU has but one way. costs: measure too what a single eager call costs the host.
     """
 
     min_rounds: int = 5
@@ -50,6 +50,7 @@ class TimingPlan(msgspec.Struct, frozen=True):
     budget_s: float = 30.0
     precision: float = 0.01
     margin: float | None = None
+    risk: float = 0.01
     calls: Calls = "graph"
     costs: bool = False
 

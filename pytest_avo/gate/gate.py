@@ -6,8 +6,9 @@ whose kernels all are exactly as slow as allowed to fail once in a hundred times
 errs with probability at most sqrt(1% / m), both together with 1% / m, and all comparisons with 1% (Bonferroni, which
 unlike Holm's procedure needs no other comparison's result: items are judged one by one, on any worker).
 
-The second measurement is looked at twice, each time at half of that risk: after three launches of as many rounds as the
-first one took, and, where these leave it open, after three more.
+The second measurement is looked at up to three times, each time at a third of that risk: after four launches of half as
+many rounds as the first one took, and, where these leave it open, after four more, twice. What a process deviates by is
+in all of its rounds: launches tell more than rounds, of which the first measurement needed so many for its one launch.
 """
 
 from __future__ import annotations
@@ -38,9 +39,13 @@ FEWEST_ROUNDS = 5
 """The fewest rounds that are measured, also where the user allows fewer: an interval of less says nothing."""
 PATIENCE = 4
 """How many times the usual rounds a question may take that the usual ones leave open."""
-CONFIRM_LAUNCHES = 3
+CONFIRM_LAUNCHES = 4
 """Launches of each part of a second measurement."""
-CONFIRM_PARTS = 2
+CONFIRM_SHARE = 0.5
+"""Of the rounds that decided the first one, as many as each of these launches has."""
+CONFIRM_PARTS = 3
+SAVED_LAUNCHES = 3
+"""Of a baseline that is kept."""
 
 Measuring = Callable[[EvaluationRequest], Evaluations]
 """Evaluate and wait: shape id -> facts. EvaluatorError when the machine fails."""
@@ -87,7 +92,8 @@ class Gate:
         subject = self.baseline.subject(kernel)
         if subject is None or request.plan is None:
             return request
-        plan = request.plan if limit is None else until_decided(request.plan, limit)
+        risk = (1 - self.confidence) / 2  # as seldom as the interval errs that decides then
+        plan = request.plan if limit is None else until_decided(request.plan, limit, risk=risk)
         return msgspec.structs.replace(request, baseline=subject, may_lack_baseline=True, plan=plan)
 
     def judge(
@@ -225,16 +231,17 @@ def _too_few(evaluations: Iterable[Evaluation]) -> str:
     return next((x.timing.too_few for x in evaluations if x.timing is not None and x.timing.too_few), "")
 
 
-def until_decided(plan: TimingPlan, limit: float) -> TimingPlan:
+def until_decided(plan: TimingPlan, limit: float, *, risk: float) -> TimingPlan:
     """Measure until the kernel plainly is slower than allowed or plainly is not: most are decided in few rounds."""
     rounds = max(min(max(plan.min_rounds, LEAST_ROUNDS), plan.max_rounds), FEWEST_ROUNDS)
-    return msgspec.structs.replace(plan, margin=-limit, min_rounds=rounds, max_rounds=PATIENCE * plan.max_rounds)
+    most = PATIENCE * plan.max_rounds
+    return msgspec.structs.replace(plan, margin=-limit, risk=risk, min_rounds=rounds, max_rounds=most)
 
 
 def thorough(plan: TimingPlan) -> TimingPlan:
     """As many rounds as a question may take, over several launches, never cut short by a result."""
     rounds = plan.max_rounds if plan.margin is not None else PATIENCE * plan.max_rounds
-    return msgspec.structs.replace(plan, launches=CONFIRM_LAUNCHES, max_rounds=rounds, margin=None, costs=False)
+    return msgspec.structs.replace(plan, launches=SAVED_LAUNCHES, max_rounds=rounds, margin=None, costs=False)
 
 
 def on(request: EvaluationRequest, cases: Sequence[Comparand]) -> EvaluationRequest:
@@ -243,15 +250,16 @@ def on(request: EvaluationRequest, cases: Sequence[Comparand]) -> EvaluationRequ
 
 
 def confirmation(request: EvaluationRequest, first: Iterable[Evaluation]) -> EvaluationRequest:
-    """A part of the second measurement: new processes and inputs, in each launch the rounds that decided the first one.
+    """A part of the second measurement: new processes and inputs, in each launch half the rounds of the first one.
 
     What the kernel makes of calls beside its claim was asked before.
     """
     assert request.plan is not None
-    plan = thorough(request.plan)
+    plan = msgspec.structs.replace(thorough(request.plan), launches=CONFIRM_LAUNCHES)
     if request.plan.margin is not None:
-        rounds = [len(launch) for each in first if each.timing for launch in each.timing.seconds[KERNEL]]
-        plan = msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, CONFIRM_LAUNCHES * max(rounds)))
+        decided = max(len(launch) for each in first if each.timing for launch in each.timing.seconds[KERNEL])
+        rounds = CONFIRM_LAUNCHES * max(LEAST_ROUNDS, math.ceil(CONFIRM_SHARE * decided))
+        plan = msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, rounds))
     peers = request.peers if request.baseline is None else ()
     return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True, claim_alone=True)
 

@@ -27,14 +27,12 @@ EARLY_LAUNCHES = 2
 """The same where there is a margin, for what is plain already; of two launches nothing else is believed."""
 LEAST_NARROW = 4
 """The same where there is no margin: from so many on a launch that lies apart does not decide."""
-RISK = 0.01
-"""Chance that a comparison with a margin stops on the wrong side of it, over all looks."""
 HOPELESS = 0.05
 """Chance of getting above the margin with all rounds that are left, below which they are not made."""
 WORTH = 0.5
 """Least ratio of a shape's share of the doubt to its share of the time, for it to get further rounds."""
-_DEVIATIONS = NormalDist().inv_cdf(1 - RISK)
-"""Of an estimate in half of its interval, where its deviation is well known."""
+_DEVIATIONS = NormalDist().inv_cdf(0.99)
+"""Of an estimate in half of the interval that promotes, where its deviation is well known."""
 Paired = Callable[[str, str], Launches]
 """Log-ratios of a shape beside an arm, by launch."""
 
@@ -102,7 +100,7 @@ class Stopping:
         margin = self._plan.margin
         assert margin is not None
         shapes = {shape: paired(shape, BASELINE) for shape in self._weights}
-        confidence = stats.confidence_of_looks(len(self._looks), risk=RISK)
+        confidence = stats.confidence_of_looks(len(self._looks), risk=self._plan.risk)
         found = stats.located_together(shapes, self._weights)
         bound = stats.interval_of(found, confidence=confidence)
         if bound.low > margin:
