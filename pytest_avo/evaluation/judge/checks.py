@@ -91,7 +91,7 @@ class Checks:
             if inputs is None:
                 self._refused.setdefault(text_digest(subject.source), set()).add(case.function)
             if number == 0:
-                self._judgement.settle()  # most that are wrong are so here, and the next question takes 10 ms to think of
+                self._judgement.settle()  # most wrong ones are wrong here: putting the other cases together takes 10 ms
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
                 self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"

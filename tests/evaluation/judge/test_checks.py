@@ -73,6 +73,11 @@ def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
     assert len(desk.said) - len(beside) < len(beside) / 2
 
 
+def test_for_who_answers_the_first_question_wrongly_no_other_is_thought_of(desk: Desk) -> None:
+    assert desk.examine(kernel("return q.clone()"))[ONE.id].outcome == "incorrect"
+    assert len(desk.said) == 1
+
+
 def test_a_wrong_shape_is_told_with_where_it_is_wrong(desk: Desk) -> None:
     found = desk.examine(WRONG_ON_TWO, shapes=[ONE, TWO])
     assert found[ONE.id].outcome == "ok"
