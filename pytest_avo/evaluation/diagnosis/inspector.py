@@ -15,6 +15,7 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.lease import lease, lease_path
+from pytest_avo.evaluation.devices.rates import stored_rates
 from pytest_avo.evaluation.diagnosis.child import Child
 from pytest_avo.evaluation.diagnosis.compile import ARCHITECTURES, LaunchReport
 from pytest_avo.evaluation.diagnosis.counters import digest, ncu
@@ -25,7 +26,6 @@ from pytest_avo.evaluation.diagnosis.machine import machine_facts
 from pytest_avo.evaluation.diagnosis.profile import profile
 from pytest_avo.evaluation.diagnosis.report import compiled_records
 from pytest_avo.evaluation.diagnosis.scratch import run_scratch
-from pytest_avo.evaluation.judge.rates import stored_rates
 
 KEPT = 8
 """Kernels whose counters are kept: the incumbent is looked at again and again."""

@@ -15,7 +15,7 @@ import msgspec
 from pytest_avo.core.evaluation import KERNEL, Timing
 from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.core.shape import DTYPE_BYTES, Dtype, Shape
-from pytest_avo.evaluation.judge.rates import Rates, store_rates, stored_rates
+from pytest_avo.evaluation.devices.rates import Rates, store_rates, stored_rates
 
 MARGIN = {"cpu": 2.0, "cuda": 1.5}
 """How far a kernel may be beyond the measured rates, by kind of device: a product of matrices is not the best that a

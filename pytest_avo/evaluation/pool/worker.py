@@ -188,7 +188,7 @@ def _answer(request: EvaluationRequest, examiner: Examiner, inspector: Inspector
 
 def _roofline(device: Device) -> Roofline:
     """The bounds of the device, which is measured in this process."""
-    from pytest_avo.evaluation.judge.rates import measured_rates
+    from pytest_avo.evaluation.devices.rates import measured_rates
     from pytest_avo.evaluation.judge.roofline import Roofline
 
     known = device.fingerprint()

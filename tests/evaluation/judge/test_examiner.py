@@ -14,8 +14,8 @@ from pytest_avo.evaluation.correctness.battery import first_case
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.devices.rates import Rates
 from pytest_avo.evaluation.judge import peers
-from pytest_avo.evaluation.judge.rates import Rates
 from pytest_avo.evaluation.judge.roofline import Roofline
 from tests.evaluation.judge.desk import ONE, TWO, WRONG_ON_TWO, Desk
 from tests.evaluation.laboratory import Laboratory, kernel, shape

@@ -9,7 +9,7 @@ import torch
 from pytest_avo.core.evaluation import KERNEL, Timing
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.devices.cpu import CpuDevice
-from pytest_avo.evaluation.judge.rates import Rates
+from pytest_avo.evaluation.devices.rates import Rates
 from pytest_avo.evaluation.judge.roofline import Roofline, bound, least_bytes, least_flops, matrix_rate
 from tests.evaluation.laboratory import shape
 

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 import torch
 
+from pytest_avo.evaluation.devices import rates
 from pytest_avo.evaluation.devices.cpu import CpuDevice
-from pytest_avo.evaluation.judge import rates
-from pytest_avo.evaluation.judge.rates import Rates, measured_rates, rates_path, store_rates, stored_rates
+from pytest_avo.evaluation.devices.rates import Rates, measured_rates, rates_path, store_rates, stored_rates
 
 HERE = CpuDevice().fingerprint()
 SLOW = Rates(HERE, {"f32": 1e9, "bf16": 5e9, "f16": 3e9}, 1e9)
