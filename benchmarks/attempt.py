@@ -94,7 +94,7 @@ def instrument(parts: Parts) -> None:
     """Wrap what the judge does."""
     from pytest_avo.evaluation.arms import arm, arms, batch, memory
     from pytest_avo.evaluation.correctness import inputs
-    from pytest_avo.evaluation.judge import checks, examiner, judgement, stopping, timing, warm_up
+    from pytest_avo.evaluation.judge import checks, examiner, judgement, questions, stopping, timing, warm_up
 
     stages = [
         (examiner.Examiner, "_check", "check"),
@@ -103,8 +103,8 @@ def instrument(parts: Parts) -> None:
         (warm_up.WarmUp, "first_calls", "warm-up"),
         (timing.Race, "_warm_up", "warm-up"),
         (timing.Race, "_rounds", "rounds"),
-        (timing.Race, "_aftermath_unclear", "aftermath"),
-        (timing.Race, "_exchange", "exchanging arguments"),
+        (questions.Questions, "require_nothing_running", "aftermath"),
+        (questions.Questions, "exchange", "exchanging arguments"),
     ]
     for owner, function, stage in stages:
         parts.wrap(owner, function, "other", stage)

@@ -21,22 +21,21 @@ from random import Random
 
 import torch
 
-from pytest_avo.core.evaluation import BASELINE, KERNEL, CallCost, Reading, Timing, TimingPlan
+from pytest_avo.core.evaluation import KERNEL, CallCost, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.exchange import ArgumentExchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
-from pytest_avo.evaluation.judge.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
 from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.judgement import DeferredJudgement, look_at_slice, rival_of
 from pytest_avo.evaluation.judge.order import Order
 from pytest_avo.evaluation.judge.peers import EMPTY
 from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
+from pytest_avo.evaluation.judge.questions import Questions
 from pytest_avo.evaluation.judge.samples import Samples
 from pytest_avo.evaluation.judge.stopping import LEAST_ROUNDS, Stopping
 from pytest_avo.evaluation.judge.warm_up import WarmUp
@@ -48,8 +47,6 @@ SEED_BITS = 64
 """Of what chance picks to look at in a round's outputs, which a second thread does."""
 EXCHANGED_SHARE = 1 / 32
 """Of the slices of a kernel on a CPU, so many more in which arguments are exchanged, before a round or after it."""
-EXCHANGE_TRIES = 8
-"""To exchange them in time on every shape at least once, after the rounds of the first launch."""
 
 
 class Race:
@@ -79,7 +76,6 @@ class Race:
         self._streams = {shape.id: Stream(shape, self._source) for shape in shapes}
         self._turns = math.lcm(*(len(shape.inputs) for shape in shapes))
         self._samples = {shape.id: Samples(place) for shape in shapes}
-        self._aftermath = Aftermath(KERNEL)
         self._readings: list[Reading] = []
         self._launched: set[str] = set()
         self._disturbed = 0
@@ -87,6 +83,14 @@ class Race:
         self._costs: dict[str, dict[str, CallCost]] = {}
         self._judgement = DeferredJudgement(place)
         self._order = Order(self._random)
+        self._questions = Questions(
+            shapes=shapes,
+            samples=self._samples,
+            streams=self._streams,
+            random=self._random,
+            place=place,
+            ask=self._slice,
+        )
         self._warming = WarmUp(
             place=place,
             room=room,
@@ -122,16 +126,16 @@ class Race:
             self._judgement.settle()
             done += rounds
             if number == 0:
-                self._require_no_foresight(arms)
+                self._questions.require_no_foresight(arms)
             placement.release()
             self._require_standstill(arms)
-            self._require_none_waiting(arms)
+            self._questions.require_nothing_waiting(arms, disturbed=self._disturbed)
             stopped = reason or stopped
             if reason := stopping.after_launch(number + 1, self._paired, others=arms.keys() - {KERNEL, EMPTY}):
                 stopped = reason
                 break
         self._check_clocks()
-        unclear = self._aftermath_unclear(arms)
+        unclear = self._questions.require_nothing_running(arms)
         stopped = stopped or f"all {stopping.rounds * self._plan.launches} rounds done"
         return {shape.id: self._timing(shape, stopped, self._too_few(done) or unclear) for shape in self._shapes}
 
@@ -148,10 +152,10 @@ class Race:
                 begun = time.monotonic()
                 chance = self._random.random()
                 if chance < EXCHANGED_SHARE / 2:
-                    self._exchange(shape, arms[KERNEL])
+                    self._questions.exchange(shape, arms[KERNEL])
                 self._round(shape, arms, order, shape.inputs[index % len(shape.inputs)])
                 if chance > 1 - EXCHANGED_SHARE / 2:
-                    self._exchange(shape, arms[KERNEL])
+                    self._questions.exchange(shape, arms[KERNEL])
                 round_s[shape.id] += time.monotonic() - begun
             if reading := self._reading():
                 self._readings.append(reading)
@@ -171,49 +175,6 @@ class Race:
             eager=self._place == "cuda" and self._plan.calls == "eager",
         )
 
-    def _aftermath_unclear(self, arms: Mapping[str, Arm]) -> str:
-        """Why nobody can say whether the kernel left work running, or ""; ArmFault where it did."""
-        suspicion = self._aftermath.suspicion()
-        if suspicion is None:
-            return ""
-        shape = next(shape for shape in self._shapes if shape.id == suspicion.shape)
-        other = suspicion.arm
-
-        def seconds(after_kernel: bool) -> float:
-            batch = self._streams[shape.id].draw(self._samples[shape.id].calls)
-            first = KERNEL if after_kernel else other
-            self._slice(shape, first, arms[first], batch)
-            return self._slice(shape, other, arms[other], batch).seconds
-
-        outcome, slowed = tried(seconds, self._random)
-        if outcome == "guilty":
-            found = f"left work running: {other} takes {slowed:.0%} longer right after it"
-            raise ArmFault(KERNEL, shape.id, KernelFault("rejected", found))
-        return f"machine too busy to say whether it left work running ({suspicion.words})" * (outcome == "unclear")
-
-    def _require_no_foresight(self, arms: Mapping[str, Arm]) -> None:
-        """Arguments are exchanged once in time on every shape, if that can be."""
-        left = list(self._shapes)
-        for _ in range(EXCHANGE_TRIES):
-            left = [shape for shape in left if not self._exchange(shape, arms[KERNEL])]
-
-    def _exchange(self, shape: Shape, arm: Arm) -> bool:
-        """A slice of the kernel that does not count, in which arguments are exchanged; whether that need not be again.
-
-        A slice of one call has none to come. On a GPU nobody sees how far a graph is.
-        """
-        samples = self._samples[shape.id]
-        if self._place != "cpu" or samples.calls == 1 or not (slices := samples.slices[KERNEL][-1]):
-            return True
-        inputs = self._streams[shape.id].draw(samples.calls, self._random.choice(shape.inputs))
-        batch = Batch(inputs, shape.dtype, guarded=False)
-        exchange = ArgumentExchange(batch, arm.given, arm.result, self._random)
-        found = self._slice(shape, KERNEL, arm, batch, exchange.meanwhile(self._random.choice(slices)))
-        self._aftermath.note(shape.id, KERNEL, found.seconds)
-        if fault := exchange.fault(found):
-            raise ArmFault(KERNEL, shape.id, fault)
-        return exchange.was_in_time
-
     def _require_standstill(self, arms: Mapping[str, Arm]) -> None:
         """Nobody may have been at work since its last slice either."""
         for name, arm in arms.items():
@@ -221,20 +182,6 @@ class Race:
                 arm.require_standstill()
             except KernelFault as error:
                 raise ArmFault(name, self._shapes[0].id, error) from None
-
-    def _require_none_waiting(self, arms: Mapping[str, Arm]) -> None:
-        """Nobody may have work on a GPU that begins once arguments are written, while all processes stand still."""
-        if self._disturbed < LEAST_DISTURBED:
-            return
-        shape = self._shapes[0]
-        draw = partial(self._streams[shape.id].draw, self._samples[shape.id].calls)
-
-        def disturbs(name: str) -> bool:
-            self._slice(shape, name, arms[name], draw())
-            return self._slice(shape, EMPTY, arms[EMPTY], draw()).disturbed
-
-        if name := waiting((name for name in (KERNEL, BASELINE) if name in arms), disturbs, nobody=EMPTY):
-            raise ArmFault(name, shape.id, KernelFault("rejected", "left work that waits for its next arguments"))
 
     def _warm_up(self, shape: Shape, arms: Mapping[str, Arm]) -> None:
         """Further untimed calls of every arm; on a CPU of the empty one as many as tell what a slice of it takes."""
@@ -280,7 +227,7 @@ class Race:
                 out, other = (outputs, other) if name == KERNEL else (out, outputs if name == rival else other)
             samples.slices[name][-1].append(result.seconds)
             if name != EMPTY:
-                self._aftermath.note(shape.id, name, result.seconds)
+                self._questions.note(shape, name, result.seconds)
         # Judged while the inputs of the next round are drawn.
         compare = partial(look_at_slice, shape, batch, out, other if rival else None, groups=unusual)
         self._judgement.begin(partial(compare, random=Random(self._random.getrandbits(SEED_BITS))))
