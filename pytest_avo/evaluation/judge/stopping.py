@@ -31,6 +31,8 @@ HOPELESS = 0.05
 """Chance of getting above the margin with all rounds that are left, below which they are not made."""
 WORTH = 0.5
 """Least ratio of a shape's share of the doubt to its share of the time, for it to get further rounds."""
+NOT_FASTER, HARDLY_FASTER = "not faster", "hardly can become faster"
+"""Why a kernel is measured no further which did not get above the margin."""
 _DEVIATIONS = NormalDist().inv_cdf(0.99)
 """Of an estimate in half of the interval that promotes, where its deviation is well known."""
 Paired = Callable[[str, str], Launches]
@@ -95,6 +97,10 @@ class Stopping:
             return ""
         return self._looked_at(launches, self._plan.launches, paired, {})
 
+    def lets_go(self, reason: str) -> bool:
+        """Whether that is why a candidate ends which had to be faster, so that nothing comes of its times."""
+        return reason in (NOT_FASTER, HARDLY_FASTER) and (self._plan.margin or 0.0) >= 0
+
     def _looked_at(self, done: int, last: int, paired: Paired, round_s: Mapping[str, float]) -> str:
         """What the margin's question comes to after `done` of `last` rounds, or launches; "" where it is open."""
         margin = self._plan.margin
@@ -106,10 +112,10 @@ class Stopping:
         if bound.low > margin:
             return "plainly faster"
         if bound.high < margin:
-            return "not faster"
+            return NOT_FASTER
         is_early = self._plan.launches > 1 and done < LEAST_LAUNCHES
         if margin >= 0 and not is_early and chance_of_rising(found, margin, done / last) < HOPELESS:
-            return "hardly can become faster"
+            return HARDLY_FASTER
         if done >= self._known:
             self._allot(shapes, round_s)
         return ""

@@ -62,6 +62,12 @@ def test_what_may_still_become_faster_goes_on_until_all_rounds_are_made() -> Non
     assert after(stopping, 6, paired(0.012, SAME_NOISE, 6)) == ""
 
 
+def test_only_who_had_to_be_faster_is_let_go() -> None:
+    candidate, gated = (Stopping(TimingPlan(margin=margin), [QUIET], turns=1) for margin in (0.003, -0.03))
+    assert [candidate.lets_go(reason) for reason in ("not faster", "plainly faster", "")] == [True, False, False]
+    assert not gated.lets_go("not faster")
+
+
 def test_a_limit_on_slowdowns_lets_nobody_go_before_it_is_decided() -> None:
     stopping = Stopping(TimingPlan(max_rounds=20, margin=-0.03), [QUIET], turns=1)
     assert after(stopping, 5, paired(-0.04, {QUIET.id: 0.02}, 5)) == ""

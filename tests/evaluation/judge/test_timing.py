@@ -13,10 +13,12 @@ from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.exchange import ArgumentExchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
+from pytest_avo.evaluation.judge import timing as timing_module
 from pytest_avo.evaluation.judge import warm_up
 from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
 from pytest_avo.evaluation.judge.samples import calls_in_slice
+from pytest_avo.evaluation.judge.stopping import NOT_FASTER, Stopping
 from pytest_avo.evaluation.judge.timing import Race
 from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 
@@ -347,14 +349,16 @@ def test_a_fault_of_another_arm_names_that_arm(confined: Laboratory) -> None:
     assert (error.value.arm, error.value.shape) == (PEER, SHAPE.id)
 
 
-@pytest.mark.parametrize("calls", [1, 3])
-def test_arguments_are_exchanged_in_a_race_wherever_calls_are_still_to_come(
-    confined: Laboratory, monkeypatch: pytest.MonkeyPatch, calls: int
+@pytest.mark.parametrize(("calls", "stopped"), [(1, ""), (3, ""), (3, "plainly faster"), (3, NOT_FASTER)])
+def test_arguments_are_exchanged_in_a_race_wherever_calls_are_still_to_come_unless_the_kernel_is_too_slow(
+    confined: Laboratory, monkeypatch: pytest.MonkeyPatch, calls: int, stopped: str
 ) -> None:
+    monkeypatch.setattr(timing_module, "EXCHANGED_SHARE", 0.0)
+    monkeypatch.setattr(Stopping, "after_round", lambda *_, **__: stopped)
     monkeypatch.setattr(warm_up, "calls_in_slice", lambda *_, **__: calls)
     monkeypatch.setattr(ArgumentExchange, "fault", lambda *_: KernelFault("rejected", "looked at"))
     plan = TimingPlan(min_rounds=1, max_rounds=1)
-    if calls == 1:
+    if calls == 1 or stopped == NOT_FASTER:
         assert rounds(race(confined, {KERNEL: kernel()}, plan)) == [1]
     else:
         with pytest.raises(ArmFault, match="looked at"):
