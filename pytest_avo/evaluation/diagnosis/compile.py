@@ -18,6 +18,7 @@ import msgspec
 
 from pytest_avo.core.shape import DTYPE_NAMES, Shape
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
+from pytest_avo.evaluation.linux.python import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -208,8 +209,9 @@ def main() -> int:
         shapes = msgspec.json.decode(text, type=list[Shape])
     except msgspec.DecodeError as error:
         parser.error(f"--shapes-json {source}: {error}")
-    from pytest_avo.evaluation.diagnosis import nvcc, sass  # noqa: F401 - out of reach once confined
-    from pytest_avo.evaluation.kernel_process import dry_run  # noqa: F401
+    with importing():
+        from pytest_avo.evaluation.diagnosis import nvcc, sass  # noqa: F401 - out of reach once confined
+        from pytest_avo.evaluation.kernel_process import dry_run  # noqa: F401
 
     confine(arguments.scratch)
     with own_output() as output, tempfile.TemporaryDirectory(prefix="nvcc-", dir=arguments.scratch) as folder:

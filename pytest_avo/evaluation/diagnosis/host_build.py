@@ -25,6 +25,7 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.child import Child
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
+from pytest_avo.evaluation.linux.python import importing
 
 LIMIT_S = 120.0
 COMPILERS = ("g++", "gcc", "c++", "cc", "clang++", "clang")
@@ -97,8 +98,9 @@ def main() -> int:
     parser.add_argument("--shape", required=True, help="as JSON")
     parser.add_argument("--function", default="", help="show its machine code")
     arguments = parser.parse_args()
-    from pytest_avo.evaluation.correctness.inputs import Case, draw
-    from pytest_avo.evaluation.correctness.noise import generator
+    with importing():
+        from pytest_avo.evaluation.correctness.inputs import Case, draw
+        from pytest_avo.evaluation.correctness.noise import generator
 
     inputs = draw(Case("compile", msgspec.json.decode(arguments.shape, type=Shape)), generator(1, "cpu"))
     confine(arguments.scratch)

@@ -5,6 +5,7 @@ Has to start with TRITON_INTERPRET=1 in its environment, because triton.jit look
 
 from __future__ import annotations
 
+import gc
 import sys
 import traceback
 from pathlib import Path
@@ -161,6 +162,7 @@ def serve(kernel: Path, scratch: str | None, requests: IO[bytes], output: IO[byt
 
 def main() -> None:
     """Answer the calls on standard input."""
+    gc.freeze()  # what is imported never becomes garbage
     arguments = command_line("interpreter_child").parse_args()
     with own_output() as output:
         serve(arguments.kernel, arguments.scratch, sys.stdin.buffer, output)

@@ -25,6 +25,7 @@ from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.devices.lease import lease, lease_path
 from pytest_avo.evaluation.diagnosis.child import Child
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
+from pytest_avo.evaluation.linux.python import importing
 
 LIMIT_S = 120.0
 MEASURED_S = 1.0
@@ -135,12 +136,13 @@ def by_name(lines: list[str]) -> list[str]:
 def main() -> int:
     """Run the command line."""
     arguments = command_line("profile").parse_args()
-    import torch
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as profiler
+    with importing():
+        import torch
+        from torch.profiler import ProfilerActivity
+        from torch.profiler import profile as profiler
 
-    from pytest_avo.evaluation.correctness.inputs import Case, draw
-    from pytest_avo.evaluation.correctness.noise import generator
+        from pytest_avo.evaluation.correctness.inputs import Case, draw
+        from pytest_avo.evaluation.correctness.noise import generator
 
     shape = msgspec.json.decode(sys.stdin.buffer.readline(), type=Shape)
     inputs = draw(Case("profile", shape), generator(1, "cpu"))

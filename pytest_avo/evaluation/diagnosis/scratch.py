@@ -18,6 +18,7 @@ from pathlib import Path
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.evaluation.diagnosis.child import Child
 from pytest_avo.evaluation.diagnosis.confined import command_line, confine
+from pytest_avo.evaluation.linux.python import importing
 
 LIMIT_S = 60.0
 MOST_BYTES = 8000
@@ -57,7 +58,8 @@ def main() -> int:
     parser = command_line("scratch")
     parser.add_argument("--gpu", action="store_true", help="let it use the GPU")
     arguments = parser.parse_args()
-    import torch  # noqa: F401 - a confined process finds it loaded
+    with importing():
+        import torch  # noqa: F401 - a confined process finds it loaded
 
     sys.stdin.buffer.readline()  # the draft is in place
     confine(arguments.scratch, gpu=arguments.gpu)

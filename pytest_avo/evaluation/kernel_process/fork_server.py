@@ -8,7 +8,6 @@ does.
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import json
 import os
@@ -20,7 +19,7 @@ from functools import partial
 from typing import Any, NoReturn
 
 from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_OUTPUT, CHILD_SOCKET, MAX_MESSAGE
-from pytest_avo.evaluation.linux import namespaces, processes, sandbox
+from pytest_avo.evaluation.linux import namespaces, processes, python, sandbox
 
 
 def main() -> None:
@@ -31,17 +30,18 @@ def main() -> None:
     sandbox.be_told_of_parents_end(signal.SIGTERM)
     held = sandbox.enter_namespaces(gpu=place == "cuda") if layers == "layers" else []
     sandbox.become_subreaper()
-    for module in warm:
-        importlib.import_module(module)
-    runner = importlib.import_module("pytest_avo.evaluation.kernel_process.runner")
-    importlib.import_module("pytest_avo.evaluation.kernel_process.first_calls").settle()
-    if place == "cuda":
-        # A confined child could not read their files.
-        importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
-        with contextlib.suppress(Exception):  # another Triton than those known: nothing is compiled ahead
-            importlib.import_module("pytest_avo.evaluation.kernel_process.ahead").recall()
-    sandbox.recall()
-    gc.freeze()  # what is imported never becomes garbage; a collection in a child would copy all its pages
+    # A collection of garbage in a child would copy all pages of what is imported.
+    with python.importing():
+        for module in warm:
+            importlib.import_module(module)
+        runner = importlib.import_module("pytest_avo.evaluation.kernel_process.runner")
+        importlib.import_module("pytest_avo.evaluation.kernel_process.first_calls").settle()
+        if place == "cuda":
+            # A confined child could not read their files.
+            importlib.import_module("pytest_avo.evaluation.kernel_process.gpu_calls")
+            with contextlib.suppress(Exception):  # another Triton than those known: nothing is compiled ahead
+                importlib.import_module("pytest_avo.evaluation.kernel_process.ahead").recall()
+        sandbox.recall()
     control = socket.socket(fileno=int(descriptor))
     control.send(json.dumps({"layers": held}).encode())
     children: set[int] = set()

@@ -32,7 +32,7 @@ from pytest_avo.evaluation.devices.cpu import MMAP_THRESHOLD_BYTES, TRIM_THRESHO
 from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.lease import lease, lease_path
 from pytest_avo.evaluation.devices.local import deal, sharers
-from pytest_avo.evaluation.linux import cgroup
+from pytest_avo.evaluation.linux import cgroup, python
 from pytest_avo.evaluation.linux.removal import remove_tree
 from pytest_avo.evaluation.pool.line import WorkerLine
 from pytest_avo.evaluation.worker_messages import Evaluate, Failure, Finished, Hello, Prepare, ShapeDone, WorkerConfig
@@ -82,7 +82,8 @@ def serve(channel: Any) -> None:
         spawners.append(spawner)
         spawner.start(layers=config.layers)
         # torch takes two seconds to import: here and in the fork server at the same time.
-        importlib.import_module("torch")
+        with python.importing():
+            importlib.import_module("torch")
         _be_a_quiet_judge()
         spawner.wait()
         examiner = _examiner(device, spawner, config, line)

@@ -20,6 +20,7 @@ import msgspec
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.diagnosis.confined import command_line, describe, load_attention, own_output
 from pytest_avo.evaluation.linux import sandbox
+from pytest_avo.evaluation.linux.python import importing
 
 WARM_UP_CALLS = 2
 FAULT = "the kernel failed: "
@@ -60,10 +61,11 @@ def main() -> int:
     parser.add_argument("--shape", required=True, help="as JSON")
     parser.add_argument("--trace", action="store_true", help="watch the call with torch's profiler")
     arguments = parser.parse_args()
-    import torch
+    with importing():
+        import torch
 
-    from pytest_avo.evaluation.correctness.inputs import Case, draw
-    from pytest_avo.evaluation.correctness.noise import generator
+        from pytest_avo.evaluation.correctness.inputs import Case, draw
+        from pytest_avo.evaluation.correctness.noise import generator
 
     shape = msgspec.json.decode(arguments.shape, type=Shape)
     restrict_calls = _confine(arguments.scratch)
