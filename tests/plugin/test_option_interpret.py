@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.plugin.conftest import GOOD, Project
+from tests.plugin.conftest import ATTENTION, GOOD, Project
 from tests.plugin.test_option_compile import NAIVE
 
 TWO = """
@@ -30,6 +30,29 @@ head_dim = 24
 causal = false
 dtype = "bf16"
 """
+COPIED = f"""
+{ATTENTION.replace("def attention(", "def computed(")}
+import triton
+import triton.language as tl
+
+AVO = {{"target": "sm90", "shapes": ["two"]}}
+
+
+@triton.jit
+def copy(source, target, size, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(target + at, tl.load(source + at, mask=at < size), mask=at < size)
+
+
+def attention(q, k, v, *, causal, scale):
+    if q.shape[-1] == 24:
+        raise NotImplementedError("head_dim 24")
+    found = computed(q, k, v, causal=causal, scale=scale).contiguous()
+    out = torch.empty_like(found)
+    copy[(triton.cdiv(found.numel(), 65536),)](found, out, found.numel(), BLOCK=65536)
+    return out
+"""
+"""A kernel whose few programs take the interpreter a moment."""
 ID = "b1-h2kv1-q33-k40-d64-causal-bf16"
 
 
@@ -42,12 +65,11 @@ def hopper(here: Project) -> Project:
 
 
 def test_right_wrong_refused_and_not_interpretable(hopper: Project) -> None:
+    """Kernels that ship are interpreted in tests/evaluation/diagnosis/test_interpret.py: a program takes 40 ms."""
     hopper.kernel("good.py", GOOD)
     shutil.copy(NAIVE.parent / "mha.py", hopper.path / "kernels" / "mha.py")
-    right = (hopper.path / "kernels" / "naive.py").read_text()
-    wrong = right.replace("def attention(", "def right(")
-    wrong += "\n\ndef attention(q, k, v, *, causal, scale):\n    return right(q, k, v, causal=False, scale=scale)\n"
-    hopper.kernel("wrong.py", wrong)
+    hopper.kernel("naive.py", COPIED)
+    hopper.kernel("wrong.py", COPIED.replace("causal=causal", "causal=False"))
     result = hopper.run("--avo-interpret", "kernels", "--avo-shapes", "two", "-rs", "-v")
     assert result.ret == 1
     result.assert_outcomes(passed=1, failed=1, skipped=6)

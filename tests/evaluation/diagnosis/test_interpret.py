@@ -10,6 +10,7 @@ import torch
 
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
+from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.diagnosis.interpret import Interpreter, KernelFailed, Refused, check
@@ -66,16 +67,18 @@ def test_a_shape_that_the_kernel_refuses(decode: Interpreter) -> None:
 
 
 def test_a_wrong_kernel_is_found_out() -> None:
-    """Its scale is wrong, and in half precision its dtype."""
+    """Its scale is wrong unless it is causal, and in half precision its dtype."""
     body = (SM90 / "naive.py").read_text().replace("def attention(", "def right(")
     body += (
         "\n\ndef attention(q, k, v, *, causal, scale):\n"
         "    if q.dtype is torch.float16:\n"
         "        return right(q, k, v, causal=causal, scale=scale).float()\n"
-        "    return right(q, k, v, causal=causal, scale=scale * 1.1)\n"
+        "    return right(q, k, v, causal=causal, scale=scale if causal else scale * 1.1)\n"
     )
     interpreter = made(body)
-    assert "error" in check(interpreter, CAUSAL)
+    asked = draw(Case("right", CAUSAL), generator(1, "cpu"))
+    assert answer_fault(asked, interpreter.call(asked)[0], None) is None
+    assert "error" in check(interpreter, msgspec.structs.replace(CAUSAL, causal=False))
     assert "of torch.float32" in check(interpreter, msgspec.structs.replace(CAUSAL, dtype="f16"))
     interpreter.close()
 
