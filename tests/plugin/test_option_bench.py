@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from xml.etree import ElementTree
 
 import pytest
 
-from tests import ROOT
+from tests.kernels.test_cpu_kernels import kernel_of_the_guide
 from tests.plugin.conftest import GOOD, SHAPES, SLOW, WRONG, Project
 
 
@@ -110,12 +109,13 @@ def test_every_way_to_fail_has_its_own_verdict_and_harms_nothing_else(project: P
 
 
 def test_the_kernel_of_the_guide_passes(warm: Project) -> None:
-    guide = (ROOT / "docs" / "how-to" / "write-a-kernel.md").read_text(encoding="utf-8")
-    kernel, *_signatures = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
-    (warm.path / "my_kernel.py").write_text(kernel, encoding="utf-8")
-    result = warm.run("--avo-bench", "my_kernel.py", "--avo-max-rounds", "3", "--avo-peers", "none", "-q")
+    """On one of the shapes that it claims; it is right on all in tests/kernels/test_cpu_kernels.py."""
+    (warm.path / "my_kernel.py").write_text(kernel_of_the_guide(), encoding="utf-8")
+    measured = ["--avo-max-rounds", "3", "--avo-peers", "none", "-q"]
+    result = warm.run("--avo-bench", "my_kernel.py", *measured, "-k", "q130-k67")
     assert result.ret == 0, result.stdout.str()
-    assert "9 correct" in result.stdout.str()
+    assert "1 correct" in result.stdout.str()
+    assert "8 deselected" in result.stdout.str()
 
 
 @pytest.mark.usefixtures("scripted")
