@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from pytest_avo.session.modes import selftest
 from tests import ROOT
 from tests.plugin.conftest import ATTENTION, Project
 
 CORPUS = ROOT / "tests" / "cheats"
 ONE_OF_EACH_CLASS = (
     "constant_mean", "fp8_weights", "wrong_dtype", "stale_memory", "sample_cache", "weights_cache", "call_count",
-    "late_memory", "lazy_tensor", "patched_report", "restored_inputs", "one_input_bit", "deep_reply", "environment",
-    "segfault", "gpu_fp8", "honest_refusal", "honest_strided", "burning_process",
+    "late_memory", "lazy_tensor", "patched_report", "one_input_bit", "deep_reply", "segfault", "gpu_fp8",
+    "honest_strided",
 )  # fmt: skip
-"""What tries to reach out, to hang or to be linked is tested with the processes that hold it, in evaluation/arms."""
+"""What tries to reach out, to hang or to be linked is tested with the processes that hold it, in evaluation/arms.
+
+There too: what restores its arguments. What refuses shapes and what burns a core is in evaluation/judge. Each that is
+right is timed, for two seconds.
+"""
 
 
 @pytest.mark.long
-def test_one_of_each_class_comes_out_as_expected(project: Project) -> None:
+def test_one_of_each_class_comes_out_as_expected(warm: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "PLAN", msgspec.structs.replace(selftest.PLAN, max_rounds=5))
     files = [str(CORPUS / f"{name}.py") for name in ONE_OF_EACH_CLASS]
-    result = project.run("--avo-selftest", "--avo-limits", "build=60,check=60,time=60", *files)
+    result = warm.run("--avo-selftest", "--avo-limits", "build=60,check=60,time=60", *files)
     result.stdout.fnmatch_lines([
         "class *file *expected *got *mechanism",
         "*lower precision (GPU) *gpu_fp8 *skipped *is for a gpu, this device is cpu",

@@ -173,6 +173,10 @@ def test_a_result_may_have_any_strides(confined: Laboratory) -> None:
     assert confined.run(kernel(body), calls=2).outcome == "ok"
 
 
+def test_arguments_may_be_scratch_where_every_bit_is_restored(confined: Laboratory) -> None:
+    assert confined.run(kernel("kept = q.clone()\nq.mul_(2)\nq.copy_(kept)"), calls=2).outcome == "ok"
+
+
 def test_a_refused_shape_is_unsupported(confined: Laboratory) -> None:
     ending = confined.run(kernel("raise NotImplementedError('head_dim 64')"))
     assert (ending.outcome, ending.reason.partition(" (line")[0]) == (
