@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 import torch
@@ -18,11 +19,15 @@ from pytest_avo.evaluation.correctness.layouts import Layout, laid_out, repeat
 from pytest_avo.evaluation.correctness.noise import Numbers
 from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
+from pytest_avo.evaluation.devices.second_core import Deferred
 
 NEEDLES: dict[Kind, float] = {"normal": 1 / 16, "needle": 1.0}
 """Share of the queries that are needles, by kind; of the others none is."""
 NEEDLES_IN = 0.5
 """Share of a stream's draws that have any: a kernel that looks for them must not be right wherever it is looked at."""
+
+WORTH_A_CORE = 1 << 17
+"""Numbers of keys from which on they are drawn while queries and values are: fewer take no longer than to say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,14 +129,19 @@ class Stream:
     def __init__(self, shape: Shape, generator: torch.Generator) -> None:
         self._shape = shape
         self._generator = generator
-        self._noise = Numbers(generator)
+        self._noise = [Numbers(generator) for _ in "qkv"]
 
     def draw(self, calls: int, kind: InputKind = "normal") -> list[Inputs]:
         """Inputs of the next calls, of a kind, in the models' layout, half of the time with a few needles."""
         shape = self._shape
-        q = self._rows(calls, shape.heads_q, shape.seqlen_q)
-        k = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
-        v = self._rows(calls, shape.heads_kv, shape.seqlen_kv)
+        heads, lengths = (shape.heads_q, *2 * [shape.heads_kv]), (shape.seqlen_q, *2 * [shape.seqlen_kv])
+        rows = [partial(self._rows, *each, calls) for each in zip(self._noise, heads, lengths, strict=True)]
+        numbers = calls * shape.batch * shape.heads_kv * shape.seqlen_kv * shape.head_dim
+        if numbers >= WORTH_A_CORE and self._generator.device.type == "cpu":
+            keys = Deferred(rows[1])
+            q, v, k = rows[0](), rows[2](), keys.result()
+        else:
+            q, k, v = (each() for each in rows)
         scale = shape.softmax_scale
         impose_timed = TIMED_KINDS[kind].impose
         impose_timed(q.flatten(0, 1), k.flatten(0, 1), scale=scale, generator=self._generator)
@@ -146,8 +156,8 @@ class Stream:
             )
         return [Inputs(*qkv, shape.causal, shape.softmax_scale) for qkv in zip(q, k, v, strict=True)]
 
-    def _rows(self, calls: int, heads: int, seqlen: int) -> torch.Tensor:
+    def _rows(self, noise: Numbers, heads: int, seqlen: int, calls: int) -> torch.Tensor:
         """Random numbers (calls, batch, heads, seqlen, head_dim), in memory as models lay them out."""
         shape = self._shape
         size = (calls, shape.batch, seqlen, heads, shape.head_dim)
-        return self._noise.draw(*size, dtype=TORCH_DTYPES[shape.dtype]).transpose(2, 3)
+        return noise.draw(*size, dtype=TORCH_DTYPES[shape.dtype]).transpose(2, 3)

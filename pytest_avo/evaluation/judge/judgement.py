@@ -7,8 +7,6 @@ would idle.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import cache
 from random import Random
 
 import torch
@@ -19,6 +17,7 @@ from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
 from pytest_avo.evaluation.correctness.correctness import sampled_fault
 from pytest_avo.evaluation.correctness.cross_check import Group, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs
+from pytest_avo.evaluation.devices.second_core import Deferred
 from pytest_avo.evaluation.judge.peers import EMPTY
 
 
@@ -28,42 +27,27 @@ class DeferredJudgement:
     def __init__(self, place: str) -> None:
         """place: kind of torch device, "cpu" or "cuda". A GPU judges outputs itself: there nothing is put off."""
         self._place = place
-        self._pending: tuple[Future[None], Callable[[], None]] | None = None
+        self._pending: Deferred[None] | None = None
 
     def begin(self, judge: Callable[[], None]) -> None:
         """Have outputs judged, which raises where they are wrong: here, or by the next `settle`."""
         self.settle()
         if self._place == "cpu":
-            self._pending = _second_thread().submit(judge), judge
+            self._pending = Deferred(judge)
         else:
             judge()
 
     def settle(self) -> None:
         """Wait until what was begun is known; raises what that did."""
         pending, self._pending = self._pending, None
-        if pending is None:
-            return
-        future, judge = pending
-        if future.cancel():
-            judge()  # on a busy machine the other thread had no turn yet
-        else:
-            future.result()
+        if pending is not None:
+            pending.result()
 
     def forget(self) -> None:
         """Wait for what was begun, whatever it finds: something else was found before."""
         pending, self._pending = self._pending, None
-        if pending is not None and not pending[0].cancel():
-            pending[0].exception()
-
-
-@cache
-def _second_thread() -> ThreadPoolExecutor:
-    def as_the_first() -> None:
-        # What a process has set its first thread to, torch knows on others, and libraries below it do not: they would
-        # start threads of their own here.
-        torch.set_num_threads(torch.get_num_threads())
-
-    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="avo-judgement", initializer=as_the_first)
+        if pending is not None:
+            pending.forget()
 
 
 def rival_of(arms: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pytest_avo.evaluation.correctness.inputs import Stream
+from pytest_avo.evaluation.correctness.inputs import WORTH_A_CORE, Stream
 from pytest_avo.evaluation.correctness.noise import Numbers, generator
 from tests.evaluation.laboratory import shape
 
@@ -40,3 +40,13 @@ def test_no_row_of_a_stream_comes_again() -> None:
     stream = Stream(shape(heads=(8, 8), lengths=(1, 4096)), generator(1, "cpu"))
     rows = torch.cat([stream.draw(1)[0].k[..., :2].reshape(-1, 2).abs() for _ in range(2)])
     assert len(torch.unique(rows, dim=0)) > 0.999 * len(rows)
+
+
+def test_what_is_drawn_follows_from_the_seed_whichever_thread_draws_it() -> None:
+    wide = shape(heads=(8, 8), lengths=(1, 4096))
+    first, second = (Stream(wide, generator(1, "cpu")).draw(2) for _ in range(2))
+    assert wide.heads_kv * wide.seqlen_kv * wide.head_dim >= WORTH_A_CORE
+    for one, other in zip(first, second, strict=True):
+        assert all(map(torch.equal, one.tensors, other.tensors))
+    (drawn,) = Stream(wide, generator(1, "cpu")).draw(1)
+    assert not torch.equal(drawn.k, drawn.v)
