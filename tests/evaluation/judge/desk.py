@@ -47,8 +47,9 @@ class Desk:
         fresh: bool = False,
         may_lack_baseline: bool = False,
         limits: Limits | None = None,
-        claim_alone: bool = False,
+        claim_alone: bool | None = None,
     ) -> dict[str, Evaluation]:
+        """What is timed is asked about its claim alone, where nothing else is said: tests of timing are of that."""
         request = EvaluationRequest(
             number=1,
             subject=Subject("mine.py", source),
@@ -59,6 +60,6 @@ class Desk:
             peers=against,
             fresh=fresh,
             may_lack_baseline=may_lack_baseline,
-            claim_alone=claim_alone,
+            claim_alone=plan is not None if claim_alone is None else claim_alone,
         )
         return {evaluation.shape: evaluation for evaluation in self.examiner.examine(request)}
