@@ -6,9 +6,10 @@ whose kernels all are exactly as slow as allowed to fail once in a hundred times
 errs with probability at most sqrt(1% / m), both together with 1% / m, and all comparisons with 1% (Bonferroni, which
 unlike Holm's procedure needs no other comparison's result: items are judged one by one, on any worker).
 
-The second measurement is looked at up to three times, each time at a third of that risk: after four launches of half as
-many rounds as the first one took, and, where these leave it open, after four more, twice. What a process deviates by is
-in all of its rounds: launches tell more than rounds, of which the first measurement needed so many for its one launch.
+The second measurement is looked at up to three times, each time at a third of that risk: after four launches of a
+quarter of the rounds that the first one took, and, where these leave it open, after four of a half and four of three
+quarters. What a process deviates by is in all of its rounds: launches tell more than rounds, of which the first
+measurement needed so many for its one launch.
 """
 
 from __future__ import annotations
@@ -41,9 +42,8 @@ PATIENCE = 4
 """How many times the usual rounds a question may take that the usual ones leave open."""
 CONFIRM_LAUNCHES = 4
 """Launches of each part of a second measurement."""
-CONFIRM_SHARE = 0.5
-"""Of the rounds that decided the first one, as many as each of these launches has."""
-CONFIRM_PARTS = 3
+CONFIRM_SHARES = (0.25, 0.5, 0.75)
+"""Of the rounds that decided the first one: as many as a launch of the first, second and third part has."""
 SAVED_LAUNCHES = 3
 """Of a baseline that is kept."""
 
@@ -161,24 +161,25 @@ class Gate:
             if not right:
                 return f"{self.baseline.name} is wrong here: {next(iter(wrong.values()))}"
             return self._find(right, evaluations, on(request, right), evaluate, limit=limit)
-        return self._confirmed(gains, cases, confirmation(request, evaluations.values()), evaluate, limit=limit)
+        parts = [confirmation(request, evaluations.values(), share=share) for share in CONFIRM_SHARES]
+        return self._confirmed(gains, cases, parts, evaluate, limit=limit)
 
     def _confirmed(
         self,
         first: Gains,
         cases: Sequence[Comparand],
-        request: EvaluationRequest,
+        parts: Sequence[EvaluationRequest],
         evaluate: Measuring,
         *,
         limit: float,
     ) -> Finding:
         """What a second measurement makes of a kernel that looked too slow; it goes on where it leaves that open.
 
-        first: what it looked like; request: what a part of the second measurement asks.
+        first: what it looked like; parts: what those of the second measurement ask.
         """
         second: Gains | None = None
-        for _ in range(CONFIRM_PARTS):
-            again = evaluate(request)
+        for part in parts:
+            again = evaluate(part)
             if bad := next((x for x in again.values() if x.outcome != "ok"), None):
                 where = f"{bad.shape}: " if len(cases) > 1 else ""
                 return Finding(failing(bad), where + bad.reason, None)
@@ -186,7 +187,7 @@ class Gate:
             if isinstance(found, str):
                 return Finding("ambiguous", f"{self._words(first, limit=limit)}, not confirmed: {found}", first)
             second = found if second is None else second.continued(found)
-            if self._is_beyond(second, limit, looks=CONFIRM_PARTS):
+            if self._is_beyond(second, limit, looks=len(parts)):
                 return Finding("slower", f"{self._words(second, limit=limit)}, confirmed", second, regressed=True)
             if min(each.low for each in (second.interval(), *second.kinds().values())) >= -limit:
                 break
@@ -249,8 +250,8 @@ def on(request: EvaluationRequest, cases: Sequence[Comparand]) -> EvaluationRequ
     return msgspec.structs.replace(request, shapes=tuple(case.shape for case in cases))
 
 
-def confirmation(request: EvaluationRequest, first: Iterable[Evaluation]) -> EvaluationRequest:
-    """A part of the second measurement: new processes and inputs, in each launch half the rounds of the first one.
+def confirmation(request: EvaluationRequest, first: Iterable[Evaluation], *, share: float) -> EvaluationRequest:
+    """A part of the second measurement: new processes and inputs, in each launch a share of the first one's rounds.
 
     What the kernel makes of calls beside its claim was asked before.
     """
@@ -258,7 +259,7 @@ def confirmation(request: EvaluationRequest, first: Iterable[Evaluation]) -> Eva
     plan = msgspec.structs.replace(thorough(request.plan), launches=CONFIRM_LAUNCHES)
     if request.plan.margin is not None:
         decided = max(len(launch) for each in first if each.timing for launch in each.timing.seconds[KERNEL])
-        rounds = CONFIRM_LAUNCHES * max(LEAST_ROUNDS, math.ceil(CONFIRM_SHARE * decided))
+        rounds = CONFIRM_LAUNCHES * max(LEAST_ROUNDS, math.ceil(share * decided))
         plan = msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, rounds))
     peers = request.peers if request.baseline is None else ()
     return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True, claim_alone=True)
