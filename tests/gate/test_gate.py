@@ -92,9 +92,7 @@ def test_a_slowdown_beyond_the_limit_that_is_seen_twice_fails_with_the_second_fi
 
 
 @pytest.mark.parametrize(("rounds", "most"), [(6, 24), (32, 32), (120, 120)])
-def test_a_second_measurement_takes_a_quarter_of_the_first_ones_rounds_a_launch(
-    rounds: int, most: int
-) -> None:
+def test_a_second_measurement_takes_a_quarter_of_the_first_ones_rounds_a_launch(rounds: int, most: int) -> None:
     bench = Bench(timed(0.08, launches=3, seed=1))
     wanted = request(SHAPE)
     assert wanted.plan is not None
