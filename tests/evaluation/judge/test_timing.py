@@ -13,8 +13,8 @@ from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.exchange import ArgumentExchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
+from pytest_avo.evaluation.judge import call_costs, warm_up
 from pytest_avo.evaluation.judge import timing as timing_module
-from pytest_avo.evaluation.judge import warm_up
 from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
 from pytest_avo.evaluation.judge.samples import calls_in_slice
@@ -147,7 +147,10 @@ def test_the_budget_ends_a_race_and_is_shared_by_its_launches(confined: Laborato
     assert all(1 <= count < 2000 for count in rounds(timing))
 
 
-def test_what_single_calls_cost_and_what_the_harness_takes_are_measured_beside_the_rounds(confined: Laboratory) -> None:
+def test_what_single_calls_cost_and_what_the_harness_takes_are_measured_beside_the_rounds(
+    confined: Laboratory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(call_costs, "ENQUEUED_CALLS", 4)
     plan = TimingPlan(min_rounds=2, max_rounds=2, costs=True)
     timing = race(confined, {KERNEL: ONCE, PEER: THRICE, EMPTY: peer(EMPTY).source}, plan)
     assert set(timing.seconds) == set(timing.costs) == {KERNEL, PEER}
