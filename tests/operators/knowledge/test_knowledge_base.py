@@ -198,7 +198,7 @@ def test_shipped_knowledge_answers_a_kernel_writers_questions(shipped: Knowledge
 
 
 def test_shipped_files_have_headings_and_name_sources(shipped: KnowledgeBase) -> None:
-    assert len(shipped.files()) == 13
+    assert len(shipped.files()) == 14
     for file in shipped.files():
         headings = shipped.headings(file)
         assert len(headings) >= 4, file

@@ -6,11 +6,17 @@ into the next tile while the present one is finished. The warpgroups issue the s
 product of the block before, and take the exponentials of the new scores while the latter runs; they take turns in issuing, so that one has the tensor cores while the other has its exponentials. Blocks are walked from the
 diagonal down: the first, masked ones set the row maxima, later ones are only checked by their sums, and a warp whose sums got
 too large takes the block's maxima and rescales (a branch that is hardly ever taken). P goes from the scores' registers
-straight into the value product; O leaves through Q's buffer while the next tile runs. Where the tiles of a full problem do
+straight into the value product; a tile's last value product runs beside the score product of the next tile, whose masked block
+is done before O leaves through a buffer of its own. Where lengths come out even only the triangle on the diagonal is masked, and
+the upper warpgroup multiplies half of the diagonal's block. A warp gives tiles back to the loading warp by itself, by mbarriers
+that are written out in PTX, as are the waits for K and V and their copies. On full masks, and on long causal ones, programs go
+in pairs (clusters of two, launched as such although Triton compiled one program): a pair takes two neighbouring row tiles of a
+head, each program loads half the columns of every tile of K and V, and multicast writes them into both. So L2 is read half as
+often, which should save power, and power limits the clock. Where the tiles of a full problem do
 not come out even, the first round of tiles and the odd ones are shared out by blocks: a program starts with the second part
 of a tile, which it leaves in memory, and ends its share with the first part of the next, which it merges with the second that
-another program left there long ago. So no round runs with most programs idle. Shapes that TMA or this tiling cannot
-take (other head sizes, odd strides) go to a plain Triton kernel.
+another program left there long ago. So no round runs with most programs idle. Shapes that TMA or this tiling does not
+take (other head sizes, odd strides, lengths that blocks of 128 do not divide) go to a plain Triton kernel.
 """
 
 from __future__ import annotations
@@ -40,14 +46,16 @@ TUNABLES = {
 }
 
 LOG2_E = 1.4426950408889634
-GROUP_WORK = 264  # row tiles that a group of heads should have at least: two a multiprocessor
+SHARED_BYTES = (229776,)  # with these K lies 65,536 and V 131,072 bytes behind Q, as the loads expect
+PAIR_TILES = 64  # row tiles of a causal head from which on pairs share keys: the first of the two waits for a block each tile
+GROUP_WORK = 264  # row tiles that a group of heads should have at least: two a multiprocessor, one where a head's keys fill much of L2
 
 scratch = {}  # by stream, as launches on two may overlap: a counter and flags, zero after each launch, and partial outputs
 launches = {}  # by shapes and strides: the compiled kernel and the arguments that depend on nothing else
 
 
 @gluon.jit
-def open_empty():
+def open_empty(readers):
     """Barriers that tell the producer of free tiles, K's two and V's two, in memory of their own (a whole swizzle period)."""
     gl.inline_asm_elementwise(
         """.shared .align 1024 .b8 empty_barriers[1024];
@@ -56,18 +64,193 @@ def open_empty():
         mov.u32 at, %tid.x;
         setp.eq.u32 first, at, 0;
         mov.u32 at, empty_barriers;
-        @first mbarrier.init.shared::cta.b64 [at], 8;
-        @first mbarrier.init.shared::cta.b64 [at+8], 8;
-        @first mbarrier.init.shared::cta.b64 [at+16], 8;
-        @first mbarrier.init.shared::cta.b64 [at+24], 8;
+        @first mbarrier.init.shared::cta.b64 [at], $1;
+        @first mbarrier.init.shared::cta.b64 [at+8], $1;
+        @first mbarrier.init.shared::cta.b64 [at+16], $1;
+        @first mbarrier.init.shared::cta.b64 [at+24], $1;
+        @first mbarrier.init.shared::cta.b64 [at+32], 1;
+        @first mbarrier.init.shared::cta.b64 [at+40], 1;
+        @first mbarrier.init.shared::cta.b64 [at+48], 1;
+        @first mbarrier.init.shared::cta.b64 [at+56], 1;
+        @first mbarrier.init.shared::cta.b64 [at+64], 1;
+        @first mbarrier.init.shared::cta.b64 [at+80], 1;
         mov.b32 $0, $1;
         }""",
+        "=r,r", [readers], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
+def meet_peer():
+    """All threads of both programs of a pair wait for each other: their barriers are open."""
+    gl.inline_asm_elementwise(
+        "barrier.cluster.arrive.aligned; barrier.cluster.wait.aligned; mov.b32 $0, $1;",
         "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1,
     )  # fmt: skip
 
 
 @gluon.jit
-def give_back(number):
+def idle():
+    """Warps that have nothing to do but to be there when the pair meets."""
+    meet_peer()
+
+
+@gluon.jit
+def load_half(stage, key, head, batch, WHAT: gl.constexpr):
+    """Half the columns of a tile of K (0) or V (1) into both programs of a pair; the other program loads the other half."""
+    if WHAT == 0:
+        gl.inline_asm_elementwise(
+            """{
+            .reg .pred first; .reg .b32 at, full, column, part; .reg .b64 map; .reg .b16 both;
+            mov.u32 at, %laneid;
+            setp.eq.u32 first, at, 0;
+            mov.b64 map, attend_tma_param_9;
+            cvta.param.u64 map, map;
+            mov.u32 part, %cluster_ctarank;
+            shl.b32 column, part, 6;
+            mov.u32 at, empty_barriers;
+            mad.lo.u32 full, $1, 8, at;
+            add.u32 full, full, 32;
+            mad.lo.u32 at, $1, 32768, at;
+            mad.lo.u32 at, part, 16384, at;
+            add.u32 at, at, 66560;
+            mov.b16 both, 3;
+            @first mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], 32768;
+            @first cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [at], [map, {column, $2, $3, $4}], [full], both;
+            mov.b32 $0, 0;
+            }""",
+            "=r,r,r,r,r", [stage, key, head, batch], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+    else:
+        gl.inline_asm_elementwise(
+            """{
+            .reg .pred first; .reg .b32 at, full, column, part; .reg .b64 map; .reg .b16 both;
+            mov.u32 at, %laneid;
+            setp.eq.u32 first, at, 0;
+            mov.b64 map, attend_tma_param_18;
+            cvta.param.u64 map, map;
+            mov.u32 part, %cluster_ctarank;
+            shl.b32 column, part, 6;
+            mov.u32 at, empty_barriers;
+            mad.lo.u32 full, $1, 8, at;
+            add.u32 full, full, 48;
+            mad.lo.u32 at, $1, 32768, at;
+            mad.lo.u32 at, part, 16384, at;
+            add.u32 at, at, 132096;
+            mov.b16 both, 3;
+            @first mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], 32768;
+            @first cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [at], [map, {column, $2, $3, $4}], [full], both;
+            mov.b32 $0, 0;
+            }""",
+            "=r,r,r,r,r", [stage, key, head, batch], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@gluon.jit
+def load_whole(stage, key, head, batch, WHAT: gl.constexpr):
+    """A tile of K (0) or V (1), both halves of its columns."""
+    if WHAT == 0:
+        gl.inline_asm_elementwise(
+            """{
+            .reg .pred first; .reg .b32 at, full, column; .reg .b64 map;
+            mov.u32 at, %laneid;
+            setp.eq.u32 first, at, 0;
+            mov.b64 map, attend_tma_param_9;
+            cvta.param.u64 map, map;
+            mov.u32 at, empty_barriers;
+            mad.lo.u32 full, $1, 8, at;
+            add.u32 full, full, 32;
+            mad.lo.u32 at, $1, 32768, at;
+            add.u32 at, at, 66560;
+            mov.u32 column, 0;
+            @first mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], 32768;
+            @first cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [at], [map, {column, $2, $3, $4}], [full];
+            add.u32 at, at, 16384;
+            mov.u32 column, 64;
+            @first cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [at], [map, {column, $2, $3, $4}], [full];
+            mov.b32 $0, 0;
+            }""",
+            "=r,r,r,r,r", [stage, key, head, batch], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+    else:
+        gl.inline_asm_elementwise(
+            """{
+            .reg .pred first; .reg .b32 at, full, column; .reg .b64 map;
+            mov.u32 at, %laneid;
+            setp.eq.u32 first, at, 0;
+            mov.b64 map, attend_tma_param_18;
+            cvta.param.u64 map, map;
+            mov.u32 at, empty_barriers;
+            mad.lo.u32 full, $1, 8, at;
+            add.u32 full, full, 48;
+            mad.lo.u32 at, $1, 32768, at;
+            add.u32 at, at, 132096;
+            mov.u32 column, 0;
+            @first mbarrier.arrive.expect_tx.shared::cta.b64 _, [full], 32768;
+            @first cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [at], [map, {column, $2, $3, $4}], [full];
+            add.u32 at, at, 16384;
+            mov.u32 column, 64;
+            @first cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [at], [map, {column, $2, $3, $4}], [full];
+            mov.b32 $0, 0;
+            }""",
+            "=r,r,r,r,r", [stage, key, head, batch], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@gluon.jit
+def open_gifts(PART: gl.constexpr):
+    """Where a warp's first two lanes arrive: at the barriers of the first and of the second program of a pair."""
+    if PART == 0:
+        gl.inline_asm_elementwise(
+            """.reg .pred gives_0; .reg .b32 gifts_0;
+            mov.u32 gifts_0, %laneid;
+            setp.lt.u32 gives_0, gifts_0, 2;
+            and.b32 gifts_0, gifts_0, 1;
+            mapa.shared::cluster.u32 gifts_0, empty_barriers, gifts_0;
+            mov.b32 $0, $1;""",
+            "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+    else:
+        gl.inline_asm_elementwise(
+            """.reg .pred gives_1; .reg .b32 gifts_1;
+            mov.u32 gifts_1, %laneid;
+            setp.lt.u32 gives_1, gifts_1, 2;
+            and.b32 gifts_1, gifts_1, 1;
+            mapa.shared::cluster.u32 gifts_1, empty_barriers, gifts_1;
+            mov.b32 $0, $1;""",
+            "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@gluon.jit
+def give_back(number, PART: gl.constexpr, PAIR: gl.constexpr):
+    """This warp has read the tile: one arrival of eight, without a barrier of the warpgroup; in a pair one to each program."""
+    if not PAIR:
+        give_back_alone(number)
+    elif PART == 0:
+        gl.inline_asm_elementwise(
+            """{
+            .reg .b32 at;
+            mad.lo.u32 at, $1, 8, gifts_0;
+            @gives_0 mbarrier.arrive.shared::cluster.b64 _, [at];
+            mov.b32 $0, 0;
+            }""",
+            "=r,r", [number], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+    else:
+        gl.inline_asm_elementwise(
+            """{
+            .reg .b32 at;
+            mad.lo.u32 at, $1, 8, gifts_1;
+            @gives_1 mbarrier.arrive.shared::cluster.b64 _, [at];
+            mov.b32 $0, 0;
+            }""",
+            "=r,r", [number], dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
+
+
+@gluon.jit
+def give_back_alone(number):
     """This warp has read the tile: one arrival of eight, without a barrier of the warpgroup."""
     gl.inline_asm_elementwise(
         """{
@@ -84,8 +267,8 @@ def give_back(number):
 
 
 @gluon.jit
-def wait_empty(number, phase):
-    """Wait until both warpgroups have read a tile."""
+def wait_tile(number, phase):
+    """Wait until both warpgroups have read a tile of K (0, 1) or V (2, 3), or until one has come (4 to 7)."""
     gl.inline_asm_elementwise(
         """{
         .reg .pred free; .reg .b32 at;
@@ -98,6 +281,13 @@ def wait_empty(number, phase):
         }""",
         "=r,r,r", [number, phase], dtype=gl.int32, is_pure=False, pack=1,
     )  # fmt: skip
+
+
+@gluon.jit
+def pass_by(number, phase, PART: gl.constexpr):
+    """Give back a tile that only the other program of the pair reads."""
+    wait_tile(4 + number, phase)
+    give_back(number, PART, True)
 
 
 @gluon.jit
@@ -150,28 +340,75 @@ def take_number(counter, last):
 
 
 @gluon.jit
+def take_together(counter, last, draw, rank):
+    """Draw the next number for a pair: the first program draws and sends it to the second, by turns through two boxes."""
+    return gl.inline_asm_elementwise(
+        """{
+        .reg .pred first, leads, draws, free; .reg .b32 lane, at, there, box, parity;
+        mov.u32 lane, %laneid;
+        setp.eq.u32 first, lane, 0;
+        setp.eq.u32 leads, $4, 0;
+        setp.eq.and.u32 draws, $4, 0, first;
+        and.b32 parity, $3, 1;
+        mov.u32 at, empty_barriers;
+        mad.lo.u32 at, parity, 16, at;
+        add.u32 at, at, 64;
+        shr.u32 parity, $3, 1;
+        and.b32 parity, parity, 1;
+        mov.u32 $0, 0;
+        @draws atom.global.inc.u32 $0, [$1], $2;
+        mapa.shared::cluster.u32 there, at, 1;
+        add.u32 box, there, 8;
+        @draws st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.u32 [box], $0, [there];
+        @leads bra drawn;
+        @first mbarrier.arrive.expect_tx.shared::cta.b64 _, [at], 4;
+        again:
+        mbarrier.try_wait.parity.shared::cta.b64 free, [at], parity;
+        @!free bra again;
+        @first ld.volatile.shared.u32 $0, [at+8];
+        drawn:
+        redux.sync.or.b32 $0, $0, -1;
+        }""",
+        "=&r,l,r,r,r", [counter, last, draw, rank], dtype=gl.int32, is_pure=False, pack=1,
+    )  # fmt: skip
+
+
+@gluon.jit
 def produce(
     q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem, q_full, q_empty, tile_full,
-    k_full, v_full, counter,
+    counter,
     heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv,
-    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr,
+    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, PAIR: gl.constexpr,
 ):  # fmt: skip
     """Draw tiles and load them: Q, then K of block i + 1 ahead of V of block i, from the last block to the first."""
     D: gl.constexpr = 128
     KV_BYTES: gl.constexpr = BLOCK_N * D * 2
     ONE: gl.constexpr = gl.BlockedLayout([1], [32], [1], [0])
-    total = tiles * heads
     programs = gl.num_programs(0)
+    program = gl.program_id(0)
+    if PAIR:
+        meet_peer()
+        # Computed here, not in front of all: what lives everywhere costs the warpgroups registers.
+        program = same_in_warp(program)
+        rank = program & 1
+        program = program >> 1
+        programs = same_in_warp(programs) >> 1
+        tiles = same_in_warp(tiles) >> 1
+    total = tiles * heads
     last = total - shared + programs - 1
-    number = shared + take_number(counter, last)
+    draw = 0
+    if PAIR:
+        number = shared + take_together(counter, last, draw, rank)
+    else:
+        number = shared + take_number(counter, last)
     # Of the shared tiles every program takes as many blocks as the others: the rest of one tile, the start of the next.
     mine = 0
     first = 0
     left = 0
     if not CAUSAL:
         whole = (seqlen_kv + BLOCK_N - 1) // BLOCK_N
-        start = gl.program_id(0) * (shared * whole) // programs
-        left = (gl.program_id(0) + 1) * (shared * whole) // programs - start
+        start = program * (shared * whole) // programs
+        left = (program + 1) * (shared * whole) // programs - start
         mine = start // whole
         first = start - mine * whole
     done = 0
@@ -180,19 +417,24 @@ def produce(
         slot = turn & 1
         mbarrier.wait(q_empty.index(slot), ((turn >> 1) & 1) ^ 1)
         tile, index = tile_of_program(gl.where(left > 0, mine, number), tiles, heads, heads_per_group, CAUSAL)
+        if PAIR:
+            tile = tile * 2 + rank
         low = first
-        high = count_blocks(tile * 128, 128, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
+        high = count_blocks((tile | 1 if PAIR else tile) * 128, 128, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
         if left > 0:
             high = gl.minimum(high, low + left)
             left -= high - low
             mine += 1
             first = 0
+        elif PAIR:
+            draw += 1
+            number = shared + take_together(counter, last, draw, rank)
         else:
             number = shared + take_number(counter, last)
         tile_smem.index(slot).store(gl.full([1], tile, gl.int32, ONE))
         index_smem.index(slot).store(gl.full([1], (index // heads_q) * 65536 + index % heads_q, gl.int32, ONE))
         low_smem.index(slot).store(gl.full([1], low, gl.int32, ONE))
-        high_smem.index(slot).store(gl.full([1], high, gl.int32, ONE))
+        high_smem.index(slot).store(gl.full([1], high - 1 + rank if PAIR and CAUSAL else high, gl.int32, ONE))
         mbarrier.arrive(tile_full.index(slot), count=1)
         batch = index // heads_q
         head = index % heads_q
@@ -207,25 +449,33 @@ def produce(
             if i < blocks:
                 n = done + i
                 stage = n & 1
-                wait_empty(stage, ((n >> 1) & 1) ^ 1)
-                mbarrier.expect(k_full.index(stage), KV_BYTES)
-                tma.async_copy_global_to_shared(
-                    k_desc, [batch, kv_head, (high - 1 - i) * BLOCK_N, 0], k_full.index(stage), k_smem.index(stage)
-                )
+                wait_tile(stage, ((n >> 1) & 1) ^ 1)
+                if PAIR:
+                    load_half(stage, (high - 1 - i) * BLOCK_N, kv_head, batch, 0)
+                else:
+                    load_whole(stage, (high - 1 - i) * BLOCK_N, kv_head, batch, 0)
             if i > 0:
                 m = done + i - 1
                 stage_v = m & 1
-                wait_empty(2 + stage_v, ((m >> 1) & 1) ^ 1)
-                mbarrier.expect(v_full.index(stage_v), KV_BYTES)
-                tma.async_copy_global_to_shared(
-                    v_desc, [batch, kv_head, (high - i) * BLOCK_N, 0], v_full.index(stage_v), v_smem.index(stage_v)
-                )
+                wait_tile(2 + stage_v, ((m >> 1) & 1) ^ 1)
+                if PAIR:
+                    load_half(stage_v, (high - i) * BLOCK_N, kv_head, batch, 1)
+                else:
+                    load_whole(stage_v, (high - i) * BLOCK_N, kv_head, batch, 1)
         done += blocks
         turn += 1
     slot = turn & 1
     mbarrier.wait(q_empty.index(slot), ((turn >> 1) & 1) ^ 1)
     tile_smem.index(slot).store(gl.full([1], -1, gl.int32, ONE))
     mbarrier.arrive(tile_full.index(slot), count=1)
+    if PAIR:
+        # Stay until all arrivals of the peer's warps are in; behind the last tile they give one stage of K back once more.
+        for i in range(3):
+            n = done + i
+            wait_tile(n & 1, ((n >> 1) & 1) ^ 1)
+        for i in range(2):
+            n = done + i
+            wait_tile(2 + (n & 1), ((n >> 1) & 1) ^ 1)
 
 
 @gluon.jit
@@ -319,14 +569,14 @@ def first_weights(
 
 @gluon.jit
 def declare_flag(PART: gl.constexpr):
-    """A register of a thread that tells, outside of the compiler's sight, whether one of its sums got too large."""
+    """A predicate of a thread that tells, outside of the compiler's sight, whether one of its sums got too large."""
     if PART == 0:
         gl.inline_asm_elementwise(
-            ".reg .b32 too_large_0; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+            ".reg .pred too_large_0; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
         )
     else:
         gl.inline_asm_elementwise(
-            ".reg .b32 too_large_1; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+            ".reg .pred too_large_1; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
         )
 
 
@@ -334,23 +584,29 @@ def declare_flag(PART: gl.constexpr):
 def any_above(sums, limit, PART: gl.constexpr):
     """Whether a sum of this warp's rows is above the limit or NaN: a scalar, the same in all threads of a warp."""
     if PART == 0:
-        gl.inline_asm_elementwise("mov.b32 too_large_0, 0; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
         gl.inline_asm_elementwise(
-            "{ .reg .pred ok; setp.le.f32 ok, $1, $2; @!ok mov.b32 too_large_0, 1; mov.b32 $0, 0; }",
+            "setp.ne.b32 too_large_0, $1, $1; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+        )
+        gl.inline_asm_elementwise(
+            "setp.gtu.or.f32 too_large_0, $1, $2, too_large_0; mov.b32 $0, 0;",
             "=r,f,f", [sums, limit], dtype=gl.int32, is_pure=False, pack=1,
         )  # fmt: skip
         return gl.inline_asm_elementwise(
-            "redux.sync.or.b32 $0, too_large_0, -1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
-        )
+            "{ .reg .pred any; vote.sync.any.pred any, too_large_0, -1; selp.b32 $0, 1, $1, any; }", "=r,r", [0],
+            dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
     else:
-        gl.inline_asm_elementwise("mov.b32 too_large_1, 0; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1)
         gl.inline_asm_elementwise(
-            "{ .reg .pred ok; setp.le.f32 ok, $1, $2; @!ok mov.b32 too_large_1, 1; mov.b32 $0, 0; }",
+            "setp.ne.b32 too_large_1, $1, $1; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+        )
+        gl.inline_asm_elementwise(
+            "setp.gtu.or.f32 too_large_1, $1, $2, too_large_1; mov.b32 $0, 0;",
             "=r,f,f", [sums, limit], dtype=gl.int32, is_pure=False, pack=1,
         )  # fmt: skip
         return gl.inline_asm_elementwise(
-            "redux.sync.or.b32 $0, too_large_1, -1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
-        )
+            "{ .reg .pred any; vote.sync.any.pred any, too_large_1, -1; selp.b32 $0, 1, $1, any; }", "=r,r", [0],
+            dtype=gl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
 
 
 @gluon.jit
@@ -373,9 +629,10 @@ def pass_turn(PART: gl.constexpr):
 
 @gluon.jit
 def step(
-    n, q, k_smem, v_smem, k_full, v_full, weights, acc, base, row_sum, scale_log2,
+    n, q, k_smem, v_smem, weights, acc, base, row_sum, scale_log2,
     top, first_row, seqlen_q, seqlen_kv,
     BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, MASKED: gl.constexpr, PART: gl.constexpr, HALF: gl.constexpr,
+    PAIR: gl.constexpr,
 ):  # fmt: skip
     """Scores of block i together with the value product of block i - 1; the softmax of block i beside the latter."""
     S: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])
@@ -384,19 +641,19 @@ def step(
     stage = n & 1
     stage_v = stage ^ 1
     p = gl.convert_layout(weights.to(v_smem.dtype), P)
-    mbarrier.wait(k_full.index(stage), (n >> 1) & 1)
+    wait_tile(4 + stage, (n >> 1) & 1)
     nothing = gl.zeros([64, BLOCK_N], gl.float32, S)
     take_turn(PART)
     k = k_smem.index(stage).reshape([BLOCK_N, 128]).permute((1, 0))
     scores = warpgroup_mma(q, k, nothing, use_acc=False, is_async=True)
-    mbarrier.wait(v_full.index(stage_v), ((n - 1) >> 1) & 1)
+    wait_tile(6 + stage_v, ((n - 1) >> 1) & 1)
     v = v_smem.index(stage_v).reshape([BLOCK_N, 128])
     if HALF:
         v = v.slice(0, 64, 0)
     acc = warpgroup_mma(p, v, acc, is_async=True)
     pass_turn(PART)
     scores = warpgroup_mma_wait(1, deps=[scores])
-    give_back(stage)
+    give_back(stage, PART, PAIR)
     if MASKED:
         scores = hide(scores, (top - n) * BLOCK_N, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)
     if MASKED:
@@ -406,7 +663,7 @@ def step(
         rescale = gl.exp2(base - safe)
         row_sum = row_sum * gl.convert_layout(rescale, gl.SliceLayout(1, row_sum.type.layout))[:, None] + sum_parts(weights)
         acc = warpgroup_mma_wait(0, deps=[acc])
-        give_back(2 + stage_v)
+        give_back(2 + stage_v, PART, PAIR)
         acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, O))[:, None]
         base = new_base
     else:
@@ -423,7 +680,7 @@ def step(
             base = new_base
         row_sum = row_sum * gl.convert_layout(rescale, gl.SliceLayout(1, row_sum.type.layout))[:, None] + sums
         acc = warpgroup_mma_wait(0, deps=[acc])
-        give_back(2 + stage_v)
+        give_back(2 + stage_v, PART, PAIR)
         if again:
             acc = acc * gl.convert_layout(rescale, gl.SliceLayout(1, O))[:, None]
     return weights, acc, base, row_sum
@@ -488,9 +745,9 @@ def merge(acc, base, row_sum, scratch, flags, slot):
 @gluon.jit
 def consume(
     o_desc, scratch, flags, o_smem, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
-    q_full, q_empty, tile_full, k_full, v_full,
+    q_full, q_empty, tile_full,
     heads_q, seqlen_q, seqlen_kv, scale_log2,
-    PART: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, ALIGNED: gl.constexpr,
+    PART: gl.constexpr, BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, ALIGNED: gl.constexpr, PAIR: gl.constexpr,
 ):  # fmt: skip
     """Attend with 64 rows of each tile that the producer draws."""
     O: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, 128, 16])
@@ -498,6 +755,9 @@ def consume(
     ONE: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     HALF: gl.constexpr = True and CAUSAL and ALIGNED and PART == 0
     declare_flag(PART)
+    if PAIR:
+        meet_peer()
+        open_gifts(PART)
     if PART == 1:
         pass_turn(1)
     done = 0
@@ -506,10 +766,17 @@ def consume(
     tile = same_in_warp(tile_smem.index(0).load(ONE).item())
     high = same_in_warp(high_smem.index(0).load(ONE).item())
     mbarrier.wait(q_full.index(0), 0, pred=tile >= 0)
-    mbarrier.wait(k_full.index(0), 0, pred=tile >= 0)
-    scores = first_scores(q_smem.index(PART).reshape([64, 128]), k_smem, 0, BLOCK_N, HALF)
+    if tile >= 0:
+        wait_tile(4, 0)
+    if PAIR and CAUSAL:
+        if tile >= 0:
+            done = 1 - (same_in_warp(gl.program_id(0)) & 1)
+            if done > 0:
+                pass_by(0, 0, PART)
+                wait_tile(5, 0)
+    scores = first_scores(q_smem.index(PART).reshape([64, 128]), k_smem, done, BLOCK_N, HALF)
     scores = warpgroup_mma_wait(0, deps=[scores])
-    give_back(0)
+    give_back(done, PART, PAIR)
     first, base, row_sum = first_weights(
         scores, high, tile * 128 + 64 * PART, seqlen_q, seqlen_kv, scale_log2, PART, BLOCK_N, CAUSAL, ALIGNED, HALF
     )
@@ -523,6 +790,9 @@ def consume(
         if CAUSAL and not ALIGNED:
             seen = gl.minimum(gl.maximum(first_row + 1 + seqlen_kv - seqlen_q, 0), seqlen_kv)
             masked = gl.minimum(gl.maximum(high - seen // BLOCK_N, 1), blocks)
+        if PAIR and CAUSAL:
+            if (same_in_warp(gl.program_id(0)) & 1) == 0:
+                pass_by(2 + ((done - 1) & 1), ((done - 1) >> 1) & 1, PART)
         q = q_smem.index(slot * 2 + PART).reshape([64, 128])
         acc = gl.zeros([64, 128], gl.float32, O)
         top = high - 1 + done
@@ -531,45 +801,52 @@ def consume(
         if CAUSAL and not ALIGNED:
             for n in range(done + 1, done + masked):
                 weights, acc, base, row_sum = step(
-                    n, q, k_smem, v_smem, k_full, v_full, weights, acc, base, row_sum, scale_log2,
-                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, True, PART, False,
+                    n, q, k_smem, v_smem, weights, acc, base, row_sum, scale_log2,
+                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, True, PART, False, PAIR,
                 )  # fmt: skip
         if HALF:
             if blocks > 1:
                 weights, acc, base, row_sum = step(
-                    done + 1, q, k_smem, v_smem, k_full, v_full, first, acc, base, row_sum, scale_log2,
-                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART, True,
+                    done + 1, q, k_smem, v_smem, first, acc, base, row_sum, scale_log2,
+                    top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART, True, PAIR,
                 )  # fmt: skip
             else:
                 weights = widen(first, BLOCK_N)
             masked = 2
         for n in range(done + masked, done + blocks):
             weights, acc, base, row_sum = step(
-                n, q, k_smem, v_smem, k_full, v_full, weights, acc, base, row_sum, scale_log2,
-                top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART, False,
+                n, q, k_smem, v_smem, weights, acc, base, row_sum, scale_log2,
+                top, first_row, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, False, PART, False, PAIR,
             )  # fmt: skip
 
         # The last value product of this tile, and beside it the first score product of the next (of nothing after the last).
         done += blocks
-        stage = done & 1
+        stage_v = (done - 1) & 1
+        phase_v = ((done - 1) >> 1) & 1
         p = gl.convert_layout(weights.to(v_smem.dtype), P)
         mbarrier.wait(tile_full.index(slot ^ 1), ((turn + 1) >> 1) & 1)
         next_tile = same_in_warp(tile_smem.index(slot ^ 1).load(ONE).item())
         next_high = same_in_warp(high_smem.index(slot ^ 1).load(ONE).item())
         mbarrier.wait(q_full.index(slot ^ 1), ((turn + 1) >> 1) & 1, pred=next_tile >= 0)
-        mbarrier.wait(k_full.index(stage), (done >> 1) & 1, pred=next_tile >= 0)
+        if next_tile >= 0:
+            if PAIR and CAUSAL:
+                if (same_in_warp(gl.program_id(0)) & 1) == 0:
+                    pass_by(done & 1, (done >> 1) & 1, PART)
+                    done += 1
+            wait_tile(4 + (done & 1), (done >> 1) & 1)
+        stage = done & 1
         take_turn(PART)
         scores = first_scores(q_smem.index((slot ^ 1) * 2 + PART).reshape([64, 128]), k_smem, stage, BLOCK_N, HALF)
-        mbarrier.wait(v_full.index(stage ^ 1), ((done - 1) >> 1) & 1)
-        acc = warpgroup_mma(p, v_smem.index(stage ^ 1).reshape([BLOCK_N, 128]), acc, is_async=True)
+        wait_tile(6 + stage_v, phase_v)
+        acc = warpgroup_mma(p, v_smem.index(stage_v).reshape([BLOCK_N, 128]), acc, is_async=True)
         pass_turn(PART)
         scores = warpgroup_mma_wait(1, deps=[scores])
-        give_back(stage)
+        give_back(stage, PART, PAIR)
         first, next_base, next_sum = first_weights(
             scores, next_high, next_tile * 128 + 64 * PART, seqlen_q, seqlen_kv, scale_log2, PART, BLOCK_N, CAUSAL, ALIGNED, HALF
         )
         acc = warpgroup_mma_wait(0, deps=[acc])
-        give_back(2 + (stage ^ 1))
+        give_back(2 + stage_v, PART, PAIR)
         total = gl.convert_layout(gl.sum(row_sum, 1), gl.SliceLayout(1, gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK_N, 16])))
         # Read anew what few registers had no room for.
         index = same_in_warp(index_smem.index(slot).load(ONE).item())
@@ -581,7 +858,7 @@ def consume(
             if low > 0:
                 hand_over(acc, base, total, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + PART)
             elif high * BLOCK_N < seqlen_kv:
-                acc, total = merge(acc, base, total, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + 2 + PART)
+                acc, total = merge(acc, base, total, scratch, flags, same_in_warp(gl.program_id(0)) * 2 + (4 if PAIR else 2) + PART)
         if low == 0:
             inverse = 1.0 / gl.where(total == 0.0, 1.0, total)
             out = acc * gl.convert_layout(inverse, gl.SliceLayout(1, O))[:, None]
@@ -605,7 +882,7 @@ def consume(
 def attend_tma(
     q_desc, k_desc, v_desc, o_desc, counter, scratch, flags,
     heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv, scale_log2,
-    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, ALIGNED: gl.constexpr,
+    BLOCK_N: gl.constexpr, CAUSAL: gl.constexpr, ALIGNED: gl.constexpr, PAIR: gl.constexpr,
 ):  # fmt: skip
     """Write tiles of 128 rows of the output until none is left."""
     q_smem = gl.allocate_shared_memory(q_desc.dtype, [4, 1, 1, 64, 128], q_desc.layout)
@@ -619,36 +896,36 @@ def attend_tma(
     q_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     tile_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    k_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    v_full = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
-    open_empty()
+    open_empty(16 if PAIR else 8)
     for j in gl.static_range(2):
         mbarrier.init(q_full.index(j), count=1)
         mbarrier.init(q_empty.index(j), count=2)
         mbarrier.init(tile_full.index(j), count=1)
-        mbarrier.init(k_full.index(j), count=1)
-        mbarrier.init(v_full.index(j), count=1)
     fence_async_shared()
+    if PAIR:
+        gl.inline_asm_elementwise(
+            "fence.mbarrier_init.release.cluster; mov.b32 $0, $1;", "=r,r", [0], dtype=gl.int32, is_pure=False, pack=1
+        )
 
     gl.warp_specialize(
         [
             (consume, (
                 o_desc, scratch, flags, o_smem, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
-                q_full, q_empty, tile_full, k_full, v_full,
+                q_full, q_empty, tile_full,
                 heads_q, seqlen_q, seqlen_kv, scale_log2,
-                gl.constexpr(0), BLOCK_N, CAUSAL, ALIGNED)),
+                gl.constexpr(0), BLOCK_N, CAUSAL, ALIGNED, PAIR)),
             (consume, (
                 o_desc, scratch, flags, o_smem, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem,
-                q_full, q_empty, tile_full, k_full, v_full,
+                q_full, q_empty, tile_full,
                 heads_q, seqlen_q, seqlen_kv, scale_log2,
-                gl.constexpr(1), BLOCK_N, CAUSAL, ALIGNED)),
+                gl.constexpr(1), BLOCK_N, CAUSAL, ALIGNED, PAIR)),
             (produce, (
                 q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, tile_smem, index_smem, low_smem, high_smem, q_full, q_empty, tile_full,
-                k_full, v_full, counter,
-                heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL)),
-        ],
-        [4, 1],
-        [240, 24],
+                counter,
+                heads_q, group, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv, BLOCK_N, CAUSAL, PAIR)),
+        ] + ([(idle, ()), (idle, ())] if PAIR else []),
+        [4, 1, 1, 2] if PAIR else [4, 1],
+        [240, 24, 24, 24] if PAIR else [240, 24],
     )  # fmt: skip
 
 
@@ -750,10 +1027,12 @@ def prepare(
     heads_kv, seqlen_kv = k.shape[1:3]
     tiles = triton.cdiv(seqlen_q, 128)
     heads = batch * heads_q
-    grid = min(tiles * heads, multiprocessors(q.device))
-    left = tiles * heads % grid
+    pair = tiles % 2 == 0 and (not causal or tiles >= PAIR_TILES)
+    units = tiles * heads // (2 if pair else 1)
+    grid = min(units, multiprocessors(q.device) // (2 if pair else 1))
+    left = units % grid
     shared = grid + left if left and not causal else 0
-    heads_per_group = min(heads, triton.cdiv(GROUP_WORK, tiles + 1))
+    heads_per_group = min(heads, triton.cdiv(GROUP_WORK // 2 if tiles >= 256 else GROUP_WORK, tiles + 1))
     scalars = (heads_q, heads_q // heads_kv, heads, heads_per_group, tiles, shared, seqlen_q, seqlen_kv)
     aligned = seqlen_kv % 128 == 0 and (not causal or seqlen_q % 128 == 0 and seqlen_kv >= seqlen_q)
     layout = gl.NVMMASharedLayout(128, 16, rank=4)
@@ -763,11 +1042,27 @@ def prepare(
         TensorDescriptor(x, *shape, [1, 1, rows, 128], layout)
         for x, shape, rows in zip((q, k, v, out), shapes, boxes, strict=True)
     ]
-    kernel = attend_tma[(grid,)](
-        *descriptors, *buffers, *scalars, scale * LOG2_E, BLOCK_N=BLOCK_N, CAUSAL=causal, ALIGNED=aligned,
-        num_warps=4, maxnreg=168,
+    kernel = attend_tma.warmup(
+        *descriptors, *buffers, *scalars, scale * LOG2_E, BLOCK_N=BLOCK_N, CAUSAL=causal, ALIGNED=aligned, PAIR=pair,
+        grid=(grid,), num_warps=4, maxnreg=168,
     )  # fmt: skip
-    return kernel, grid, scalars, shapes, aligned
+    if kernel.metadata.shared not in SHARED_BYTES:
+        raise RuntimeError(f"shared memory is laid out in {kernel.metadata.shared} bytes, not as load_half expects")
+    # The kernel is compiled as one program and launched in clusters of two: what a cluster needs is written out in it.
+    warps, _, bytes_shared = kernel.packed_metadata
+    return kernel, grid, scalars, shapes, (causal, aligned, pair), (warps, 2 if pair else 1, bytes_shared)
+
+
+def start(known: tuple, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, out: torch.Tensor, scale: float) -> None:
+    """Launch below Triton's front, which would look at every argument anew."""
+    kernel, grid, scalars, shapes, constants, packed = known
+    stream = triton.runtime.driver.active.get_current_stream(q.device.index)
+    run = kernel.run
+    run(
+        grid, 1, 1, stream, kernel.function, packed, None, None, None,
+        Described(q, *shapes[0]), Described(k, *shapes[1]), Described(v, *shapes[2]), Described(out, *shapes[3]),
+        *buffers_of(q.device, stream), *scalars, scale * LOG2_E, BLOCK_N, *constants,
+    )  # fmt: skip
 
 
 def buffers_of(device: torch.device, stream: int) -> tuple:
@@ -789,14 +1084,8 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
     key = (q.shape, q.stride(), k.shape, k.stride(), v.stride(), q.dtype, q.device, causal)
     known = launches.get(key)
     if known is not None and scale > 0 and (q.data_ptr() | k.data_ptr() | v.data_ptr()) % 16 == 0:
-        kernel, grid, scalars, shapes, aligned = known
         out = torch.empty_like(q)
-        stream = triton.runtime.driver.active.get_current_stream(q.device.index)
-        kernel.run(
-            grid, 1, 1, stream, kernel.function, kernel.packed_metadata, None, None, None,
-            Described(q, *shapes[0]), Described(k, *shapes[1]), Described(v, *shapes[2]), Described(out, *shapes[3]),
-            *buffers_of(q.device, stream), *scalars, scale * LOG2_E, BLOCK_N, causal, aligned,
-        )  # fmt: skip
+        start(known, q, k, v, out, scale)
         return out
     batch, heads_q, seqlen_q, head_dim = q.shape
     heads_kv, seqlen_kv = k.shape[1:3]
@@ -806,9 +1095,11 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, causal: bool
         raise NotImplementedError(f"head_dim {head_dim}: a power of two from 16 to 256 only")
     out = torch.empty_like(q)
     tensors = (q, k, v, out)
-    if head_dim == 128 and scale > 0 and all(x.data_ptr() % 16 == 0 and fits_tma(x) for x in tensors):
+    even = seqlen_kv % 128 == 0 and (not causal or seqlen_q % 128 == 0 and seqlen_kv >= seqlen_q)
+    if even and head_dim == 128 and scale > 0 and all(x.data_ptr() % 16 == 0 and fits_tma(x) for x in tensors):
         stream = triton.runtime.driver.active.get_current_stream(q.device.index)
         launches[key] = prepare(q, k, v, out, buffers_of(q.device, stream), causal, scale)
+        start(launches[key], q, k, v, out, scale)
         return out
     # The widest head leaves too few registers for a whole tile of scores beside its output.
     block_n = 64 if head_dim < 256 else 32
