@@ -24,9 +24,9 @@ GUIDES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rg
 DOCUMENTS = ["README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", *GUIDES]
 OF_THE_USER = (
     r"conftest\.py|my_kernel\.py|kernels/first\.py|shapes/chat\.toml"
-    r"|\.avo/.*|\.avo-agents/.*|(draft\.py|NAME\.py|[A-Z]+\.md|knowledge/|lineage/)|(answers|devices|requests)/|build\.toml|torch-ext/"
+    r"|\.avo/.*|\.avo-agents/.*|(draft\.py|NAME\.py|[A-Z]+\.md|knowledge/|lineage/)|(answers|devices|requests)/|build\.toml|torch-ext/|seed\.txt"
 )
-"""Files that documents name and that exist in a user's project, a coding agent's folder, a spool or an export alone."""
+"""Files that documents name and that exist in a user's project, an agent's folder, a spool, an inbox, an export."""
 
 
 @pytest.fixture(scope="module")

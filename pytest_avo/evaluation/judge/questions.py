@@ -23,7 +23,7 @@ from pytest_avo.evaluation.judge.samples import Samples
 
 EXCHANGE_TRIES = 8
 """To exchange arguments in time on every shape at least once, after the rounds of the first launch."""
-Ask = Callable[[Shape, str, Arm, Sequence[Inputs] | Batch, Meanwhile | None], Slice]
+SliceAsker = Callable[[Shape, str, Arm, Sequence[Inputs] | Batch, Meanwhile | None], Slice]
 """A slice of an arm on a shape, as a timed one is."""
 
 
@@ -38,7 +38,7 @@ class Questions:
         streams: Mapping[str, Stream],
         random: Random,
         place: str,
-        ask: Ask,
+        ask: SliceAsker,
     ) -> None:
         """samples, streams: by shape id; place: kind of torch device, "cpu" or "cuda"."""
         self._shapes = shapes
