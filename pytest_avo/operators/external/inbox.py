@@ -108,6 +108,8 @@ class InboxOperator:
         for path in self._waiting():
             with suppress(FileNotFoundError):  # somebody takes it back
                 if not self._is_settled(path):
+                    if NUMBER.match(path.name):
+                        return None  # its turn is before that of all that follow, however old these are
                     continue
                 (self.folder / TAKEN).mkdir(exist_ok=True)
                 taken = self.folder / TAKEN / f"{_mark(task)}-{path.name}"

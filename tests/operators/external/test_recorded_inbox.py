@@ -36,6 +36,7 @@ def test_what_was_proposed_is_judged_again_in_its_order(
     assert files == ["0001-g0001.json", "0001-g0001.py", "0002-g0003.json", "0002-g0003.py", "END", "seed.txt"]
     assert (folder / "seed.txt").read_text() == source(100)
     os.utime(folder / "0001-g0001.py")  # a copy keeps no times
+    os.utime(folder / "0002-g0003.py", (0, 0))  # nobody writes to it any more, and its turn is not yet
     inbox = InboxOperator(ExternalSettings(inbox=folder))
     again = World(tmp_path / "elsewhere")
     assert again.evolve(inbox.propose, inbox.propose, inbox.propose) == ["seed", "promoted", "slower"]
