@@ -88,13 +88,13 @@ def _export(given: argparse.Namespace) -> Reply:
             said.append(
                 f"{given.inbox}: {counted(write_inbox(view, folder / given.inbox), 'candidate')} of {facts.label}"
             )
-    table = list(rows(facts))
-    for name, path in asked.items():
-        write_atomically(folder / path, writers[name](table))
-    paths = [str(path) for path in asked.values()]
-    if paths:
-        said.append(f"{', '.join(paths)}: {counted(len(table), 'row')} of {facts.label}")
-    return Reply(text="\n".join(said), data={"paths": [*paths, *([] if given.inbox is None else [str(given.inbox)])]})
+    if asked:
+        table = list(rows(facts))
+        for name, path in asked.items():
+            write_atomically(folder / path, writers[name](table))
+        said.append(f"{', '.join(map(str, asked.values()))}: {counted(len(table), 'row')} of {facts.label}")
+    written = [str(path) for path in (*asked.values(), given.inbox) if path is not None]
+    return Reply(text="\n".join(said), data={"paths": written})
 
 
 def _compare_files(files: list[Path], given: argparse.Namespace) -> Reply:
