@@ -126,7 +126,16 @@ class _Errors:
     exact: torch.Tensor
     largest: torch.Tensor
     rule: Tolerance
-    eps: float
+    dtype: torch.dtype
+
+    @property
+    def eps(self) -> float:
+        return torch.finfo(self.dtype).eps
+
+    @property
+    def rounding(self) -> torch.Tensor:
+        """How far the exact results are from the nearest numbers of the dtype, of which any yardstick consists."""
+        return ((self.exact * self.largest).to(self.dtype).double() / self.largest - self.exact).abs_()
 
 
 def _errors(inputs: Inputs, out: torch.Tensor, part: Part, right: torch.Tensor) -> _Errors:
@@ -134,7 +143,7 @@ def _errors(inputs: Inputs, out: torch.Tensor, part: Part, right: torch.Tensor) 
     largest = _largest(inputs, part)
     right = right / largest
     rule = SINGLE if got.dtype == torch.float32 else HALF
-    return _Errors((got.double() / largest - right).abs_(), right, largest, rule, torch.finfo(got.dtype).eps)
+    return _Errors((got.double() / largest - right).abs_(), right, largest, rule, got.dtype)
 
 
 def margins(inputs: Inputs, out: torch.Tensor, part: Part) -> Margins:
@@ -181,14 +190,18 @@ def is_plainly_right(inputs: Inputs, out: torch.Tensor, part: Part, lse: torch.T
 
 
 def _surely_right(found: _Errors) -> bool:
-    """Whether errors are within what the limits hold beside the yardstick, which then need not be computed."""
+    """Whether errors are within limits by what is known of the yardstick without computing it.
+
+    Its elements are numbers of the dtype, so none errs by less than the nearest of these does.
+    """
     rule, eps = found.rule, found.eps
     if not float(found.error.max()) <= rule.peak_eps * eps:
         return False
-    allowed = rule.rms_eps * eps
+    error = _rms(found.error)
+    limit = torch.full_like(error, rule.rms_eps * eps)
     if rule.rms_output_eps:
-        return bool((_rms(found.error) <= allowed + rule.rms_output_eps * eps * _rms(found.exact)).all())
-    return bool((_rms(found.error) <= allowed).all())
+        limit += rule.rms_output_eps * eps * _rms(found.exact)
+    return bool((error <= limit).all()) or bool((error <= limit + rule.rms * _rms(found.rounding)).all())
 
 
 def _group(batch: int, head_kv: int, rows: slice) -> Part:
