@@ -20,6 +20,9 @@ KEYS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
 takes long, several times as long where it is more than a cache and an allocator keep."""
 LARGEST_EXPONENT = {torch.float64: 300.0, torch.float32: 80.0}
 """Of e: exponentials of no larger scores, positive or negative, and sums of them keep all digits of a precision."""
+ROUNDED = 0.03
+"""In units of the inputs' eps, how far float32 may round the largest scores where it stands for float64: weights are
+then off by so little of what half precision rounds them by."""
 CAUSAL_ROWS = 1024
 """Query rows at a time of a causal call: the fewer, the more keys that none of them sees are left out."""
 
@@ -134,7 +137,7 @@ def exact(inputs: Inputs, part: Part) -> Exact:
 
 
 def nearly_exact(inputs: Inputs, part: Part) -> Exact | None:
-    """The same in float32, whose errors are a thousandth of half precision's; None where scores are too large for it.
+    """The same in float32, with errors of some hundredths of half precision's at most; None where scores are too large.
 
     An H200 takes several times as long in float64.
     """
@@ -159,8 +162,9 @@ def _by_definition(inputs: Inputs, part: Part, dtype: torch.dtype) -> Exact | No
             longest = k.norm(dim=-1).amax() if longest is None else longest
             bound = float(q.norm(dim=-1).amax() * longest)
         are_small = bound is not None and bound <= LARGEST_EXPONENT[dtype]
-        if dtype == torch.float32 and not are_small:
-            return None
+        if dtype == torch.float32 and not are_small and bound is not None:
+            if not bound * torch.finfo(torch.float32).eps <= ROUNDED * torch.finfo(inputs.q.dtype).eps:
+                return None
         scores = weigh(q, k[:, :, :seen].transpose(-1, -2))
         if inputs.causal:
             _hide(scores, first_row=first_row + inputs.k.shape[2] - inputs.q.shape[2])

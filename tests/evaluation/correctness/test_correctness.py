@@ -278,8 +278,26 @@ def test_what_a_nearly_exact_reference_finds_right_float64_does_not_refuse() -> 
                 is_right = correctness.is_plainly_right(inputs, worse, part)
                 exceeded = bool(margins(inputs, worse, part).exceeded.any())
                 assert not (is_right and exceeded), (call.name, size)
+                errors = correctness._errors(inputs, worse, part, reference.exact(inputs, part).out)
+                assert not (correctness._surely_right(errors) and exceeded), (call.name, size)
                 found.add((is_right, exceeded))
     assert {(True, False), (False, True)} <= found
+
+
+def test_the_yardstick_is_computed_for_no_honest_kernel_in_half_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is float64, but for scores of which float32 cannot tell enough."""
+    inputs = {kind: draw(Case("", NARROW, kind), generator(3, "cpu")) for kind in ("plain", "large", "products")}
+    whole = Part(slice(0, NARROW.batch), slice(0, NARROW.heads_kv), slice(0, NARROW.seqlen_q))
+    monkeypatch.setattr(correctness, "computed", lambda *_: pytest.fail("computed the yardstick"))
+    for kind, each in inputs.items():
+        out = by_hand(each, probabilities=torch.bfloat16)
+        exact, near = reference.exact(each, whole).out, reference.nearly_exact(each, whole)
+        assert correctness._surely_right(correctness._errors(each, out, whole, exact)), kind
+        assert (near is None) == (kind == "products")
+        if near is not None:
+            largest = correctness._largest(each, whole)
+            assert float(((near.out - exact).abs() / largest).max()) < 0.02 * torch.finfo(torch.bfloat16).eps, kind
+            assert correctness.is_plainly_right(each, out, whole), kind
 
 
 def test_a_log_sum_exp_that_is_nearly_right_is_left_to_float64() -> None:
