@@ -162,9 +162,8 @@ def _by_definition(inputs: Inputs, part: Part, dtype: torch.dtype) -> Exact | No
             longest = k.norm(dim=-1).amax() if longest is None else longest
             bound = float(q.norm(dim=-1).amax() * longest)
         are_small = bound is not None and bound <= LARGEST_EXPONENT[dtype]
-        if dtype == torch.float32 and not are_small and bound is not None:
-            if not bound * torch.finfo(torch.float32).eps <= ROUNDED * torch.finfo(inputs.q.dtype).eps:
-                return None
+        if dtype == torch.float32 and not are_small and not _rounds_little(bound, inputs.q.dtype):
+            return None
         scores = weigh(q, k[:, :, :seen].transpose(-1, -2))
         if inputs.causal:
             _hide(scores, first_row=first_row + inputs.k.shape[2] - inputs.q.shape[2])
@@ -176,6 +175,11 @@ def _by_definition(inputs: Inputs, part: Part, dtype: torch.dtype) -> Exact | No
         outs.append(weigh(scores, v[:, :, :seen]).div_(total.clamp_min(torch.finfo(dtype).tiny)))
         sums.append((total.log() + top)[..., 0])
     return Exact(torch.cat(outs, dim=3), torch.cat(sums, dim=3))
+
+
+def _rounds_little(bound: float | None, dtype: torch.dtype) -> bool:
+    """Whether float32 tells scores up to a bound well enough for inputs of a dtype."""
+    return bound is not None and bound * torch.finfo(torch.float32).eps <= ROUNDED * torch.finfo(dtype).eps
 
 
 def _chunks(inputs: Inputs, part: Part) -> Iterator[tuple[int, torch.Tensor, int]]:
