@@ -42,6 +42,8 @@ PEAK = 8.0
 """Deviations that an error may reach: one of thousands, and all elements of a row may share theirs."""
 SWAP = 4.0
 """Deviations of a score by which two keys may come closer to each other."""
+LARGEST_EXPONENT = 700.0
+"""Of e in double precision: a weight of zero times infinity is no number."""
 EXP = 12.0
 """Of exp, two units in the last place: its square in units of u / sqrt(3)."""
 LOST = 4.0
@@ -80,7 +82,8 @@ def expected(inputs: Inputs, part: Part) -> Expected:
     out, size = weigh(w, v), v.abs()
     unit, sum_unit = (torch.finfo(dtype).eps / 2 for dtype in (inputs.q.dtype, torch.float32))
     rounding = _score_rounding(q * inputs.scale, k, w, is_single=inputs.q.dtype == torch.float32)
-    swapped = (w * (SWAP * unit / math.sqrt(3) * rounding.sqrt()).exp()).clamp_max(1).square()
+    closer = (SWAP * unit / math.sqrt(3) * rounding.sqrt()).clamp_max(LARGEST_EXPONENT)
+    swapped = (w * closer.exp()).clamp_max(1).square()
     through_scores, through_weights = swapped * rounding, swapped * (inputs.q.dtype != torch.float32)
     apart, shared_scores = _apart(through_scores, v, out)
     alike, shared_weights = _apart(through_weights, v, torch.zeros_like(out))

@@ -41,9 +41,9 @@ NEEDLE_LOGIT = 3.5
 LEAST_DEPTH, MOST_DEPTH = 120.0, 3e4
 """How far below zero scores are, or how far they rise: beyond what exp holds in single precision, and no further than
 the dtype tells neighbours apart."""
-LEAST_JUMP, MOST_JUMP = 3.2e4, 6e4
-"""By how much scores jump: beyond the ten thousands that stand for minus infinity in some kernels, and within what half
-precision holds."""
+LEAST_JUMP, MOST_JUMP, FAR_JUMP = 3.2e4, 6e4, 4e6
+"""By how much scores jump: beyond what stands for minus infinity in some kernels, ten thousands, and within what half
+precision holds; of types that hold more, beyond its least number and a million."""
 LEAST_LOW, MOST_LOW = 1 / 8, 1 / 2
 """Of the keys that some query does not see, those below the jump: what takes hidden keys for seen has the mean of all,
 which is that of the low ones where others are few."""
@@ -128,6 +128,7 @@ def _lower_or_raise(
 ) -> None:
     """Have scores be very negative, or rise along the keys; and jump, where some queries see the lower ones alone."""
     chance = torch.rand(3, generator=generator, device=generator.device)
+    furthest = MOST_JUMP if eps == torch.finfo(torch.float16).eps else FAR_JUMP
     signs = torch.rand(2, q.shape[-1], generator=generator, device=generator.device) - 0.5
     direction, other = torch.sign(signs) * q.shape[-1] ** -0.5
     first = max(1, k.shape[2] - q.shape[2] + 1)  # of the keys that some query does not see
@@ -142,7 +143,7 @@ def _lower_or_raise(
     rise = torch.arange(1, k.shape[2] + 1, device=k.device)[:, None] / k.shape[2]
     k += (length * rise * direction).to(k.dtype)
     if jumps:
-        jump = LEAST_JUMP + (MOST_JUMP - LEAST_JUMP) * chance[1]
+        jump = LEAST_JUMP * (furthest / LEAST_JUMP) ** chance[1]
         share = LEAST_LOW + (MOST_LOW - LEAST_LOW) * float(chance[2])
         _jump(q, k, v, at=first + int(share * (k.shape[2] - first)), length=(jump / scale).sqrt() * other)
 

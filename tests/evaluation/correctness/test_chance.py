@@ -10,8 +10,9 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from pytest_avo.core.shape import Dtype, InputKind, Shape
+from pytest_avo.evaluation.correctness import chance
 from pytest_avo.evaluation.correctness.correctness import fault, worst_share
-from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.mixture import mix_all
 from pytest_avo.evaluation.correctness.noise import generator
@@ -108,6 +109,16 @@ def test_a_mixed_group_is_one_that_half_precision_holds(kind: InputKind) -> None
     for part in parts(inputs):
         both = (computed(inputs, part, dtype) for dtype in (torch.float64, inputs.q.dtype))
         assert all(bool(torch.isfinite(found).all()) for found in both)
+
+
+def test_of_scores_in_millions_an_error_has_a_limit_all_the_same() -> None:
+    """A weight of zero times what two keys may come closer by was no number, and whatever had it was wrong."""
+    claimed = Shape(batch=1, heads_q=2, heads_kv=1, seqlen_q=80, seqlen_kv=60, head_dim=64, causal=True, dtype="bf16")
+    for seed in range(6):
+        inputs = draw(Case("x", claimed, "rising"), generator(seed, "cpu"))
+        for part in parts(inputs):
+            found = chance.expected(inputs, part)
+            assert all(bool(x.isfinite().all()) for x in (found.peak, found.usual, found.independent, found.lost))
 
 
 def test_nothing_is_wrong_where_nothing_is_to_be_seen() -> None:

@@ -111,6 +111,21 @@ def test_rising_scores_rise() -> None:
     assert float((scores[..., -1] - scores[..., 0]).min()) > 60
 
 
+@pytest.mark.parametrize(("dtype", "least", "most"), [("bf16", 1e5, 1e7), ("f32", 1e5, 1e7), ("f16", 3e4, 6.5e4)])
+def test_rising_scores_jump_further_than_what_stands_for_minus_infinity(
+    dtype: Dtype, least: float, most: float
+) -> None:
+    """Beyond -65504, the least number of half precision, where a type holds it: rows that see no other scores."""
+    lowest = []
+    for seed in range(12):
+        case = Case("x", shape(dtype=dtype, lengths=(80, 60)), "rising")
+        inputs = draw(case, torch.Generator().manual_seed(seed))
+        k = inputs.k.repeat_interleave(inputs.q.shape[1] // inputs.k.shape[1], dim=1).double()
+        lowest.append(-float((inputs.q.double() @ k.transpose(-1, -2) * inputs.scale)[:, :, 20:, 0].min()))
+    assert least < max(lowest) < most
+    assert min(lowest) > 3e4
+
+
 def test_products_are_beyond_half_precision_and_scaled_within() -> None:
     inputs = drawn("products", dtype="f16")
     products = inputs.q.double() @ inputs.k.repeat_interleave(2, dim=1).double().transpose(-1, -2)
