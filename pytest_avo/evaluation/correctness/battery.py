@@ -7,8 +7,7 @@ in some row of a covering array every two choices meet. On these a kernel may re
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import cycle
+from collections.abc import Sequence
 from random import Random
 from typing import Literal, get_args
 
@@ -24,9 +23,12 @@ LONGEST_BESIDE = 300
 MOST_BATCHES_BESIDE = 3
 MOST_HEADS_BESIDE = 6
 """Bounds of the shapes that are checked beside the claimed one; of its heads there may be more."""
-Edges = Iterator[tuple[int, int]]
-EDGES = tuple((tile, off) for tile in (16, 32, 64, 128) for off in (-1, 0, 1))
-"""Lengths where kernels go wrong: at the end of a tile of so many, or one off."""
+Edges = list[tuple[int, int]]
+OFF = (-1, 0, 1)
+TILES = (16, 32, 64), (96, 128, 192, 256)
+"""Of so many queries or keys: at the end of one, or one off, kernels go wrong. Ends of large ones end small ones."""
+LARGE_TILE = 512
+"""Of keys, and of queries: at its ends there are lengths beyond most others."""
 FEW = 8
 """At most so many queries that a kernel may take for one, as drafts of tokens have them, and keys that make no tile."""
 MANY_BATCHES, MANY_HEADS = 9, 12
@@ -37,7 +39,7 @@ SOME_LENGTHS = (16, 96)
 """Queries and keys of these at most."""
 EDGE_SHARE = 0.7
 """Of the lengths beside the claimed ones, those drawn at an edge, where there is one."""
-MANY_KEYS = (28, 36)
+MANY_KEYS = (31, 36)
 """Times the longest length: sums in bfloat16 over blocks of 16 keys do not get on there."""
 BLIND = {"more queries", "more than keys"}
 """Choices of which, with the causal mask, some queries see no key."""
@@ -217,7 +219,9 @@ def _beside(shape: Shape, row: Levels, random: Random, longest: int, edges: tupl
 def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[Case]:
     """Keys so many that sums in half precision stand still, or few; two queries; jumps that some queries do not see."""
     few: dict[str, object] = {"batch": 1, "heads_q": 2, "heads_kv": 1, "scale": None}
-    many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": random.randint(*MANY_KEYS) * longest, "causal": False})
+    offs = random.sample(OFF, k=len(OFF))
+    keys = _at_large_edge(random.randint(*MANY_KEYS) * longest, offs[0])
+    many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": keys, "causal": False})
     length = random.randint(longest // 4, longest * 2 // 3)
     jump = _changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
     drafts: dict[str, object] = {"batch": 2, "heads_q": 4, "heads_kv": 2, "scale": None, "causal": True}
@@ -229,7 +233,12 @@ def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[
             Case("few keys of many heads", each, random.choice(usual), required=False)
             for each in _many_heads(shape, random)
         ),
-        *(Case("beyond other lengths", each, "plain", required=False) for each in _far_beyond(shape, random, longest)),
+        *(
+            Case("beyond other lengths", each, "plain", required=False)
+            for each in _far_beyond(shape, random, longest, offs[1:])
+        ),
+        *(Case("one key", each, random.choice(usual), required=False) for each in _one_key(shape, random)),
+        *(Case("sizes as before", each, random.choice(usual), required=False) for each in _of_one_size(shape, random)),
         Case("many keys", many, "shifted", required=False),
         Case("many keys, zero mean", many, "plain", required=False),  # of an offset half of them may be left out
         Case("rising by a jump", jump, "rising", required=False),
@@ -247,18 +256,45 @@ def _many_heads(shape: Shape, random: Random) -> list[Shape]:
     return found
 
 
-def _far_beyond(shape: Shape, random: Random, longest: int) -> list[Shape]:
+def _one_key(shape: Shape, random: Random) -> list[Shape]:
+    """A single key of one query and of several: what takes dimensions of size 1 away, or has no tile for it."""
+    causal, sizes = random.random() < 0.5, {"batch": 2, "heads_q": 4, "heads_kv": 2, "seqlen_kv": 1, "scale": None}
+    lengths = ((1, causal), (random.randint(2, FEW), not causal))
+    return [_changed(shape, {**sizes, "seqlen_q": queries, "causal": masked}) for queries, masked in lengths]
+
+
+def _of_one_size(shape: Shape, random: Random) -> list[Shape]:
+    """Small calls, each like the first but for mask, scale or group: what a kernel keeps by sizes may lack these."""
+    length = random.randint(2 * FEW, SOME_LENGTHS[1])
+    usual = {"batch": 2, "heads_q": 4, "heads_kv": 2, "scale": None, "causal": True}
+    sizes = {"seqlen_q": length, "seqlen_kv": length}
+    others: tuple[dict[str, object], ...] = (
+        {}, {"causal": False}, {"scale": scale_of(random.choice(("small", "one", "large")), random)}, {"heads_kv": 4},
+    )  # fmt: skip
+    return [_changed(shape, {**usual, **sizes, **other}) for other in others]
+
+
+def _far_beyond(shape: Shape, random: Random, longest: int, offs: Sequence[int]) -> list[Shape]:
     """Of one head, so cheap: more keys of several queries than elsewhere, more queries, and somewhat more of both."""
     found, one = [], {"batch": 1, "heads_q": 1, "heads_kv": 1, "scale": None}
-    many, both = random.randint(*MANY_KEYS) * longest // 2, random.randint(longest * 7 // 4, longest * 2)
+    many = _at_large_edge(random.randint(*MANY_KEYS) * longest // 2, offs[0])
+    both = random.randint(longest * 7 // 4, longest * 2)
+    if both > LARGE_TILE and random.random() < EDGE_SHARE:
+        both = LARGE_TILE + 1
     for queries, keys in ((random.randint(2, FEW), many), (many, random.randint(2, FEW)), (both, both)):
         found.append(_changed(shape, {**one, "seqlen_q": queries, "seqlen_kv": keys, "causal": queries <= keys}))
     return found
 
 
+def _at_large_edge(length: int, off: int) -> int:
+    """The last end of a large tile before a length, or one off; the length itself where there is none."""
+    return length // LARGE_TILE * LARGE_TILE + off if length >= LARGE_TILE else length
+
+
 def _edges(random: Random) -> Edges:
-    """All edges of tiles, in random order, again and again."""
-    return cycle(random.sample(EDGES, k=len(EDGES)))
+    """All edges of tiles, large ones first, in random order; one that was taken goes to the end."""
+    small, large = ([(tile, off) for tile in tiles for off in OFF] for tiles in TILES)
+    return [*random.sample(large, k=len(large)), *random.sample(small, k=len(small))]
 
 
 def _lengths(level: str, random: Random, longest: int, queries: Edges, keys: Edges) -> tuple[int, int]:
@@ -278,9 +314,12 @@ def _lengths(level: str, random: Random, longest: int, queries: Edges, keys: Edg
 def _length(least: int, most: int, random: Random, edges: Edges) -> int:
     """Any, or more often one at the next of the edges, where there is one."""
     if random.random() < EDGE_SHARE:
-        tile, off = next(edges)
-        if at_edge := [length for length in range(tile + off, most + 1, tile) if length >= least]:
-            return random.choice(at_edge)
+        for edge in edges:
+            tile, off = edge
+            if at_edge := [length for length in range(tile + off, most + 1, tile) if length >= least]:
+                edges.remove(edge)
+                edges.append(edge)
+                return random.choice(at_edge)
     return random.randint(least, most)
 
 

@@ -161,8 +161,15 @@ def test_every_check_has_queries_at_every_edge_of_a_tile_and_groups_of_three() -
     for seed in range(8):
         beside = [case.shape for case in battery(shape(), Random(seed)) if not case.required]
         assert {(x.heads_q // x.heads_kv) for x in beside if x.heads_kv > 1} >= {1, 2, 3}
-        for tile in (16, 32, 64):
+        for tile in (16, 32, 48, 64, 96, 128):
             assert {0, 1, tile - 1} <= {x.seqlen_q % tile for x in beside if x.seqlen_q > 1}
+        for tile in (48, 64, 96, 128, 192, 256):
+            assert {0, 1, tile - 1} <= {x.seqlen_kv % tile for x in beside if x.seqlen_kv > tile - 2}
+        beyond = {(x.seqlen_kv + 1) % 512 for x in beside if x.seqlen_kv > 4000} | {
+            (x.seqlen_q + 1) % 512 for x in beside if x.seqlen_q > 4000
+        }
+        assert beyond <= {0, 1, 2}
+        assert len(beyond) == 2
 
 
 def test_every_check_has_two_masked_queries_and_keys_that_fill_no_tile() -> None:
@@ -173,6 +180,25 @@ def test_every_check_has_two_masked_queries_and_keys_that_fill_no_tile() -> None
         few = [x for x in masked if 1 < x.seqlen_q <= 8 and x.seqlen_kv <= 8]
         assert any(x.heads_q > 3 * x.heads_kv > 3 and x.batch > 8 for x in few)
         assert any(x.heads_q == x.heads_kv > 8 for x in few)
+
+
+def test_every_check_has_a_single_key_of_one_query_and_of_several_with_and_without_a_mask() -> None:
+    """A kernel wrong for one key alone got through nearly every check."""
+    for seed in range(8):
+        single = [case.shape for case in battery(shape(), Random(seed)) if case.name == "one key"]
+        assert {x.seqlen_kv for x in single} == {1}
+        assert {x.seqlen_q > 1 for x in single} == {True, False}
+        assert {x.causal for x in single} == {True, False}
+
+
+def test_every_check_has_calls_of_one_size_that_differ_in_mask_scale_or_group_alone() -> None:
+    """What a kernel keeps by the sizes of a call, without these, is of another call then."""
+    for seed in range(8):
+        alike = [case.shape for case in battery(shape(), Random(seed)) if case.name == "sizes as before"]
+        assert len({(x.batch, x.heads_q, x.seqlen_q, x.seqlen_kv) for x in alike}) == 1
+        (first,) = [x for x in alike if x.causal and x.scale is None and x.heads_kv < x.heads_q]
+        others = {(x.causal, x.scale is None, x.heads_kv == x.heads_q) for x in alike if x != first}
+        assert others == {(False, True, False), (True, False, False), (True, True, True)}
 
 
 def test_every_check_goes_beyond_the_lengths_of_most_calls() -> None:
