@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 
@@ -39,7 +40,10 @@ class Batch:
             self._lay(inputs)
 
     def write(self, given: Memory, result: Memory) -> list[Written]:
-        """Copy the arguments to where they belong, and make the memory of results such as nobody has written to."""
+        """Copy the arguments to where they belong, and make the memory of results such as nobody has written to.
+
+        Returns what must stand there after the calls: the arguments, and the NaN around them where they are guarded.
+        """
         if self._guarded:
             given.poison(self._end)
         written = self.places(given, together=given.place == "cuda")
@@ -47,7 +51,7 @@ class Batch:
             place.copy_(original)
         result.poison(self._out)
         result.settle()
-        return written
+        return [*written, *self._guards(given)] if self._guarded else written
 
     def places(self, given: Memory, *, together: bool) -> list[Written]:
         """Where the arguments belong, and they.
@@ -107,6 +111,15 @@ class Batch:
         shape, offset = lse_shape(self.arguments[number]), self._lses[number]
         return result.tensor(torch.float32, elements=math.prod(shape), offset=offset).clone().view(shape)
 
+    def _guards(self, given: Memory) -> list[Written]:
+        """The memory before, between and behind the arguments, and the NaN that is there."""
+        found, end = [], 0
+        for offset, x in [*self._places, (self._end, None)]:
+            words = (offset - end) // 2
+            found.append((given.tensor(torch.int16, elements=words, offset=end), _untouched(given.place)[:words]))
+            end = offset + (0 if x is None else x.nbytes)
+        return found
+
     def _lay(self, inputs: Arguments) -> None:
         """Give a call places behind those of the calls before it."""
         call: dict[str, object] = {
@@ -137,6 +150,12 @@ class Batch:
             self._lses.append(self._out)
             self._out = _aligned(self._out + 4 * math.prod(lse_shape(inputs)))
         self.calls.append(call)
+
+
+@cache
+def _untouched(place: str) -> torch.Tensor:
+    """What a guard holds, as whole numbers of 16 bits; as long as the longest."""
+    return torch.full(((GUARD_BYTES + 2 * ALIGNMENT) // 2,), -1, dtype=torch.int16, device=place)
 
 
 def _regular(column: Sequence[tuple[int, torch.Tensor]]) -> tuple[int, int, torch.Tensor] | None:

@@ -8,7 +8,7 @@ import torch
 from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.memory import Memory, host_memory
-from pytest_avo.evaluation.correctness.inputs import Stream
+from pytest_avo.evaluation.correctness.inputs import Case, Stream, draw
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from tests.evaluation.laboratory import shape
 
@@ -55,6 +55,23 @@ def test_arguments_that_lie_anywhere_are_written_each() -> None:
     batch = Stream(shape(dtype="bf16"), torch.Generator().manual_seed(1)).draw(3)
     laid = Batch([batch[2], batch[0], batch[1]], "bf16", guarded=False)
     assert len(laid.places(host_memory(BYTES), together=True)) == 9
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_what_lies_around_guarded_arguments_must_stay_as_it_was(dtype: Dtype) -> None:
+    """A kernel that clears the rest of its last tile writes into what belongs to others."""
+    case = Case("odd start", shape(dtype=dtype), layouts=("odd", "cache", "bshd"))
+    laid = Batch([draw(case, torch.Generator().manual_seed(1))], dtype, guarded=True)
+    given, result = host_memory(8 << 20), host_memory(BYTES)
+    written = laid.write(given, result)
+    assert given.unchanged(written)
+    ends = [offset + x.nbytes for offset, x in laid._places]
+    for at in (0, laid._places[0][0] - 2, *ends, ends[-1] + 5000):
+        word = given.tensor(torch.int16, elements=1, offset=at)
+        word.fill_(0)
+        assert not given.unchanged(written)
+        word.fill_(-1)
+    assert given.unchanged(written)
 
 
 @pytest.mark.parametrize("calls", [1, 3])
