@@ -13,7 +13,7 @@ import torch
 
 from pytest_avo.kernels import dispatch, gradients
 from pytest_avo.kernels.tensors import key_of
-from pytest_avo.kernels.torch_answer import torch_answer
+from pytest_avo.kernels.torch_answer import side_by_side, torch_answer
 
 ARGUMENTS = "Tensor q, Tensor k, Tensor v, bool causal, float scale"
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -51,8 +51,10 @@ def attention_with_lse(
     with _without_autocast(q.device):
         key = key_of(q, k, v, causal)
         found = None if key is None else dispatch.call_with_lse(key, q, k, v, causal=causal, scale=scale)
-        out, lse = found or gradients.forward(q, k, v, causal=causal, scale=scale)
-        return _as_models_do(out), lse.contiguous()
+        if found is None:
+            q, k, v = map(side_by_side, (q, k, v))
+            found = gradients.forward(q, k, v, causal=causal, scale=scale)
+        return _as_models_do(found[0]), found[1].contiguous()
 
 
 @attention_alone.register_fake
@@ -73,7 +75,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.T
 
 
 def _differentiate(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-    q, k, v, out, lse = ctx.saved_tensors
+    *given, out, lse = ctx.saved_tensors
+    q, k, v = map(side_by_side, given)
     found = gradients.backward(grad, q, k, v, out, lse, causal=ctx.causal, scale=ctx.scale)
     return (*found, None, None)
 

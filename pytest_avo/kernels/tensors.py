@@ -48,10 +48,12 @@ def key_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> K
         batch, heads_q, seqlen_q, head_dim = q.shape
         shape = k.shape
         batch_k, heads_kv, seqlen_kv, head_dim_k = shape
-        q_b, q_h, q_s, q_d = q.stride()
-        k_b, k_h, k_s, k_d = k.stride()
-        v_b, v_h, v_s, v_d = v.stride()
-    except (ValueError, RuntimeError):  # of another rank, sparse, nested
+        q_b, q_h, q_s, _ = q_steps = q.stride()
+        k_b, k_h, k_s, _ = k_steps = k.stride()
+        v_b, v_h, v_s, _ = v_steps = v.stride()
+        # Where rows overlap by all but an element, a copy or an output made like the tensor has another order.
+        last = q_steps.index(1) == k_steps.index(1) == v_steps.index(1) == 3
+    except (ValueError, RuntimeError):  # of another rank, sparse, nested, or no step is 1
         return None
     # Of numbers that are not negative, all lie below a power of two just where their bits together do.
     reach = batch * (q_b | k_b | v_b) | heads_q * q_h | heads_kv * (k_h | v_h) | seqlen_q * q_s
@@ -64,7 +66,7 @@ def key_of(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool) -> K
         or v.dtype is not dtype
         or k.device != device
         or v.device != device
-        or not (q_d == k_d == v_d == 1)
+        or not last
         or (reach | seqlen_kv * (k_s | v_s)) >= MOST_ELEMENTS
         or q.is_neg()
         or k.is_neg()
@@ -96,6 +98,8 @@ def obstacle(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> str:
         return "q, k and v do not share a dtype and a device"
     if any(x.stride(3) != 1 for x in tensors):
         return "the last dimension is not contiguous"
+    if any(1 in x.stride()[:3] for x in tensors):
+        return "the last dimension is not the only one whose elements lie side by side"
     if any(size * step >= MOST_ELEMENTS for x in tensors for size, step in zip(x.shape, x.stride(), strict=True)):
         return f"the elements of a tensor reach over {MOST_ELEMENTS} or more"
     if any(x.is_neg() for x in tensors):

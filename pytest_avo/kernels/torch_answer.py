@@ -17,6 +17,8 @@ def torch_answer(
     if q.is_nested or k.is_nested or v.is_nested:
         return _nested(q, k, v, causal=causal, scale=scale)
     _check(q, k, v)
+    if any(x.layout is torch.strided and 1 in x.stride()[:-1] for x in (q, k, v)):
+        q, k, v = map(side_by_side, (q, k, v))
     grouped = False
     if q.shape[-3] != k.shape[-3] or q.shape[-3] != v.shape[-3]:
         grouped = True  # a plain bool, where a graph of any length would have a comparison
@@ -38,6 +40,17 @@ def torch_answer(
     else:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale, enable_gqa=grouped)
+
+
+def side_by_side(x: torch.Tensor) -> torch.Tensor:
+    """x, copied where a row's elements do not lie side by side, or those of another dimension do too.
+
+    torch's flash attention takes the first for granted when it is called by name. The second is so where rows overlap
+    by all but an element, as `unfold` makes them: what is made like such a tensor has its dimensions in another order,
+    which torch forgets when it writes a result.
+    """
+    *others, last = x.stride()
+    return x if last == 1 and 1 not in others else x.contiguous()
 
 
 def _check(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:

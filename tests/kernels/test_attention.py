@@ -68,6 +68,10 @@ def drawn(*sizes: int, layout: str, dtype: torch.dtype = torch.float32, seed: in
             return values(batch, heads, seqlen, 2 * head_dim)[..., ::2]
         case "dimensions swapped":
             return values(batch, heads, head_dim, seqlen).transpose(2, 3)
+        case "overlapping":
+            return values(batch, heads, seqlen + head_dim).as_strided(
+                sizes, (heads * (seqlen + head_dim), seqlen + head_dim, 1, 1)
+            )
         case "negated":
             return torch._neg_view(values(batch, heads, seqlen, head_dim))
         case _:
@@ -81,6 +85,7 @@ LAYOUTS = (
     "one for all heads",
     "last dimension strided",
     "dimensions swapped",
+    "overlapping",
     "negated",
 )
 CASES = {
@@ -151,6 +156,7 @@ def test_what_no_kernel_takes_says_why() -> None:
     reasons = {
         "dtype and a device": (q.half(), k, k),
         "last dimension": (q.mT.contiguous().mT, drawn(1, 2, 40, 64, layout="last dimension strided"), k),
+        "side by side": (q, drawn(1, 2, 40, 64, layout="overlapping"), k),
         "one shape": (q, k, k[:, :, :7]),
         "not (batch, heads, seqlen, head_dim)": (q[0], k[0], k[0]),
         "negates": (torch._neg_view(q), k, k),
@@ -266,6 +272,21 @@ def test_gradients_are_those_of_float64(sizes: tuple[int, int, int, int], causal
     for found, exact in zip(ours, theirs, strict=True):
         assert found.grad is not None
         torch.testing.assert_close(found.grad.double(), exact.grad, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["last dimension strided", "dimensions swapped", "overlapping"])
+def test_the_operator_s_gradients_are_right_however_its_tensors_lie(layout: str) -> None:
+    made = [drawn(2, 2, 9, 64, layout=layout, seed=n) for n in range(3)]
+    ours, theirs = [x.detach().requires_grad_() for x in made], [x.double().requires_grad_() for x in made]
+    found = operators.attention_with_lse(ours[0], ours[1], ours[2], False, 0.125)[0]
+    expected: Any = reference(theirs[0], theirs[1], theirs[2], causal=False, scale=None)
+    torch.testing.assert_close(found.double(), expected, atol=2e-5, rtol=2e-5)
+    weights = drawn(2, 2, 9, 64, layout=layout, seed=3)
+    found.backward(weights)
+    expected.backward(weights.double())
+    for mine, exact in zip(ours, theirs, strict=True):
+        assert mine.grad is not None
+        torch.testing.assert_close(mine.grad.double(), exact.grad, atol=1e-4, rtol=1e-4)
 
 
 def test_a_whole_graph_takes_the_operator_and_the_kernel_with_it(kernels: Path) -> None:
