@@ -14,6 +14,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness import correctness, reference
 from pytest_avo.evaluation.correctness.battery import battery
 from pytest_avo.evaluation.correctness.correctness import all_finite, fault, margins, sampled_fault
+from pytest_avo.evaluation.correctness.extensions.log_sum_exp import limits
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.reference import Part, computed
@@ -275,7 +276,7 @@ def test_what_a_nearly_exact_reference_finds_right_float64_does_not_refuse() -> 
         for size in (0.0, 2.0, 8.0):
             worse = (out.float() + signs * size * 2.0**-9 * out.float().abs()).to(out.dtype)
             for part in reference.parts(inputs):
-                is_right = correctness.is_plainly_right(inputs, worse, part)
+                is_right = correctness.plainly_right(inputs, worse, part) is not None
                 exceeded = bool(margins(inputs, worse, part).exceeded.any())
                 assert not (is_right and exceeded), (call.name, size)
                 errors = correctness._errors(inputs, worse, part, reference.exact(inputs, part).out)
@@ -297,16 +298,29 @@ def test_the_yardstick_is_computed_for_no_honest_kernel_in_half_precision(monkey
         if near is not None:
             largest = correctness._largest(each, whole)
             assert float(((near.out - exact).abs() / largest).max()) < 0.02 * torch.finfo(torch.bfloat16).eps, kind
-            assert correctness.is_plainly_right(each, out, whole), kind
+            assert correctness.plainly_right(each, out, whole) is not None, kind
 
 
-def test_a_log_sum_exp_that_is_nearly_right_is_left_to_float64() -> None:
-    inputs = draw(battery(NARROW, Random(1))[0], generator(1, "cpu"))
-    out = by_hand(inputs)
+def test_a_log_sum_exp_that_float32_leaves_a_doubt_about_is_left_to_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Block by block: one row of a long call is no reason to compute all of it again."""
+    inputs, exact = draw(Case("", NARROW, "needle"), generator(1, "cpu")), reference.exact
+    asked: list[Part] = []
+    monkeypatch.setattr(correctness, "exact", lambda inputs, part: asked.append(part) or exact(inputs, part))
     for part in reference.parts(inputs):
-        lse = reference.exact(inputs, part).lse.float().flatten(1, 2)
-        assert correctness.is_plainly_right(inputs, out, part, lse)
-        assert not correctness.is_plainly_right(inputs, out, part, lse + 1e-4)
+        near, right = reference.nearly_exact(inputs, part), exact(inputs, part).lse.float().flatten(1, 2)
+        assert near is not None
+        assert correctness.lse_fault_beside(inputs, right, part, near.lse) is None
+        assert asked == []
+        limit = limits(inputs, part).float().flatten(1, 2)
+        for share, words in ((0.8, None), (-1.2, "head 1, row 129")):
+            off = right.clone()
+            off[0, 1, 129] += share * limit[0, 1, 129]
+            found = correctness.lse_fault_beside(inputs, off, part, near.lse)
+            assert words is None if found is None else words in found
+            assert [(x.batches.start, x.heads_kv.start, x.rows.start) for x in asked] == [(0, 0, 128)]
+            asked.clear()
+        assert "lse is" in str(correctness.lse_fault_beside(inputs, right + 2 * limit, part, near.lse))
+        asked.clear()
 
 
 def test_finite_is_what_has_no_infinity_even_where_sums_have() -> None:

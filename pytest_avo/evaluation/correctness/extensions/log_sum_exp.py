@@ -18,20 +18,28 @@ SCORES = 16.0
 ABSOLUTE = 2e-5
 
 
-def lse_fault(inputs: Inputs, lse: torch.Tensor, part: Part, right: torch.Tensor, *, share: float = 1.0) -> str | None:
+def lse_fault(inputs: Inputs, lse: torch.Tensor, part: Part, right: torch.Tensor) -> str | None:
     """What is wrong with a part of a log-sum-exp (batch, heads_q, seqlen_q), or None. Looks at every row.
 
-    right: what it is in float64, (batches, heads_kv, group, rows); -inf where a row sees no key. share: of the limit.
+    right: what it is in float64, (batches, heads_kv, group, rows); -inf where a row sees no key.
     """
-    group = inputs.q.shape[1] // inputs.k.shape[1]
-    got, limit = part.queries(lse, group).double(), share * limits(inputs, part)
-    wrong = ~torch.where(right.isinf(), got == right, (got - right).abs() <= limit)
+    wrong = is_beyond(inputs, lse, part, right)
     if not bool(wrong.any()):
         return None
     b, h, head, row = wrong.nonzero()[0].tolist()
-    at = f"head {(part.heads_kv.start + h) * group + head}, row {row}"
+    group = inputs.q.shape[1] // inputs.k.shape[1]
+    at = f"head {(part.heads_kv.start + h) * group + head}, row {(part.rows.start or 0) + row}"
+    got, limit = part.queries(lse, group), limits(inputs, part)
     found, expected, allowed = (float(x[b, h, head, row]) for x in (got, right, limit))
     return f"lse is {found:.6g}, expected {expected:.6g} +- {allowed:.1e} ({at})"
+
+
+def is_beyond(
+    inputs: Inputs, lse: torch.Tensor, part: Part, right: torch.Tensor, *, share: float = 1.0
+) -> torch.Tensor:
+    """Which rows of a part are off by more than a share of their limits, shaped as `right`."""
+    got = part.queries(lse, inputs.q.shape[1] // inputs.k.shape[1]).double()
+    return ~torch.where(right.isinf(), got == right, (got - right).abs() <= share * limits(inputs, part))
 
 
 def limits(inputs: Inputs, part: Part) -> torch.Tensor:
