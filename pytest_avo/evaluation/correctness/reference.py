@@ -6,6 +6,7 @@ The second is what an honest plain torch computation reaches, the yardstick of t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,6 +24,10 @@ LARGEST_EXPONENT = {torch.float64: 300.0, torch.float32: 80.0}
 ROUNDED = 0.03
 """In units of the inputs' eps, how far float32 may round the largest scores where it stands for float64: weights are
 then off by so little of what half precision rounds them by."""
+TRUNCATED = 24.0
+"""Times as much as float32 rounds a score, tensor cores cut off: on an H200 3e-6 of one that grows in every step."""
+ALIGNED = 8
+"""Columns of ones behind the values, of which one is needed: tensor cores take rows of multiples of 16 bytes."""
 CAUSAL_ROWS = 1024
 """Query rows at a time of a causal call: the fewer, the more keys that none of them sees are left out."""
 
@@ -130,56 +135,85 @@ class Exact:
 
 
 def exact(inputs: Inputs, part: Part) -> Exact:
-    """A part in float64, by its definition."""
-    found = _by_definition(inputs, part, torch.float64)
-    assert found is not None, "float64 is never refused"
-    return found
+    """A part in float64, by the definition of attention, in few passes over the scores.
 
-
-def nearly_exact(inputs: Inputs, part: Part) -> Exact | None:
-    """The same in float32, with errors of some hundredths of half precision's at most; None where scores are too large.
-
-    An H200 takes several times as long in float64.
+    On a GPU passes are what takes the time, since they read or write eight bytes of every score; on a CPU these lie in
+    its cache. The largest score of a row is subtracted only where scores are so large that exponentials would not do.
     """
-    return _by_definition(inputs, part, torch.float32)
-
-
-def _by_definition(inputs: Inputs, part: Part, dtype: torch.dtype) -> Exact | None:
-    """Outputs and log-sum-exp of a part by the definition of attention, in few passes over the scores.
-
-    On a GPU passes are what takes the time, since they read or write four or eight bytes of every score; on a CPU these
-    lie in its cache. The largest score of a row is subtracted only where scores are so large that exponentials would
-    not do.
-    """
-    k, v = part.keys(inputs.k).to(dtype), part.keys(inputs.v).to(dtype)
+    k, v = part.keys(inputs.k).double(), part.keys(inputs.v).double()
     longest: torch.Tensor | None = None
     outs, sums = [], []
     for first_row, some, seen in _chunks(inputs, part):
-        q = some.to(dtype) * inputs.scale
-        bound: float | None = None
-        # Where queries are few, scores are fewer than what bounds them.
-        if dtype == torch.float32 or q.shape[2] * q.shape[3] > q.shape[4]:
+        q = some.double() * inputs.scale
+        are_small = False
+        if q.shape[2] * q.shape[3] > q.shape[4]:  # where queries are few, scores are fewer than what bounds them
             longest = k.norm(dim=-1).amax() if longest is None else longest
-            bound = float(q.norm(dim=-1).amax() * longest)
-        are_small = bound is not None and bound <= LARGEST_EXPONENT[dtype]
-        if dtype == torch.float32 and not are_small and not _rounds_little(bound, inputs.q.dtype):
-            return None
+            are_small = float(q.norm(dim=-1).amax() * longest) <= LARGEST_EXPONENT[torch.float64]
         scores = weigh(q, k[:, :, :seen].transpose(-1, -2))
         if inputs.causal:
             _hide(scores, first_row=first_row + inputs.k.shape[2] - inputs.q.shape[2])
-        top = scores.new_zeros(())
-        if not are_small:
-            top = scores.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
-            scores.sub_(top)
+        top = scores.new_zeros(()) if are_small else _subtract_top(scores)
         total = scores.exp_().sum(-1, keepdim=True)
-        outs.append(weigh(scores, v[:, :, :seen]).div_(total.clamp_min(torch.finfo(dtype).tiny)))
+        outs.append(weigh(scores, v[:, :, :seen]).div_(total.clamp_min(torch.finfo(torch.float64).tiny)))
         sums.append((total.log() + top)[..., 0])
     return Exact(torch.cat(outs, dim=3), torch.cat(sums, dim=3))
 
 
-def _rounds_little(bound: float | None, dtype: torch.dtype) -> bool:
+def _subtract_top(scores: torch.Tensor) -> torch.Tensor:
+    """Subtract every row's largest score, in place, and return it; 0 where a row sees no key."""
+    top = scores.amax(-1, keepdim=True).nan_to_num_(neginf=0.0)
+    scores.sub_(top)
+    return top
+
+
+def nearly_exact(inputs: Inputs, part: Part, *, with_lse: bool = True) -> Exact | None:
+    """A part with errors of some hundredths of half precision's at most; None where scores are too large for that.
+
+    In float32, whose products an H200 computes no faster than float64's; so of bfloat16, which TF32 holds to the last
+    bit, they are its tensor cores': in a third of the time. The weights, which TF32 rounds to a sixteenth of what
+    bfloat16 does, are summed as they are multiplied. with_lse: the log-sum-exp too, which asks more of the scores.
+    """
+    k, v = part.keys(inputs.k).float(), part.keys(inputs.v).float()
+    longest, elements = k.norm(dim=-1).amax() * inputs.scale, v.shape[-1]
+    ones = v.new_ones(*v.shape[:-1], ALIGNED)
+    values, is_coarse = torch.cat([v, ones], dim=-1), inputs.q.dtype == torch.bfloat16
+    outs, sums = [], []
+    for first_row, some, seen in _chunks(inputs, part):
+        q = some.float()
+        bound = float(q.norm(dim=-1).amax() * longest)
+        if not _rounds_little(bound, inputs.q.dtype):
+            return None
+        with _tensor_cores(is_coarse and not with_lse and _rounds_little(TRUNCATED * bound, inputs.q.dtype)):
+            keys = k[:, :, :seen].transpose(-1, -2).flatten(0, 1)
+            found = torch.baddbmm(q.new_zeros(()), q.flatten(2, 3).flatten(0, 1), keys, beta=0, alpha=inputs.scale)
+        scores = found.view(*q.shape[:-1], seen)
+        if inputs.causal:
+            _hide(scores, first_row=first_row + inputs.k.shape[2] - inputs.q.shape[2])
+        top = _subtract_top(scores) if bound > LARGEST_EXPONENT[torch.float32] else scores.new_zeros(())
+        scores.exp_()
+        if with_lse:
+            sums.append((scores.sum(-1, keepdim=True).log() + top)[..., 0])
+        with _tensor_cores(is_coarse):
+            weighed = weigh(scores, values[:, :, :seen])
+        total = weighed[..., elements : elements + 1].clamp_min(torch.finfo(torch.float32).tiny)
+        outs.append(weighed[..., :elements] / total)
+    return Exact(torch.cat(outs, dim=3), torch.cat(sums, dim=3) if with_lse else k.new_empty(0))
+
+
+@contextlib.contextmanager
+def _tensor_cores(wanted: bool) -> Iterator[None]:
+    """Whether a GPU may round the operands of float32's products to TF32: 10 bits behind the point."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def _rounds_little(bound: float, dtype: torch.dtype) -> bool:
     """Whether float32 tells scores up to a bound well enough for inputs of a dtype."""
-    return bound is not None and bound * torch.finfo(torch.float32).eps <= ROUNDED * torch.finfo(dtype).eps
+    return bound * torch.finfo(torch.float32).eps <= ROUNDED * torch.finfo(dtype).eps
 
 
 def _chunks(inputs: Inputs, part: Part) -> Iterator[tuple[int, torch.Tensor, int]]:
