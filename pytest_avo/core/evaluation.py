@@ -80,6 +80,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     """Start every arm in a new process, as a confirmation needs."""
     claim_alone: bool = False
     """Check it on what it claims alone: another request does, or did, ask what it makes of other calls."""
+    known_right: bool = False
+    """A request of the same comparison found it right, and nothing hangs on asking that again: one call, then timed."""
     target: str = ""
     """The kind of device that it is for, where a run has several; "" for its own."""
     look: Look = ""

@@ -253,7 +253,7 @@ def on(request: EvaluationRequest, cases: Sequence[Comparand]) -> EvaluationRequ
 def confirmation(request: EvaluationRequest, first: Iterable[Evaluation], *, share: float) -> EvaluationRequest:
     """A part of the second measurement: new processes and inputs, in each launch a share of the first one's rounds.
 
-    What the kernel makes of calls beside its claim was asked before.
+    The kernel was found right before, as all are that pass; what it answers while it is timed is checked again.
     """
     assert request.plan is not None
     plan = msgspec.structs.replace(thorough(request.plan), launches=CONFIRM_LAUNCHES)
@@ -262,7 +262,7 @@ def confirmation(request: EvaluationRequest, first: Iterable[Evaluation], *, sha
         rounds = CONFIRM_LAUNCHES * max(LEAST_ROUNDS, math.ceil(share * decided))
         plan = msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, rounds))
     peers = request.peers if request.baseline is None else ()
-    return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True, claim_alone=True)
+    return msgspec.structs.replace(request, plan=plan, peers=peers, fresh=True, claim_alone=True, known_right=True)
 
 
 def in_words(gain: Interval, name: str, relative_to: str = "") -> str:

@@ -86,6 +86,7 @@ def test_a_slowdown_beyond_the_limit_that_is_seen_twice_fails_with_the_second_fi
     assert " slower than git:main, 95% interval " in verdict.reason
     (again,) = bench.requests
     assert again.fresh
+    assert again.known_right, "a kernel that passes is not asked twice either"
     assert again.plan is not None
     assert (again.plan.launches, again.plan.max_rounds, again.plan.margin) == (4, 120, None)
     assert again.peers == (), "peers say nothing about a regression"

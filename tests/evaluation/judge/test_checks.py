@@ -65,6 +65,13 @@ def test_a_kernel_may_be_asked_about_its_claim_alone(desk: Desk) -> None:
     assert desk.examine(wrong_beside)[ONE.id].outcome == "incorrect"
 
 
+def test_a_kernel_that_is_known_to_be_right_is_called_once_before_it_is_timed(desk: Desk) -> None:
+    wrong_later = kernel("if calls > 1: return torch.zeros_like(q)")
+    assert desk.examine(wrong_later, known_right=True)[ONE.id].outcome == "ok"
+    assert [line.rpartition(": ")[2] for line in desk.said] == ["normal"]
+    assert desk.examine(kernel("return q.clone()"), known_right=True)[ONE.id].outcome == "incorrect"
+
+
 def test_what_is_done_is_said_case_by_case(desk: Desk) -> None:
     desk.examine(kernel(), shapes=[ONE, TWO])
     assert desk.said[0] == f"checking mine.py on {ONE.id} (1 of 2): normal"
