@@ -225,6 +225,11 @@ def test_gqa_is_the_papers_grid() -> None:
     assert sizes("gqa") == expected
 
 
+@pytest.mark.parametrize("name", ["decode-odd", "prefill-odd"])
+def test_no_tile_divides_the_lengths_of_odd_suites(name: str) -> None:
+    assert not any(x.seqlen_kv % 32 == 0 for x in read_suite(ROOT / "shapes" / f"{name}.toml"))
+
+
 @pytest.mark.parametrize("name", ["mha", "gqa", "hdim", "decode", "short", "chunked", "decode-small"])
 def test_the_grids_are_in_bfloat16(name: str) -> None:
     assert {x.dtype for x in read_suite(ROOT / "shapes" / f"{name}.toml")} == {"bf16"}
