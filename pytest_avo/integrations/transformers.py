@@ -76,8 +76,7 @@ def mask(
     full = rest.get("mask_function") is bidirectional_mask_function and local_size is None
     if q_length == 1:
         return note(made, spans_of_mask(made))
-    # Windows are cut into blocks on a CPU alone: no GPU has run that yet.
-    window = local_size if not whole and made.device.type == "cpu" else None
+    window = None if whole else local_size
     if not causal and not full and window is None:
         return made
     offset = None if full else int(q_offset) - kv_offset
