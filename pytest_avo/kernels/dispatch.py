@@ -164,10 +164,9 @@ def explained(key: Key) -> Choice:
             beside = f"{row.ratio:.2f}x torch on {row.shape.id}, the nearest measured, on {row.device}, {row.date}"
             return Choice(winner.path, beside, row)
         refused.append(f"{winner.path.name}: {_refusals.get((winner.path, key), '')}")
-    return Choice(
-        None,
-        "; ".join(refused) or f"no kernel for {target} was measured to beat torch near {shape.id}, launch included",
-    )
+    launch = "" if target == "cpu" else ", launch included"
+    none = f"no kernel for {target} was measured to beat torch beyond doubt near {shape.id}{launch}"
+    return Choice(None, "; ".join(refused) or none)
 
 
 def _refuse(kernel: Taker, key: Key, error: Exception) -> None:

@@ -161,7 +161,7 @@ def test_what_no_kernel_takes_says_why() -> None:
         "not (batch, heads, seqlen, head_dim)": (q[0], k[0], k[0]),
         "negates": (torch._neg_view(q), k, k),
         "no kernel claims": half,
-        "was measured to beat torch near b1-h4kv2-q1-k32-d40-full-f32": (q[..., :40], k[..., :40], k[..., :40]),
+        "to beat torch beyond doubt near b1-h4kv2-q1-k32-d40-full-f32": (q[..., :40], k[..., :40], k[..., :40]),
         "dense": (q.to_sparse(), k, k),
     }
     for reason, call in reasons.items():
