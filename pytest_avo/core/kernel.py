@@ -8,6 +8,7 @@ import math
 import os
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 
@@ -103,6 +104,7 @@ def parse_kernel(source: str, *, path: Path) -> Kernel:
     return Kernel(path=path, source=source, claim=None, tunables=(), fault=f"syntax error: {fault}")
 
 
+@lru_cache(maxsize=8)  # once for all shapes of a kernel: to parse a long one takes 15 ms
 def claim_of(source: str, *, path: Path) -> Claim | None:
     """What a text claims; None also where that cannot be read, which is said where the kernel is."""
     try:
