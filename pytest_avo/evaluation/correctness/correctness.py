@@ -118,8 +118,11 @@ def sampled_fault(inputs: Inputs, out: torch.Tensor, random: Random) -> str | No
 
 def fault_near(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: int, row: int) -> str | None:
     """`fault` for the heads that share a key/value head, in the block of rows around one; finds NaN anywhere."""
-    if not all_finite(out):
-        return NOT_FINITE
+    return fault_in_block(inputs, out, batch=batch, head_kv=head_kv, row=row) if all_finite(out) else NOT_FINITE
+
+
+def fault_in_block(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: int, row: int) -> str | None:
+    """The same of an output that is known to be finite."""
     first = row // BLOCK_ROWS * BLOCK_ROWS
     return _fault_of(inputs, out, _group(batch, head_kv, slice(first, min(out.shape[2], first + BLOCK_ROWS))))
 
