@@ -101,7 +101,8 @@ def _by_block(apart: torch.Tensor, other: torch.Tensor, heads_kv: int) -> tuple[
 
 def _mean_square(x: torch.Tensor) -> torch.Tensor:
     """Of every row, in single precision whatever the dtype."""
-    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32).square() / x.shape[-1]
+    norm: torch.Tensor = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float32)
+    return norm.square() / x.shape[-1]
 
 
 def _by_group(measure: torch.Tensor, heads_kv: int) -> torch.Tensor:
