@@ -205,7 +205,7 @@ class Arm:
         for form in done.forms:
             check_form(form, laid.arguments[0], laid.dtype, place=self.given.place, lse=laid.with_lse)
         if not self.given.unchanged(written):
-            raise KernelFault("rejected", "modified its inputs")
+            raise KernelFault("rejected", "modified its inputs or what lies around them")
         return Slice(
             seconds=seconds,
             claimed_s=done.seconds,

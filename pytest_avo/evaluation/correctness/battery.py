@@ -58,7 +58,7 @@ FACTORS: dict[str, tuple[str, ...]] = {
     "batch": ("one", "several"),
     "heads": ("claimed", "equal", "grouped", "one for all"),
     "scale": ("usual", "small", "one", "large"),
-    "q": ("models'", "other order", "gaps"),
+    "q": ("models'", "other order", "gaps", "repeated"),
     "k": ("models'", "other order", "gaps", "repeated"),
     "v": ("models'", "other order", "gaps", "repeated"),
     "vectors": ("aligned", "odd"),
