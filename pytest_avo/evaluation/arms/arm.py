@@ -60,6 +60,8 @@ class Slice:
     """Processor time of the process's first thread, which makes the calls."""
     disturbed: bool = False
     """Whether a GPU had work when the arguments were written and no process ran."""
+    is_captured: bool = False
+    """Whether a GPU's process was asked such a slice before: it is captured then, if it can be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class Arm:
         seconds, done = self._ask(request, phase=phase, limit_s=limit_s, until_idle=until_idle, meanwhile=meanwhile)
         worked_s = processes.thread_s(self.pid) - before_s
         found = self._slice(done, laid, written, seconds=seconds)
-        return replace(found, worked_s=worked_s, disturbed=disturbed)
+        return replace(found, worked_s=worked_s, disturbed=disturbed, is_captured=not request["calls"])
 
     def enqueue(self, batch: Sequence[Arguments], dtype: Dtype, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""

@@ -2,7 +2,7 @@
 
 An arm's first calls build and load what they need, touch memory, and on a GPU are captured in a graph, which belongs to
 so many calls. So there their number is kept from race to race: the next kernel's slices are captured once, and those of
-arms that stay, not again.
+arms that stay, not again: their first slice of a race tells how long they take.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class WarmUp:
         self._ask = ask
         self._draw = draw
         self._known = known
+        self._captured: dict[str, dict[str, float]] = {}
+        """Seconds of a call of those arms whose first slice was captured in an earlier race, by shape."""
 
     def first_calls(self, shape: Shape, arms: Mapping[str, Arm], calls: int) -> None:
         """A call of every arm, or on a GPU a slice where it is known how many make one. calls: that, 0 if not yet."""
@@ -75,14 +77,18 @@ class WarmUp:
         return calls
 
     def _suggested(self, shape: Shape, arms: Mapping[str, Arm], calls: int) -> int:
-        """Have every arm make so many calls, which tells how many make a slice."""
-        batch = self._draw(shape, calls)
-        seconds = {name: self._ask(shape, name, arm, batch).seconds / calls for name, arm in arms.items()}
+        """Have every arm make so many calls, unless it has, which tells how many make a slice."""
+        batch, seconds = self._draw(shape, calls), dict(self._captured.get(shape.id, {}))
+        for name in [name for name in arms if name not in seconds]:
+            seconds[name] = self._ask(shape, name, arms[name], batch).seconds / calls
         overhead = seconds.pop(EMPTY, 0.0)
         fewest = calls_in_slice(seconds.values(), overhead, slice_s=self._room.slice_s, place=self._place)
         return min(self._room.max_calls(shape), fewest)
 
     def _every(self, shape: Shape, arms: Mapping[str, Arm], calls: int) -> None:
-        batch = self._draw(shape, calls)
+        batch, found = self._draw(shape, calls), dict[str, float]()
         for name, arm in arms.items():
-            self._ask(shape, name, arm, batch)
+            asked = self._ask(shape, name, arm, batch)
+            if asked.is_captured:
+                found[name] = asked.seconds / calls
+        self._captured[shape.id] = found
