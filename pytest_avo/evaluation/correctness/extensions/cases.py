@@ -220,7 +220,9 @@ def _packed(shape: Shape, row: Levels, random: Random, longest: int, place: str)
 def _paged(shape: Shape, row: Levels, random: Random, longest: int, place: str, multiple: int) -> SequencesCase:
     count, keys = random.randint(2, MOST_SEQUENCES), longest if row["queries"] != "more than keys" else longest // 3
     queries = {"one": 1, "several": random.randint(2, 9), "more than keys": longest // 2}[row["queries"]]
-    held = [random.randint(1, keys) for _ in range(count)]
+    held, size = [random.randint(1, keys) for _ in range(count)], block_size(row["block"], multiple, random)
+    if row["block"] == "large" and row["queries"] == "one" and size <= longest * MOST_SEQUENCES:
+        held[0] = size + random.randint(1, keys)  # elsewhere no sequence has a second one
     if row["lengths"] == "equal":
         held = held[:1] * count
     if row["lengths"] == "some empty":
@@ -229,7 +231,7 @@ def _paged(shape: Shape, row: Levels, random: Random, longest: int, place: str, 
     name = f"paged, {row['queries']} queries" if row["queries"] != "one" else "paged, one query"
     lengths = [(queries, each) for each in held]
     case = _case(name, PAGED.name, changed, lengths, random, lse=row.get("lse") == "asked")
-    case = replace(case, block_size=block_size(row["block"], multiple, random), is_shared=row["shared"] == "yes")
+    case = replace(case, block_size=size, is_shared=row["shared"] == "yes")
     return _beside(case, row, random, place)
 
 

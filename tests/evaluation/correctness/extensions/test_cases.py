@@ -98,6 +98,13 @@ def test_where_others_are_refused_unequal_and_empty_sequences_are_asked_at_the_c
     assert not all_asked_instead(claimed, CLAIM, Random(1), ())
 
 
+def test_every_check_has_a_sequence_with_a_second_large_block() -> None:
+    """Blocks of 256 tokens, which some kernels want, were asked with sequences of at most 100."""
+    for seed in range(8):
+        found = [x for x in all_cases(CLAIMED[0], CLAIM, Random(seed)) if isinstance(x, SequencesCase)]
+        assert any(x.block_size >= 128 and x.block_size < max(keys for _, keys in x.lengths) for x in found)
+
+
 def replaced(**changes: Any) -> Claim:
     return Claim("cpu", ("smoke",), **{"lse": True, "varlen": True, "paged": True, **changes})
 
