@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import math
 import mmap
 import os
 import time
@@ -62,11 +63,7 @@ class Memory:
         """Whether all that was written still stands, bit for bit."""
         if self.place != "cuda":
             return all(_same_bytes(place, original) for place, original in written)
-        words = {2: torch.int16, 4: torch.int32}
-        changed = [
-            (place.view(words[place.itemsize]) != original.view(words[place.itemsize])).any()
-            for place, original in written
-        ]
+        changed = [(x != y).any() for x, y in (_words(*each) for each in written)]
         return not bool(torch.stack(changed).any())  # asked once for all, since asking waits for the device
 
     def response_s(self) -> float:
@@ -87,6 +84,17 @@ class Memory:
         self._content = torch.empty(0)
         os.close(self.descriptor)
         self._unmap()
+
+
+def _words(place: torch.Tensor, original: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both as whole numbers, as wide as they may be: a GPU writes a byte for each that it compares."""
+    width = math.gcd(
+        torch.int64.itemsize,
+        place.shape[-1] * place.itemsize,
+        *(n * x.itemsize for x in (place, original) for n in (x.storage_offset(), *x.stride()[:-1])),
+    )
+    words = {2: torch.int16, 4: torch.int32, 8: torch.int64}[width]
+    return place.view(words), original.view(words)
 
 
 def _same_bytes(x: torch.Tensor, y: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ import os
 import pytest
 import torch
 
+from pytest_avo.evaluation.arms import memory as memory_module
 from pytest_avo.evaluation.arms.memory import Memory, host_memory
 
 SIZE = 4096
@@ -49,3 +50,18 @@ def test_the_same_bytes_for_another_process_outlive_the_first(memory: Memory) ->
     with mmap.mmap(again.descriptor, SIZE) as theirs:
         assert theirs[0:4] == bytes([0, 0, 0x40, 0x40])
     again.close()
+
+
+@pytest.mark.parametrize(("first", "elements", "width"), [(0, 32, 8), (4, 32, 8), (2, 32, 4), (0, 30, 4), (1, 32, 2)])
+def test_what_is_compared_on_a_gpu_is_compared_in_words_as_wide_as_it_lies(
+    first: int, elements: int, width: int
+) -> None:
+    given, original = torch.zeros(128, dtype=torch.bfloat16), torch.zeros(128, dtype=torch.bfloat16)
+    for number in range(first, first + elements):
+        given[number] = torch.nan
+        x, y = memory_module._words(given[first:][:elements], original[:elements])
+        assert (x.itemsize, x.numel()) == (width, 2 * elements // width)
+        assert int((x != y).sum()) == 1
+        original[number - first] = torch.nan
+    rows = (each.as_strided((3, 8), (40, 1)) for each in (given, original))
+    assert memory_module._words(*rows)[0].shape == (3, 2)
