@@ -190,12 +190,16 @@ def test_every_check_has_a_single_key_of_one_query_and_of_several_with_and_witho
         assert {x.seqlen_kv for x in single} == {1}
         assert {x.seqlen_q > 1 for x in single} == {True, False}
         assert {x.causal for x in single} == {True, False}
+        assert {x.heads_q > x.heads_kv for x in single if x.seqlen_q == 1} == {True, False}
 
 
 def test_every_check_has_calls_of_one_size_that_differ_in_mask_scale_or_group_alone() -> None:
     """What a kernel keeps by the sizes of a call, without these, is of another call then."""
     for seed in range(8):
-        alike = [case.shape for case in battery(shape(), Random(seed)) if case.name == "sizes as before"]
+        cases = [case for case in battery(shape(), Random(seed)) if case.name == "sizes as before"]
+        alike = [case.shape for case in cases]
+        assert len({case.layouts for case in cases}) == 1
+        assert len(set(cases[0].layouts)) == 3
         assert len({(x.batch, x.heads_q, x.seqlen_q, x.seqlen_kv) for x in alike}) == 1
         (first,) = [x for x in alike if x.causal and x.scale is None and x.heads_kv < x.heads_q]
         others = {(x.causal, x.scale is None, x.heads_kv == x.heads_q) for x in alike if x != first}
