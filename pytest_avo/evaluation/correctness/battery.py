@@ -262,7 +262,7 @@ def _many_heads(shape: Shape, random: Random) -> list[Shape]:
 
 
 def _one_key(shape: Shape, random: Random) -> list[Shape]:
-    """One key, of one query (heads in groups and not) and of several: who drops dimensions of 1, or has no tile for it."""
+    """One key, of one query (heads in groups or not) and of several: for who drops dimensions of 1, or has no tile."""
     causal, sizes = random.random() < 0.5, {"batch": 2, "heads_q": 4, "seqlen_kv": 1, "scale": None}
     one, several = random.sample((2, 4), k=2)
     calls = ((1, causal, one), (random.randint(2, FEW), not causal, several), (1, not causal, several))

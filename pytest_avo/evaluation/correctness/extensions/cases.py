@@ -221,12 +221,12 @@ def _paged(shape: Shape, row: Levels, random: Random, longest: int, place: str, 
     count, keys = random.randint(2, MOST_SEQUENCES), longest if row["queries"] != "more than keys" else longest // 3
     queries = {"one": 1, "several": random.randint(2, 9), "more than keys": longest // 2}[row["queries"]]
     held, size = [random.randint(1, keys) for _ in range(count)], block_size(row["block"], multiple, random)
-    if row["block"] == "large" and row["queries"] == "one" and size <= longest * MOST_SEQUENCES:
-        held[0] = size + random.randint(1, keys)  # elsewhere no sequence has a second one
     if row["lengths"] == "equal":
         held = held[:1] * count
     if row["lengths"] == "some empty":
         held[random.randrange(count)] = 0
+    if row["block"] == "large" and row["queries"] == "one" and size <= longest * MOST_SEQUENCES:
+        held = [size + each if each == max(held) else each for each in held]  # elsewhere none has a second one
     changed = _changed(shape, row, random)
     name = f"paged, {row['queries']} queries" if row["queries"] != "one" else "paged, one query"
     lengths = [(queries, each) for each in held]
