@@ -1,5 +1,5 @@
-# avo: digest=904ca3ee00e60d5e parent=55b33268fdbe5c76 run=3 generation=1 operator=inbox
-# avo: measured=1.132x [1.114, 1.149] over its parent, 1.132x over the seed, confirmed
+# avo: digest=f2743d3175bc2019 parent=e357a2f40e66a426 run=1 generation=1 operator=inbox
+# avo: measured=1.102x [1.060, 1.145] over its parent, 1.102x over the seed, confirmed
 # avo: on NVIDIA H200, torch 2.11.0, 2026-11-29
 """Split-KV attention for decoding in plain Triton: few queries, many keys, bound by how fast keys and values arrive.
 
@@ -7,7 +7,8 @@ Why it is fast:
 * The query heads that share a key/value head, and their query positions, are packed into the rows of one tile, so keys
   and values are read once per group instead of once per query head, and the tensor cores have rows to work on.
 * The keys are cut into splits so that every multiprocessor has work even for one sequence; a second, small kernel
-  merges the partial results. The splits are as long as they can be without costing a further wave of programs.
+  merges the partial results. The splits are as long as they can be without costing a further wave of programs, and end
+  within a block where the sequence does: a cache that grows by a token keeps its even cut.
 * Queries are loaded with the first keys where all programs begin at once: before the loop, keys would wait for them.
 * Where heads have up to 64 dimensions and all rows fit into a tile of 16, each warp has keys, maxima, sums and rows of
   its own, and meets the others only at the end.
@@ -59,6 +60,9 @@ TUNABLES = {
 
 OVERLAP = OVERLAP_MERGE and not knobs.runtime.interpret  # Triton's interpreter has no dependent launches
 MAX_SPLITS = 128
+GRAIN = 16  # keys; splits are multiples of it, so that what they begin with is aligned
+BLOCK_SHARE = 0.25  # of a block's time, which it takes although none of its keys are there
+WAVE_KEYS = 96  # whose time a wave of programs takes before it has any
 MERGE_BLOCK = 64  # partial results that the merging kernel holds at once, at most
 MERGE_HELD = 512  # numbers of partial results that a program of it holds
 LOG2_E = 1.4426950408889634
@@ -304,18 +308,24 @@ merge_any = triton.jit(do_not_specialize=[*STRIDES[-3:], "heads_kv", "group", "s
 
 
 @functools.cache
-def choose_split(tiles: int, slots: int, blocks: int) -> int:
-    """Key blocks per split for tiles * splits programs on slots: the longest split within 5% of the shortest time.
+def choose_split(tiles: int, slots: int, keys: int, block_n: int) -> int:
+    """Keys per split for tiles * splits programs on slots: the fewest splits within 3% of the shortest time.
 
-    Time is counted in blocks, as waves of programs times the blocks that each one walks.
+    keys: how many a sequence has, a multiple of GRAIN. Time is counted in keys, as waves of programs times what each one
+    walks: its keys, a part of every block that it begins, however few keys there are in the last one, and what it takes
+    until the first ones arrive.
     """
 
-    def time(length: int) -> int:
-        return triton.cdiv(tiles * triton.cdiv(blocks, length), slots) * length
+    def length(splits: int) -> int:
+        return GRAIN * triton.cdiv(keys, GRAIN * splits)
 
-    lengths = range(triton.cdiv(blocks, MAX_SPLITS), blocks + 1)
-    shortest = min(map(time, lengths))
-    return max(length for length in lengths if time(length) <= 1.05 * shortest)
+    def time(splits: int) -> float:
+        walked = length(splits) + BLOCK_SHARE * (triton.cdiv(length(splits), block_n) * block_n - length(splits))
+        return triton.cdiv(tiles * triton.cdiv(keys, length(splits)), slots) * (walked + WAVE_KEYS)
+
+    times = [time(splits) for splits in range(1, min(MAX_SPLITS, triton.cdiv(keys, block_n)) + 1)]
+    fewest = next(splits for splits, taken in enumerate(times, 1) if taken <= 1.03 * min(times))
+    return length(fewest)
 
 
 class Plan:
@@ -527,9 +537,8 @@ def cut_keys(q: torch.Tensor, heads_kv: int, seqlen_kv: int, block_m: int, *, pa
         block_n = BLOCK_N // 2
     elif packed and tiles > processors and seqlen_kv <= SHORT_KEYS:
         block_n, stages = 64, 4  # one program begins while the other ends
-    blocks = triton.cdiv(seqlen_kv, block_n)
-    blocks_per_split = choose_split(tiles, processors * PROGRAMS_PER_SM, blocks)
-    keys, splits = blocks_per_split * block_n, triton.cdiv(blocks, blocks_per_split)
+    keys = choose_split(tiles, processors * PROGRAMS_PER_SM, GRAIN * triton.cdiv(seqlen_kv, GRAIN), block_n)
+    splits = triton.cdiv(seqlen_kv, keys)
     late = block_m <= 32 and tiles * splits <= processors and keys <= LATE_KEYS
     return Cut(row_tiles, block_n, stages, keys, splits, late)
 
