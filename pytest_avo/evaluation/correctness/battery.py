@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import msgspec
 
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.covering import Levels, covering
+from pytest_avo.evaluation.correctness.sizes.covering import Levels, covering
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import Layout

@@ -19,7 +19,7 @@ from pytest_avo.evaluation.correctness.battery import (
     battery,
     beside_once,
 )
-from pytest_avo.evaluation.correctness.covering import covering
+from pytest_avo.evaluation.correctness.sizes.covering import covering
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.layouts import Layout
 from tests.evaluation.laboratory import shape

@@ -26,7 +26,7 @@ from pytest_avo.evaluation.correctness.battery import (
     heads_of,
     scale_of,
 )
-from pytest_avo.evaluation.correctness.covering import Levels, covering
+from pytest_avo.evaluation.correctness.sizes.covering import Levels, covering
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import Layout
