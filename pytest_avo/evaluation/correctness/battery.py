@@ -6,41 +6,36 @@ in some row of a covering array every two choices meet. On these a kernel may re
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from random import Random
 from typing import Literal, get_args
 
-import msgspec
-
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.sizes.covering import Levels, covering
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import Layout
+from pytest_avo.evaluation.correctness.sizes.beside import (
+    LONGEST_BESIDE,
+    MANY_KEYS,
+    MOST_BATCHES_BESIDE,
+    OFF,
+    SOME_CALLS,
+    SOME_LENGTHS,
+    Edges,
+    at_large_edge,
+    changed,
+    edges_of_tiles,
+    far_beyond,
+    heads_of,
+    lengths_of,
+    many_heads,
+    of_one_size,
+    of_some_groups,
+    one_key,
+    scale_of,
+)
+from pytest_avo.evaluation.correctness.sizes.covering import Levels, covering
 
-LONGEST_BESIDE = 300
-MOST_BATCHES_BESIDE = 3
-MOST_HEADS_BESIDE = 6
-"""Bounds of the shapes that are checked beside the claimed one; of its heads there may be more."""
-Edges = list[tuple[int, int]]
-OFF = (-1, 0, 1)
-TILES = (16, 32, 64), (96, 128, 192, 256)
-"""Of so many queries or keys: at the end of one, or one off, kernels go wrong. Ends of large ones end small ones."""
-LARGE_TILE = 512
-"""Of keys, and of queries: at its ends there are lengths beyond most others."""
-FEW = 8
-"""At most so many queries that a kernel may take for one, as drafts of tokens have them, and keys that make no tile."""
-MANY_BATCHES, MANY_HEADS = 9, 12
-"""Of a call with few keys, which costs little: a batch beyond what others have, and key/value heads."""
-SOME_GROUPS, SOME_CALLS = 4, 16
-"""At most so many key/value heads in all entries of a batch, and calls: of both half of the former have an outlier."""
-SOME_LENGTHS = (16, 96)
-"""Queries and keys of these at most."""
-EDGE_SHARE = 0.7
-"""Of the lengths beside the claimed ones, those drawn at an edge, where there is one."""
-MANY_KEYS = (31, 36)
-"""Times the longest length: sums in bfloat16 over blocks of 16 keys do not get on there."""
 BLIND = {"more queries", "more than keys"}
 """Choices of which, with the causal mask, some queries see no key."""
 LSE_SHARE = 3
@@ -96,7 +91,7 @@ def battery(
     rows = [] if beside == "nothing" else covering(levels, random, together=together)
     if lse:
         ask_some(rows, random)
-    layouts, edges = random.sample([*ORDERED, *GAPS], k=3), (_edges(random), _edges(random))
+    layouts, edges = random.sample([*ORDERED, *GAPS], k=3), (edges_of_tiles(random), edges_of_tiles(random))
     rest = [
         Case("needle, layouts that differ", shape, "needle", (layouts[0], layouts[1], layouts[2])),
         *(_beside(shape, row, random, longest, edges) for row in rows),
@@ -174,35 +169,15 @@ def beside_once(shapes: Sequence[Shape]) -> dict[str, Extent]:
     return found
 
 
-def largest_together(shape: Shape) -> tuple[Shape, int]:
-    """A shape that needs as much memory as any of the calls beside one that are made together, and how many are."""
-    return _of_some_groups(shape), SOME_CALLS
-
-
-def largest_beside(shape: Shape) -> Shape:
-    """A shape that needs at least the memory of any other than `shape` itself in its battery."""
-    heads = max(shape.heads_q, MOST_HEADS_BESIDE)
-    keys = max(LONGEST_BESIDE, MANY_KEYS[1] * LONGEST_BESIDE // (MOST_BATCHES_BESIDE * heads))
-    most = {"seqlen_q": LONGEST_BESIDE, "seqlen_kv": keys, "heads_q": heads, "heads_kv": heads}
-    return _changed(shape, {"batch": MOST_BATCHES_BESIDE, **most})
-
-
 def outliers_in_some(shape: Shape, random: Random) -> Case:
     """Many small calls with outliers in half of the entries and heads: those at which a kernel does not look."""
     queries, keys = (random.randint(most // 2, most) for most in SOME_LENGTHS)
-    some = _changed(_of_some_groups(shape), {"seqlen_q": queries, "seqlen_kv": keys, "causal": random.random() < 0.5})
+    some = changed(of_some_groups(shape), {"seqlen_q": queries, "seqlen_kv": keys, "causal": random.random() < 0.5})
     return Case("outliers in some heads of some calls", some, "outliers", required=False, times=SOME_CALLS)
 
 
-def _of_some_groups(shape: Shape) -> Shape:
-    heads_kv = min(shape.heads_kv, SOME_GROUPS // 2)
-    heads = {"heads_q": heads_kv * shape.heads_q // shape.heads_kv, "heads_kv": heads_kv}
-    lengths = dict(zip(("seqlen_q", "seqlen_kv"), SOME_LENGTHS, strict=True))
-    return _changed(shape, {"batch": SOME_GROUPS // heads_kv, **heads, **lengths, "scale": None})
-
-
 def _beside(shape: Shape, row: Levels, random: Random, longest: int, edges: tuple[Edges, Edges]) -> Case:
-    lengths = _lengths(row["lengths"], random, longest, *edges)
+    lengths = lengths_of(row["lengths"], random, longest, *edges)
     changes: dict[str, object] = {
         "causal": row["mask"] == "causal",
         "batch": 1 if row["batch"] == "one" else random.randint(2, MOST_BATCHES_BESIDE),
@@ -213,142 +188,38 @@ def _beside(shape: Shape, row: Levels, random: Random, longest: int, edges: tupl
     layouts = [LAYOUTS[row[name]] for name in "qkv"]
     q, k, v = ("odd" if row["vectors"] == "odd" and x != REPEATED else random.choice(x) for x in layouts)
     kind: Kind = next(kind for kind in KINDS if kind == row["kind"])
-    return Case(kind, _changed(shape, changes), kind, (q, k, v), required=False, lse=row.get("lse") == "asked")
+    return Case(kind, changed(shape, changes), kind, (q, k, v), required=False, lse=row.get("lse") == "asked")
 
 
 def _of_lengths_that_matter(shape: Shape, random: Random, longest: int) -> list[Case]:
     """Keys so many that sums in half precision stand still, or few; two queries; jumps that some queries do not see."""
     few: dict[str, object] = {"batch": 1, "heads_q": 2, "heads_kv": 1, "scale": None}
     offs = random.sample(OFF, k=len(OFF))
-    keys = _at_large_edge(random.randint(*MANY_KEYS) * longest, offs[0])
-    many = _changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": keys, "causal": False})
+    keys = at_large_edge(random.randint(*MANY_KEYS) * longest, offs[0])
+    many = changed(shape, {**few, "seqlen_q": 1, "seqlen_kv": keys, "causal": False})
     length = random.randint(longest // 4, longest * 2 // 3)
-    jump = _changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
+    jump = changed(shape, {**few, "seqlen_q": length, "seqlen_kv": length, "causal": True})
     drafts: dict[str, object] = {"batch": 2, "heads_q": 4, "heads_kv": 2, "scale": None, "causal": True}
-    tokens = _changed(shape, {**drafts, "seqlen_q": 2, "seqlen_kv": random.randint(longest // 2, longest)})
+    tokens = changed(shape, {**drafts, "seqlen_q": 2, "seqlen_kv": random.randint(longest // 2, longest)})
     layouts = random.sample([*ORDERED, *GAPS], k=3)  # of tensors of one shape, in one call, no two lie alike
     usual: tuple[Kind, ...] = ("normal", "plain")  # a needle does not tell who sees one key more
     return [
         Case("two queries", tokens, random.choice(usual), required=False),
         *(
             Case("few keys of many heads", each, random.choice(usual), required=False)
-            for each in _many_heads(shape, random)
+            for each in many_heads(shape, random)
         ),
         *(
             Case("beyond other lengths", each, "plain", required=False)
-            for each in _far_beyond(shape, random, longest, offs[1:])
+            for each in far_beyond(shape, random, longest, offs[1:])
         ),
-        *(Case("one key", each, random.choice(usual), required=False) for each in _one_key(shape, random)),
+        *(Case("one key", each, random.choice(usual), required=False) for each in one_key(shape, random)),
         *(
             Case("sizes as before", each, random.choice(usual), (layouts[0], layouts[1], layouts[2]), required=False)
-            for each in _of_one_size(shape, random)
+            for each in of_one_size(shape, random)
         ),
         Case("many keys", many, "shifted", required=False),
         # Of an offset half of them may be left out; sums of huge ones overflow half precision unless they are divided.
         Case("many keys, zero mean", many, "huge", required=False),
         Case("rising by a jump", jump, "rising", required=False),
     ]
-
-
-def _many_heads(shape: Shape, random: Random) -> list[Shape]:
-    """Few keys, which cost little: of large groups of heads in many entries, and of many heads without groups."""
-    heads_kv, equal = random.choice((2, 3)), random.randint(MANY_HEADS - 3, MANY_HEADS)
-    found = []
-    for batch, heads_q, heads in ((MANY_BATCHES, heads_kv * random.randint(4, 8), heads_kv), (2, equal, equal)):
-        sizes = {"batch": batch, "heads_q": heads_q, "heads_kv": heads}
-        lengths = {"seqlen_q": random.randint(2, FEW), "seqlen_kv": random.randint(1, FEW)}
-        found.append(_changed(shape, {**sizes, **lengths, "scale": None, "causal": True}))
-    return found
-
-
-def _one_key(shape: Shape, random: Random) -> list[Shape]:
-    """One key, of one query (heads in groups or not) and of several: for who drops dimensions of 1, or has no tile."""
-    causal, sizes = random.random() < 0.5, {"batch": 2, "heads_q": 4, "seqlen_kv": 1, "scale": None}
-    one, several = random.sample((2, 4), k=2)
-    calls = ((1, causal, one), (random.randint(2, FEW), not causal, several), (1, not causal, several))
-    return [
-        _changed(shape, {**sizes, "seqlen_q": queries, "causal": masked, "heads_kv": heads_kv})
-        for queries, masked, heads_kv in calls
-    ]
-
-
-def _of_one_size(shape: Shape, random: Random) -> list[Shape]:
-    """Small calls, each like the first but for mask, scale or group: what a kernel keeps by sizes may lack these."""
-    length = random.randint(2 * FEW, SOME_LENGTHS[1])
-    usual = {"batch": 2, "heads_q": 4, "heads_kv": 2, "scale": None, "causal": True}
-    sizes = {"seqlen_q": length, "seqlen_kv": length}
-    others: tuple[dict[str, object], ...] = (
-        {}, {"causal": False}, {"scale": scale_of(random.choice(("small", "one", "large")), random)}, {"heads_kv": 4},
-    )  # fmt: skip
-    return [_changed(shape, {**usual, **sizes, **other}) for other in others]
-
-
-def _far_beyond(shape: Shape, random: Random, longest: int, offs: Sequence[int]) -> list[Shape]:
-    """Of one head, so cheap: more keys of several queries than elsewhere, more queries, and somewhat more of both."""
-    found, one = [], {"batch": 1, "heads_q": 1, "heads_kv": 1, "scale": None}
-    many = _at_large_edge(random.randint(*MANY_KEYS) * longest // 2, offs[0])
-    both = random.randint(longest * 7 // 4, longest * 2)
-    if both > LARGE_TILE and random.random() < EDGE_SHARE:
-        both = LARGE_TILE + 1
-    for queries, keys in ((random.randint(2, FEW), many), (many, random.randint(2, FEW)), (both, both)):
-        found.append(_changed(shape, {**one, "seqlen_q": queries, "seqlen_kv": keys, "causal": queries <= keys}))
-    return found
-
-
-def _at_large_edge(length: int, off: int) -> int:
-    """The last end of a large tile before a length, or one off; the length itself where there is none."""
-    return length // LARGE_TILE * LARGE_TILE + off if length >= LARGE_TILE else length
-
-
-def _edges(random: Random) -> Edges:
-    """All edges of tiles, large ones first, in random order; one that was taken goes to the end."""
-    small, large = ([(tile, off) for tile in tiles for off in OFF] for tiles in TILES)
-    return [*random.sample(large, k=len(large)), *random.sample(small, k=len(small))]
-
-
-def _lengths(level: str, random: Random, longest: int, queries: Edges, keys: Edges) -> tuple[int, int]:
-    """Of queries and of keys, which take the edges in turn."""
-    few, many = (2, longest // 2), (longest // 2 + 1, longest)
-    match level:
-        case "equal":
-            length = _length(longest // 4, longest * 2 // 3, random, queries)
-            return length, length
-        case "more keys":
-            return _length(*few, random, queries), _length(*many, random, keys)
-        case "more queries":
-            return _length(*many, random, queries), _length(*few, random, keys)
-    return 1, _length(1, longest, random, keys)
-
-
-def _length(least: int, most: int, random: Random, edges: Edges) -> int:
-    """Any, or more often one at the next of the edges, where there is one."""
-    if random.random() < EDGE_SHARE:
-        for edge in edges:
-            tile, off = edge
-            if at_edge := [length for length in range(tile + off, most + 1, tile) if length >= least]:
-                edges.remove(edge)
-                edges.append(edge)
-                return random.choice(at_edge)
-    return random.randint(least, most)
-
-
-def heads_of(level: str, shape: Shape, random: Random) -> tuple[int, int]:
-    """Query heads and key/value heads: those of the claimed shape, or a few of a kind."""
-    heads = random.choice((2, 3))
-    return {
-        "claimed": (shape.heads_q, shape.heads_kv),
-        "equal": (heads, heads),
-        "grouped": random.choice(((4, 2), (6, 2), (6, 2), (6, 3))),
-        "one for all": (3 if heads == 2 else MOST_HEADS_BESIDE, 1),
-    }[level]
-
-
-def scale_of(level: str, random: Random) -> float | None:
-    """A factor on the scores; None is 1/sqrt(head_dim)."""
-    small = math.exp(random.uniform(math.log(1e-4), math.log(0.05)))
-    large = round(random.uniform(1.2, 4), 2)
-    return {"usual": None, "small": float(f"{small:.3g}"), "one": 1.0, "large": large}[level]
-
-
-def _changed(shape: Shape, changes: dict[str, object]) -> Shape:
-    return msgspec.structs.replace(shape, **changes)

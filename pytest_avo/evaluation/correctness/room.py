@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pytest_avo.core.shape import DTYPE_BYTES, Shape
-from pytest_avo.evaluation.correctness.battery import largest_beside, largest_together
 from pytest_avo.evaluation.correctness.extensions.cases import LARGEST_BLOCK, SPARE_BLOCKS
 from pytest_avo.evaluation.correctness.layouts import GAP, SLOTS
+from pytest_avo.evaluation.correctness.sizes.beside import largest_beside, largest_together
 
 ALIGNMENT = 256
 GUARD_BYTES = 1 << 20

@@ -19,9 +19,9 @@ from pytest_avo.evaluation.correctness.battery import (
     battery,
     beside_once,
 )
-from pytest_avo.evaluation.correctness.sizes.covering import covering
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.layouts import Layout
+from pytest_avo.evaluation.correctness.sizes.covering import covering
 from tests.evaluation.laboratory import shape
 
 CLAIMED = [

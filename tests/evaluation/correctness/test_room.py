@@ -9,7 +9,7 @@ import torch
 
 from pytest_avo.core.kernel import Claim
 from pytest_avo.core.shape import Shape
-from pytest_avo.evaluation.correctness.battery import battery, largest_beside
+from pytest_avo.evaluation.correctness.battery import battery
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.room import (
@@ -22,6 +22,7 @@ from pytest_avo.evaluation.correctness.room import (
     guarded_bytes,
     host_room,
 )
+from pytest_avo.evaluation.correctness.sizes.beside import largest_beside
 from tests.evaluation.laboratory import shape
 
 SHAPES = [

@@ -15,21 +15,12 @@ import msgspec
 from pytest_avo.core.kernel import Claim
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import ATTENTION, PAGED, VARLEN
-from pytest_avo.evaluation.correctness.battery import (
-    KINDS,
-    LAYOUTS,
-    LONGEST_BESIDE,
-    Extent,
-    ask_some,
-    asked_instead,
-    battery,
-    heads_of,
-    scale_of,
-)
-from pytest_avo.evaluation.correctness.sizes.covering import Levels, covering
+from pytest_avo.evaluation.correctness.battery import KINDS, LAYOUTS, Extent, ask_some, asked_instead, battery
 from pytest_avo.evaluation.correctness.inputs import Case
 from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.layouts import Layout
+from pytest_avo.evaluation.correctness.sizes.beside import LONGEST_BESIDE, heads_of, scale_of
+from pytest_avo.evaluation.correctness.sizes.covering import Levels, covering
 
 MOST_SEQUENCES = 3
 LARGEST_BLOCK = 256
