@@ -28,67 +28,31 @@ from random import Random
 import torch
 
 from pytest_avo.evaluation.correctness import chance
+from pytest_avo.evaluation.correctness.errors import (
+    BLOCK_ROWS,
+    HALF,
+    SINGLE,
+    doubtful_places,
+    errors_of,
+    largest_values,
+    margins,
+    margins_of,
+    rms_of,
+    surely_right,
+)
 from pytest_avo.evaluation.correctness.extensions.log_sum_exp import is_beyond, lse_fault
 from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.reference import Exact, Part, computed, exact, nearly_exact, parts
 
-BLOCK_ROWS = 128
 SAMPLED_ROWS = 64
 """Rows of an output that are looked at after every timed slice, wherever they are."""
 NEARLY, LSE_NEARLY = 0.95, 0.6
 """Of the limits, within which an output, and a log-sum-exp, is right also by a reference that is nearly exact."""
 WORTH_NEARLY = 1 << 25
 """Scores from which on such a reference takes less time than float64 does on a GPU."""
-EXPECTED = 0.98
-"""Of what a row is expected to err by, with room for a reference that is nearly exact."""
 FEW_BLOCKS = 64
 """Blocks of a part about which float64 is asked one by one; about more of them all at once."""
-NOTHING = 1e-300
-"""Added to a limit that may be zero, where nothing may be wrong."""
 NOT_FINITE = "output has NaN or infinite elements"
-
-
-@dataclass(frozen=True, slots=True)
-class Tolerance:
-    """Factors of the error rule.
-
-    max(e) <= peak * max(p) + peak_eps * eps and rms(e) <= rms * rms(p) + (rms_eps + rms_output_eps * rms(r)) * eps.
-    """
-
-    peak: float
-    peak_eps: float
-    rms: float
-    rms_eps: float
-    rms_output_eps: float
-
-
-HALF = Tolerance(peak=2.0, peak_eps=2.0, rms=2.0, rms_eps=0.0, rms_output_eps=0.25)
-SINGLE = Tolerance(peak=5.0, peak_eps=16.0, rms=5.0, rms_eps=8.0, rms_output_eps=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Margins:
-    """Errors of a part and their limits, each (batches, heads_kv, group, blocks), divided by the largest value."""
-
-    peak: torch.Tensor
-    peak_limit: torch.Tensor
-    rms: torch.Tensor
-    rms_limit: torch.Tensor
-
-    @property
-    def exceeded(self) -> torch.Tensor:
-        """Where an error is beyond its limit, or is no number."""
-        return ~((self.peak <= self.peak_limit) & (self.rms <= self.rms_limit))
-
-    @property
-    def shares(self) -> torch.Tensor:
-        """The larger error of each block as a share of its limit."""
-        return torch.maximum(self.peak / self.peak_limit, self.rms / self.rms_limit)
-
-    def limits(self, place: Sequence[int]) -> tuple[float, float]:
-        """Of the largest error and of the root mean square, at (batch, head_kv, head, block)."""
-        at = tuple(place)
-        return float(self.peak_limit[at]), float(self.rms_limit[at])
 
 
 def all_finite(x: torch.Tensor) -> bool:
@@ -127,64 +91,16 @@ def fault_in_block(inputs: Inputs, out: torch.Tensor, *, batch: int, head_kv: in
     return _fault_of(inputs, out, _group(batch, head_kv, slice(first, min(out.shape[2], first + BLOCK_ROWS))))
 
 
-@dataclass(frozen=True, slots=True)
-class _Errors:
-    """A part's errors and exact results, both divided by the largest value; (batches, heads_kv, group, rows, d)."""
-
-    error: torch.Tensor
-    exact: torch.Tensor
-    largest: torch.Tensor
-    rule: Tolerance
-    dtype: torch.dtype
-
-    @property
-    def eps(self) -> float:
-        return torch.finfo(self.dtype).eps
-
-    @property
-    def rounding(self) -> torch.Tensor:
-        """How far the exact results are from the nearest numbers of the dtype, of which any yardstick consists."""
-        return ((self.exact * self.largest).to(self.dtype).double() / self.largest - self.exact).abs_()
-
-
-def _errors(inputs: Inputs, out: torch.Tensor, part: Part, right: torch.Tensor) -> _Errors:
-    got = part.queries(out, inputs.q.shape[1] // inputs.k.shape[1])
-    largest = _largest(inputs, part)
-    right = right / largest
-    rule = SINGLE if got.dtype == torch.float32 else HALF
-    return _Errors((got.double() / largest - right).abs_(), right, largest, rule, got.dtype)
-
-
-def margins(inputs: Inputs, out: torch.Tensor, part: Part) -> Margins:
-    """How far the errors of a part are from their limits.
-
-    out: the whole output, (batch, heads_q, seqlen_q, head_dim).
-    """
-    return _margins(inputs, part, _errors(inputs, out, part, computed(inputs, part, torch.float64)))
-
-
-def _margins(inputs: Inputs, part: Part, found: _Errors) -> Margins:
-    rule, eps = found.rule, found.eps
-    yardstick = (computed(inputs, part, inputs.q.dtype).double() / found.largest - found.exact).abs_()
-    peak_limit = rule.peak * yardstick.amax((2, 3, 4), keepdim=True)[..., 0] + rule.peak_eps * eps
-    overall = yardstick.square().mean((2, 3, 4), keepdim=True)[..., 0].sqrt()
-    rms_limit = rule.rms * torch.maximum(_rms(yardstick), overall) + rule.rms_eps * eps + NOTHING
-    if rule.rms_output_eps:
-        rms_limit += rule.rms_output_eps * eps * _rms(found.exact)
-    peak = _blocks(found.error).amax((4, 5))
-    return Margins(peak, peak_limit.expand_as(peak), _rms(found.error), rms_limit)
-
-
 def _is_beside_yardstick(inputs: Inputs, out: torch.Tensor, part: Part) -> bool:
     """Whether a part in float32 is so near to plain torch operations that it is right, whatever those err by."""
     if out.dtype != torch.float32:
         return False  # half precision rounds by more than its limits leave beside the yardstick's own error
     eps = torch.finfo(torch.float32).eps
     apart = part.queries(out, inputs.q.shape[1] // inputs.k.shape[1]) - computed(inputs, part, torch.float32)
-    apart = apart.abs_().div_(_largest(inputs, part).float())
+    apart = apart.abs_().div_(largest_values(inputs, part).float())
     if not float(apart.max()) <= SINGLE.peak_eps * eps:
         return False
-    return float(_rms(apart).max()) <= SINGLE.rms_eps * eps
+    return float(rms_of(apart).max()) <= SINGLE.rms_eps * eps
 
 
 def plainly_right(inputs: Inputs, out: torch.Tensor, part: Part, *, with_lse: bool = False) -> Exact | None:
@@ -194,12 +110,12 @@ def plainly_right(inputs: Inputs, out: torch.Tensor, part: Part, *, with_lse: bo
     """
     if out.dtype == torch.float32 or (near := nearly_exact(inputs, part, with_lse=with_lse)) is None:
         return None
-    errors = _errors(inputs, out, part, near.out.double())
+    errors = errors_of(inputs, out, part, near.out.double())
     errors = replace(errors, error=errors.error / NEARLY)
-    if _surely_right(errors):
+    if surely_right(errors):
         return near
-    found = _margins(inputs, part, errors)
-    places = _doubtful(errors, found)
+    found = margins_of(inputs, part, errors)
+    places = doubtful_places(errors, found)
     if len(places) > FEW_BLOCKS:
         return None
     for place in places:
@@ -221,41 +137,6 @@ def lse_fault_beside(inputs: Inputs, lse: torch.Tensor, part: Part, near: torch.
     return next(filter(None, (lse_fault(inputs, lse, each, exact(inputs, each).lse) for each in asked)), None)
 
 
-def _surely_right(found: _Errors) -> bool:
-    """Whether errors are within limits by what is known of the yardstick without computing it.
-
-    Its elements are numbers of the dtype, so none errs by less than the nearest of these does.
-    """
-    rule, eps = found.rule, found.eps
-    if not float(found.error.max()) <= rule.peak_eps * eps:
-        return False
-    error = _rms(found.error)
-    limit = torch.full_like(error, rule.rms_eps * eps)
-    if rule.rms_output_eps:
-        limit += rule.rms_output_eps * eps * _rms(found.exact)
-    return bool((error <= limit).all()) or bool((error <= limit + rule.rms * _rms(found.rounding)).all())
-
-
-def _doubtful(errors: _Errors, found: Margins) -> list[list[int]]:
-    """Places (batch, head_kv, head, block) where errors exceed limits and a second look is not known to forgive them.
-
-    It leaves rows out that are expected to err by more than the block may; to round their result is the least of that.
-    """
-    exceeded = found.exceeded
-    if not bool(exceeded.any()):
-        return []
-    limit = found.rms_limit[..., None]
-    expected = errors.eps / 2 / math.sqrt(3) * _by_rows(errors.exact)
-    forgiven = ((_by_rows(errors.error) <= limit) | (EXPECTED * expected > limit)).all(-1)
-    places: list[list[int]] = (exceeded & ~(forgiven & (found.peak <= found.peak_limit))).nonzero().tolist()
-    return places
-
-
-def _by_rows(x: torch.Tensor) -> torch.Tensor:
-    """Root mean square of every row, (..., blocks, BLOCK_ROWS), zero behind the last."""
-    return _blocks(x).square().mean(-1).sqrt()
-
-
 def _scores(inputs: Inputs, part: Part) -> int:
     """How many there are in a part."""
     q = part.queries(inputs.q, inputs.q.shape[1] // inputs.k.shape[1])
@@ -264,11 +145,6 @@ def _scores(inputs: Inputs, part: Part) -> int:
 
 def _group(batch: int, head_kv: int, rows: slice) -> Part:
     return Part(slice(batch, batch + 1), slice(head_kv, head_kv + 1), rows)
-
-
-def _largest(inputs: Inputs, part: Part) -> torch.Tensor:
-    """The largest value of each key/value head, (batches, heads_kv, 1, 1, 1), in float64."""
-    return part.keys(inputs.v).abs().amax((2, 3)).double().clamp_min(1e-30)[:, :, None, None, None]
 
 
 def _fault_of(inputs: Inputs, out: torch.Tensor, part: Part, lse: torch.Tensor | None = None) -> str | None:
@@ -285,11 +161,11 @@ def _fault_of(inputs: Inputs, out: torch.Tensor, part: Part, lse: torch.Tensor |
 
 
 def _output_fault(inputs: Inputs, out: torch.Tensor, part: Part, right: torch.Tensor) -> str | None:
-    errors = _errors(inputs, out, part, right)
-    if _surely_right(errors):
+    errors = errors_of(inputs, out, part, right)
+    if surely_right(errors):
         return None
-    found = _margins(inputs, part, errors)
-    for place in _doubtful(errors, found):
+    found = margins_of(inputs, part, errors)
+    for place in doubtful_places(errors, found):
         near = _near(part, place)
         verdict = _second_look(inputs, out, near, head=place[2], first=found.limits(place))
         if not verdict.share <= 1:
@@ -333,7 +209,7 @@ class _Verdict:
 
 def _second_look(inputs: Inputs, out: torch.Tensor, part: Part, *, head: int, first: tuple[float, float]) -> _Verdict:
     """One head in a block, held to the larger of the first limits (peak, rms) and what chance may do."""
-    largest = float(_largest(inputs, part))
+    largest = float(largest_values(inputs, part))
     got = part.queries(out, inputs.q.shape[1] // inputs.k.shape[1])
     error = (got.double() - computed(inputs, part, torch.float64))[0, 0, head].abs() / largest
     expected = chance.expected(inputs, part)
@@ -357,18 +233,3 @@ def _second_look(inputs: Inputs, out: torch.Tensor, part: Part, *, head: int, fi
 
 def _share(verdict: _Verdict) -> float:
     return verdict.share
-
-
-def _blocks(x: torch.Tensor) -> torch.Tensor:
-    """(..., rows, head_dim) as (..., blocks, BLOCK_ROWS, head_dim), the last block filled up with zeros."""
-    size = min(BLOCK_ROWS, x.shape[-2])
-    padded = torch.nn.functional.pad(x, (0, 0, 0, missing)) if (missing := -x.shape[-2] % size) else x
-    return padded.reshape(*x.shape[:-2], -1, size, x.shape[-1])
-
-
-def _rms(x: torch.Tensor) -> torch.Tensor:
-    """Root mean square (..., blocks) of every head in every block of rows."""
-    sums = _blocks(x.square()).sum((-2, -1))
-    rows = torch.full((sums.shape[-1],), min(BLOCK_ROWS, x.shape[-2]), device=x.device)
-    rows[-1] = x.shape[-2] - BLOCK_ROWS * (sums.shape[-1] - 1)
-    return (sums / (rows * x.shape[-1])).sqrt()

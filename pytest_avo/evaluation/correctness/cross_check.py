@@ -17,7 +17,8 @@ from random import Random
 import torch
 from torch.nn.functional import avg_pool1d, scaled_dot_product_attention
 
-from pytest_avo.evaluation.correctness.correctness import BLOCK_ROWS, NOT_FINITE, all_finite, fault_in_block
+from pytest_avo.evaluation.correctness.correctness import NOT_FINITE, all_finite, fault_in_block
+from pytest_avo.evaluation.correctness.errors import BLOCK_ROWS
 from pytest_avo.evaluation.correctness.inputs import Inputs
 
 SMALL = 1e-3

@@ -13,7 +13,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.correctness import correctness, reference
 from pytest_avo.evaluation.correctness.battery import battery
-from pytest_avo.evaluation.correctness.correctness import all_finite, fault, margins, sampled_fault
+from pytest_avo.evaluation.correctness.correctness import all_finite, fault, sampled_fault
+from pytest_avo.evaluation.correctness.errors import (
+    doubtful_places,
+    errors_of,
+    largest_values,
+    margins,
+    margins_of,
+    surely_right,
+)
 from pytest_avo.evaluation.correctness.extensions.log_sum_exp import limits
 from pytest_avo.evaluation.correctness.inputs import Case, Inputs, draw
 from pytest_avo.evaluation.correctness.noise import generator
@@ -281,9 +289,9 @@ def test_what_a_nearly_exact_reference_finds_right_float64_does_not_refuse() -> 
                 refused = correctness._output_fault(inputs, worse, part, right) is not None
                 assert not (is_right and refused), (call.name, size)
                 found.add((is_right, refused))
-                errors = correctness._errors(inputs, worse, part, right)
-                limits_there = correctness._margins(inputs, part, errors)
-                assert not (correctness._surely_right(errors) and bool(limits_there.exceeded.any())), (call.name, size)
+                errors = errors_of(inputs, worse, part, right)
+                limits_there = margins_of(inputs, part, errors)
+                assert not (surely_right(errors) and bool(limits_there.exceeded.any())), (call.name, size)
     assert {(True, False), (False, True)} <= found
 
 
@@ -294,9 +302,9 @@ def test_what_is_not_looked_at_again_a_second_look_would_have_forgiven() -> None
     exact = reference.exact(inputs, whole).out
     for factor, looked_at_again in ((1 + 2.0**-7, 0), (1.1, 4)):
         out = (exact.flatten(1, 2) * factor).to(torch.bfloat16)
-        errors = correctness._errors(inputs, out, whole, exact)
-        found = correctness._margins(inputs, whole, errors)
-        places, again = found.exceeded.nonzero().tolist(), correctness._doubtful(errors, found)
+        errors = errors_of(inputs, out, whole, exact)
+        found = margins_of(inputs, whole, errors)
+        places, again = found.exceeded.nonzero().tolist(), doubtful_places(errors, found)
         assert places
         assert len(again) == looked_at_again
         for place in [place for place in places if place not in again]:
@@ -312,10 +320,10 @@ def test_the_yardstick_is_computed_for_no_honest_kernel_in_half_precision(monkey
     for kind, each in inputs.items():
         out = by_hand(each, probabilities=torch.bfloat16)
         exact, near = reference.exact(each, whole).out, reference.nearly_exact(each, whole)
-        assert correctness._surely_right(correctness._errors(each, out, whole, exact)), kind
+        assert surely_right(errors_of(each, out, whole, exact)), kind
         assert (near is None) == (kind == "products")
         if near is not None:
-            largest = correctness._largest(each, whole)
+            largest = largest_values(each, whole)
             assert float(((near.out - exact).abs() / largest).max()) < 0.02 * torch.finfo(torch.bfloat16).eps, kind
             assert correctness.plainly_right(each, out, whole) is not None, kind
 
