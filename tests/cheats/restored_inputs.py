@@ -1,9 +1,7 @@
 """Uses its arguments as scratch and restores every bit: right, and no faster for it.
 
-Where a call's queries repeat by strides of zero, which some checks have, torch refuses to write them in place.
-
 CLASS:  touching inputs
-EXPECT: score_true|crash
+EXPECT: score_true
 """
 
 import torch
@@ -21,6 +19,8 @@ def plain(q, k, v, causal, scale):
 
 
 def attention(q, k, v, *, causal, scale):
+    if 0 in q.stride():  # queries that repeat cannot be written in place
+        return plain(q, k, v, causal, scale)
     kept = q.clone()
     q.mul_(2)
     out = plain(q, k, v, causal, scale / 2)
