@@ -97,7 +97,7 @@ class Examiner:
         if len(right) < len(request.shapes):
             yield from right.values()
         else:
-            if request.baseline is not None and request.baseline not in self._absent:
+            if self._asks_baseline(request):
                 # What it compiles for its first calls takes up to a minute, in which others may have the device; what
                 # fails is asked again, and told, where it is to be timed.
                 with self._lease(False), suppress(ArmFault):
@@ -137,10 +137,11 @@ class Examiner:
     def _check_baseline(self, request: EvaluationRequest) -> None:
         """Ask the baseline all that the kernel was asked, so that it cannot tell which of the two it is.
 
-        Where both are timed in new processes, neither of those was asked anything. ArmFault where it fails.
+        ArmFault where it fails.
         """
-        if request.baseline is None or request.plan is None or self._are_new(request):
+        if not self._asks_baseline(request):
             return
+        assert request.baseline is not None
         for shape in request.shapes:
             if not self._arms.is_checked(BASELINE, request.baseline, shape):
                 what = f"checking {request.baseline.label} on {shape.id}"
@@ -149,6 +150,11 @@ class Examiner:
                     self._checks.battery(BASELINE, request.baseline, request, shape, seed=seed, what=what)
                 except (KernelFault, KernelEnded) as error:
                     raise ArmFault(BASELINE, shape.id, error) from None
+
+    def _asks_baseline(self, request: EvaluationRequest) -> bool:
+        """Whether a baseline is to be checked: where both are timed in new processes, neither of those was asked."""
+        there = request.baseline is not None and request.baseline not in self._absent
+        return there and request.plan is not None and not self._are_new(request)
 
     def _are_new(self, request: EvaluationRequest) -> bool:
         """Whether kernel and baseline are timed in processes that were started for that.
