@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pytest_avo.core import stats
 from pytest_avo.core.evaluation import Evaluations, TimingPlan
 from pytest_avo.core.ranking import (
     ONE_SIDED_99,
@@ -82,12 +83,15 @@ def accepts(measured: Interval, floor: float, *, accept: Accept) -> bool:
 def screening(plan: TimingPlan, *, floor: float | None) -> TimingPlan:
     """How a candidate is timed first: until it is plainly faster or plainly not, in one launch.
 
-    floor: None for the seed, which is timed beside itself.
+    That promotes nothing, since what is faster is measured once more: so at each look a gain counts as beyond doubt by
+    the bound that says `faster` in the end, not by one for all looks together. floor: None for the seed, which is timed
+    beside itself.
     """
     if floor is None:
         return msgspec.structs.replace(plan, max_rounds=min(plan.max_rounds, SEED_ROUNDS), margin=None)
     first, rounds = min(plan.min_rounds, SCREEN_FIRST), min(plan.max_rounds, SCREEN_ROUNDS)
-    return msgspec.structs.replace(plan, min_rounds=first, max_rounds=rounds, margin=floor)
+    risk = plan.risk * len(stats.looks(first, rounds))
+    return msgspec.structs.replace(plan, min_rounds=first, max_rounds=rounds, margin=floor, risk=risk)
 
 
 def confirmation(plan: TimingPlan, *, floor: float | None) -> TimingPlan:

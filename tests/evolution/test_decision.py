@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing, TimingPlan
-from pytest_avo.core.ranking import gains_by_kind, geomean_gain, noise_floor
+from pytest_avo.core.ranking import ONE_SIDED_99, gains_by_kind, geomean_gain, noise_floor
 from pytest_avo.core.shape import Shape
+from pytest_avo.core.stats import confidence_of_looks, looks
 from pytest_avo.core.verdict import judge
 from pytest_avo.evolution.decision import (
     COMPARE_LAUNCHES,
@@ -135,6 +136,8 @@ def test_screening_stops_when_it_is_plain_and_so_does_a_confirmation_between_lau
     plan = TimingPlan(max_rounds=30)
     screen = screening(plan, floor=0.01)
     assert (screen.min_rounds, screen.max_rounds, screen.margin, screen.launches) == (3, 20, 0.01, 1)
+    each = confidence_of_looks(len(looks(screen.min_rounds, screen.max_rounds)), risk=screen.risk)
+    assert each == pytest.approx(ONE_SIDED_99), "at each look what `faster` is said by"
     seed = screening(plan, floor=None)
     assert (seed.min_rounds, seed.max_rounds, seed.margin) == (plan.min_rounds, SEED_ROUNDS, None)
     confirm = confirmation(plan, floor=0.01)
