@@ -158,6 +158,7 @@ def main(candidates: Sequence[str]) -> None:
             worker="here",
             device=device.fingerprint().device,
             roofline=_roofline(device),
+            spins=device.spins,
         )
         try:
             for changes in candidates:

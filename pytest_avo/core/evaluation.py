@@ -146,6 +146,8 @@ class Timing(msgspec.Struct, frozen=True):
     """Seconds per call that a kernel which does nothing takes: subtracted from every sample."""
     eager: bool = False
     """Whether calls were launched one by one on a GPU; else they were replayed from CUDA graphs."""
+    spins: bool = False
+    """Whether threads spun before they slept at barriers, as on an idle CPU; else other work was on it."""
 
     @property
     def kinds_by_launch(self) -> tuple[tuple[str, ...], ...]:

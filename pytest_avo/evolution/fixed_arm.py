@@ -56,9 +56,10 @@ def unshown(
     """What the gain of a confirmation lacks, or None.
 
     now: of a candidate beside an incumbent, the confirmation last; then: of that as a candidate. Nothing is said where
-    either was timed without the fixed arm, or on other kinds of inputs. of_seed: the incumbent is the seed.
+    either was timed without the fixed arm, or on other kinds of inputs, or while threads spun at barriers and the other
+    while they slept: a run that is resumed on a busy machine. of_seed: the incumbent is the seed.
     """
-    if not then or _kinds(now[-1], shapes) != _kinds(then[-1], shapes):
+    if not then or _kinds(now[-1], shapes) != _kinds(then[-1], shapes) or len(_spins([*now, *then], shapes)) > 1:
         return None
     past, present = standing(then, shapes), standing(now, shapes, of=BASELINE)
     candidate = standing(now, shapes)
@@ -95,6 +96,12 @@ def _beside_fixed(evaluations: Evaluations, shapes: Sequence[Shape]) -> dict[str
 def _kinds(evaluations: Evaluations, shapes: Sequence[Shape]) -> list[frozenset[str]]:
     timings = [found.timing for shape in shapes if (found := evaluations.get(shape.id)) is not None]
     return [frozenset() if timing is None else frozenset(timing.kind_names) for timing in timings]
+
+
+def _spins(measurements: Sequence[Evaluations], shapes: Sequence[Shape]) -> set[bool]:
+    """Whether threads spun, in each measurement."""
+    timings = [each[shape.id].timing for each in measurements for shape in shapes if shape.id in each]
+    return {timing.spins for timing in timings if timing is not None}
 
 
 def _arm(timing: Timing) -> str | None:

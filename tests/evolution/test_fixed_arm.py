@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL, Evaluation, Evaluations, Timing
 from pytest_avo.evolution.fixed_arm import standing, unshown
@@ -54,3 +55,20 @@ def test_measurements_of_all_shapes_are_taken_together() -> None:
     assert standing([part], SHAPES) is None
     assert unshown(NOW, [part], SHAPES) is None
     assert unshown(NOW, [], SHAPES) is None
+
+
+def test_a_run_that_was_resumed_while_other_work_kept_the_machine_busy_is_not_suspected() -> None:
+    """Threads that spin at barriers and threads that sleep there: the same kernel stood 1.7x better beside its peer."""
+    now = [measured(3.0, 4.2, [1.0], arm="torch-sdpa"), measured(3.0, 4.2, [1.0, 1.0])]
+    then = [SCREENED, measured(3.0, 4.0, [1.0, 1.0])]
+    assert unshown(now, then, SHAPES) is not None
+    assert unshown(now, [spinning(each) for each in then], SHAPES) is None
+    assert unshown([spinning(each) for each in now], [spinning(each) for each in then], SHAPES) is not None
+
+
+def spinning(evaluations: Evaluations) -> Evaluations:
+    found = {}
+    for shape, each in evaluations.items():
+        assert each.timing is not None
+        found[shape] = replace(each, timing=replace(each.timing, spins=True))
+    return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from pytest_avo.core.fingerprint import Fingerprint, cpu_name, fingerprint
-from pytest_avo.evaluation.linux import cgroup
+from pytest_avo.evaluation.linux import cgroup, idleness
 
 MMAP_THRESHOLD_BYTES, TRIM_THRESHOLD_BYTES = 32 << 20, 1 << 30
 ALLOCATOR = {
@@ -12,6 +14,9 @@ ALLOCATOR = {
 }
 """glibc keeps freed blocks of up to 32 MiB, from the start. Left alone it learns to from what a process has freed: a
 kernel that had been checked on many shapes was then measured faster than itself in a fresh process."""
+
+SPINS = 10_000
+"""Of a thread at a barrier of GNU's OpenMP, before it sleeps: half a millisecond. Left alone it spins for several."""
 
 
 class CpuDevice:
@@ -31,9 +36,20 @@ class CpuDevice:
 
     def environment(self) -> dict[str, str]:
         # Threads that spin at a barrier while their partner waits for a core turn calls of 1 ms into scheduling quanta
-        # of 8 ms as soon as anything else runs on the machine. All arms sleep instead, so the comparison stays fair.
+        # of 8 ms as soon as anything else runs on the machine. All arms sleep there, so the comparison stays fair.
+        # On an idle one it is waking up that takes the longest, and varies most: they spin for a little first.
         threads = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
-        return threads | ALLOCATOR
+        return threads | ({"GOMP_SPINCOUNT": str(SPINS)} if self.spins else {}) | ALLOCATOR
+
+    @property
+    def spins(self) -> bool:
+        """Whether threads of kernels spin at barriers: this process looked, once, and nothing else was at work."""
+        return _found_idle(self.threads)
 
     def reading(self) -> None:
         """Nothing: a virtual machine's clock and temperature are not its own."""
+
+
+@cache
+def _found_idle(cores: int) -> bool:
+    return idleness.are_idle(cores)

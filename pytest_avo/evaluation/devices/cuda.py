@@ -54,6 +54,11 @@ class CudaDevice:
         gpu = self._gpu
         return fingerprint(target=self.target, device=gpu.name, units=gpu.multiprocessors, driver=gpu.driver)
 
+    @property
+    def spins(self) -> bool:
+        """No: it is not the host's threads that kernels are timed by."""
+        return False
+
     def environment(self) -> dict[str, str]:
         return {"CUDA_VISIBLE_DEVICES": self._gpu.uuid, "OMP_NUM_THREADS": str(self.threads)}
 

@@ -42,6 +42,10 @@ class Device(DeviceKind, Protocol):
     def threads(self) -> int:
         """How many threads of the host every kernel's process computes with."""
 
+    @property
+    def spins(self) -> bool:
+        """Whether threads of the host spin before they sleep where they wait for each other; so times differ."""
+
     def environment(self) -> dict[str, str]:
         """Environment variables that a kernel's process needs on it."""
 

@@ -59,8 +59,12 @@ class Examiner:
         reading: Callable[[], Reading | None] = lambda: None,
         roofline: Roofline | None = None,
         ahead: Ahead | None = None,
+        spins: bool = False,
     ) -> None:
-        """roofline: the device's, below which no time is believed; ahead: compiles without it, where that can be."""
+        """roofline: the device's, below which no time is believed; ahead: compiles without it, where that can be.
+
+        spins: whether threads of kernels do, where they wait for each other.
+        """
         self._arms = arms
         self._ahead = ahead
         self._lease = lease
@@ -71,6 +75,7 @@ class Examiner:
         self._checks = Checks(arms, say=say, place=place)
         self._reading = reading
         self._roofline = roofline
+        self._spins = spins
         self._slice_calls: dict[Calls, dict[str, int]] = {}
         self._absent: dict[Subject, str] = {}
         """Peers and baselines that did not load, and why: they will not the next time."""
@@ -235,6 +240,7 @@ class Examiner:
 
     def _believed(self, shape: Shape, timing: Timing) -> Timing:
         """The timing beside what the device can do; ArmFault where it is beyond that."""
+        timing = msgspec.structs.replace(timing, spins=self._spins)
         if self._roofline is None:
             return timing
         bounded = self._roofline.bounded(shape, timing)

@@ -148,6 +148,7 @@ def _examiner(device: Device, spawner: Spawner, config: WorkerConfig, line: Work
         reading=device.reading,
         roofline=_roofline(device),
         ahead=ahead,
+        spins=device.spins,
     )
 
 

@@ -116,6 +116,7 @@ def _result(row: ResultRow) -> dict[str, object]:
         "host_us": verdict.host_us,
         "idle_us": verdict.idle_us,
         "harness_us": None if row.timing is None else row.timing.harness_s * 1e6,
+        "spins": None if row.timing is None else row.timing.spins,
         "tflops": verdict.tflops,
         "gbps": verdict.gbps,
         "roofline_fraction": row.roofline_fraction,

@@ -18,7 +18,7 @@ WRONG_ON_TWO = kernel("if q.shape[2] == 1 and k.shape[2] == 90: return torch.zer
 class Desk:
     """An examiner with what it said and which leases it held, in order."""
 
-    def __init__(self, laboratory: Laboratory, *, roofline: Roofline | None = None) -> None:
+    def __init__(self, laboratory: Laboratory, *, roofline: Roofline | None = None, spins: bool = False) -> None:
         self.said: list[str] = []
         self.leases: list[str] = []
         self.laboratory = laboratory
@@ -29,6 +29,7 @@ class Desk:
             worker="gw0",
             device="Some CPU",
             roofline=roofline,
+            spins=spins,
         )
 
     @contextmanager

@@ -233,9 +233,10 @@ def test_a_time_beyond_what_the_device_can_do_is_rejected(
     for name in (KERNEL, peers.EMPTY):
         bare.arms.drop(name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "fast"))
-    right = Desk(bare, roofline=Roofline(here, place="cpu", measure=lambda: fast)).examine(kernel(), plan=plan)
-    timing = right[ONE.id].timing
+    idle = Desk(bare, roofline=Roofline(here, place="cpu", measure=lambda: fast), spins=True)
+    timing = idle.examine(kernel(), plan=plan)[ONE.id].timing
     assert timing is not None
+    assert timing.spins, "as threads do here"
     assert 0 < timing.least_s < min(timing.seconds[KERNEL][0])
     for name in (KERNEL, peers.EMPTY):
         bare.arms.drop(name)

@@ -30,6 +30,7 @@ RESULT_KEYS = [
     "host_us",
     "idle_us",
     "harness_us",
+    "spins",
     "tflops",
     "gbps",
     "roofline_fraction",
