@@ -18,6 +18,7 @@ from unittest import mock
 from triton import knobs
 from triton.backends.compiler import Language
 from triton.backends.nvidia.compiler import CUDABackend
+from triton.backends.nvidia.driver import wrap_handle_tensordesc
 from triton.compiler import CompiledKernel
 from triton.runtime.errors import OutOfResources
 
@@ -75,8 +76,7 @@ class DryRun:
         self._device = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        launcher = partial(_launcher, self._record)
-        replace_driver(self._target, launcher=launcher, benchmark=self._benchmark)
+        replace_driver(self._target, launcher=partial(_Launcher, self._record), benchmark=self._benchmark)
         knobs.compilation.listener = self._on_compile
         self._device.enter_context(_kept_logs(self._logs))
         self._device.enter_context(pretended_device())
@@ -171,13 +171,14 @@ def _constants(source: Any, metadata: Mapping[str, Any]) -> tuple[tuple[str, str
 
 
 class _Launcher:
-    def __init__(self, key: str, record: Callable[[str, tuple[int, int, int]], None]) -> None:
-        self._key = key
+    """Records a launch. With the parts of Triton's own that host code may keep, to launch without going through it."""
+
+    def __init__(self, record: Callable[[str, tuple[int, int, int]], None], source: Any, metadata: Any) -> None:
+        self._key = metadata.hash
         self._record = record
+        self.launch_cooperative_grid = metadata.launch_cooperative_grid
+        self.launch_pdl = metadata.launch_pdl
+        self.launch = wrap_handle_tensordesc(self, dict(source.signature), getattr(metadata, "tensordesc_meta", None))
 
     def __call__(self, grid_x: int, grid_y: int, grid_z: int, *_: object) -> None:
         self._record(self._key, (grid_x, grid_y, grid_z))
-
-
-def _launcher(record: Callable[[str, tuple[int, int, int]], None], source: Any, metadata: Any) -> _Launcher:
-    return _Launcher(metadata.hash, record)

@@ -73,6 +73,30 @@ def attention(q, k, v, *, causal, scale):
     return q
 """
 
+BELOW_THE_WRAPPER = """
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+@triton.jit
+def twice(source, target, ROWS: tl.constexpr):
+    at = tl.arange(0, ROWS)[:, None] * 128 + tl.arange(0, 128)
+    tl.store(target + at, source.load([0, 0]) * 2)
+
+def attention(q, k, v, *, causal, scale):
+    out = torch.empty_like(q)
+    rows = TensorDescriptor(q, [q.numel() // 128, 128], [128, 1], [16, 128])
+    kernel = twice.warmup(rows, out, ROWS=16, grid=(1,))
+    run, driver = kernel.run, triton.runtime.driver.active
+    kept = dict(zip(run.launch.__code__.co_freevars, (cell.cell_contents for cell in run.launch.__closure__)))
+    (meta,), stream = kept["tensordesc_meta"], driver.get_current_stream(q.device.index)
+    encoded = driver.utils.fill_tma_descriptor(q.data_ptr(), meta["swizzle"], meta["elem_size"])
+    fixed = run.launch_cooperative_grid, run.launch_pdl, None, None, kernel.packed_metadata, None, None, None
+    kept["launcher"](7, 1, 1, stream, kernel.function, *fixed, encoded, out.data_ptr(), 16)
+    return out
+"""
+
 
 def shape(**changes: Any) -> dict[str, Any]:
     base = {
@@ -118,6 +142,14 @@ def test_reports_each_different_launch_of_each_shape(tmp_path: Path) -> None:
     assert refused == ShapeError(shape=2, error="NotImplementedError: full attention only")
     assert again == msgspec.structs.replace(first, shape=3)
     assert len(list((tmp_path / "cache").rglob("*.cubin"))) == 1, "equal launches are compiled once"
+
+
+def test_a_launch_below_tritons_wrapper_is_one_too(tmp_path: Path) -> None:
+    kernel = tmp_path / "below.py"
+    kernel.write_text(BELOW_THE_WRAPPER)
+    (launch,) = launches(compiled(kernel, [shape()], tmp_path / "cache"))
+    assert (launch.kernel, launch.grid) == ("twice", (7, 1, 1))
+    assert launch.constants[0] == ("ROWS", "16")
 
 
 def test_a_file_that_does_not_import_is_the_error_of_every_shape(tmp_path: Path) -> None:
