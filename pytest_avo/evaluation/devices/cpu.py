@@ -35,11 +35,16 @@ class CpuDevice:
         return fingerprint(target="cpu", device=cpu_name(), units=self.threads)
 
     def environment(self) -> dict[str, str]:
-        # Threads that spin at a barrier while their partner waits for a core turn calls of 1 ms into scheduling quanta
-        # of 8 ms as soon as anything else runs on the machine. All arms sleep there, so the comparison stays fair.
-        # On an idle one it is waking up that takes the longest, and varies most: they spin for a little first.
-        threads = {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"}
-        return threads | ({"GOMP_SPINCOUNT": str(SPINS)} if self.spins else {}) | ALLOCATOR
+        # On an idle machine it is waking up that takes the longest, and varies most: threads spin for a little first.
+        return self.asleep() | ({"GOMP_SPINCOUNT": str(SPINS)} if self.spins else {})
+
+    def asleep(self) -> dict[str, str]:
+        """The same where threads sleep as soon as they wait for each other: those of a profile, which shows work alone.
+
+        Threads that spin at a barrier while their partner waits for a core turn calls of 1 ms into scheduling quanta of
+        8 ms as soon as anything else runs on the machine. All arms sleep there, so the comparison stays fair.
+        """
+        return {"OMP_NUM_THREADS": str(self.threads), "OMP_WAIT_POLICY": "passive"} | ALLOCATOR
 
     @property
     def spins(self) -> bool:

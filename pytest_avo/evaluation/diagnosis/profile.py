@@ -47,7 +47,7 @@ def profile(kernel: Kernel, shape: Shape, *, confined: bool) -> str:
     with (
         lease(lease_path(device.id), exclusive=False, waiting=lambda _: None),
         # The threads and the allocator of timed kernels: idle threads that spin would be in the profile.
-        Child("profile", kernel, confined=confined, environment=device.environment()) as child,
+        Child("profile", kernel, confined=confined, environment=device.asleep()) as child,
         child.within(LIMIT_S),
     ):
         if found := _conversation(child, shape):

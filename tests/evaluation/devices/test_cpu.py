@@ -37,3 +37,4 @@ def test_threads_spin_at_barriers_where_the_machine_was_idle_and_sleep_else(
     assert CpuDevice().spins == is_idle
     assert found[0]["OMP_WAIT_POLICY"] == "passive"
     assert ("GOMP_SPINCOUNT" in found[0]) == is_idle
+    assert "GOMP_SPINCOUNT" not in CpuDevice().asleep()
