@@ -148,6 +148,8 @@ class Gate:
         """What the comparison amounts to, or why there is none; the figures are those of the last measurement."""
         if too_few := _too_few(evaluations[case.shape.id] for case in cases):
             return Finding("ambiguous", too_few, None)
+        if unlike := next(filter(None, (self.baseline.unlike(x, evaluations[x.shape.id]) for x in cases)), ""):
+            return Finding("ambiguous", unlike, None)
         gains = self._gains(cases, evaluations)
         if isinstance(gains, str):
             return gains

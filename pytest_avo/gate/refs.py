@@ -84,6 +84,10 @@ class GitBaseline:
             return f"{self.name} fails here: {fault}"
         return f"{self.name} has no {case.name}"
 
+    def unlike(self, case: Comparand, evaluation: Evaluation) -> str:
+        """Nothing: both are measured now."""
+        return ""
+
     def median_us(self, case: Comparand, evaluation: Evaluation) -> float:
         """The old kernel's time in microseconds per call, measured beside the new one's."""
         assert evaluation.timing is not None, "there are gains, so it was timed"

@@ -95,6 +95,14 @@ class StoredBaseline(msgspec.Struct, frozen=True):
             by_kind = {kind: stats.levelled(*launches, at=kind) for kind in common}
         return Gains.of_one(case.shape, stats.levelled(*launches), relative_to=peer or "", by_kind=by_kind)
 
+    def unlike(self, case: Comparand, evaluation: Evaluation) -> str:
+        """Why what is measured now says nothing beside what is stored, though nobody is to blame for it, or ""."""
+        timing, entry = evaluation.timing, self._entry(case)
+        if entry is None or timing is None or entry.timing.spins == timing.spins:
+            return ""
+        then, now = ("was idle", "is not") if entry.timing.spins else ("was not idle", "is")
+        return f"the machine {then} when {self.name} was stored and {now} today: threads wait for each other otherwise"
+
     def median_us(self, case: Comparand, evaluation: Evaluation) -> float:
         """The stored time in microseconds per call."""
         entry = self._entry(case)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -11,10 +12,13 @@ import numpy as np
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import KERNEL, Evaluation, Timing
+from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, Subject, Timing, TimingPlan
 from pytest_avo.core.fingerprint import fingerprint
 from pytest_avo.core.kernel import parse_kernel
+from pytest_avo.core.verdict import Verdict
 from pytest_avo.gate.gains import Comparand, Gains
+from pytest_avo.gate.gate import Gate
+from pytest_avo.gate.rules import parse_rules
 from pytest_avo.gate.store import StoredBaseline, automatic_name, baseline_path, save, stored
 from pytest_avo.report.results import Results
 from pytest_avo.report.rows import ResultRow
@@ -132,6 +136,27 @@ def test_without_a_peer_in_common_times_are_compared_as_they_are(tmp_path: Path)
 def test_eager_calls_are_not_compared_with_replayed_ones(tmp_path: Path) -> None:
     eager = msgspec.structs.replace(timed(0.010, 0.030), eager=True)
     assert gains(eager, timed(0.010, 0.030), tmp_path) == "baseline main was timed with --avo-calls eager"
+
+
+def again(found: Evaluation, request: EvaluationRequest) -> dict[str, Evaluation]:
+    return {found.shape: found}
+
+
+@pytest.mark.parametrize("was_idle", [True, False])
+def test_beside_what_was_stored_while_threads_waited_otherwise_a_slowdown_is_ambiguous(
+    was_idle: bool, tmp_path: Path
+) -> None:
+    then, now = timed(0.010, 0.030), timed(0.020, 0.030, seed=1)
+    request = EvaluationRequest(0, Subject("prefill.py", ""), (shape(),), plan=TimingPlan(max_rounds=20))
+    for spins, kind in ((was_idle, "slower"), (not was_idle, "ambiguous")):
+        kept = msgspec.structs.replace(then, spins=was_idle)
+        saved(tmp_path, msgspec.structs.replace(row(shape(), peers={"fa3": beside(1, 1, 1)}), timing=kept))
+        found = Evaluation(shape().id, "ok", timing=msgspec.structs.replace(now, spins=spins))
+        gate = Gate(loaded(tmp_path), parse_rules(["3%"], []), lenient=False, floor=0.01)
+        verdict = gate.judge(Verdict(shape().id, "correct"), CASE, found, request, partial(again, found))
+        assert (verdict.kind, verdict.regressed) == (kind, kind == "slower")
+    idle = ("was idle", "is not") if was_idle else ("was not idle", "is")
+    assert verdict.reason.startswith(f"the machine {idle[0]} when baseline main was stored and {idle[1]} today")
 
 
 def test_a_shape_that_it_lacks_is_named(tmp_path: Path) -> None:
