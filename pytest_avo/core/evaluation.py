@@ -79,7 +79,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     fresh: bool = False
     """Start every arm in a new process, as a confirmation needs."""
     claim_alone: bool = False
-    """Check it on what it claims alone: another request does, or did, ask what it makes of other calls."""
+    """Check it on what it claims alone, and of shapes that differ by lengths one by an exact reference: another request
+    does, or did, ask what it makes of other calls, and judge all of it in full."""
     known_right: bool = False
     """A request of the same comparison found it right, and nothing hangs on asking that again: one call, then timed."""
     target: str = ""

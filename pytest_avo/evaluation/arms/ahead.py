@@ -10,11 +10,11 @@ import json
 import select
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -25,7 +25,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.signature import ATTENTION
 from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.spawner import Spawner
-from pytest_avo.evaluation.correctness.battery import Extent, beside_once
+from pytest_avo.evaluation.correctness.battery import Extent, beside_once, judged_in_full
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_sequences
 from pytest_avo.evaluation.correctness.inputs import Case
@@ -46,8 +46,10 @@ LIMIT_SHARE = 0.5
 too."""
 
 
-BuildKey = tuple[str, bool]
-"""A shape, and whether beside it nothing is asked."""
+Scope = Literal["plain call", "claim", "all"]
+"""What is asked about a shape: the plain call, all that is claimed, or what lies beside it too."""
+BuildKey = tuple[str, Scope]
+"""A shape, and what is asked about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,8 @@ class Ahead:
         if digest in self._running or not self._spawner.is_alive:
             return
         known = self._compiled.setdefault(digest, set())
-        left = [x for x in shapes if (x.id, False) not in known and (x.id, claim_alone) not in known]
+        asked = _asked(shapes, claim_alone=claim_alone)
+        left = [shape for shape in shapes if known.isdisjoint(_holding(shape, asked[shape.id]))]
         if not left:
             return
         try:
@@ -88,8 +91,8 @@ class Ahead:
             )
         except EvaluatorError:
             return  # the kernel's own process will be told of it
-        self._running[digest] = _Compiler(pid, link, frozenset((shape.id, claim_alone) for shape in left))
-        calls = _calls(subject, left, claim_alone=claim_alone)
+        self._running[digest] = _Compiler(pid, link, frozenset((shape.id, asked[shape.id]) for shape in left))
+        calls = _calls(subject, left, asked)
         try:
             for first in range(0, len(calls), CALLS_AT_ONCE):
                 link.send(json.dumps(calls[first : first + CALLS_AT_ONCE]).encode())
@@ -118,7 +121,19 @@ class Ahead:
         return time.perf_counter() - start
 
 
-def _calls(subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool) -> list[dict[str, Any]]:
+def _asked(shapes: Sequence[Shape], *, claim_alone: bool) -> dict[str, Scope]:
+    """What a request asks about each of its shapes, by id."""
+    full = judged_in_full(shapes)
+    return {x.id: "all" if not claim_alone else "claim" if x.id in full else "plain call" for x in shapes}
+
+
+def _holding(shape: Shape, asked: Scope) -> set[BuildKey]:
+    """What was compiled where all is that a shape is asked."""
+    each: tuple[Scope, ...] = get_args(Scope)
+    return {(shape.id, more) for more in each[each.index(asked) :]}
+
+
+def _calls(subject: Subject, shapes: Sequence[Shape], asked: Mapping[str, Scope]) -> list[dict[str, Any]]:
     """Calls that make a kernel launch all that it will launch for shapes, as far as that can be foreseen.
 
     They are drawn for this alone: which ones a kernel will be checked on it must not learn here. Those of wide heads,
@@ -129,8 +144,9 @@ def _calls(subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool) -> l
     claim = claim_of(subject.source, path=Path(subject.label))
     found = []
     for shape in sorted(shapes, key=lambda shape: -shape.head_dim):
-        beside: Extent = "nothing" if claim_alone else once[shape.id]
-        for case in all_cases(shape, claim, random, place="cuda", beside=beside):
+        beside: Extent = once[shape.id] if asked[shape.id] == "all" else "nothing"
+        claimed = None if asked[shape.id] == "plain call" else claim
+        for case in all_cases(shape, claimed, random, place="cuda", beside=beside):
             found.append(_plain(case) if isinstance(case, Case) else _sequences(case, source))
     return found
 

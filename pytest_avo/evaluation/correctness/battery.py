@@ -169,6 +169,23 @@ def beside_once(shapes: Sequence[Shape]) -> dict[str, Extent]:
     return found
 
 
+def judged_in_full(shapes: Sequence[Shape]) -> set[str]:
+    """Of the shapes of a screening that share heads, head dimension, dtype and mask, the one with the fewest scores.
+
+    Ids of those at which an exact reference tells of every element, and all that is claimed is asked: it takes longer
+    the more scores there are, and a kernel's code for the others differs by lengths. Outputs there are looked at as
+    those of slices are.
+    """
+    smallest: dict[tuple[object, ...], Shape] = {}
+    for shape in sorted(shapes, key=_scores):
+        smallest.setdefault((shape.heads_q, shape.heads_kv, shape.head_dim, shape.dtype, shape.causal), shape)
+    return {shape.id for shape in smallest.values()}
+
+
+def _scores(shape: Shape) -> int:
+    return shape.batch * shape.heads_q * shape.seqlen_q * shape.seqlen_kv
+
+
 def outliers_in_some(shape: Shape, random: Random) -> Case:
     """Many small calls with outliers in half of the entries and heads: those at which a kernel does not look."""
     queries, keys = (random.randint(most // 2, most) for most in SOME_LENGTHS)

@@ -12,6 +12,7 @@ unusual inputs, whose limits are others, have places of their own.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from random import Random
 
 import torch
@@ -49,6 +50,12 @@ def slice_fault(
         if found := fault_in_block(batch[call], out[call], batch=entry, head_kv=head_kv, row=row):
             return found
     return None
+
+
+def call_fault(inputs: Inputs, out: torch.Tensor) -> str | None:
+    """`slice_fault` of a single call, in whatever layout, beside torch's own attention."""
+    q, k, v = (x.transpose(1, 2).contiguous().transpose(1, 2) for x in inputs.tensors)  # all of it takes the models'
+    return slice_fault([inputs], out[None], plain_outputs([replace(inputs, q=q, k=k, v=v)]))
 
 
 def suspects(

@@ -17,8 +17,8 @@ from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.arm import Arm, Phase, Slice
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
-from pytest_avo.evaluation.correctness.battery import beside_once, first_case
-from pytest_avo.evaluation.correctness.cross_check import Group, plain_outputs, slice_fault
+from pytest_avo.evaluation.correctness.battery import beside_once, first_case, judged_in_full
+from pytest_avo.evaluation.correctness.cross_check import Group, call_fault, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
@@ -82,12 +82,14 @@ class Checks:
     ) -> float:
         """Ask it, each answer being judged while the next question is drawn; the seconds that first calls took."""
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
+        in_full = not _is_screening(request) or shape.id in judged_in_full(request.shapes)
         building, checking = _Spent(limits.build), _Spent(limits.check)
-        for number, case in enumerate(self._cases(subject, shape, request, random)):
+        for number, case in enumerate(self._cases(subject, shape, request, random, in_full=in_full)):
             self._say(f"{what}: {case.name}")
             arm = self._arms.get(name, subject, request.shapes, limits, timed=request.plan is not None)
             first = self._arms.is_first_call(name, case.shape, case.way)
-            inputs = self._check_case(arm, case, source, spent=building if first else checking, first=first)
+            spent = building if first else checking
+            inputs = self._check_case(arm, case, source, spent=spent, first=first, in_full=in_full)
             if inputs is None:
                 self._refused.setdefault(text_digest(subject.source), set()).add(case.function)
             if number == 0:
@@ -99,10 +101,13 @@ class Checks:
         return building.seconds
 
     def _cases(
-        self, subject: Subject, shape: Shape, request: EvaluationRequest, random: Random
+        self, subject: Subject, shape: Shape, request: EvaluationRequest, random: Random, *, in_full: bool
     ) -> Iterator[Case | SequencesCase]:
-        """All single calls for a shape; only after the first are the others put together, which takes 10 ms."""
-        claim = claim_of(subject.source, path=Path(subject.label))
+        """All single calls for a shape; only after the first are the others put together, which takes 10 ms.
+
+        Where they are not judged in full they are plain calls, by the code that is timed.
+        """
+        claim = claim_of(subject.source, path=Path(subject.label)) if in_full else None
         yield first_case(shape, random, lse=claim is not None and claim.lse)
         if request.known_right:
             return  # that call has built what it needs, within the limit of that
@@ -112,9 +117,19 @@ class Checks:
             yield from all_asked_instead(shape, claim, random, refused, place=self._place)
 
     def _check_case(
-        self, arm: Arm, case: Case | SequencesCase, generator: torch.Generator, *, spent: _Spent, first: bool
+        self,
+        arm: Arm,
+        case: Case | SequencesCase,
+        generator: torch.Generator,
+        *,
+        spent: _Spent,
+        first: bool,
+        in_full: bool,
     ) -> Arguments | None:
-        """What was answered, None where the kernel refused what it did not claim."""
+        """What was answered, None where the kernel refused what it did not claim.
+
+        in_full: an exact reference tells of every element; else of those that differ most from torch's own attention.
+        """
         inputs = draw_any(case, generator)
         asked = [inputs] if not isinstance(inputs, Inputs) or case.times == 1 else inputs.split(case.times)
         phase: Phase = "build" if first else "check"
@@ -133,7 +148,11 @@ class Checks:
         def judge() -> None:
             outs = [result.output(number) for number in range(case.times)]
             out = torch.cat(outs) if case.times > 1 else outs[0]
-            if found := answer_fault(inputs, out, result.lse(0) if case.lse else None):
+            if in_full or not isinstance(inputs, Inputs):
+                found = answer_fault(inputs, out, result.lse(0) if case.lse else None)
+            else:
+                found = call_fault(inputs, out)
+            if found:
                 raise KernelFault("incorrect", f"{found} ({case.name}{where})")
 
         self._judgement.begin(judge)
@@ -169,6 +188,11 @@ class Checks:
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({what}, {shape.id})") from None
             self._judgement.begin(partial(_judge_slice, batch, result, changed, what))
+
+
+def _is_screening(request: EvaluationRequest) -> bool:
+    """Whether another request asks, or asked, all of it in full; what a gate knows to be right is asked one call."""
+    return request.claim_alone and not request.known_right
 
 
 def _judge_nudge(nudge: Nudge, result: Slice) -> None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pytest_avo.core.evaluation import Subject
@@ -77,6 +78,18 @@ def test_a_kernel_is_compiled_for_what_it_is_asked_and_once(spawner: Spawner) ->
     written = [path.stat().st_mtime_ns for path in found]
     compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=120.0)
     assert [path.stat().st_mtime_ns for path in compiled(spawner, subject)] == written
+    spawner.settle()
+
+
+def test_of_a_screenings_larger_shapes_the_plain_call_alone_is_compiled_until_more_is_asked(spawner: Spawner) -> None:
+    source = COPIES.replace('"shapes"', '"lse": True, "shapes"').replace("scale):", "scale, return_lse=False):")
+    source = source.replace("(q, out, causal)", "(q, out, q.shape[2] + return_lse)").replace(
+        "return out", "return (out, out) if return_lse else out"
+    )
+    subject, compiler, larger = Subject("with lse", source), ahead(spawner), msgspec.structs.replace(SHAPE, seqlen_q=96)
+    for shapes, builds in (([larger, SHAPE], 3), ([larger, SHAPE], 3), ([larger], 4)):
+        compiler.finish(subject, shapes, claim_alone=True, limit_s=120.0)
+        assert len(compiled(spawner, subject)) == builds
     spawner.settle()
 
 

@@ -18,6 +18,7 @@ from pytest_avo.evaluation.correctness.battery import (
     asked_instead,
     battery,
     beside_once,
+    judged_in_full,
 )
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.layouts import Layout
@@ -88,6 +89,19 @@ def test_beside_shapes_of_other_heads_only_what_goes_with_heads_is_asked() -> No
         assert {each.causal for each in beside[1]} == {True, False}
         assert any(each.seqlen_q > each.seqlen_kv for each in beside[1])
         assert [call.shape for call in calls[1] if call.required] == [shapes[1]] * 2
+
+
+def test_of_shapes_that_differ_by_batch_and_lengths_the_one_with_the_fewest_scores_is_judged_in_full() -> None:
+    short, long, several = shape(lengths=(64, 64)), shape(lengths=(64, 128)), shape(lengths=(32, 64), batch=4)
+    assert judged_in_full([long, several, short]) == {short.id}
+    assert judged_in_full([long, several]) == {long.id}
+    others = [
+        shape(lengths=(512, 512), heads=(4, 4)),
+        shape(lengths=(512, 512), head_dim=128),
+        shape(lengths=(512, 512), causal=False),
+        shape(lengths=(512, 512), dtype="bf16"),
+    ]
+    assert judged_in_full([long, short, *others]) == {short.id, *(each.id for each in others)}
 
 
 def test_calls_together_have_outliers_in_half_of_their_entries_each_time_others() -> None:

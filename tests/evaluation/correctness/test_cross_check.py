@@ -8,8 +8,10 @@ from random import Random
 import pytest
 import torch
 
-from pytest_avo.evaluation.correctness.cross_check import plain_outputs, slice_fault, suspects
-from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
+from pytest_avo.evaluation.correctness.correctness import NOT_FINITE
+from pytest_avo.evaluation.correctness.cross_check import call_fault, plain_outputs, slice_fault, suspects
+from pytest_avo.evaluation.correctness.inputs import Case, Inputs, Stream, draw
+from pytest_avo.evaluation.correctness.kinds import Kind
 from pytest_avo.evaluation.correctness.noise import generator
 from tests.evaluation.laboratory import shape
 
@@ -67,3 +69,14 @@ def test_what_another_kernel_has_no_number_for_hides_nothing() -> None:
     found = suspects(out, other, heads_kv=4)
     assert ((0, 0, 0), 0) in found
     assert ((0, 0, 2), 128) in found
+
+
+@pytest.mark.parametrize("kind", ["normal", "needle"])
+def test_a_call_in_any_layout_is_looked_at_where_it_differs(kind: Kind) -> None:
+    inputs = draw(Case("x", SHAPE, kind, ("cache", "sbhd", "padded")), generator(3, "cpu"))
+    [out] = plain_outputs([inputs])
+    assert call_fault(inputs, out) is None
+    out[0, 3, 200] += 1.0
+    assert "(heads from 2, rows from 128)" in (call_fault(inputs, out) or "")
+    out[0, 0, 0, 0] = torch.nan
+    assert call_fault(inputs, out) == NOT_FINITE

@@ -14,9 +14,11 @@ from pytest_avo.evaluation.arms.faults import KernelRaised
 from pytest_avo.evaluation.judge.checks import _Spent
 from tests.evaluation.correctness.extensions import everything
 from tests.evaluation.judge.desk import ONE, TWO, WRONG_ON_TWO, Desk
-from tests.evaluation.laboratory import kernel
+from tests.evaluation.laboratory import kernel, shape
 
 NOTHING = torch.empty(0)
+LARGER = shape(lengths=(192, 192))
+"""Of the class of ONE."""
 
 
 def test_what_calls_take_is_left_to_later_ones_no_more_whether_answered_or_refused(
@@ -63,6 +65,44 @@ def test_a_kernel_may_be_asked_about_its_claim_alone(desk: Desk) -> None:
     assert desk.examine(wrong_beside, claim_alone=True)[ONE.id].outcome == "ok"
     assert {line.rpartition(": ")[2] for line in desk.said} == {"normal", "needle, layouts that differ"}
     assert desk.examine(wrong_beside)[ONE.id].outcome == "incorrect"
+
+
+def test_what_a_screening_does_not_ask_of_the_larger_shapes_of_a_class_is_asked_otherwise(desk: Desk) -> None:
+    honest = Path(everything.__file__).read_text()
+    wrong = honest.replace(
+        "return (out, scores.logsumexp(-1))", "return (out, scores.logsumexp(-1) + (k.shape[2] > 150))"
+    )
+    for source, at_larger in ((honest, "ok"), (wrong, "incorrect")):
+        desk.said.clear()
+        assert {x.outcome for x in desk.examine(source, shapes=[LARGER, ONE], claim_alone=True).values()} == {"ok"}
+        asked = [line.rpartition(": ")[2] for line in desk.said if LARGER.id in line]
+        assert asked == ["normal", "needle, layouts that differ"]
+        assert [line.rpartition(": ")[2] for line in desk.said if ONE.id in line].count("paged, claimed lengths") == 1
+        found = desk.examine(source, shapes=[LARGER], claim_alone=True)  # with no smaller one beside it
+        assert found[LARGER.id].outcome == at_larger
+        for claim_alone, known_right in ((False, False), (True, True)):  # a confirmation's, a gate's
+            found = desk.examine(source, shapes=[LARGER, ONE], claim_alone=claim_alone, known_right=known_right)
+            assert found[LARGER.id].outcome == at_larger
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "k = k.clone(); k[:, -1, 40] = 0",
+        "out = honest(q, k, v, causal=causal, scale=scale); out[:, 1, 128:] = 0",
+        "out = honest(q, k, v, causal=causal, scale=scale); out[:, 1, 128:] *= 1.01",
+        "k = k.to(torch.float8_e4m3fn).float()",
+        "scale *= 1.01",
+        "q, k = q.bfloat16().float(), k.bfloat16().float()",
+        "k, v = k[:, :, :-1], v[:, :, :-1]",
+    ],
+)
+def test_a_screening_finds_what_is_wrong_at_a_larger_shape_of_a_class_alone(desk: Desk, wrong: str) -> None:
+    """wrong: what a kernel does there; it returns `out`, or computes with what was changed."""
+    body = f"out = None\nif k.shape[2] == {LARGER.seqlen_kv}:\n    {wrong}\nif out is not None: return out"
+    found = desk.examine(kernel(body), shapes=[ONE, LARGER], claim_alone=True)
+    assert [found[shape.id].outcome for shape in (ONE, LARGER)] == ["ok", "incorrect"]
+    assert found[LARGER.id].reason.endswith(("(normal)", "(needle, layouts that differ)"))
 
 
 def test_a_kernel_that_is_known_to_be_right_is_called_once_before_it_is_timed(desk: Desk) -> None:
