@@ -77,6 +77,7 @@ class Ahead:
 
         claim_alone: for no calls beside them, which need builds of their own. niceness: towards other compilers too.
         """
+        self._end_done()
         digest = text_digest(subject.source)
         if digest in self._running or not self._spawner.is_alive:
             return
@@ -108,17 +109,27 @@ class Ahead:
         start = time.perf_counter()
         digest = text_digest(subject.source)
         self.begin(subject, shapes, claim_alone=claim_alone)
-        while (compiler := self._running.pop(digest, None)) is not None:
-            # Whatever it says, and be it that it ended: it is never asked again.
+        while (compiler := self._running.get(digest)) is not None:
             left_s = limit_s * LIMIT_SHARE - (time.perf_counter() - start)
             in_time, _, _ = select.select([compiler.link], [], [], max(0.0, left_s))
-            compiler.link.close()
-            self._spawner.end_compiler(compiler.pid)
+            self._end(digest)
             if not in_time:  # a lock that it held (torch's extensions have one) would hold up the kernel's own process
                 self._spawner.forget(subject)
-            self._compiled[digest] |= compiler.asked
             self.begin(subject, shapes, claim_alone=claim_alone)  # what it was not begun for
         return time.perf_counter() - start
+
+    def _end_done(self) -> None:
+        """End those that are done: many a kernel is asked about by another worker, and never waited for here."""
+        digests = {compiler.link: digest for digest, compiler in self._running.items()}
+        for link in select.select(list(digests), [], [], 0)[0]:
+            self._end(digests[link])
+
+    def _end(self, digest: str) -> None:
+        """End a compiler, whatever it said; for what it was asked it is never asked again."""
+        compiler = self._running.pop(digest)
+        compiler.link.close()
+        self._spawner.end_compiler(compiler.pid)
+        self._compiled[digest] |= compiler.asked
 
 
 def _asked(shapes: Sequence[Shape], *, claim_alone: bool) -> dict[str, Scope]:

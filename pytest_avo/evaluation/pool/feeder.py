@@ -9,9 +9,10 @@ import time
 import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.evaluator import PREPARED, Work
 from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused
-from pytest_avo.evaluation.pool.jobs import Job, Jobs
+from pytest_avo.evaluation.pool.jobs import Job, Jobs, subjects_of
 from pytest_avo.evaluation.pool.roster import Roster
 from pytest_avo.evaluation.worker_messages import (
     Evaluate,
@@ -46,6 +47,8 @@ class Feeder(threading.Thread):
         self._evaluations = 0
         self._busy_s = 0.0
         self._gateway: Gateway | None = None
+        self._prepared: set[str] = set()
+        """Digests of the sources that the worker was told to prepare while it had nothing to do."""
 
     def run(self) -> None:
         self._jobs.wanted.wait()
@@ -54,10 +57,13 @@ class Feeder(threading.Thread):
                 if self.member.state == "refused" or self._jobs.ended.wait(RETRY_S):
                     return
                 continue
-            job = self._jobs.take(self.config.worker)
-            if job is None:
-                break
-            self._do(job)
+            match self._jobs.take(self.config.worker, known=self._prepared if self._looks_ahead else None):
+                case None:
+                    break
+                case Prepare() as order:
+                    self._prepare(order)
+                case Job() as job:
+                    self._do(job)
         self.drop()
 
     def work(self) -> Work:
@@ -78,11 +84,17 @@ class Feeder(threading.Thread):
         if gateway is not None:
             gateway.cut()
 
+    @property
+    def _looks_ahead(self) -> bool:
+        """Whether the worker does something for what it is told of before it is asked."""
+        return self.member.hello is not None and self.member.hello.looks_ahead
+
     def _connect(self) -> bool:
         """Connect and be admitted; else the roster says what became of it."""
         again = self.member.state != "new"
         self.doing = f"starting worker {self.config.worker}"
         self._roster.expect(self.member)
+        self._prepared.clear()
         for left in reversed(range(CONNECT_TRIES)):
             gateway = self._gateway = Gateway(self._spec, self.config)
             try:
@@ -104,6 +116,18 @@ class Feeder(threading.Thread):
                 self._roster.tell(f"worker {self.member.label} is back")
             return True
         raise AssertionError("the last try returns")
+
+    def _prepare(self, order: Prepare) -> None:
+        """Have the worker prepare while it has nothing to do; one that is lost is started again."""
+        self._prepared.update(text_digest(subject.source) for subject in order.subjects)
+        gateway = self._gateway
+        assert gateway is not None
+        try:
+            gateway.send(order)
+        except Exception as error:  # as below
+            self.drop()
+            if not self._jobs.closed:
+                self._roster.tell(f"worker {self.member.label} was lost: {_brief(error)}")
 
     def _do(self, job: Job) -> None:
         start = time.monotonic()
@@ -142,11 +166,10 @@ class Feeder(threading.Thread):
 
     def _look_ahead(self, gateway: Gateway) -> None:
         """Tell the worker what it will be asked next."""
-        if self.member.hello is None or not self.member.hello.looks_ahead:
+        if not self._looks_ahead:
             return
         for request in self._jobs.upcoming(self.config.worker, most=PREPARED):
-            baseline = [request.baseline] if request.baseline is not None and request.plan is not None else []
-            gateway.send(Prepare((request.subject, *baseline), request.shapes, request.claim_alone))
+            gateway.send(Prepare(subjects_of(request), request.shapes, request.claim_alone))
 
 
 def _brief(error: Exception) -> str:

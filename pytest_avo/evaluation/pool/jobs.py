@@ -10,7 +10,9 @@ from concurrent.futures import Future, InvalidStateError
 import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.source import text_digest
+from pytest_avo.evaluation.worker_messages import Prepare
 
 
 class Job:
@@ -37,6 +39,12 @@ class Job:
                 continue
 
 
+def subjects_of(request: EvaluationRequest) -> tuple[Subject, ...]:
+    """The kernel of a request, and the baseline that it is timed beside."""
+    baseline = None if request.plan is None else request.baseline
+    return (request.subject,) if baseline is None else (request.subject, baseline)
+
+
 class Jobs:
     """A queue of jobs. While it refuses them, because nobody would take them, they fail at once."""
 
@@ -48,6 +56,8 @@ class Jobs:
         self._workers = workers
         self._idle = 0
         """Workers that wait for a job."""
+        self._busy: dict[str, EvaluationRequest] = {}
+        """What is being answered, by worker."""
         self._waiting: deque[Job] = deque()
         self._refusal: EvaluatorError | None = None
         self._changed = threading.Condition()
@@ -70,21 +80,38 @@ class Jobs:
         if refusal is not None:
             job.fail(refusal)
 
-    def take(self, worker: str) -> Job | None:
+    def take(self, worker: str, *, known: set[str] | None = None) -> Job | Prepare | None:
         """The next job for a worker, waited for: one that it is prepared for, if there is; None once it is closed.
 
-        Where others are prepared for all that waits it takes the one that they would come to last.
+        Where others are prepared for all that waits it takes the one that they would come to last. While nothing waits
+        it is told of the kernels that others are busy with, of which one will be the baseline of what comes next.
+        known: those that it was told of, by the digests of their sources; None where it is to be told of nothing.
         """
         with self._changed:
+            self._busy.pop(worker, None)
             self._idle += 1
-            self._changed.wait_for(lambda: self.closed or self._waiting)
+            self._changed.wait_for(lambda: self.closed or self._waiting or self._elsewhere(known))
             self._idle -= 1
             if self.closed:
                 return None
+            if not self._waiting:
+                return self._elsewhere(known)
             job = next((job for job in self._waiting if job.prepared_by == worker), None)
             job = job or next((job for job in self._waiting if not job.prepared_by), self._waiting[-1])
             self._waiting.remove(job)
+            self._busy[worker] = job.request
+            self._changed.notify_all()
             return job
+
+    def _elsewhere(self, known: set[str] | None) -> Prepare | None:
+        """Kernels that a worker is busy with and that are not known, to be asked about their claim as baselines are."""
+        if known is None:
+            return None
+        for request in self._busy.values():
+            unknown = tuple(x for x in subjects_of(request) if text_digest(x.source) not in known)
+            if unknown and not request.look:
+                return Prepare(unknown, request.shapes, claim_alone=True)
+        return None
 
     def upcoming(self, worker: str, *, most: int) -> list[EvaluationRequest]:
         """Requests that wait and that no worker was told of yet; this one is to prepare for so many at most.

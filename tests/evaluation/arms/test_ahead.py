@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.spawner import Spawner
+from pytest_avo.evaluation.linux import processes
 from pytest_avo.evaluation.linux.removal import remove_tree
 
 SHAPE = Shape(batch=1, heads_q=2, heads_kv=2, seqlen_q=64, seqlen_kv=64, head_dim=64, causal=False, dtype="bf16")
@@ -90,6 +92,20 @@ def test_of_a_screenings_larger_shapes_the_plain_call_alone_is_compiled_until_mo
     for shapes, builds in (([larger, SHAPE], 3), ([larger, SHAPE], 3), ([larger], 4)):
         compiler.finish(subject, shapes, claim_alone=True, limit_s=120.0)
         assert len(compiled(spawner, subject)) == builds
+    spawner.settle()
+
+
+def test_a_compiler_that_is_done_is_ended_though_nobody_waits_for_it(spawner: Spawner) -> None:
+    first, second, compiler = Subject("first", f"{COPIES}# 1"), Subject("second", f"{COPIES}# 2"), ahead(spawner)
+    compiler.begin(first, [SHAPE], claim_alone=True)
+    [running] = compiler._running.values()
+    select.select([running.link], [], [], 120.0)
+    compiler.begin(second, [SHAPE], claim_alone=True)
+    spawner.settle()
+    assert not processes.is_running(running.pid)
+    assert len(compiled(spawner, first)) == 1
+    assert compiler.finish(first, [SHAPE], claim_alone=True, limit_s=120.0) < 1.0
+    compiler.finish(second, [SHAPE], claim_alone=True, limit_s=120.0)
     spawner.settle()
 
 

@@ -1,25 +1,29 @@
 from __future__ import annotations
 
+import queue
 import threading
 from concurrent.futures import Future
+from typing import Any
 
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject, TimingPlan
+from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.pool.jobs import Job, Jobs
+from pytest_avo.evaluation.worker_messages import Prepare
 from tests.evaluation.laboratory import shape
 
 ONE, TWO = shape(), shape(lengths=(1, 96))
 
 
-def job(name: str = "mine.py") -> Job:
-    return Job(EvaluationRequest(number=0, subject=Subject(name, ""), shapes=(ONE, TWO)))
+def job(name: str = "mine.py", *, source: str = "", **more: Any) -> Job:
+    return Job(EvaluationRequest(number=0, subject=Subject(name, source), shapes=(ONE, TWO), **more))
 
 
 def taken(jobs: Jobs) -> str:
     found = jobs.take("gw0")
-    assert found is not None
+    assert isinstance(found, Job)
     return found.request.subject.label
 
 
@@ -61,6 +65,50 @@ def test_a_worker_prepares_for_its_share_alone_and_leaves_the_first_to_one_that_
     jobs.put(job("five"))
     assert [request.subject.label for request in jobs.upcoming("gw1", most=2)] == ["two", "four"]
     assert [request.subject.label for request in jobs.upcoming("gw0", most=2)] == ["five"]
+
+
+def test_a_worker_with_nothing_to_do_is_told_once_of_each_kernel_that_another_is_busy_with() -> None:
+    jobs, known, found = Jobs(workers=2), set[str](), queue.Queue[list[str]]()
+
+    def idle() -> None:
+        while (told := jobs.take("gw1", known=known)) is not None:
+            assert isinstance(told, Prepare)
+            assert (told.shapes, told.claim_alone) == ((ONE, TWO), True)
+            known.update(text_digest(subject.source) for subject in told.subjects)
+            found.put([subject.label for subject in told.subjects])
+
+    def begun(each: Job) -> None:
+        with jobs._changed:
+            jobs._busy["gw0"] = each.request
+            jobs._changed.notify_all()
+
+    waiting = threading.Thread(target=idle)
+    waiting.start()
+    seed, incumbent = job("seed", source="1"), Subject("seed (incumbent)", "1")
+    begun(seed)
+    assert found.get(timeout=180) == ["seed"]
+    begun(job("look", source="2", look="profile"))
+    begun(job("unasked", source="3", baseline=Subject("not timed", "4")))
+    assert found.get(timeout=180) == ["unasked"]
+    begun(job("child", source="5", baseline=incumbent, plan=TimingPlan()))
+    assert found.get(timeout=180) == ["child"]
+    begun(seed)
+    begun(job("other", source="6", baseline=Subject("new incumbent", "7"), plan=TimingPlan()))
+    assert found.get(timeout=180) == ["other", "new incumbent"]
+    jobs.close()
+    waiting.join(timeout=180)
+    assert found.empty()
+
+
+def test_what_a_worker_did_last_and_what_nobody_asks_of_it_it_is_not_told_of() -> None:
+    jobs = Jobs(workers=2)
+    jobs.put(job("one"))
+    assert taken(jobs) == "one"
+    jobs.put(job("two"))
+    assert jobs._elsewhere(set()) == Prepare((Subject("one", ""),), (ONE, TWO), claim_alone=True)
+    assert jobs._elsewhere(None) is None
+    assert taken(jobs) == "two"  # what waits goes before what could be prepared
+    assert jobs._elsewhere({text_digest("")}) is None
 
 
 def test_what_was_answered_is_not_left_and_does_not_fail() -> None:

@@ -226,6 +226,39 @@ def test_the_loss_of_a_worker_loses_no_work_and_the_other_one_goes_on(before: se
 
 
 @pytest.mark.usefixtures("scripted")
+def test_a_worker_with_nothing_to_do_prepares_what_another_one_is_busy_with() -> None:
+    pool = Pool(["popen", "popen"])
+    try:
+        assert outcomes(pool.submit(request("first"))) == {ONE.id: "ok"}
+        until(lambda: all(work.host for work in pool.work()) and pool.doing() == "idle")
+        seed = msgspec.structs.replace(request("seed", shapes=(ONE, TWO)), subject=Subject("seed.py", "seed"))
+        [busy] = {future.result(PATIENCE_S).worker for future in pool.submit(seed).values()}
+        after = [pool.submit(request(str(number), shapes=(ONE, TWO))) for number in range(4)]
+        logs = {x.worker: x.log.split() for x in (each[TWO.id].result(PATIENCE_S) for each in after)}
+        assert {worker: log.count("seed.py") for worker, log in logs.items()} == {
+            worker: int(worker != busy) for worker in ("gw0", "gw1")
+        }
+    finally:
+        pool.close()
+
+
+@pytest.mark.usefixtures("scripted")
+def test_a_worker_that_is_lost_while_it_has_nothing_to_do_is_started_again() -> None:
+    pool = Pool(["popen", "popen"])
+    try:
+        assert outcomes(pool.submit(request("first"))) == {ONE.id: "ok"}
+        until(lambda: all(work.host for work in pool.work()) and pool.doing() == "idle")
+        pids = [worker.member.hello.pid for worker in pool._workers if worker.member.hello]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert gone(pids)
+        assert outcomes(pool.submit(request("third"))) == {ONE.id: "ok"}
+        assert outcomes(pool.submit(request("fourth"))) == {ONE.id: "ok"}
+    finally:
+        pool.close()
+
+
+@pytest.mark.usefixtures("scripted")
 def test_a_worker_of_another_kind_is_refused_and_the_rest_goes_on() -> None:
     # The same machine with one processor is another kind of device.
     cores = sorted(os.sched_getaffinity(0))
