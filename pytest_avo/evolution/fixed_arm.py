@@ -56,10 +56,12 @@ def unshown(
     """What the gain of a confirmation lacks, or None.
 
     now: of a candidate beside an incumbent, the confirmation last; then: of that as a candidate. Nothing is said where
-    either was timed without the fixed arm, or on other kinds of inputs, or while threads spun at barriers and the other
-    while they slept: a run that is resumed on a busy machine. of_seed: the incumbent is the seed.
+    either was timed without the fixed arm, or on other kinds of inputs. Where threads spun at barriers in some of them
+    and slept in others, as on several workers or in a run that is resumed on a busy machine, those count that are like
+    one of the other side, the confirmation's first. of_seed: the incumbent is the seed.
     """
-    if not then or _kinds(now[-1], shapes) != _kinds(then[-1], shapes) or len(_spins([*now, *then], shapes)) > 1:
+    now, then = _alike(now, then, shapes)
+    if not then or _kinds(now[-1], shapes) != _kinds(then[-1], shapes):
         return None
     past, present = standing(then, shapes), standing(now, shapes, of=BASELINE)
     candidate = standing(now, shapes)
@@ -98,10 +100,22 @@ def _kinds(evaluations: Evaluations, shapes: Sequence[Shape]) -> list[frozenset[
     return [frozenset() if timing is None else frozenset(timing.kind_names) for timing in timings]
 
 
-def _spins(measurements: Sequence[Evaluations], shapes: Sequence[Shape]) -> set[bool]:
-    """Whether threads spun, in each measurement."""
-    timings = [each[shape.id].timing for each in measurements for shape in shapes if shape.id in each]
-    return {timing.spins for timing in timings if timing is not None}
+def _alike(
+    now: Sequence[Evaluations], then: Sequence[Evaluations], shapes: Sequence[Shape]
+) -> tuple[Sequence[Evaluations], Sequence[Evaluations]]:
+    """Those of both sides in which threads waited for each other in the same way; none where that is not so of any."""
+    for like in reversed(now):
+        spins = _spins(like, shapes)
+        past = [each for each in then if _spins(each, shapes) == spins]
+        if past:
+            return [each for each in now if _spins(each, shapes) == spins], past
+    return (), ()
+
+
+def _spins(evaluations: Evaluations, shapes: Sequence[Shape]) -> dict[str, bool]:
+    """Whether threads spun while they were timed, by shape."""
+    timings = {shape.id: found.timing for shape in shapes if (found := evaluations.get(shape.id)) is not None}
+    return {shape: timing.spins for shape, timing in timings.items() if timing is not None}
 
 
 def _arm(timing: Timing) -> str | None:

@@ -66,6 +66,16 @@ def test_a_run_that_was_resumed_while_other_work_kept_the_machine_busy_is_not_su
     assert unshown([spinning(each) for each in now], [spinning(each) for each in then], SHAPES) is not None
 
 
+@pytest.mark.parametrize("spun", [(0, 2), (0, 3), (1, 2), (1, 3)])
+def test_a_worker_where_threads_wait_otherwise_hides_no_incumbent_that_takes_its_time(spun: tuple[int, int]) -> None:
+    """Of two workers that begin together one may find the other one at work."""
+    now = [measured(3.0, 4.2, [1.0], arm="torch-sdpa"), measured(3.0, 4.2, [1.0, 1.0])]
+    then = [measured(3.0, 4.0, [1.0], arm="torch-sdpa"), measured(3.0, 4.0, [1.0, 1.0])]
+    assert unshown(now, then, SHAPES) is not None
+    on_two = [spinning(each) if place in spun else each for place, each in enumerate([*now, *then])]
+    assert unshown(on_two[:2], on_two[2:], SHAPES) is not None
+
+
 def spinning(evaluations: Evaluations) -> Evaluations:
     found = {}
     for shape, each in evaluations.items():
