@@ -25,7 +25,7 @@ from pytest_avo.core.evaluation import KERNEL, Evaluation, EvaluationRequest, Ev
 from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.ranking import failing, ranking, slower_kind
 from pytest_avo.core.stats import Interval
-from pytest_avo.core.verdict import Total, Verdict, VerdictKind
+from pytest_avo.core.verdict import GOOD, Total, Verdict, VerdictKind
 from pytest_avo.gate.gains import Comparand, Gains
 from pytest_avo.gate.refs import GitBaseline
 from pytest_avo.gate.rules import Rules
@@ -110,6 +110,8 @@ class Gate:
             fails = bool(self.rules) and not self.lenient
             return msgspec.structs.replace(verdict, reason=found, unmatched=True, regressed=fails)
         if found.gains is None:
+            if found.kind in GOOD:  # the kernel's own figures stand
+                return msgspec.structs.replace(verdict, kind=found.kind, reason=found.reason)
             return Verdict(verdict.shape, found.kind, found.reason, notes=verdict.notes)
         beside = found.gains.comparison(self.baseline.median_us(case, evaluation))
         return msgspec.structs.replace(
@@ -148,7 +150,7 @@ class Gate:
         """What the comparison amounts to, or why there is none; the figures are those of the last measurement."""
         if too_few := _too_few(evaluations[case.shape.id] for case in cases):
             return Finding("ambiguous", too_few, None)
-        if unlike := next(filter(None, (self.baseline.unlike(x, evaluations[x.shape.id]) for x in cases)), ""):
+        if unlike := self._unlike(cases, evaluations):
             return Finding("ambiguous", unlike, None)
         gains = self._gains(cases, evaluations)
         if isinstance(gains, str):
@@ -185,7 +187,7 @@ class Gate:
             if bad := next((x for x in again.values() if x.outcome != "ok"), None):
                 where = f"{bad.shape}: " if len(cases) > 1 else ""
                 return Finding(failing(bad), where + bad.reason, None)
-            found = _too_few(again.values()) or self._gains(cases, again)
+            found = _too_few(again.values()) or self._unlike(cases, again) or self._gains(cases, again)
             if isinstance(found, str):
                 return Finding("ambiguous", f"{self._words(first, limit=limit)}, not confirmed: {found}", first)
             second = found if second is None else second.continued(found)
@@ -202,6 +204,10 @@ class Gate:
             return {}
         check = msgspec.structs.replace(request, subject=request.baseline, baseline=None, peers=(), plan=None)
         return {shape: found.reason for shape, found in evaluate(check).items() if found.outcome != "ok"}
+
+    def _unlike(self, cases: Sequence[Comparand], evaluations: Evaluations) -> str:
+        """Why the baseline says nothing about what was measured on one of the shapes, or ""."""
+        return next(filter(None, (self.baseline.unlike(case, evaluations[case.shape.id]) for case in cases)), "")
 
     def _gains(self, cases: Sequence[Comparand], evaluations: Evaluations) -> Gains | str:
         """The gains on all shapes that the baseline has, or why there are none."""

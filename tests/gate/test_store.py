@@ -153,10 +153,26 @@ def test_beside_what_was_stored_while_threads_waited_otherwise_a_slowdown_is_amb
         saved(tmp_path, msgspec.structs.replace(row(shape(), peers={"fa3": beside(1, 1, 1)}), timing=kept))
         found = Evaluation(shape().id, "ok", timing=msgspec.structs.replace(now, spins=spins))
         gate = Gate(loaded(tmp_path), parse_rules(["3%"], []), lenient=False, floor=0.01)
-        verdict = gate.judge(Verdict(shape().id, "correct"), CASE, found, request, partial(again, found))
+        right = Verdict(shape().id, "correct", median_us=20000.0, peers={"fa3": beside(1, 1, 1)})
+        verdict = gate.judge(right, CASE, found, request, partial(again, found))
         assert (verdict.kind, verdict.regressed) == (kind, kind == "slower")
+        assert (verdict.median_us, verdict.peers) == (right.median_us, right.peers), "what was measured stands"
     idle = ("was idle", "is not") if was_idle else ("was not idle", "is")
     assert verdict.reason.startswith(f"the machine {idle[0]} when baseline main was stored and {idle[1]} today")
+
+
+def test_a_second_measurement_while_threads_wait_otherwise_confirms_no_slowdown(tmp_path: Path) -> None:
+    """Of another worker, or of one that was lost and came back beside other work."""
+    request = EvaluationRequest(0, Subject("prefill.py", ""), (shape(),), plan=TimingPlan(max_rounds=20))
+    spun = msgspec.structs.replace(timed(0.010, 0.030), spins=True)
+    saved(tmp_path, msgspec.structs.replace(row(shape(), peers={"fa3": beside(1, 1, 1)}), timing=spun))
+    gate = Gate(loaded(tmp_path), parse_rules(["3%"], []), lenient=False, floor=0.01)
+    first, second = (timed(0.020, 0.030, seed=seed) for seed in (1, 2))
+    found = Evaluation(shape().id, "ok", timing=msgspec.structs.replace(first, spins=True))
+    asleep = Evaluation(shape().id, "ok", timing=second)
+    verdict = gate.judge(Verdict(shape().id, "correct"), CASE, found, request, partial(again, asleep))
+    assert (verdict.kind, verdict.regressed) == ("ambiguous", False)
+    assert "not confirmed: the machine was idle when baseline main was stored" in verdict.reason
 
 
 def test_a_shape_that_it_lacks_is_named(tmp_path: Path) -> None:
