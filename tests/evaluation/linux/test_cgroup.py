@@ -63,3 +63,35 @@ def test_a_limit_of_memory_is_said_where_there_is_one(tmp_path: Path) -> None:
     assert cgroup.memory_limit(*machine(tmp_path, "0::/\n", {"memory.max": "max"})) == ""
     limited = machine(tmp_path, "0::/\n", {"memory.max": "300000000"})
     assert cgroup.memory_limit(*limited) == "its control group allows 300 MB of memory"
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        (
+            "0::/a/b\n",
+            {
+                "a/cpu.max": "150000 100000",
+                "a/cpu.stat": "usage_usec 2500000\nuser_usec 1",
+                "a/b/cpu.max": "max 100000",
+            },
+            [(1.5, 2.5)],
+        ),
+        (
+            "3:cpu,cpuacct:/docker/1\n",
+            {
+                "cpu/docker/1/cpu.cfs_quota_us": "200000",
+                "cpu/docker/1/cpu.cfs_period_us": "100000",
+                "cpu/docker/1/cpuacct.usage": "3000000000",
+            },
+            [(2.0, 3.0)],
+        ),
+        ("0::/\n", {"cpu.max": "100000 100000"}, [(1.0, 0.0)]),
+        ("0::/\n", {"cpu.max": "max 100000", "cpu.stat": "usage_usec 7"}, []),
+    ],
+)
+def test_what_a_quota_pays_for_and_what_is_used_of_it(
+    tmp_path: Path, own: str, files: dict[str, str], expected: list[tuple[float, float]]
+) -> None:
+    found = cgroup.quotas(*machine(tmp_path, own, files))
+    assert [(quota.cores, round(quota.used_s, 9)) for quota in found] == expected

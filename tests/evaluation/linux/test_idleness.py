@@ -10,6 +10,7 @@ from threading import Timer
 
 import pytest
 
+from pytest_avo.evaluation.linux.cgroup import Quota
 from pytest_avo.evaluation.linux.idleness import are_idle
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -31,6 +32,20 @@ def test_cores_are_idle_that_nobody_else_uses(tmp_path: Path, idle: float, expec
     later.start()
     assert are_idle(len(CORES), window_s=WINDOW_S, stat=stat) is expected
     later.join()
+
+
+@pytest.mark.parametrize(("others", "expected"), [(0.0, True), (1.0, False)])
+def test_a_quota_that_others_of_a_container_use_up_leaves_no_core_idle(
+    tmp_path: Path, others: float, expected: bool
+) -> None:
+    """Beside the idle cores of a whole machine, which a container sees but is not given."""
+    stat, used_s = tmp_path / "stat", iter([5.0, 5.0 + others * 1.2 * WINDOW_S])
+    stat.write_text(told(0.0))
+    later = Timer(WINDOW_S / 3, lambda: stat.write_text(told(1.2 * WINDOW_S)))
+    later.start()
+    found = are_idle(1, window_s=WINDOW_S, stat=stat, quotas=lambda: [Quota(1.0, next(used_s))])
+    later.join()
+    assert found is expected
 
 
 def test_where_linux_does_not_tell_none_are(tmp_path: Path) -> None:
