@@ -19,6 +19,7 @@ from pytest_avo.session.options.table import add_options
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
+    from xdist.workermanage import WorkerController
 
     from pytest_avo.core.kernel import Kernel
     from pytest_avo.core.shape import Shape
@@ -148,6 +149,10 @@ class RunHooks:
             from pytest_avo.session.outputs import leave
 
             session.exitstatus = leave(self.run.leave, session)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: WorkerController) -> None:
+        self.run.tell(node.workerinput)
 
 
 class BenchHooks:

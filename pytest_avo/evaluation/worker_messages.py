@@ -23,6 +23,8 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     """How many there are on its host, which share its cores where nothing is timed."""
     dealing: int = 1
     """How many deal its host's devices, those of other sessions of one pytest-xdist run too: they share the memory."""
+    spins: bool | None = None
+    """Whether threads of kernels on a CPU spin where they wait for each other; None: as the worker finds its host."""
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):

@@ -71,6 +71,11 @@ class StoredBaseline(msgspec.Struct, frozen=True):
         commit = str(self.record.commit.get("id") or "unversioned")[:8]
         return f"{self.name} ({commit}, {self.record.created[:10]})"
 
+    @property
+    def spins(self) -> bool:
+        """Whether threads spun where they waited for each other when it was stored, as those of today have to."""
+        return any(entry.timing.spins for entry in self.record.entries)
+
     def subject(self, kernel: Kernel) -> Subject | None:
         """None: its times are there already."""
 

@@ -42,6 +42,8 @@ class Assessor:
         self.confinement = confinement
         self.noise = stored_noise(device.fingerprint())
         self.floor = self.noise.floor if self.noise else NOISE_FLOOR
+        self.spins: bool | None = None
+        """Whether threads of kernels on this CPU spin where they wait for each other; None: as it is found."""
         self._console = console
         self._spool = spool
         self._start = start

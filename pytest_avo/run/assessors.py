@@ -45,10 +45,18 @@ def assess_here(
     check_locks()
 
     def start(target: str) -> Evaluator:
-        kind = deal(ordinal, target).fingerprint()
-        return Pool(specs, layers=settings.sandbox != "off", first_device=ordinal, dealing=dealing, kind=kind)
+        device = deal(ordinal, target, spins=assessor.spins)
+        return Pool(
+            specs,
+            layers=settings.sandbox != "off",
+            first_device=ordinal,
+            dealing=dealing,
+            kind=device.fingerprint(),
+            spins=device.spins,  # before any of them works here: all are alike then, also one that is started again
+        )
 
-    return Assessor(settings, deal(ordinal), console, start=start, confinement=confinement(settings.sandbox))
+    assessor = Assessor(settings, deal(ordinal), console, start=start, confinement=confinement(settings.sandbox))
+    return assessor
 
 
 def assess_elsewhere(settings: Settings, console: Console, *, specs: Sequence[str]) -> Assessor:

@@ -25,6 +25,9 @@ class KernelRun(ABC):
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
         """What collects the items of a kernel file."""
 
+    def tell(self, worker: dict[str, object]) -> None:  # noqa: B027
+        """Tell one of xdist's workers, by its workerinput, what it could not find out by itself."""
+
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:  # noqa: B027 - not every mode has results
         """Put an item's result on its report, in the process that ran it."""
 

@@ -34,6 +34,7 @@ from pytest_avo.session.surroundings import (
     console_of,
     take_over_spool,
     take_over_workers,
+    told_spins,
     usage_errors,
     worker_count,
     worker_index,
@@ -92,6 +93,7 @@ def begin(config: pytest.Config, settings: Settings, spool: SpoolAddress | None)
         assessor = assess(settings, console, specs=specs)
     else:
         assessor = assess_here(settings, console, ordinal=worker_index(config), dealing=worker_count(config))
+        assessor.spins = told_spins(config)
     return MEASURED[settings.mode](config, console, assessor)
 
 

@@ -8,13 +8,17 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_avo.core.errors import InvalidInput
+from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.spool.places import SpoolAddress, spool_of
 from pytest_avo.report.terminal.status import Screen
+from pytest_avo.run.assessor import Assessor
 from pytest_avo.run.console import Console
 from pytest_avo.run.settings import Settings
 from pytest_avo.session.options.choices import with_place
 from pytest_avo.session.screen import BesideCapture
 
+SPINS = "avo_spins"
+"""What xdist's workers are told: whether threads of kernels spin where they wait for each other."""
 SPOOLED = ("bench", "evolve", "aa")
 """Modes that can have kernels evaluated by way of a spool."""
 
@@ -72,3 +76,15 @@ def worker_index(config: pytest.Config) -> int:
 def worker_count(config: pytest.Config) -> int:
     """How many workers xdist has; 1 where this process is none of them."""
     return int(getattr(config, "workerinput", {}).get("workercount", 1))
+
+
+def told_spins(config: pytest.Config) -> bool | None:
+    """What xdist's controller found before there were workers; None in that itself, and where it said nothing."""
+    found = getattr(config, "workerinput", {}).get(SPINS)
+    return None if found is None else bool(found)
+
+
+def tell_spins(worker: dict[str, object], assessor: Assessor) -> None:
+    """Tell one of xdist's workers: they would find each other at work."""
+    if assessor.device.target == "cpu" and not assessor.is_remote:
+        worker[SPINS] = deal(0, spins=assessor.spins).spins

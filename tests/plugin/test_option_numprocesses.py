@@ -30,6 +30,7 @@ def test_results_and_their_order_are_those_of_one_process(project: Project) -> N
         project.kernel(name, source)
     two = project.run(*BENCH, "-n", "2")
     together = results(project)
+    assert len({row["spins"] for row in project.json()["avo"]["results"] if row["spins"] is not None}) == 1
     project.plugins, project.here = SCRIPTED_PLUGINS, True
     one = project.run(*BENCH)
     assert two.ret == one.ret == 1

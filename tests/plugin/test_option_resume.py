@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.core.kernel import read_kernel
+from pytest_avo.evaluation.devices import cpu
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.view import View, latest_run
 from tests.plugin.conftest import SLOW, Project, descendants
@@ -103,6 +104,21 @@ def test_ctrl_c_ends_within_a_second_and_says_how_to_resume(project: Project) ->
 
 
 @pytest.mark.usefixtures("scripted")
+@pytest.mark.usefixtures("scripted")
+def test_threads_go_on_to_wait_for_each_other_as_they_did(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "_found_idle", lambda cores: True)
+    project.script("39", "1")
+    assert project.evolve("--generations", "1").ret == 0
+    monkeypatch.setattr(cpu, "_found_idle", lambda cores: False)
+    assert project.evolve("--generations", "2", "--avo-resume").ret == 0
+    run = latest_run(project.path / ".avo" / FILE, "kernels/slow.py")
+    assert run is not None
+    with View(project.path / ".avo" / FILE, run.id) as view:
+        found = [x.evaluation.timing for each in view.attempts() for x in view.evaluations(each.id, "screen")]
+        assert len(view.attempts()) == 3
+    assert {timing.spins for timing in found if timing is not None} == {True}
+
+
 def test_a_run_that_ended_with_a_bad_seed_ends_so_again(project: Project) -> None:
     project.script("80")
     project.kernel("slow.py", SLOW.replace("return _once(", "return 2 * _once("))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pytest_avo.evaluation.devices import cpu
 from tests.plugin.conftest import SHAPES, Project
 from tests.plugin.test_option_compare import repeated
 
@@ -35,6 +36,21 @@ def test_a_stored_baseline_is_compared_with_relative_to_a_peer(project: Project)
     assert slower.ret == 1
     slower.stdout.fnmatch_lines([f"slower  {SHAPES[0]}: *% slower than baseline main (relative to torch-sdpa)*"])
     assert set(project.json()["avo"]["geomean"]) == {"baseline", "torch-sdpa"}
+
+
+@pytest.mark.parametrize("was_idle", [True, False])
+def test_threads_wait_for_each_other_as_they_did_when_the_baseline_was_stored(
+    project: Project, monkeypatch: pytest.MonkeyPatch, was_idle: bool
+) -> None:
+    monkeypatch.setattr(cpu, "_found_idle", lambda cores: was_idle)
+    project.run("--avo-bench", "--avo-save", "main", *ROUNDS)
+    monkeypatch.setattr(cpu, "_found_idle", lambda cores: not was_idle)
+    project.kernel("slow.py", repeated(400))
+    compared = ("--avo-compare", "main", "--avo-compare-fail", "100%", "--avo-json", "out.json")
+    assert project.run("--avo-bench", *compared, *ROUNDS).ret == 1, "what is slower is seen whatever the machine does"
+    assert [row["spins"] for row in project.json()["avo"]["results"]] == [was_idle, was_idle]
+    project.run("--avo-bench", "--avo-json", "alone.json", *ROUNDS)
+    assert [row["spins"] for row in project.json("alone.json")["avo"]["results"]] == [not was_idle, not was_idle]
 
 
 def test_another_machine_is_a_usage_error_that_says_what_differs(project: Project) -> None:

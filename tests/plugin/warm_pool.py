@@ -38,6 +38,7 @@ class WarmPool:
         first_device: int = 0,
         dealing: int = 1,
         kind: Fingerprint | None = None,
+        spins: bool | None = None,
     ) -> None:
         assert (list(specs), layers, first_device, dealing) == (["popen"], True, 0, 1), "only it is kept"
 

@@ -27,6 +27,10 @@ class CpuDevice:
     place = "cpu"
     peers = ("torch-sdpa",)
 
+    def __init__(self, *, spins: bool | None = None) -> None:
+        """spins: whether threads of kernels do, where that is decided."""
+        self._spins = spins
+
     @property
     def threads(self) -> int:
         return cgroup.cores()
@@ -48,8 +52,8 @@ class CpuDevice:
 
     @property
     def spins(self) -> bool:
-        """Whether threads of kernels spin at barriers: this process looked, once, and nothing else was at work."""
-        return _found_idle(self.threads)
+        """Whether threads of kernels spin at barriers: as decided, else whether this process found nothing at work."""
+        return _found_idle(self.threads) if self._spins is None else self._spins
 
     def reading(self) -> None:
         """Nothing: a virtual machine's clock and temperature are not its own."""

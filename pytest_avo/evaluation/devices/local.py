@@ -9,23 +9,23 @@ from pytest_avo.evaluation.devices.device import Device
 from pytest_avo.evaluation.devices.gpus import gpus
 
 
-def devices(target: str = "") -> tuple[Device, ...]:
+def devices(target: str = "", *, spins: bool | None = None) -> tuple[Device, ...]:
     """The devices of one kind that kernels are run on here, in a fixed order. Imports no torch.
 
     target: what kernels declare, "cpu" or "sm90"; none here may be of that kind. Without one, the kind that this
-    machine is for: its first GPU's, or the CPU.
+    machine is for: its first GPU's, or the CPU. spins: see CpuDevice.
     """
     found: list[Device] = [CudaDevice(gpu) for gpu in gpus()] if target != "cpu" else []
-    found.append(CpuDevice())
+    found.append(CpuDevice(spins=spins))
     return tuple(device for device in found if device.target == (target or found[0].target))
 
 
-def deal(ordinal: int, target: str = "") -> Device:
-    """The device of a worker. Workers in excess of devices share them and wait for each other's leases.
+def deal(ordinal: int, target: str = "", *, spins: bool | None = None) -> Device:
+    """The device of a worker, one of `devices`. Workers in excess share them and wait for each other's leases.
 
     EvaluatorError where this machine has none of the kind.
     """
-    found = devices(target)
+    found = devices(target, spins=spins)
     if not found:
         raise EvaluatorError(f"this machine has no device for {target} kernels")
     return found[ordinal % len(found)]

@@ -34,10 +34,11 @@ class Pool:
         first_device: int = 0,
         dealing: int = 1,
         kind: Fingerprint | None = None,
+        spins: bool | None = None,
     ) -> None:
         """layers: confine kernels; required: layers without which a worker is refused; kind: see Roster.
 
-        dealing: workers of this machine that deal its devices, where other pools have some too.
+        dealing: workers of this machine that deal its devices, if other pools have some. spins: see WorkerConfig.
         """
         self._jobs = Jobs(workers=len(specs))
         self._roster = Roster(self._jobs, required=required, kind=kind)
@@ -51,6 +52,7 @@ class Pool:
                 target=kind.target if kind is not None else "",
                 workers=hosts.count(hosts[index]),
                 dealing=max(dealing, hosts.count(hosts[index])),
+                spins=spins,
             )
             self._workers.append(Feeder(spec, config, jobs=self._jobs, roster=self._roster))
         for worker in self._workers:

@@ -74,7 +74,7 @@ def serve(channel: Any) -> None:
 
         line.open(end)
         config = msgspec.json.decode(line.inbox.get(), type=WorkerConfig)
-        device = deal(config.device, config.target)
+        device = deal(config.device, config.target, spins=config.spins)
         os.environ.update(device.environment())  # for the judge too: it sees the device that its kernels see
         warm = ["torch", "triton"] if device.place == "cuda" else ["torch"]
         is_cpu = device.place == "cpu"  # a GPU's processes share one memory for arguments

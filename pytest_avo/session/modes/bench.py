@@ -27,6 +27,7 @@ from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.outputs import print_apart, tell_github, write_files
 from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
+from pytest_avo.session.surroundings import tell_spins
 
 
 class Bench(KernelRun):
@@ -41,6 +42,8 @@ class Bench(KernelRun):
         fingerprint, floor = self.assessor.device.fingerprint(), self.assessor.floor
         settings = assessor.settings
         gate = open_gate(settings.gate, settings.rootdir, fingerprint=fingerprint, floor=floor)
+        if gate is not None and isinstance(gate.baseline, store.StoredBaseline):
+            self.assessor.spins = gate.baseline.spins
         self.rules = BenchRules(self.assessor, self.selection, gate)
         self._tally = Tally()
 
@@ -59,6 +62,9 @@ class Bench(KernelRun):
     def keep_order(self, node_ids: Sequence[str]) -> None:
         """Show results in the order in which they were collected, whichever worker has finished first."""
         self._tally.keep_order(node_ids)
+
+    def tell(self, worker: dict[str, object]) -> None:
+        tell_spins(worker, self.assessor)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         attach_row(item, report)

@@ -24,6 +24,7 @@ from pytest_avo.session.items.items import KernelFile, KernelItem
 from pytest_avo.session.items.report_values import ReportValue
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
+from pytest_avo.session.surroundings import tell_spins
 
 LAUNCHES = 3
 """Processes per arm: what differs from process to process is part of the noise."""
@@ -66,6 +67,9 @@ class NoiseRun(KernelRun):
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
         return KernelFile.under(parent, path=path, rules=self._rules)
+
+    def tell(self, worker: dict[str, object]) -> None:
+        tell_spins(worker, self._assessor)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         if not isinstance(item, KernelItem) or report.when != "call" or item.evaluation is None:

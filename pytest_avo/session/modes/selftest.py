@@ -27,6 +27,7 @@ from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.items.report_values import ReportValue
 from pytest_avo.session.kernel_run import KernelRun
 from pytest_avo.session.selection import Selection
+from pytest_avo.session.surroundings import tell_spins
 
 ROW = ReportValue("avo_selftest_row", SelftestRow)
 """What became of a kernel of the corpus."""
@@ -178,6 +179,9 @@ class SelfTest(KernelRun):
             compared = [*verdict.peers.values(), *([verdict.baseline] if verdict.baseline else [])]
             gains.append(min(each.ci95[0] for each in compared))
         return max(gains)
+
+    def tell(self, worker: dict[str, object]) -> None:
+        tell_spins(worker, self._assessor)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         wanted = report.when == "call" or (report.when == "setup" and report.skipped)

@@ -8,6 +8,7 @@ import pytest
 
 from pytest_avo.evaluation.devices import cpu
 from pytest_avo.evaluation.devices.cpu import CpuDevice
+from pytest_avo.evaluation.devices.local import deal
 from pytest_avo.evaluation.linux import idleness
 
 
@@ -38,3 +39,4 @@ def test_threads_spin_at_barriers_where_the_machine_was_idle_and_sleep_else(
     assert found[0]["OMP_WAIT_POLICY"] == "passive"
     assert ("GOMP_SPINCOUNT" in found[0]) == is_idle
     assert "GOMP_SPINCOUNT" not in CpuDevice().asleep()
+    assert [deal(0, "cpu", spins=spins).spins for spins in (True, False)] == [True, False], "where it is decided"
