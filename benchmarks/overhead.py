@@ -82,7 +82,8 @@ def beside_a_plain_loop(pool: Pool, shape: Shape) -> str:
     whole_s = time.perf_counter() - start
     assert evaluation.timing is not None, evaluation
     told = msgspec.json.encode(Loop(shape, evaluation.timing.calls))
-    environment = {**os.environ, **deal(0).environment()}  # threads and allocator as kernels' processes have them
+    # Threads and allocator as kernels' processes had them.
+    environment = {**os.environ, **deal(0, spins=evaluation.timing.spins).environment()}
     command = [sys.executable, __file__, "--loop"]
     found = subprocess.run(command, input=told, stdout=subprocess.PIPE, env=environment, check=True)
     plain_s = float(found.stdout)
