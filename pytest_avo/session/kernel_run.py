@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from pytest_avo.report.terminal.terminal import Line
+from pytest_avo.run.assessor import Assessor
 from pytest_avo.session.selection import Selection
+from pytest_avo.session.surroundings import tell_spins
 
 
 class KernelRun(ABC):
@@ -43,3 +45,16 @@ class KernelRun(ABC):
 
     def close(self) -> None:  # noqa: B027
         """End what was started."""
+
+
+class MeasuredRun(KernelRun):
+    """A run that has kernels evaluated."""
+
+    def __init__(self, assessor: Assessor) -> None:
+        self.assessor = assessor
+
+    def tell(self, worker: dict[str, object]) -> None:
+        tell_spins(worker, self.assessor)
+
+    def close(self) -> None:
+        self.assessor.close()

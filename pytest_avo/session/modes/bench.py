@@ -23,22 +23,21 @@ from pytest_avo.session.items.items import KernelFile, attach_row
 from pytest_avo.session.items.letters import legend
 from pytest_avo.session.items.tally import Tally
 from pytest_avo.session.items.totals import attach_total, totals
-from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.kernel_run import MeasuredRun
 from pytest_avo.session.outputs import print_apart, tell_github, write_files
 from pytest_avo.session.screen import columns
 from pytest_avo.session.selection import Selection
-from pytest_avo.session.surroundings import tell_spins
 
 
-class Bench(KernelRun):
+class Bench(MeasuredRun):
     """A run that measures kernels."""
 
     def __init__(self, config: pytest.Config, console: Console, assessor: Assessor) -> None:
+        super().__init__(assessor)
         self._config = config
         self._settings = assessor.settings
         self._console = console
         self.selection = Selection(config, assessor.settings)
-        self.assessor = assessor
         fingerprint, floor = self.assessor.device.fingerprint(), self.assessor.floor
         settings = assessor.settings
         gate = open_gate(settings.gate, settings.rootdir, fingerprint=fingerprint, floor=floor)
@@ -62,9 +61,6 @@ class Bench(KernelRun):
     def keep_order(self, node_ids: Sequence[str]) -> None:
         """Show results in the order in which they were collected, whichever worker has finished first."""
         self._tally.keep_order(node_ids)
-
-    def tell(self, worker: dict[str, object]) -> None:
-        tell_spins(worker, self.assessor)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         attach_row(item, report)
@@ -100,6 +96,3 @@ class Bench(KernelRun):
     def exit_status(self, status: int) -> int:
         """What the run ends with: 1 where the gate failed, whatever became of the failing tests' reports."""
         return self._tally.exit_status(status)
-
-    def close(self) -> None:
-        self.assessor.close()

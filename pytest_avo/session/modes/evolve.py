@@ -39,7 +39,7 @@ from pytest_avo.session.header import header
 from pytest_avo.session.items.items import KernelFile, KernelItem
 from pytest_avo.session.items.letters import legend
 from pytest_avo.session.items.tally import Tally
-from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.kernel_run import MeasuredRun
 from pytest_avo.session.modes.candidates import SEED_PREFIX, EvolutionRules, attach_candidate, candidate_items
 from pytest_avo.session.outputs import PAGE, write_files, write_run_page
 from pytest_avo.session.screen import columns
@@ -65,14 +65,14 @@ class EvolvedKernel(Selection):
         return [str(path)]
 
 
-class Evolution(KernelRun):
+class Evolution(MeasuredRun):
     """A run that evolves one kernel."""
 
     def __init__(self, config: pytest.Config, console: Console, assessor: Assessor) -> None:
+        super().__init__(assessor)
         self._config = config
         self._settings = assessor.settings
         self._console = console
-        self.assessor = assessor
         own = self.assessor.device
         targets = [own.target] if self.assessor.is_remote else list(dict.fromkeys((own.target, "cpu")))
         self.selection = EvolvedKernel(config, assessor.settings, targets)
@@ -245,9 +245,6 @@ class Evolution(KernelRun):
             write_files(found, files)
             if page is not None:
                 write_run_page(facts, page)
-
-    def close(self) -> None:
-        self.assessor.close()
 
     def close_lineage(self) -> None:
         """Tell operators to stop and close the lineage, once all is shown."""

@@ -22,9 +22,8 @@ from pytest_avo.session.header import header
 from pytest_avo.session.items.asking import AskingRules
 from pytest_avo.session.items.items import KernelFile, KernelItem
 from pytest_avo.session.items.report_values import ReportValue
-from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.kernel_run import MeasuredRun
 from pytest_avo.session.selection import Selection
-from pytest_avo.session.surroundings import tell_spins
 
 LAUNCHES = 3
 """Processes per arm: what differs from process to process is part of the noise."""
@@ -52,24 +51,21 @@ class NoiseRules(AskingRules):
         return judge_alone(evaluation, item.shape)
 
 
-class NoiseRun(KernelRun):
+class NoiseRun(MeasuredRun):
     """A run that times every kernel beside itself."""
 
     def __init__(self, config: pytest.Config, console: Console, assessor: Assessor) -> None:
+        super().__init__(assessor)
         self.selection = Selection(config, assessor.settings)
-        self._assessor = assessor
-        self._rules = NoiseRules(self._assessor, self.selection)
+        self._rules = NoiseRules(self.assessor, self.selection)
         self._found: list[NoiseRow] = []
         self._noise: Noise | None = None
 
     def header(self) -> str:
-        return header(self._assessor, peers=())
+        return header(self.assessor, peers=())
 
     def collector(self, parent: pytest.Collector, path: Path) -> pytest.File:
         return KernelFile.under(parent, path=path, rules=self._rules)
-
-    def tell(self, worker: dict[str, object]) -> None:
-        tell_spins(worker, self._assessor)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         if not isinstance(item, KernelItem) or report.when != "call" or item.evaluation is None:
@@ -86,7 +82,7 @@ class NoiseRun(KernelRun):
         """Keep the floor for later runs on this machine."""
         comparisons: list[Launches] = [row.launches for row in self._found]
         if comparisons:
-            self._noise = noise_of(comparisons, self._assessor.device.fingerprint())
+            self._noise = noise_of(comparisons, self.assessor.device.fingerprint())
             store_noise(self._noise)
 
     def table(self) -> Iterator[Line]:
@@ -95,6 +91,3 @@ class NoiseRun(KernelRun):
             where = f"{self._noise.fingerprint.device}, fingerprint {self._noise.fingerprint.digest}"
             counted = text.counted(self._noise.comparisons, "comparison")
             yield Line(f"noise floor {self._noise.floor:.2%} from {counted} on {where}", {"bold": True})
-
-    def close(self) -> None:
-        self._assessor.close()

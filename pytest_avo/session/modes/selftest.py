@@ -25,9 +25,8 @@ from pytest_avo.run.console import Console
 from pytest_avo.session.header import header
 from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.items.report_values import ReportValue
-from pytest_avo.session.kernel_run import KernelRun
+from pytest_avo.session.kernel_run import MeasuredRun
 from pytest_avo.session.selection import Selection
-from pytest_avo.session.surroundings import tell_spins
 
 ROW = ReportValue("avo_selftest_row", SelftestRow)
 """What became of a kernel of the corpus."""
@@ -121,18 +120,18 @@ class Corpus(Selection):
         return path.suffix == ".py" and (named or describes_cheat(path))
 
 
-class SelfTest(KernelRun):
+class SelfTest(MeasuredRun):
     """A run over the corpus."""
 
     def __init__(self, config: pytest.Config, console: Console, assessor: Assessor) -> None:
+        super().__init__(assessor)
         self.selection = Corpus(config, assessor.settings)
         self._settings = assessor.settings
-        self._assessor = assessor
         self._found: list[SelftestRow] = []
         self._traps: Traps | None = None
 
     def header(self) -> str:
-        return header(self._assessor, peers=(PEER,))
+        return header(self.assessor, peers=(PEER,))
 
     @property
     def traps(self) -> Traps:
@@ -149,7 +148,7 @@ class SelfTest(KernelRun):
 
     def why_skipped(self, cheat: Cheat) -> str:
         """Why a kernel means nothing on this device, or ""."""
-        target = self._assessor.device.target
+        target = self.assessor.device.target
         here = "cpu" if target == "cpu" else "gpu"
         return "" if cheat.target in ("any", here) else f"is for a {cheat.target}, this device is {target}"
 
@@ -167,21 +166,18 @@ class SelfTest(KernelRun):
             plan=PLAN,
             baseline=Subject(TWIN, (corpus() / TWIN).read_text(encoding="utf-8")),
             peers=(PEER,),
-            target=self._assessor.device.target,
+            target=self.assessor.device.target,
         )
-        return self._assessor.answers(request)
+        return self.assessor.answers(request)
 
     def gain(self, cheat: Cheat, evaluations: Evaluations) -> float:
         """How much faster than every honest kernel beside it a kernel surely is, on the shape where it is most so."""
         gains = []
         for shape in self._shapes(cheat):
-            verdict = judge(evaluations[shape.id], shape, floor=self._assessor.floor)
+            verdict = judge(evaluations[shape.id], shape, floor=self.assessor.floor)
             compared = [*verdict.peers.values(), *([verdict.baseline] if verdict.baseline else [])]
             gains.append(min(each.ci95[0] for each in compared))
         return max(gains)
-
-    def tell(self, worker: dict[str, object]) -> None:
-        tell_spins(worker, self._assessor)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
         wanted = report.when == "call" or (report.when == "setup" and report.skipped)
@@ -196,7 +192,7 @@ class SelfTest(KernelRun):
         return report_selftest.table(self._found)
 
     def close(self) -> None:
-        self._assessor.close()
+        super().close()
         if self._traps is not None:
             self._traps.close()
 
