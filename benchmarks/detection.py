@@ -1,4 +1,4 @@
-"""How often one check finds a wrong kernel: the shares behind docs/trust.md.
+"""How often one check finds a wrong kernel: the shares in docs/error-rates.md.
 
     python benchmarks/detection.py CHECKS FILE.py... [--suites FOLDER]
 

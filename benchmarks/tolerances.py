@@ -1,4 +1,4 @@
-"""How far honest kernels stay below the error limits: the margins behind docs/trust.md.
+"""How far honest kernels stay below the error limits: the margins in docs/error-rates.md.
 
     python benchmarks/tolerances.py [SECONDS] [SEED]
 

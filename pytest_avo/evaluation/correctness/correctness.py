@@ -15,7 +15,7 @@ In float32 what differs from plain torch operations by no more than 16 eps, and 
 these limits whatever float64 says (e <= |difference| + p). So float64, which takes three times as long, is asked about
 all else.
 The maximum rule is FlashAttention's own; the root mean square separates honest kernels (0.4 to 1.0 times p) from ones
-that drop keys or precision (5 times and more) where the maximum hardly can. docs/trust.md has the measurements.
+that drop keys or precision (5 times and more) where the maximum hardly can. docs/error-rates.md has figures.
 """
 
 from __future__ import annotations
