@@ -16,6 +16,7 @@ GL = types.SimpleNamespace(
     minimum=min, maximum=max, cdiv=lambda a, b: -(-a // b), where=lambda condition, a, b: a if condition else b
 )
 BLOCK_M, BLOCK_N, CONSUMER_ROWS = 128, 64, 64
+LONGEST_FIRST, TURNED, MIRRORED = range(3)
 LENGTHS = [(1, 1), (700, 700), (129, 1000), (1000, 129)]
 
 
@@ -23,10 +24,10 @@ LENGTHS = [(1, 1), (700, 700), (129, 1000), (1000, 129)]
 def device() -> dict[str, Any]:
     """The device functions, their few library calls bound to Python's own."""
     kernel = load_attention(KERNEL)
-    bound: dict[str, Any] = {"gl": GL}
-    for name in ("key_blocks", "locate"):
+    bound: dict[str, Any] = {"gl": GL, "TURNED": TURNED, "MIRRORED": MIRRORED}
+    for name in ("key_blocks", "locate", "mirrored"):
         bound[name] = types.FunctionType(kernel.__globals__[name].fn.__code__, bound)
-    return bound
+    return bound | {"most_blocks": kernel.__globals__["most_blocks"]}
 
 
 def visible(row: int, rows: int, seqlen_q: int, seqlen_kv: int, causal: bool) -> list[int]:
@@ -35,19 +36,19 @@ def visible(row: int, rows: int, seqlen_q: int, seqlen_kv: int, causal: bool) ->
     return [max(0, min(seqlen_kv, i + 1 + shift)) if causal else seqlen_kv for i in range(row, row + rows)]
 
 
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("causal", "order"), [(False, LONGEST_FIRST), (True, LONGEST_FIRST), (True, TURNED)])
 @pytest.mark.parametrize("head_dim", [64, 128])
 @pytest.mark.parametrize("section", [1, 3, 4, 10])
 @pytest.mark.parametrize(("seqlen_q", "seqlen_kv"), LENGTHS)
 def test_tiles_cover_every_row_once_and_every_visible_key(
-    device: dict[str, Any], seqlen_q: int, seqlen_kv: int, section: int, head_dim: int, causal: bool
+    device: dict[str, Any], seqlen_q: int, seqlen_kv: int, section: int, head_dim: int, causal: bool, order: int
 ) -> None:
     batch, heads_q = 2, 5
     row_tiles = -(-seqlen_q // BLOCK_M)
     sizes = (row_tiles, batch * heads_q, heads_q, section, seqlen_q, seqlen_kv)
 
     numbers = range(row_tiles * batch * heads_q)
-    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, head_dim, causal) for tile in numbers]
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, head_dim, causal, order) for tile in numbers]
 
     places = [(b, h, row) for b, h, row, _ in tiles]
     assert sorted(places) == list(product(range(batch), range(heads_q), range(0, seqlen_q, BLOCK_M)))
@@ -73,7 +74,7 @@ def test_a_consumer_leaves_out_and_leaves_unmasked_what_its_own_rows_allow(
 
 def test_a_causal_section_starts_with_its_longest_rows(device: dict[str, Any]) -> None:
     sizes = (8, 4, 4, 2, 1024, 1024)
-    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True) for tile in range(32)]
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True, LONGEST_FIRST) for tile in range(32)]
     first_section = [blocks for _, _, _, blocks in tiles[:16]]
     assert first_section == sorted(first_section, reverse=True)
     assert {head for _, head, _, _ in tiles[:16]} == {0, 1}
@@ -81,8 +82,45 @@ def test_a_causal_section_starts_with_its_longest_rows(device: dict[str, Any]) -
 
 def test_what_is_left_over_joins_the_last_causal_section(device: dict[str, Any]) -> None:
     sizes = (8, 7, 7, 3, 1024, 1024)
-    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True) for tile in range(56)]
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True, LONGEST_FIRST) for tile in range(56)]
     last_section = tiles[24:]
     assert {head for _, head, _, _ in last_section} == {3, 4, 5, 6}
     lengths = [blocks for _, _, _, blocks in last_section]
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_every_other_turned_section_starts_with_its_shortest_rows(device: dict[str, Any]) -> None:
+    sizes = (8, 7, 7, 3, 1024, 1024)
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True, TURNED) for tile in range(56)]
+    lengths = [blocks for _, _, _, blocks in tiles]
+    assert lengths[:24] == sorted(lengths[:24], reverse=True)
+    assert lengths[24:] == sorted(lengths[24:])
+
+
+@pytest.mark.parametrize("order", [LONGEST_FIRST, TURNED])
+@pytest.mark.parametrize(("heads", "section"), [(32, 8), (7, 3), (5, 5)])
+def test_the_host_counts_what_the_busiest_program_walks(
+    device: dict[str, Any], heads: int, section: int, order: int
+) -> None:
+    sizes = (16, heads, heads, section, 2048, 8192)
+    tiles = [device["locate"](tile, sizes, BLOCK_M, BLOCK_N, 128, True, order) for tile in range(16 * heads)]
+    lengths = sorted({blocks for _, _, _, blocks in tiles}, reverse=True)
+    for programs in (1, 13, 128, 132):
+        walked = [sum(blocks for _, _, _, blocks in tiles[program::programs]) for program in range(programs)]
+        assert device["most_blocks"](lengths, heads, section, programs, order == TURNED) == max(walked)
+
+
+@pytest.mark.parametrize("seqlen_q", [129, 256, 500, 512])
+def test_mirrored_consumers_cover_every_row_once_and_none_sees_more_keys_than_the_last(
+    device: dict[str, Any], seqlen_q: int
+) -> None:
+    row_tiles = -(-seqlen_q // BLOCK_M)
+    sizes = (row_tiles, 2, 2, 2, seqlen_q, seqlen_q)
+    tiles = [
+        device["locate"](tile, sizes, CONSUMER_ROWS, BLOCK_N, 128, True, MIRRORED) for tile in range(2 * row_tiles)
+    ]
+    rows = [(head, row) for _, head, last, _ in tiles for row in (device["mirrored"](last, sizes), last)]
+    assert sorted(rows) == list(product(range(2), range(0, row_tiles * BLOCK_M, CONSUMER_ROWS)))
+    for _, _, row, blocks in tiles:
+        own, _ = device["key_blocks"](device["mirrored"](row, sizes), sizes, CONSUMER_ROWS, BLOCK_N, True)
+        assert own <= blocks
