@@ -19,8 +19,8 @@ SHAPES = {
     "decode": Shape(2, 32, 8, 1, 1024, 128, False, "bf16"),
 }
 MOST = {"mha": 11, "decode": 30}
-"""Half of them or more are for the plain calls of a battery. Several queries on most keys take one each, and short prompts
-of a round whose consumers are mirrored are two of their own."""
+"""Half of them or more are for the plain calls of a battery. Several queries on most keys take one each, and short
+prompts of a round whose consumers are mirrored are two of their own."""
 
 
 def count_builds(kernel: Path, shape: Shape, found: Path) -> None:
