@@ -7,10 +7,12 @@ compiled lies in the kernel's private folder: its own process finds it there, an
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -36,8 +38,6 @@ COMPILED_AHEAD = ("sm90",)
 """Targets for which Triton compiles where they are not."""
 MULTIPLE = 16
 """Lengths that are multiples of this are what compilers tell from others."""
-CALLS_AT_ONCE = 40
-"""Calls in one message: longer messages exceed what the socket takes."""
 NICENESS, PATIENT_NICENESS = 10, 19
 """Niceness of compilers that somebody waits for, and of those for later requests: a kernel may be timed beside the
 latter, and its judge needs a core at once."""
@@ -86,20 +86,17 @@ class Ahead:
         left = [shape for shape in shapes if known.isdisjoint(_holding(shape, asked[shape.id]))]
         if not left:
             return
-        try:
-            pid, link = self._spawner.fork_compiler(
-                subject, how=self._how, memory_bytes=self._memory_bytes, niceness=niceness
-            )
-        except EvaluatorError:
-            return  # the kernel's own process will be told of it
-        self._running[digest] = _Compiler(pid, link, frozenset((shape.id, asked[shape.id]) for shape in left))
-        calls = _calls(subject, left, asked)
-        try:
-            for first in range(0, len(calls), CALLS_AT_ONCE):
-                link.send(json.dumps(calls[first : first + CALLS_AT_ONCE]).encode())
-            link.send(b"[]")
-        except OSError:
-            return  # it ended, which is noticed when it is waited for
+        with open(os.memfd_create("calls", os.MFD_CLOEXEC), "wb") as told:
+            try:
+                pid, link = self._spawner.fork_compiler(
+                    subject, told.fileno(), how=self._how, memory_bytes=self._memory_bytes, niceness=niceness
+                )
+            except EvaluatorError:
+                return  # the kernel's own process will be told of it
+            self._running[digest] = _Compiler(pid, link, frozenset((shape.id, asked[shape.id]) for shape in left))
+            told.write(json.dumps(_calls(subject, left, asked)).encode())  # while the process imports the kernel
+        with suppress(OSError):  # it ended, which is noticed when it is waited for
+            link.send(b"{}")
 
     def finish(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool, limit_s: float) -> float:
         """Wait until a kernel is compiled for shapes, at most for a share of the limit; the seconds that took.
@@ -148,7 +145,8 @@ def _calls(subject: Subject, shapes: Sequence[Shape], asked: Mapping[str, Scope]
     """Calls that make a kernel launch all that it will launch for shapes, as far as that can be foreseen.
 
     They are drawn for this alone: which ones a kernel will be checked on it must not learn here. Those of wide heads,
-    which take longest to compile, come first.
+    which take longest to compile, come first, and of calls that look alike one: where there are cores for all that is
+    compiled, the last that is begun decides when all is.
     """
     random, once = Random(), beside_once(shapes)
     source = torch.Generator().manual_seed(0)
@@ -159,7 +157,19 @@ def _calls(subject: Subject, shapes: Sequence[Shape], asked: Mapping[str, Scope]
         claimed = None if asked[shape.id] == "plain call" else claim
         for case in all_cases(shape, claimed, random, place="cuda", beside=beside):
             found.append(_plain(case) if isinstance(case, Case) else _sequences(case, source))
-    return found
+    return _unlike_first(found)
+
+
+def _unlike_first(calls: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The calls, those before the others that no earlier one is like: such calls launch code of their own."""
+    seen = set[tuple[object, ...]]()
+    first: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for call in calls:
+        kind = (call["function"], call["dtype"], call["causal"], call["lse"], call["q"]["shape"][-1])
+        (others if kind in seen else first).append(call)
+        seen.add(kind)
+    return first + others
 
 
 def _plain(case: Case) -> dict[str, Any]:

@@ -127,11 +127,11 @@ class Spawner(ForkServer):
             os.close(resources.log.write_end)
 
     def fork_compiler(
-        self, subject: Subject, *, how: Mapping[str, Any], memory_bytes: int, niceness: int
+        self, subject: Subject, told: int, *, how: Mapping[str, Any], memory_bytes: int, niceness: int
     ) -> tuple[int, socket.socket]:
-        """A new process that compiles for a kernel, out of reach of the device, and a socket to ask it on.
+        """A new process that compiles for a kernel, out of reach of the device, and a socket to say that it may begin.
 
-        how: as `serve` of kernel_process.ahead takes it.
+        told: a file with the calls that it is to compile for. how: as `serve` of kernel_process.ahead takes it.
         """
         self.wait()
         scratch = self._scratch(subject)
@@ -144,7 +144,7 @@ class Spawner(ForkServer):
             "how": dict(how),
         }
         with open(os.devnull, "r+b") as nothing:
-            return self._start(request, [nothing.fileno()] * 3)
+            return self._start(request, [told, nothing.fileno(), nothing.fileno()])
 
     def end(self, arm: Arm) -> str:
         """Kill an arm with all below it, verify that it is gone, and say how its process ended."""

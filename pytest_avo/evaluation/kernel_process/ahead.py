@@ -22,7 +22,7 @@ from triton import knobs
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from pytest_avo.evaluation.kernel_process import runner
 from pytest_avo.evaluation.kernel_process.absent_gpu import TARGETS, pretended_device, replace_driver
-from pytest_avo.evaluation.kernel_process.wire import CHILD_SOCKET, MAX_MESSAGE
+from pytest_avo.evaluation.kernel_process.wire import CHILD_INPUT, CHILD_SOCKET, MAX_MESSAGE
 
 
 def recall() -> None:
@@ -44,15 +44,12 @@ def recall() -> None:
 
 
 def serve(*, jobs: int, target: str, multiprocessors: int) -> None:
-    """Take calls from the socket, as many messages of them as there are until an empty one; compile what they launch.
+    """Import the kernel, take calls once the socket says that they are there, and compile what they launch.
 
     jobs: how many compilers at a time. A call that fails is let go: the kernel's process will say what there is to say.
     """
     torch.set_num_threads(1)
     link = socket.socket(fileno=CHILD_SOCKET)
-    calls: list[dict[str, Any]] = []
-    while more := json.loads(link.recv(MAX_MESSAGE) or b"[]"):
-        calls += more
     compilers = _Compilers(jobs)
     replace_driver(TARGETS[target], launcher=compilers.launcher, benchmark=_benchmark)
     knobs.runtime.jit_cache_hook = compilers.before
@@ -60,11 +57,18 @@ def serve(*, jobs: int, target: str, multiprocessors: int) -> None:
     with pretended_device(multiprocessors):
         compilers.run(_build_driver)
         with contextlib.suppress(Exception):
-            functions = runner.load()
-            for call in calls:
+            functions = runner.load()  # which takes a quarter of a second, in which the calls are drawn
+            for call in _calls(link):
                 compilers.attempt(partial(_call, functions, call))
     compilers.wait()
     link.send(b"{}")
+
+
+def _calls(link: socket.socket) -> list[dict[str, Any]]:
+    """The calls, once they are told."""
+    link.recv(MAX_MESSAGE)
+    found: list[dict[str, Any]] = json.loads(os.pread(CHILD_INPUT, os.fstat(CHILD_INPUT).st_size, 0))
+    return found
 
 
 class _Compilers:

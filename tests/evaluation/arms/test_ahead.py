@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.source import text_digest
-from pytest_avo.evaluation.arms.ahead import Ahead
+from pytest_avo.evaluation.arms.ahead import Ahead, Scope, _calls
 from pytest_avo.evaluation.arms.spawner import Spawner
 from pytest_avo.evaluation.linux import processes
 from pytest_avo.evaluation.linux.removal import remove_tree
@@ -128,3 +129,24 @@ def test_a_kernel_that_cannot_be_compiled_holds_nobody_up(spawner: Spawner, sour
     assert compiler.finish(subject, [SHAPE], claim_alone=False, limit_s=1.0) < 10
     spawner.settle()
     assert spawner.is_alive
+
+
+def test_a_kernel_that_hangs_takes_no_time_from_who_begins_it_however_much_is_asked(spawner: Spawner) -> None:
+    shapes = [msgspec.structs.replace(SHAPE, seqlen_q=64 + n) for n in range(100)]
+    subject, compiler = Subject("hangs", f"{COPIES}import time\ntime.sleep(60)"), ahead(spawner)
+    start = time.monotonic()
+    compiler.begin(subject, shapes, claim_alone=True)
+    assert time.monotonic() - start < 20.0
+    compiler.finish(subject, shapes, claim_alone=True, limit_s=0.1)
+    spawner.settle()
+
+
+def test_what_is_unlike_all_before_it_is_compiled_first() -> None:
+    larger = msgspec.structs.replace(SHAPE, seqlen_q=96, seqlen_kv=96)
+    shapes = [SHAPE, larger, *(msgspec.structs.replace(shape, causal=True) for shape in (SHAPE, larger))]
+    asked: dict[str, Scope] = {shape.id: "plain call" for shape in shapes}
+    calls = _calls(Subject("copies", COPIES), shapes, asked)
+    assert [call["causal"] for call in calls[:2]] == [False, True]
+    assert sorted(call["causal"] for call in calls[2:]) == [False] * (len(calls) // 2 - 1) + [True] * (
+        len(calls) // 2 - 1
+    )
