@@ -5,12 +5,8 @@ An arm is a kernel in a comparison: the candidate, the incumbent or a peer. All 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import select
 import socket
-import sys
-import termios
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,25 +17,17 @@ import torch
 
 from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.faults import KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.forms import check_form
 from pytest_avo.evaluation.arms.lateness import IDLE_S, Lateness
-from pytest_avo.evaluation.arms.log import Log
+from pytest_avo.evaluation.arms.link import Link, Phase, Said
 from pytest_avo.evaluation.arms.memory import Memory, Written
-from pytest_avo.evaluation.arms.replies import Done, Enqueued, Loaded, Raised, decode
+from pytest_avo.evaluation.arms.replies import Done, Enqueued, Loaded
+from pytest_avo.evaluation.arms.resources import Log
 from pytest_avo.evaluation.correctness.inputs import Arguments
-from pytest_avo.evaluation.kernel_process.wire import MAX_MESSAGE
 from pytest_avo.evaluation.linux import memory_use, processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree
 
-LOOK_S = 0.2
-"""How often to look whether a silent process is still there."""
-ALERT_S = {"cpu": 0.0, "cuda": 0.1}
-"""How long to look for a reply without sleeping, by kind of device: to be woken takes a tenth of a millisecond, now
-more, now less. Where kernels run on a CPU they need the core."""
-_UNREAD = "did not take the request that it was to answer"
-Phase = Literal["build", "check", "time"]
-_Reply = Loaded | Enqueued | Done
 _Do = Literal["call", "launch", "replay", "enqueue"]
 
 
@@ -92,7 +80,7 @@ class Arm:
         self.log = log
         self.given = given
         self.result = result
-        self._link = link
+        self._link = Link(link, pid=tree.root, place=given.place, look=self._limit_memory)
         self._tree = tree
         self._named: set[tuple[str, str]] = set()
         self._lateness = Lateness()
@@ -103,13 +91,13 @@ class Arm:
         """Have the kernel's file imported, without waiting for it."""
         if not self._is_loading:
             self._is_loading = True
-            self._send({"do": "load"}, "build")
+            self._link.send({"do": "load"}, "build")
 
     def load(self, limit_s: float) -> float:
         """Wait until the kernel's file is imported; returns the seconds that took."""
         start = time.perf_counter()
         self.begin_load()
-        reply = self._reply(phase="build", limit_s=limit_s)
+        reply = self._link.reply(phase="build", limit_s=limit_s)
         seconds = time.perf_counter() - start
         self.freeze()
         if not isinstance(reply, Loaded):
@@ -169,19 +157,19 @@ class Arm:
         limit_s: float,
         until_idle: bool = False,
         meanwhile: Meanwhile | None = None,
-    ) -> tuple[float, _Reply]:
+    ) -> tuple[float, Said]:
         """The judge's seconds from a request to the reply, and that; the process is frozen before and after.
 
         until_idle: the seconds end when a GPU is idle too, whatever was left running there.
         """
-        self._send(request, phase)
+        self._link.send(request, phase)
         self.require_standstill()
         start = time.perf_counter()
         self.thaw()  # finds the request there: waking a process twice would be measured
         try:
             if meanwhile is not None:
                 self._act_until_answered(meanwhile, start)
-            reply = self._reply(phase=phase, limit_s=limit_s)
+            reply = self._link.reply(phase=phase, limit_s=limit_s)
         except KernelRaised:
             self.freeze()
             raise
@@ -190,16 +178,16 @@ class Arm:
         if self._lateness.is_usual:
             raise KernelFault("rejected", "left work running on the device after its calls")
         self._limit_memory()
-        self._refuse_extra_replies()
+        self._link.refuse_extra_replies()
         return seconds, reply
 
     def _act_until_answered(self, meanwhile: Meanwhile, start: float) -> None:
         for at_s in meanwhile.at_s:
-            if select.select([self._link], [], [], max(0.0, start + at_s - time.perf_counter()))[0]:
+            if self._link.is_answered(within_s=start + at_s - time.perf_counter()):
                 return
             meanwhile.act()
 
-    def _slice(self, done: _Reply, laid: Batch, written: list[Written], *, seconds: float) -> Slice:
+    def _slice(self, done: Said, laid: Batch, written: list[Written], *, seconds: float) -> Slice:
         """What was answered, if it is what was asked; KernelFault where not."""
         asked = len(laid.arguments)
         if not isinstance(done, Done) or done.calls != asked:
@@ -266,56 +254,6 @@ class Arm:
         self._named.add((how, name))
         return {"do": how, "name": name, "calls": calls if new else []}
 
-    def _send(self, request: dict[str, object], phase: Phase) -> None:
-        """Send a request. One that the socket has no room for is the kernel's doing: it left others unread there."""
-        try:
-            self._link.send(msgspec.json.encode(request), socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            raise KernelFault("rejected", _UNREAD) from None
-        except OSError:
-            raise KernelEnded(phase) from None
-
-    def _reply(self, *, phase: Phase, limit_s: float) -> _Reply:
-        """Wait for the only reply to a request."""
-        try:
-            self._wait(phase, limit_s)
-            message = self._link.recv(MAX_MESSAGE)
-        except OSError:
-            message = b""
-        if not message:
-            raise KernelEnded(phase)
-        if self._unread_bytes():
-            raise KernelFault("rejected", _UNREAD)
-        try:
-            reply = decode(message)
-        except (msgspec.DecodeError, ValueError, RecursionError):
-            raise KernelFault("rejected", "malformed reply: the kernel interfered with the harness") from None
-        if isinstance(reply, Raised):
-            raise KernelRaised("unsupported" if reply.refused else "crashed", f"raised {reply.what}")
-        return reply
-
-    def _wait(self, phase: Phase, limit_s: float) -> None:
-        """Wait for a reply. A process that ended is noticed even if its children hold the socket open."""
-        started = time.monotonic()
-        deadline = started + limit_s
-        while time.monotonic() < started + ALERT_S[self.given.place]:
-            if select.select([self._link], [], [], 0)[0]:
-                return
-        while not select.select([self._link], [], [], max(0.0, min(LOOK_S, deadline - time.monotonic())))[0]:
-            if time.monotonic() >= deadline:
-                raise KernelFault("timeout", f"{phase} took longer than {limit_s:g} s")
-            if not processes.is_running(self.pid):
-                raise KernelEnded(phase)
-            self._limit_memory()
-
     def _limit_memory(self) -> None:
         if said := self._allowance.exceeded(self._tree.pids):
             raise KernelFault("crashed", said)
-
-    def _unread_bytes(self) -> int:
-        """Bytes of requests that the process has not taken from its socket."""
-        return int.from_bytes(fcntl.ioctl(self._link, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-
-    def _refuse_extra_replies(self) -> None:
-        if select.select([self._link], [], [], 0)[0] and self._link.recv(MAX_MESSAGE):
-            raise KernelFault("rejected", "more than one reply to a request")

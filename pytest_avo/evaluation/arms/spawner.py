@@ -13,8 +13,7 @@ from pytest_avo.core.disk.text_form import TextForm
 from pytest_avo.core.evaluation import Subject
 from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.fork_server import ForkServer
-from pytest_avo.evaluation.arms.log import Log
-from pytest_avo.evaluation.arms.resources import Resources, Spare, private_folders
+from pytest_avo.evaluation.arms.resources import Log, Resources, Spare, private_folders
 from pytest_avo.evaluation.kernel_process.wire import KERNEL_FILE
 from pytest_avo.evaluation.linux import processes
 from pytest_avo.evaluation.linux.process_tree import ProcessTree

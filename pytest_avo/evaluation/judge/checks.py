@@ -14,9 +14,10 @@ from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import claim_of
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.source import text_digest
-from pytest_avo.evaluation.arms.arm import Arm, Phase, Slice
+from pytest_avo.evaluation.arms.arm import Arm, Slice
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.link import Phase
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case, judged_in_full
 from pytest_avo.evaluation.correctness.cross_check import Group, call_fault, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
