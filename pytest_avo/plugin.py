@@ -148,6 +148,7 @@ class RunHooks:
         if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
             from pytest_avo.session.outputs import leave
 
+            session.exitstatus = self.run.exit_status(session.exitstatus)
             session.exitstatus = leave(self.run.leave, session)
 
     @pytest.hookimpl(optionalhook=True)
@@ -168,11 +169,6 @@ class BenchHooks:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         self.bench.keep_order(ids)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
-            session.exitstatus = self.bench.exit_status(session.exitstatus)
 
 
 class ServeHooks:
@@ -220,12 +216,6 @@ class EvolutionHooks:
     @pytest.hookimpl(trylast=True)
     def pytest_avo_promote(self, confirmed: Interval, floor: float) -> bool:
         return self.evolution.accepts(confirmed, floor)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        ended_in_order = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
-        if self.evolution.exit_status is not None and ended_in_order:
-            session.exitstatus = self.evolution.exit_status
 
     def pytest_unconfigure(self) -> None:
         self.evolution.close_lineage()

@@ -40,6 +40,10 @@ class KernelRun(ABC):
         """The lines at the end."""
         return ()
 
+    def exit_status(self, status: int) -> int:
+        """What the run ends with, where pytest would end with `status`; in the controller alone."""
+        return status
+
     def leave(self) -> None:  # noqa: B027
         """Write what outlives the run; the controller alone."""
 

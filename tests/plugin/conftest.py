@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,10 +21,12 @@ from typing import Any
 import pytest
 from _pytest.pytester import SysModulesSnapshot
 
-import tests.plugin.scripted_pool  # noqa: F401 - numpy cannot be imported twice, and pytester may forget it
+from pytest_avo.core.errors import EvaluatorError
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.evaluation.pool.pool import Pool
 from tests import ROOT
 from tests.plugin import warm_pool
+from tests.plugin.scripted_pool import ScriptedPool  # at once: numpy cannot be imported twice
 
 SUITE = """
 [[shape]]
@@ -316,6 +319,20 @@ def scripted(project: Project) -> Project:
     """Evaluations in the project's runs are scripted: for tests of what becomes of them."""
     project.plugins, project.here = SCRIPTED_PLUGINS, True
     return project
+
+
+@pytest.fixture
+def lost(scripted: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The same, but the machine fails whatever it is asked."""
+
+    def fail(pool: ScriptedPool, request: EvaluationRequest) -> Mapping[str, Future[Evaluation]]:
+        futures: dict[str, Future[Evaluation]] = {shape.id: Future() for shape in request.shapes}
+        for future in futures.values():
+            future.set_exception(EvaluatorError("no worker is left: gw0 (popen)"))
+        return futures
+
+    monkeypatch.setattr(ScriptedPool, "submit", fail)
+    return scripted
 
 
 @pytest.fixture

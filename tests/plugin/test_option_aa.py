@@ -46,3 +46,11 @@ def test_a_wrong_kernel_fails_and_gives_no_floor(project: Project) -> None:
     assert result.ret == 1
     assert not list((project.path / "cache" / "pytest-avo").glob("noise-*.json"))
     result.stdout.no_fnmatch_line("*noise floor * from *")
+
+
+@pytest.mark.usefixtures("lost")
+def test_a_machine_that_fails_is_no_wrong_kernel(project: Project) -> None:
+    result = project.run("--avo-aa", "kernels/slow.py")
+    result.assert_outcomes(errors=2)
+    result.stdout.fnmatch_lines(["evaluator: no worker is left: gw0 (popen)"])
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR

@@ -66,3 +66,11 @@ def test_the_corpus_is_found_without_a_path(project: Project) -> None:
     result = project.run("--avo-selftest", "--co", "-q")
     assert result.ret == 0
     assert len([line for line in result.outlines if "::" in line]) == len(list(CORPUS.glob("*.py")))
+
+
+@pytest.mark.usefixtures("lost")
+def test_where_the_machine_fails_none_escaped(project: Project) -> None:
+    result = project.run("--avo-selftest", str(CORPUS / "honest_plain.py"))
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["evaluator: no worker is left: gw0 (popen)"])
+    assert result.ret == pytest.ExitCode.INTERNAL_ERROR

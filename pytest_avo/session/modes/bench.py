@@ -94,5 +94,4 @@ class Bench(MeasuredRun):
         tell_github(found, os.environ, partial(print_apart, self._config))
 
     def exit_status(self, status: int) -> int:
-        """What the run ends with: 1 where the gate failed, whatever became of the failing tests' reports."""
         return self._tally.exit_status(status)

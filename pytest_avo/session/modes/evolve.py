@@ -82,7 +82,7 @@ class Evolution(MeasuredRun):
         self._loop: Loop | None = None
         self._started = time.monotonic()
         self._complete = False
-        self.exit_status: pytest.ExitCode | None = None
+        self._exit_status: pytest.ExitCode | None = None
         """What the run ends with, where that is not for its tests to say."""
 
     @cached_property
@@ -112,16 +112,16 @@ class Evolution(MeasuredRun):
                 self._loop.run()
             self._complete = True
             if self._loop.is_untimed:
-                self.exit_status = pytest.ExitCode.INTERNAL_ERROR
+                self._exit_status = pytest.ExitCode.INTERNAL_ERROR
         except InvalidInput as error:
             raise pytest.UsageError(str(error)) from None
         except OperatorStopped as stop:
             self._console.warn(f"{self.operator.name} stopped: {stop}")
             if isinstance(stop, OperatorFailed):
-                self.exit_status = pytest.ExitCode.INTERNAL_ERROR
+                self._exit_status = pytest.ExitCode.INTERNAL_ERROR
         except (EvaluatorError, OSError, sqlite3.Error) as error:
             self._console.warn(f"the run stops: {_why(error, self._settings.store)}")
-            self.exit_status = pytest.ExitCode.INTERNAL_ERROR
+            self._exit_status = pytest.ExitCode.INTERNAL_ERROR
         finally:
             # A resumed run that was complete already runs no item, and yet collected those of its seed.
             session.testscollected = max(len(items), len(self._tally.rows))
@@ -226,6 +226,10 @@ class Evolution(MeasuredRun):
         """What continues this run: what the user typed, since model, suites and limits are among it."""
         typed = [os.fspath(argument) for argument in self._config.invocation_params.args]
         return shlex.join(["pytest", *(each for each in typed if each != "--avo-resume"), "--avo-resume"])
+
+    def exit_status(self, status: int) -> int:
+        ended_in_order = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        return status if self._exit_status is None or not ended_in_order else self._exit_status
 
     def leave(self) -> None:
         """Write what the user asked for."""

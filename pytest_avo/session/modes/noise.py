@@ -22,6 +22,8 @@ from pytest_avo.session.header import header
 from pytest_avo.session.items.asking import AskingRules
 from pytest_avo.session.items.items import KernelFile, KernelItem
 from pytest_avo.session.items.report_values import ReportValue
+from pytest_avo.session.items.tally import Tally
+from pytest_avo.session.items.unmeasured import attach_unmeasured
 from pytest_avo.session.kernel_run import MeasuredRun
 from pytest_avo.session.selection import Selection
 
@@ -58,6 +60,7 @@ class NoiseRun(MeasuredRun):
         super().__init__(assessor)
         self.selection = Selection(config, assessor.settings)
         self._rules = NoiseRules(self.assessor, self.selection)
+        self._tally = Tally()
         self._found: list[NoiseRow] = []
         self._noise: Noise | None = None
 
@@ -68,6 +71,7 @@ class NoiseRun(MeasuredRun):
         return KernelFile.under(parent, path=path, rules=self._rules)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        attach_unmeasured(item, report)
         if not isinstance(item, KernelItem) or report.when != "call" or item.evaluation is None:
             return
         timing = item.evaluation.timing
@@ -75,8 +79,12 @@ class NoiseRun(MeasuredRun):
             ROW.put(report, NoiseRow(item.nodeid, paired(timing, BASELINE)))
 
     def keep(self, report: pytest.TestReport) -> None:
+        self._tally.keep(report)
         if row := ROW.of(report):
             self._found.append(row)
+
+    def exit_status(self, status: int) -> int:
+        return self._tally.exit_status(status)
 
     def leave(self) -> None:
         """Keep the floor for later runs on this machine."""

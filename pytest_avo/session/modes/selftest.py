@@ -25,6 +25,8 @@ from pytest_avo.run.console import Console
 from pytest_avo.session.header import header
 from pytest_avo.session.items.kernel_file import FileItem, file_of
 from pytest_avo.session.items.report_values import ReportValue
+from pytest_avo.session.items.tally import Tally
+from pytest_avo.session.items.unmeasured import attach_unmeasured, fail
 from pytest_avo.session.kernel_run import MeasuredRun
 from pytest_avo.session.selection import Selection
 
@@ -66,7 +68,7 @@ class CheatItem(FileItem):
         try:
             self.evaluations = self.parent.selftest.evaluations(self.cheat)
         except EvaluatorError as error:
-            raise pytest.fail.Exception(f"evaluator: {error}", pytrace=False) from None
+            fail(self, error)
 
     def runtest(self) -> None:
         """Fail if the kernel escaped or, being honest, was not found right."""
@@ -79,7 +81,7 @@ class CheatItem(FileItem):
             self.row = self._row(WORDS[bad.outcome], bad.reason)
         elif too_few := next((x.timing.too_few for x in self.evaluations.values() if x.timing), ""):
             if not self.cheat.expect & {"accept", "contained"}:
-                pytest.fail(f"evaluator: {too_few}", pytrace=False)
+                fail(self, EvaluatorError(too_few))
             self.row = self._row("ok", f"right; not compared: {too_few}")
         else:
             gained = selftest.gain(self.cheat, self.evaluations)
@@ -127,6 +129,7 @@ class SelfTest(MeasuredRun):
         super().__init__(assessor)
         self.selection = Corpus(config, assessor.settings)
         self._settings = assessor.settings
+        self._tally = Tally()
         self._found: list[SelftestRow] = []
         self._traps: Traps | None = None
 
@@ -180,13 +183,18 @@ class SelfTest(MeasuredRun):
         return max(gains)
 
     def attach(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        attach_unmeasured(item, report)
         wanted = report.when == "call" or (report.when == "setup" and report.skipped)
         if isinstance(item, CheatItem) and wanted and item.row is not None:
             ROW.put(report, item.row)
 
     def keep(self, report: pytest.TestReport) -> None:
+        self._tally.keep(report)
         if row := ROW.of(report):
             self._found.append(row)
+
+    def exit_status(self, status: int) -> int:
+        return self._tally.exit_status(status)
 
     def table(self) -> Iterable[Line]:
         return report_selftest.table(self._found)

@@ -1,4 +1,4 @@
-"""What a bench ends with."""
+"""What a run that measures ends with."""
 
 from __future__ import annotations
 
