@@ -8,7 +8,7 @@ from pytest_avo.core.fingerprint import Fingerprint
 from pytest_avo.gate.gate import Gate
 from pytest_avo.gate.gate_settings import GateSettings
 from pytest_avo.gate.refs import PREFIX, at_ref
-from pytest_avo.gate.store import stored
+from pytest_avo.gate.store import prepare_saving, stored
 
 
 def open_gate(settings: GateSettings, rootdir: Path, *, fingerprint: Fingerprint, floor: float) -> Gate | None:
@@ -26,6 +26,8 @@ def open_gate(settings: GateSettings, rootdir: Path, *, fingerprint: Fingerprint
 
 
 def check_baseline(settings: GateSettings, rootdir: Path) -> None:
-    """InvalidInput where there is no such baseline, as far as that does not depend on the device."""
+    """InvalidInput where there is no such baseline, as far as no device is asked for that, or none can be stored."""
+    if settings.save is not None:
+        prepare_saving(settings.save)
     if settings.compare is not None and settings.compare.startswith(PREFIX):
         at_ref(settings.compare.removeprefix(PREFIX), rootdir)

@@ -17,7 +17,7 @@ import msgspec
 
 from pytest_avo import __version__
 from pytest_avo.core import stats
-from pytest_avo.core.disk.files import write_atomically
+from pytest_avo.core.disk.files import prepare, write_atomically
 from pytest_avo.core.disk.folder import make_folder
 from pytest_avo.core.disk.repository import commit_info
 from pytest_avo.core.errors import InvalidInput
@@ -154,6 +154,15 @@ def common_peer(old: Timing, new: Timing) -> str | None:
     return min((set(old.seconds) & set(new.seconds)) - {KERNEL, BASELINE}, default=None)
 
 
+def prepare_saving(path: Path) -> None:
+    """Make the folder that a baseline is stored in; InvalidInput where it cannot be. Cheap: ask before a long run."""
+    try:
+        make_folder(path.parent)
+    except OSError as error:
+        raise InvalidInput(f"{path}: cannot be written: {error.strerror}") from None
+    prepare(path)
+
+
 def save(found: Results, path: Path) -> int:
     """Store what was measured of right kernels; how many shapes that is. InvalidInput when it cannot be written."""
     entries = [
@@ -161,13 +170,10 @@ def save(found: Results, path: Path) -> int:
         for row in found.rows
         if row.verdict.is_good and row.timing is not None
     ]
+    prepare_saving(path)
     created = datetime.now(UTC).isoformat(timespec="seconds")
     commit = msgspec.convert(commit_info(found.rootdir), dict[str, str | bool | None])
     record = BaselineFile(VERSION, created, __version__, commit, found.fingerprint, entries)
-    try:
-        make_folder(path.parent)
-    except OSError as error:
-        raise InvalidInput(f"{path}: cannot be written: {error.strerror}") from None
     write_atomically(path, msgspec.json.format(msgspec.json.encode(record), indent=1).decode() + "\n")
     return len(entries)
 

@@ -91,3 +91,9 @@ def test_autosave_names_the_baseline(project: Project) -> None:
 )
 def test_wrong_choices_are_usage_errors(project: Project, options: list[str], message: str) -> None:
     project.refuses(message, "--avo-bench", *options)
+
+
+def test_where_no_baseline_can_be_stored_nothing_is_measured(project: Project) -> None:
+    (project.path / ".avo").write_text("a file")
+    expected = "*/.avo/baselines/main.json: cannot be written: *"
+    project.refuses(expected, "--avo-bench", "--avo-save", "main")
