@@ -103,7 +103,12 @@ class SuiteFolders(msgspec.Struct, frozen=True):
         named_by: the option, or the file and its key, that names the suite: said where there is no such suite.
         """
         for folder in self.folders:
-            if (path := folder / f"{name}.toml").is_file():
+            path = folder / f"{name}.toml"
+            try:
+                is_there = path.is_file()
+            except OSError as error:  # a folder that cannot be looked into, a name that no file can have
+                raise InvalidInput(f"{path}: cannot be read: {error.strerror}") from None
+            if is_there:
                 return read_suite(path, self.input_kinds)
         known = ", ".join(self.names()) or "none"
         unknown = f"{named_by}{': ' if named_by else ''}unknown shape suite {name!r}"

@@ -37,7 +37,7 @@ class Selection:
     def default_paths(self) -> list[str]:
         """What is collected where the command line names no path; InvalidInput where that is not there."""
         for path in self._settings.kernels:
-            if not path.exists():
+            if not os.path.exists(path):  # unlike Path.exists it never raises
                 expected = "expected a kernel file, or a folder of them, or the ini key avo_kernels that names one"
                 raise InvalidInput(f"--avo-{self._settings.mode}: there is no {path}: {expected}")
         return [str(path) for path in self._settings.kernels]
@@ -48,7 +48,7 @@ class Selection:
         A mistake in one is kept in `mistakes`, for that file to fail; InvalidInput where there is nothing but mistakes.
         """
         paths = list(dict.fromkeys(self._kernel_files(arguments)))
-        self.is_empty = not paths and all(Path(argument.partition("::")[0]).exists() for argument in arguments)
+        self.is_empty = not paths and all(os.path.exists(argument.partition("::")[0]) for argument in arguments)
         refuse_unsendable(self._config, paths)
         for path in paths:
             try:
@@ -110,12 +110,12 @@ class Selection:
     def _kernel_files(self, arguments: list[str]) -> Iterator[Path]:
         for argument in arguments:
             path = Path(os.path.abspath(argument.partition("::")[0]))
-            if path.is_dir():
+            if os.path.isdir(path):
                 for found in sorted(self._python_files(path)):
                     # A pipe that nobody writes to would be read for ever.
                     if os.path.isfile(found) and self.is_kernel(found, named=False):
                         yield found
-            elif path.is_file() and self.is_kernel(path, named=True):
+            elif os.path.isfile(path) and self.is_kernel(path, named=True):
                 self.named.add(path)
                 yield path
 

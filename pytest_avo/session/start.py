@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def give_back_path(config: pytest.Config) -> None:
     value = config.option.avo_compile
     if value is None or value in ARCHITECTURES:
         return
-    if not Path(value.partition("::")[0]).exists():
+    if not os.path.exists(value.partition("::")[0]):
         raise InvalidInput(f"--avo-compile: expected one of {', '.join(ARCHITECTURES)}, or a path, got {value!r}")
     named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
     config.args = [value, *named]

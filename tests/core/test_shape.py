@@ -193,6 +193,11 @@ def test_an_unknown_suite_is_answered_with_those_there_are(tmp_path: Path) -> No
         SuiteFolders((tmp_path,)).shapes("huge")
 
 
+def test_a_place_that_cannot_be_looked_into_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"/x+\.toml: cannot be read: File name too long"):
+        SuiteFolders((tmp_path,)).shapes("x" * 300)
+
+
 def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     path = tmp_path / "tiny.toml"
     path.write_text(table(), encoding="utf-8-sig")

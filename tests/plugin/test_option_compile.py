@@ -191,6 +191,7 @@ def test_cuda_is_built_in_confinement_and_reported(hopper: Project) -> None:
 
 def test_a_word_that_is_neither_target_nor_path_is_a_usage_error(project: Project) -> None:
     project.refuses("--avo-compile: expected one of sm90, or a path, got 'sm75'", "--avo-compile", "sm75")
+    project.refuses("--avo-compile: expected one of sm90, or a path, got 'xx*'", "--avo-compile", "x" * 300)
 
 
 def test_items_are_skipped_by_a_marker_and_reported_as_xml_whatever_the_file_is_called(

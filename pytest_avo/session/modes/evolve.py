@@ -60,7 +60,7 @@ class EvolvedKernel(Selection):
                 f"--avo-evolve: expected a kernel file, or a line '{self._targets[0]}: PATH' in the ini key avo_evolve"
             )
         path = self._settings.rootdir / named[0]
-        if not path.exists():
+        if not os.path.exists(path):
             raise InvalidInput(f"ini key avo_evolve: there is no {path}: expected a kernel file")
         return [str(path)]
 
