@@ -142,6 +142,20 @@ def test_the_shipped_kernels_fit_the_device() -> None:
     assert "fails" not in finished.stdout
 
 
+def test_a_shape_may_be_refused_that_is_not_claimed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal = ShapeError(0, "NotImplementedError: bfloat16 only", refused=True)
+    monkeypatch.setattr(compilation, "compiled_records", lambda *_, **__: [refusal])
+    (project.path / "shapes" / "one.toml").write_text(ONE)
+    project.kernel("picky.py", GOOD.replace("cpu", "sm90"))
+    compiling = ("--avo-compile=sm90", "kernels/picky.py", "-k", "causal", *PLUGINS)
+    beside = project.pytester.runpytest_inprocess(*compiling, "--avo-shapes", "one")
+    beside.assert_outcomes(skipped=1)
+    reason = "refuses shapes that it does not claim: NotImplementedError: bfloat16 only"
+    beside.stdout.fnmatch_lines([f"kernels/picky.py: not compiled, {reason} (1 item skipped)"])
+    assert beside.ret == 0
+    assert project.pytester.runpytest_inprocess(*compiling).ret == 1, "what is claimed is promised"
+
+
 def test_what_is_wrong_fails_with_the_figures(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """How it is found is tested in tests/evaluation/diagnosis/test_compile.py."""
     shared = "shared memory 262144 bytes, over the limit of 232448"

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pytest_avo.core.shape import DTYPE_NAMES, Shape
-from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load_attention, own_output
+from pytest_avo.evaluation.diagnosis.confined import (
+    command_line,
+    confine,
+    describe,
+    is_refusal,
+    load_attention,
+    own_output,
+)
 from pytest_avo.evaluation.linux.python import importing
 
 if TYPE_CHECKING:
@@ -70,6 +77,8 @@ class ShapeError(msgspec.Struct, frozen=True, tag="error"):
 
     shape: int
     error: str
+    refused: bool = False
+    """Whether attention() said that it does not do the shape, which only one that is claimed must not say."""
 
 
 class ShapeUnknown(msgspec.Struct, frozen=True, tag="unknown"):
@@ -109,7 +118,7 @@ def compile_kernel(path: Path, shapes: Sequence[Shape], *, target: str, folder: 
         def failed(index: int, error: Exception) -> Record:
             if builds.is_missed:
                 return ShapeUnknown(index, "needs nvcc, which is not on PATH")
-            return ShapeError(index, describe(error))
+            return ShapeError(index, describe(error), refused=is_refusal(error, path.absolute()))
 
         try:
             attention = load_attention(path)

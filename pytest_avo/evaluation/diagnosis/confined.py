@@ -8,6 +8,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -59,6 +60,12 @@ def load(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def is_refusal(error: Exception, kernel: Path | str) -> bool:
+    """Whether the kernel's own file says that it does not do what it was called for, no library that it calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, NotImplementedError) and bool(frames) and frames[-1].filename == str(kernel)
 
 
 def describe(error: Exception) -> str:

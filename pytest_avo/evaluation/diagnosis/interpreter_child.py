@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import sys
-import traceback
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -19,7 +18,7 @@ import triton
 import triton.language as tl
 from triton.runtime import interpreter
 
-from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, load, own_output
+from pytest_avo.evaluation.diagnosis.confined import command_line, confine, describe, is_refusal, load, own_output
 from pytest_avo.evaluation.diagnosis.interpret import (
     Call,
     Interpreted,
@@ -127,15 +126,9 @@ def answer(kernel: ModuleType, call: Call, payload: bytes) -> tuple[Interpreted,
         headers = tuple(TensorHeader(tuple(x.shape), dtype_name(x)) for x in results)
         return Interpreted(results=headers), b"".join(map(to_bytes, results))
     except Exception as error:
-        if isinstance(error, NotImplementedError) and _raised_by(error) == kernel.__file__:
+        if is_refusal(error, kernel.__file__ or ""):
             return Interpreted(refused=f"the kernel refuses the shape: {error}"), b""
         return Interpreted(failed=describe(error)), b""
-
-
-def _raised_by(error: Exception) -> str:
-    """The file with the statement that raised an error."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return frames[-1].filename if frames else ""
 
 
 def serve(kernel: Path, scratch: str | None, requests: IO[bytes], output: IO[bytes]) -> None:

@@ -102,7 +102,7 @@ def test_what_nvcc_built_is_reported_for_each_shape_that_calls_it(tmp_path: Path
     assert second.shared_bytes == 512
     assert (first.constants, second.constants) == ((("<0>", "64"),), (("<0>", "128"),))
     assert first.code != second.code
-    assert refused == ShapeError(2, "NotImplementedError: full attention only")
+    assert refused == ShapeError(2, "NotImplementedError: full attention only", refused=True)
     assert again == msgspec.structs.replace(first, shape=3), "built once, and called again"
 
 
