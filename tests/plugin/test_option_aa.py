@@ -25,6 +25,8 @@ def test_a_kernel_beside_itself_gives_the_floor_of_later_runs(project: Project) 
     assert [line.split()[:3] for line in shown] == [[f"kernels/good.py::{SHAPES[1]}", "3", "6"]]
     line = next(line for line in result.outlines if line.startswith("noise floor"))
     assert re.match(r"noise floor \d+\.\d\d% from 1 comparison on .*, fingerprint [0-9a-f]{12}", line)
+    [kept] = (project.path / "cache" / "pytest-avo").glob("noise-*.json")
+    assert f"kept for later runs in {kept}, until it is measured anew" in result.outlines
     later = project.run("--avo-bench", "kernels/good.py", "--avo-peers", "none", "--co")
     later.stdout.fnmatch_lines([f"avo: * (bench; *; noise floor {floor_of(project):.1%} of 20??-??-??)"])
 

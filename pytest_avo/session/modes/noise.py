@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, Evaluation, EvaluationRequest
-from pytest_avo.core.noise import Noise, noise_of, store_noise
+from pytest_avo.core.noise import Noise, noise_of, noise_path, store_noise
 from pytest_avo.core.ranking import paired
 from pytest_avo.core.stats import Launches
 from pytest_avo.core.verdict import Verdict, judge_alone
@@ -99,3 +99,4 @@ class NoiseRun(MeasuredRun):
             where = f"{self._noise.fingerprint.device}, fingerprint {self._noise.fingerprint.digest}"
             counted = text.counted(self._noise.comparisons, "comparison")
             yield Line(f"noise floor {self._noise.floor:.2%} from {counted} on {where}", {"bold": True})
+            yield Line(f"kept for later runs in {noise_path(self._noise.fingerprint)}, until it is measured anew")
