@@ -20,14 +20,13 @@ from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
 from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Raced, Resumed, SeedComparison, Spending
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose, Run
+from pytest_avo.lineage.records import STAGES, Attempt, AttemptOutcome, Purpose, Run
 from pytest_avo.lineage.run_lock import hold
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.operator import Proposal
 
-PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
 DRAFT: Purpose = "draft"
 
 
@@ -215,7 +214,7 @@ class Campaign:
         # was recorded is begun, and counted, once more.
         attempts = self.view.attempts()
         drafts = [x for each in attempts for x in self.view.evaluations(each.id, DRAFT)]
-        tried = [x for each in attempts for purpose in PURPOSES for x in self.view.evaluations(each.id, purpose)]
+        tried = [x for each in attempts for purpose in STAGES for x in self.view.evaluations(each.id, purpose)]
         races = [event.fact for event in self.view.events(Raced)]
         return msgspec.structs.replace(
             snapshots[-1].fact,

@@ -17,13 +17,12 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation
 from pytest_avo.core.ranking import paired
 from pytest_avo.core.stats import Interval, interval, located
 from pytest_avo.lineage.events import NoiseFloor, PredictionChecked, Profiled, Raced, SeedComparison, Spending
-from pytest_avo.lineage.records import Attempt, AttemptOutcome, Purpose
+from pytest_avo.lineage.records import STAGES, Attempt, AttemptOutcome
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.versions import version_name
 from pytest_avo.operators.model.transcript import recorded, run_folder, transcript_path
 from pytest_avo.report.page.facts import UNDER_WAY, AttemptFacts, DraftFacts, LookFacts, RunFacts, ShapeFacts
 
-PURPOSES: tuple[Purpose, ...] = ("screen", "confirm", "land")
 EXCERPT = 1500
 """Characters of what a model said last that are shown of a transcript."""
 
@@ -158,7 +157,7 @@ class Chronicle:
         return tuple(found)
 
     def _attempt(self, attempt: Attempt, outcome: AttemptOutcome | None) -> AttemptFacts:
-        stored = {purpose: self._view.evaluations(attempt.id, purpose) for purpose in PURPOSES}
+        stored = {purpose: self._view.evaluations(attempt.id, purpose) for purpose in STAGES}
         parent = None if attempt.parent is None else self._view.attempt(attempt.parent)
         known = {} if outcome is None else _known(outcome)
         return AttemptFacts(

@@ -13,11 +13,11 @@ from pytest_avo.core.evaluation import Evaluation, Evaluations
 from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge, judge_alone
-from pytest_avo.evolution.campaign import DRAFT, PURPOSES, Campaign
+from pytest_avo.evolution.campaign import DRAFT, Campaign
 from pytest_avo.evolution.settlement import TOTAL_CONFIDENCE
 from pytest_avo.evolution.trials import Trials
 from pytest_avo.lineage.events import SeedComparison
-from pytest_avo.lineage.records import Attempt
+from pytest_avo.lineage.records import STAGES, Attempt
 from pytest_avo.lineage.view import View
 from pytest_avo.report import text
 from pytest_avo.report.rows import ResultRow, result_row
@@ -36,7 +36,7 @@ def attempt_rows(campaign: Campaign) -> list[AttemptRow]:
         outcome = outcomes.get(attempt.id)
         if outcome is None:
             continue
-        stored = [x for purpose in PURPOSES for x in view.evaluations(attempt.id, purpose)]
+        stored = [x for purpose in STAGES for x in view.evaluations(attempt.id, purpose)]
         rows.append(
             AttemptRow(
                 generation=attempt.generation,
@@ -62,7 +62,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
     evaluations = [
         x.evaluation
         for attempt in view.attempts()
-        for purpose in (*PURPOSES, DRAFT)
+        for purpose in (*STAGES, DRAFT)
         for x in view.evaluations(attempt.id, purpose)
     ]
     incumbent = campaign.incumbent.id
@@ -81,7 +81,7 @@ def summary(campaign: Campaign, *, wall_s: float, resume_hint: str) -> Summary:
         time_s=sum(x.time_s for x in evaluations),
         waited_s=sum(x.waited_s for x in evaluations),
         evaluations=len(evaluations),
-        of_seed=sum(len(view.evaluations(view.attempts()[0].id, purpose)) for purpose in PURPOSES),
+        of_seed=sum(len(view.evaluations(view.attempts()[0].id, purpose)) for purpose in STAGES),
         resume_hint=resume_hint,
         passed=tuple(_passed(campaign)),
     )

@@ -13,6 +13,8 @@ from pytest_avo.core.stats import Interval
 Purpose = Literal["screen", "confirm", "land", "draft"]
 """screen: the attempt against its parent; confirm: once more in fresh processes; land: against the kernel in the file,
 where that is not the parent; draft: an agent's own question."""
+STAGES: tuple[Purpose, ...] = ("screen", "confirm", "land")
+"""What a candidate itself is measured for, one after the other."""
 
 Status = Literal[
     "seed",

@@ -207,7 +207,7 @@ def _absolute(direction: str) -> str:
 
 def _why_not_asked(agent: AgentSettings) -> str:
     """Why a model that is configured cannot be asked; "" where it can be, or its recorded answers, or there is none."""
-    reachable = agent.base_url or os.environ.get("OPENAI_BASE_URL") or os.environ.get("OPENAI_API_KEY")
+    reachable = agent.base_url or os.environ.get("OPENAI_API_KEY")
     if not agent.model or agent.replay is not None or reachable:
         return ""
     return f"{agent.model} is not asked: OPENAI_API_KEY is not set, and no --avo-base-url names a server without keys"
