@@ -81,6 +81,9 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     claim_alone: bool = False
     """Check it on what it claims alone, and of shapes that differ by lengths one by an exact reference: another request
     does, or did, ask what it makes of other calls, and judge all of it in full."""
+    brief: bool = False
+    """With `claim_alone`: two plain calls of each shape, then timed. Another request asks the rest before anything
+    comes of the times, or asked it."""
     known_right: bool = False
     """A request of the same comparison found it right, and nothing hangs on asking that again: one call, then timed."""
     target: str = ""
@@ -208,7 +211,7 @@ class Evaluation(msgspec.Struct, frozen=True):
     def settles(self, *, timed: bool) -> bool:
         """Whether asking for the same kernel and shape again, timed or not, could tell nothing new.
 
-        What is timed as a draft is checked on what it claims alone, else on all calls; a failure is one either way.
+        What is timed is checked on less than all calls; a failure is one either way.
         """
         return self.outcome != "ok" or (self.timing is not None) == timed
 

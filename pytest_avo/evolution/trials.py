@@ -67,7 +67,7 @@ class Trials:
                 shapes=shapes,
                 fresh=False,
                 peers=peers,
-                claim_alone=not is_seed,  # what looks faster is asked all when it is confirmed
+                is_asked_all=is_seed,  # so is what looks faster, when it is confirmed
             ),
         )
 
@@ -87,7 +87,7 @@ class Trials:
                 shapes=self._campaign.plan.shapes,
                 fresh=True,
                 peers=(),
-                claim_alone=purpose == "land" or candidate.attempt.parent is None,  # all was asked before
+                is_asked_all=purpose == "confirm" and candidate.attempt.parent is not None,  # others were before
             ),
         )
 
@@ -113,14 +113,16 @@ class Trials:
         # Called what it is: a resumed run is answered by what it asked before, and a child of the seed was confirmed
         # beside the same text.
         futures = self._submit(
-            kernel, seed, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, claim_alone=True, role="seed"
+            kernel, seed, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, is_asked_all=False, role="seed"
         )
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
     def beside_peers(self, kernel: Kernel) -> dict[str, Evaluation]:
         """Time a kernel beside the peers alone; nothing is recorded."""
         plan, asked = comparison(self._assessor.settings.plan), self._campaign.plan
-        futures = self._submit(kernel, None, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, claim_alone=True)
+        futures = self._submit(
+            kernel, None, plan, shapes=asked.shapes, fresh=True, peers=asked.peers, is_asked_all=False
+        )
         return {shape: self._assessor.wait(future) for shape, future in futures.items()}
 
     def _begin(
@@ -138,7 +140,7 @@ class Trials:
         shapes: tuple[Shape, ...],
         fresh: bool,
         peers: tuple[str, ...],
-        claim_alone: bool,
+        is_asked_all: bool,
         role: str = "incumbent",
     ) -> Mapping[str, Future[Evaluation]]:
         asked = self._campaign.plan
@@ -152,7 +154,8 @@ class Trials:
             peers=peers,
             fixed="" if peers else asked.fixed,
             fresh=fresh,
-            claim_alone=claim_alone,
+            claim_alone=not is_asked_all,
+            brief=not is_asked_all,
             target=asked.target,
         )
         return self._assessor.evaluator_on(asked.target).submit(request)

@@ -52,6 +52,7 @@ def test_a_screening_stops_as_soon_as_it_is_plain_on_which_side_of_the_noise_it_
     assert request.plan is not None
     assert (request.plan.margin, request.plan.launches, request.fresh) == (0.02, 1, False)
     assert request.claim_alone
+    assert request.brief
 
 
 def test_what_a_kernel_makes_of_other_calls_is_asked_of_the_seed_and_of_what_looks_faster(
@@ -63,6 +64,7 @@ def test_what_a_kernel_makes_of_other_calls_is_asked_of_the_seed_and_of_what_loo
     trials.measure(candidate(campaign, source(200)), "confirm", kernel, floor=0.02)
     trials.measure(Candidate(seed, kernel, kernel, 0.0), "confirm", kernel, floor=None)
     assert [request.claim_alone for request in world.evaluator.requests] == [False, False, True]
+    assert [request.brief for request in world.evaluator.requests] == [False, False, True]
 
 
 def test_what_a_trial_finds_is_kept_all_at_once_and_counted(
@@ -106,7 +108,7 @@ def test_a_measurement_is_of_fresh_processes(world: World, campaign: Campaign, t
     assert (request.fresh, request.peers) == (True, ())
     assert request.plan is not None
     assert (request.plan.launches, request.plan.margin, request.plan.max_rounds) == (6, 0.02, 18)
-    assert request.claim_alone == (purpose == "land")
+    assert request.claim_alone == request.brief == (purpose == "land")
     assert len(campaign.view.evaluations(tried.attempt.id, purpose)) == 2  # type: ignore[arg-type]
 
 

@@ -83,7 +83,7 @@ class Checks:
     ) -> float:
         """Ask it, each answer being judged while the next question is drawn; the seconds that first calls took."""
         random, source, limits = Random(seed), generator(seed, self._place), request.limits
-        in_full = not _is_screening(request) or shape.id in judged_in_full(request.shapes)
+        in_full = not _is_screening(request) or (not request.brief and shape.id in judged_in_full(request.shapes))
         building, checking = _Spent(limits.build), _Spent(limits.check)
         for number, case in enumerate(self._cases(subject, shape, request, random, in_full=in_full)):
             self._say(f"{what}: {case.name}")
@@ -95,6 +95,8 @@ class Checks:
                 self._refused.setdefault(text_digest(subject.source), set()).add(case.function)
             if number == 0:
                 self._judgement.settle()  # most wrong ones are wrong here: putting the other cases together takes 10 ms
+            if request.brief:
+                continue
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
                 self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"

@@ -49,6 +49,7 @@ class Desk:
         may_lack_baseline: bool = False,
         limits: Limits | None = None,
         claim_alone: bool | None = None,
+        brief: bool = False,
         known_right: bool = False,
     ) -> dict[str, Evaluation]:
         """What is timed is asked about its claim alone, where nothing else is said: tests of timing are of that."""
@@ -63,6 +64,7 @@ class Desk:
             fresh=fresh,
             may_lack_baseline=may_lack_baseline,
             claim_alone=plan is not None if claim_alone is None else claim_alone,
+            brief=brief,
             known_right=known_right,
         )
         return {evaluation.shape: evaluation for evaluation in self.examiner.examine(request)}

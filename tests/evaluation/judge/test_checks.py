@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pytest_avo.core.evaluation import Limits
+from pytest_avo.core.evaluation import Limits, TimingPlan
 from pytest_avo.evaluation.arms.arm import Slice
 from pytest_avo.evaluation.arms.faults import KernelRaised
 from pytest_avo.evaluation.judge.checks import _Spent
@@ -103,6 +103,34 @@ def test_a_screening_finds_what_is_wrong_at_a_larger_shape_of_a_class_alone(desk
     found = desk.examine(kernel(body), shapes=[ONE, LARGER], claim_alone=True)
     assert [found[shape.id].outcome for shape in (ONE, LARGER)] == ["ok", "incorrect"]
     assert found[LARGER.id].reason.endswith(("(normal)", "(needle, layouts that differ)"))
+
+
+def test_a_brief_check_asks_two_plain_calls_of_every_shape(desk: Desk) -> None:
+    late = kernel(f"if calls > {2 * len((ONE, LARGER))}: raise RuntimeError('asked more')")
+    found = desk.examine(late, shapes=[ONE, LARGER], claim_alone=True, brief=True)
+    assert [found[shape.id].outcome for shape in (ONE, LARGER)] == ["ok", "ok"]
+    assert {line.rpartition(": ")[2] for line in desk.said} == {"normal", "needle, layouts that differ"}
+    assert desk.examine(late, shapes=[ONE, LARGER], claim_alone=True)[ONE.id].outcome == "crashed"
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_brief_check_looks_at_all_of_both_answers(desk: Desk, call: int) -> None:
+    body = f"""
+        if calls == {call}:
+            out = honest(q, k, v, causal=causal, scale=scale)
+            out[:, 1, -1] *= 1.01
+            return out
+    """
+    found = desk.examine(kernel(body), claim_alone=True, brief=True)[ONE.id]
+    assert found.outcome == "incorrect"
+    assert found.reason.endswith(("(normal)", "(needle, layouts that differ)")[call - 1])
+
+
+def test_a_kernel_that_is_briefly_right_is_not_timed_wrong(desk: Desk) -> None:
+    wrong_later = kernel("if calls > 2: return torch.zeros_like(q)")
+    found = desk.examine(wrong_later, plan=TimingPlan(max_rounds=5), baseline=kernel(), brief=True)[ONE.id]
+    assert (found.outcome, found.timing) == ("incorrect", None)
+    assert found.reason.endswith("(a timed call)")
 
 
 def test_a_kernel_that_is_known_to_be_right_is_called_once_before_it_is_timed(desk: Desk) -> None:
