@@ -39,6 +39,7 @@ class TimingPlan(msgspec.Struct, frozen=True):
 
     margin: with a baseline, stop as soon as the geomean against it lies wholly on one side of this log-ratio. That is
     looked at after min_rounds, twice as many, and so on; risk: chance that it stops on the wrong side, over all looks.
+    looks_freely: after min_rounds and every further so many, or every launch from the second on, at `risk` each time.
     precision: without a margin, stop when every 95% interval is within +-precision: of each shape in one launch, of all
     of them together over four and more. budget_s: for all rounds, warming up not counted. calls: how they are made on a
     GPU; a CPU has but one way. costs: measure too what a single eager call costs the host.
@@ -51,6 +52,7 @@ class TimingPlan(msgspec.Struct, frozen=True):
     precision: float = 0.01
     margin: float | None = None
     risk: float = 0.01
+    looks_freely: bool = False
     calls: Calls = "graph"
     costs: bool = False
 

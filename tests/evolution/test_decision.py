@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import runpy
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +13,6 @@ import pytest
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Outcome, Timing, TimingPlan
 from pytest_avo.core.ranking import ONE_SIDED_99, gains_by_kind, geomean_gain, noise_floor
 from pytest_avo.core.shape import Shape
-from pytest_avo.core.stats import confidence_of_looks, looks
 from pytest_avo.core.verdict import judge
 from pytest_avo.evolution.decision import (
     COMPARE_LAUNCHES,
@@ -23,6 +23,7 @@ from pytest_avo.evolution.decision import (
     decide,
     screening,
 )
+from tests import ROOT
 from tests.core.gains import ONE, TWO, both, of_kinds, timed
 
 FLOOR = 0.003
@@ -136,17 +137,28 @@ def test_screening_stops_when_it_is_plain_and_so_does_a_confirmation_between_lau
     plan = TimingPlan(max_rounds=30)
     screen = screening(plan, floor=0.01)
     assert (screen.min_rounds, screen.max_rounds, screen.margin, screen.launches) == (3, 20, 0.01, 1)
-    each = confidence_of_looks(len(looks(screen.min_rounds, screen.max_rounds)), risk=screen.risk)
-    assert each == pytest.approx(ONE_SIDED_99), "at each look what `faster` is said by"
+    assert (screen.looks_freely, 1 - 2 * screen.risk) == (True, ONE_SIDED_99), "at each look what `faster` is said by"
     seed = screening(plan, floor=None)
     assert (seed.min_rounds, seed.max_rounds, seed.margin) == (plan.min_rounds, SEED_ROUNDS, None)
     confirm = confirmation(plan, floor=0.01)
     assert (confirm.launches, confirm.margin) == (CONFIRM_LAUNCHES, 0.01)
     assert confirm.max_rounds == 3 * CONFIRM_LAUNCHES
+    assert (confirm.looks_freely, confirm.risk) == (True, screen.risk)
     assert confirmation(TimingPlan(max_rounds=2), floor=None).max_rounds == 2 * CONFIRM_LAUNCHES
     fixed = comparison(plan)
     assert (fixed.launches, fixed.margin, fixed.max_rounds) == (COMPARE_LAUNCHES, None, 3 * COMPARE_LAUNCHES)
     assert screening(TimingPlan(max_rounds=4), floor=None).max_rounds == 4
+
+
+def test_confirmations_promote_what_does_not_gain_in_less_than_one_of_a_hundred(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who gains as much as the floor and no more, the worst case, without the screening that comes before."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    rule = runpy.run_path(str(ROOT / "benchmarks/promotion_rule.py"))
+    machine = rule["Machine"](0.05, seed=7)
+    assert sum(rule["confirmed"](machine, FLOOR)[0] for _ in range(300)) <= 3
+    assert sum(rule["confirmed"](machine, 0.2)[0] for _ in range(30)) == 30
 
 
 def test_too_few_rounds_make_no_gain() -> None:

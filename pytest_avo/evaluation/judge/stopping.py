@@ -27,7 +27,7 @@ EARLY_LAUNCHES = 2
 """The same where there is a margin, for what is plain already; of two launches nothing else is believed."""
 LEAST_NARROW = 4
 """The same where there is no margin: from so many on a launch that lies apart does not decide."""
-HOPELESS = 0.05
+HOPELESS = 0.1
 """Chance of getting above the margin with all rounds that are left, below which they are not made."""
 WORTH = 0.5
 """Least ratio of a shape's share of the doubt to its share of the time, for it to get further rounds."""
@@ -55,12 +55,7 @@ class Stopping:
         self.rounds = self._in_turns(math.ceil(plan.max_rounds / plan.launches))
         """Of a launch at most."""
         self._first = min(self._in_turns(least), self.rounds)
-        self._looks = stats.looks(self._first, self.rounds)
-        if plan.launches > 1:
-            self._looks = (plan.launches,)
-            if plan.launches > LEAST_LAUNCHES:
-                # Once more where a launch that lies apart is drawn in: on a noisy machine most is decided there.
-                self._looks = (EARLY_LAUNCHES, LEAST_LAUNCHES, *stats.looks(stats.ENOUGH_LAUNCHES, plan.launches))
+        self._looks = self._looks_at_launches() if plan.launches > 1 else self._looks_at_rounds()
 
     def after_round(
         self, rounds: int, spent_s: float, paired: Paired, *, others: Collection[str], round_s: Mapping[str, float]
@@ -106,7 +101,8 @@ class Stopping:
         margin = self._plan.margin
         assert margin is not None
         shapes = {shape: paired(shape, BASELINE) for shape in self._weights}
-        confidence = stats.confidence_of_looks(len(self._looks), risk=self._plan.risk)
+        sharing = 1 if self._plan.looks_freely else len(self._looks)
+        confidence = stats.confidence_of_looks(sharing, risk=self._plan.risk)
         found = stats.located_together(shapes, self._weights)
         bound = stats.interval_of(found, confidence=confidence)
         if bound.low > margin:
@@ -128,6 +124,22 @@ class Stopping:
             return
         worth = {shape: each / doubt / (round_s[shape] / time_s) for shape, each in doubts.items()}
         self.open = [x for x in self.open if worth[x.id] >= WORTH] or self.open
+
+    def _looks_at_rounds(self) -> tuple[int, ...]:
+        """After how many rounds of the only launch it is looked at what a margin's question comes to."""
+        if self._plan.looks_freely:
+            return (*range(self._first, self.rounds, self._first), self.rounds)
+        return stats.looks(self._first, self.rounds)
+
+    def _looks_at_launches(self) -> tuple[int, ...]:
+        """The same after how many launches."""
+        last = self._plan.launches
+        if last <= LEAST_LAUNCHES:
+            return (last,)
+        if self._plan.looks_freely:
+            return tuple(range(EARLY_LAUNCHES, last + 1))
+        # Once more where a launch that lies apart is drawn in: on a noisy machine most is decided there.
+        return (EARLY_LAUNCHES, LEAST_LAUNCHES, *stats.looks(stats.ENOUGH_LAUNCHES, last))
 
     def _in_turns(self, rounds: int) -> int:
         """So many rounds of a launch, or as many more as it takes for every kind of inputs to have as many turns."""

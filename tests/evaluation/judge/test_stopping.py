@@ -121,6 +121,27 @@ def test_two_launches_decide_what_is_plain_and_let_nobody_go() -> None:
     assert stopping.after_launch(3, hardly, others=PEERS) == "hardly can become faster"
 
 
+def test_where_looks_are_free_there_are_more_and_each_errs_by_all_of_the_risk() -> None:
+    usual, free = (
+        Stopping(TimingPlan(min_rounds=3, max_rounds=20, margin=0.003, looks_freely=freely), [QUIET], turns=3)
+        for freely in (False, True)
+    )
+    plain = paired(0.1, SAME_NOISE, 9)
+    assert (after(usual, 9, plain), after(free, 9, plain)) == ("", "plainly faster")
+    noise = next(x for x in np.linspace(0.3, 0.01, 300) if after(free, 6, paired(0.1, {QUIET.id: x}, 6)))
+    assert after(usual, 6, paired(0.1, {QUIET.id: noise}, 6)) == "", "which asks for more, since it looks four times"
+    assert after(free, 8, plain) == "", "not every kind of inputs had its turn"
+
+
+def test_where_looks_are_free_every_launch_from_the_second_on_is_looked_at() -> None:
+    usual, free = (
+        Stopping(TimingPlan(max_rounds=18, launches=6, margin=0.003, looks_freely=freely), [QUIET], turns=3)
+        for freely in (False, True)
+    )
+    assert [launched(usual, launches, 0.01) for launches in (1, 5)] == ["", ""]
+    assert [launched(free, launches, 0.01) for launches in (1, 2, 5)] == ["", "plainly faster", "plainly faster"]
+
+
 def test_launches_without_a_margin_go_on_until_all_shapes_together_are_known_well() -> None:
     stopping = Stopping(TimingPlan(max_rounds=27, launches=9, precision=0.03), [QUIET], turns=3)
     assert launched(stopping, 3, 0.001) == "", "a launch that lies apart may be one of three"
