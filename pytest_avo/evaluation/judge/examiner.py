@@ -110,7 +110,8 @@ class Examiner:
             self._arms.settle()
             with self._lease(True) as waited_s:
                 right = {shape: _later(evaluation, waited_s / len(right)) for shape, evaluation in right.items()}
-                if fault := None if request.known_right else self._background_work(request):
+                is_watched = not (request.known_right or request.brief)
+                if fault := self._background_work(request) if is_watched else None:
                     for evaluation in right.values():
                         yield msgspec.structs.replace(evaluation, outcome=fault.outcome, reason=fault.reason)
                 else:

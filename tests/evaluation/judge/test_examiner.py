@@ -115,6 +115,12 @@ def test_a_kernel_that_works_on_when_it_has_answered_is_rejected(desk: Desk) -> 
     assert any(is_rejected() for _ in range(8))
 
 
+def test_who_is_checked_briefly_is_not_watched_before_it_is_timed(desk: Desk) -> None:
+    top = BURNER + "threading.Thread(target=burn, args=(600,), daemon=True).start()"
+    found = desk.examine(kernel(top=top), plan=PLAN, baseline=kernel(), brief=True)[ONE.id]
+    assert "while idle" not in found.reason
+
+
 def test_threads_that_wait_and_helpers_that_end_are_honest(desk: Desk) -> None:
     top = BURNER + (
         "event = threading.Event()\n"
