@@ -118,6 +118,11 @@ class Arms:
         kept = self._kept.get(name)
         return kept is not None and kept.digest == text_digest(subject.source) and shape.id in kept.checked
 
+    def has_another(self, name: str, subject: Subject) -> bool:
+        """Whether the arm has a process, of another kernel."""
+        kept = self._kept.get(name)
+        return kept is not None and kept.digest != text_digest(subject.source)
+
     def log(self, name: str) -> str:
         """What the arm's process printed last before it was ended for a fault."""
         return self._last_words.get(name, "")

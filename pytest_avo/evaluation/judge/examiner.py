@@ -117,6 +117,29 @@ class Examiner:
                 else:
                     yield from self._time(request, right)
 
+    def rehearse(self, request: EvaluationRequest, *, is_wanted: Callable[[], bool]) -> None:
+        """Check the baseline of requests to come, which this one has, until `is_wanted`; another that is there stays.
+
+        What fails is asked again, and told, where it is to be timed.
+        """
+        baseline = request.baseline
+        if baseline is None or self._arms.has_another(BASELINE, baseline) or not self._asks_baseline(request):
+            return
+        if self._ahead is not None:
+            alone, limit_s = request.claim_alone, request.limits.build
+            self._ahead.finish(baseline, request.shapes, claim_alone=alone, limit_s=limit_s)
+        for shape in request.shapes:
+            if self._arms.is_checked(BASELINE, baseline, shape):
+                continue
+            if is_wanted():
+                return
+            try:
+                with self._lease(False):
+                    self._check_baseline_on(shape, request)
+            except ArmFault as error:
+                self._arms.fault(BASELINE, error.error)
+                return
+
     def _compile(self, request: EvaluationRequest) -> float:
         """Have compiled what can be without the device, which others may have meanwhile; the seconds that took."""
         if self._ahead is None:
@@ -145,17 +168,19 @@ class Examiner:
 
         ArmFault where it fails.
         """
-        if not self._asks_baseline(request):
-            return
+        if self._asks_baseline(request):
+            for shape in request.shapes:
+                self._check_baseline_on(shape, request)
+
+    def _check_baseline_on(self, shape: Shape, request: EvaluationRequest) -> None:
         assert request.baseline is not None
-        for shape in request.shapes:
-            if not self._arms.is_checked(BASELINE, request.baseline, shape):
-                what = f"checking {request.baseline.label} on {shape.id}"
-                seed = secrets.randbits(SEED_BITS)
-                try:
-                    self._checks.battery(BASELINE, request.baseline, request, shape, seed=seed, what=what)
-                except (KernelFault, KernelEnded) as error:
-                    raise ArmFault(BASELINE, shape.id, error) from None
+        if not self._arms.is_checked(BASELINE, request.baseline, shape):
+            what = f"checking {request.baseline.label} on {shape.id}"
+            seed = secrets.randbits(SEED_BITS)
+            try:
+                self._checks.battery(BASELINE, request.baseline, request, shape, seed=seed, what=what)
+            except (KernelFault, KernelEnded) as error:
+                raise ArmFault(BASELINE, shape.id, error) from None
 
     def _asks_baseline(self, request: EvaluationRequest) -> bool:
         """Whether a baseline is to be checked: where both are timed in new processes, neither of those was asked."""

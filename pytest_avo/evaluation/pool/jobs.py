@@ -45,6 +45,13 @@ def subjects_of(request: EvaluationRequest) -> tuple[Subject, ...]:
     return (request.subject,) if baseline is None else (request.subject, baseline)
 
 
+def _rehearsal(request: EvaluationRequest) -> EvaluationRequest | None:
+    """What the baseline of a request will be asked by a worker that is asked such a request next."""
+    if request.plan is None or request.baseline is None or request.fresh:
+        return None
+    return msgspec.structs.replace(request, subject=request.baseline, claim_alone=True)
+
+
 class Jobs:
     """A queue of jobs. While it refuses them, because nobody would take them, they fail at once."""
 
@@ -84,7 +91,8 @@ class Jobs:
         """The next job for a worker, waited for: one that it is prepared for, if there is; None once it is closed.
 
         Where others are prepared for all that waits it takes the one that they would come to last. While nothing waits
-        it is told of the kernels that others are busy with, of which one will be the baseline of what comes next.
+        it is told of the kernels that others are busy with, of which one will be the baseline of what comes next, and
+        what that will be asked.
         known: those that it was told of, by the digests of their sources; None where it is to be told of nothing.
         """
         with self._changed:
@@ -110,7 +118,7 @@ class Jobs:
         for request in self._busy.values():
             unknown = tuple(x for x in subjects_of(request) if text_digest(x.source) not in known)
             if unknown and not request.look:
-                return Prepare(unknown, request.shapes, claim_alone=True)
+                return Prepare(unknown, request.shapes, claim_alone=True, rehearsal=_rehearsal(request))
         return None
 
     def upcoming(self, worker: str, *, most: int) -> list[EvaluationRequest]:

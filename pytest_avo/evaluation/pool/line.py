@@ -50,10 +50,13 @@ class WorkerLine:
     def say(self, text: str) -> None:
         """Tell what is being done. Between two steps of it there is time for what is said of the next request."""
         self.send(Progress(self.number, text))
-        while not self.inbox.empty():
-            order = self.order()
-            assert isinstance(order, Prepare), "no request is sent before the last one is answered"
-            self.begin(order)
+        while not self._next and not self.inbox.empty():
+            message = self.inbox.get()
+            order = _decode.decode(message)
+            if isinstance(order, Prepare):
+                self.begin(order)
+            else:  # it ends a rehearsal: no request is sent before the last one is answered
+                self._next.append(message)
 
     def begin(self, order: Prepare) -> None:
         """Begin with what can be done for the next request."""

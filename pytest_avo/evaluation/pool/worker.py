@@ -100,15 +100,27 @@ def serve(channel: Any) -> None:
             )
         )
         threading.Thread(target=line.live, daemon=True, name="avo-life").start()
-        while True:
-            if not line.has_order(within_s=QUIET_S):
-                spawner.settle()
-                _share_memory(device.place)
-            match line.order():
-                case Evaluate(request=request):
-                    _answer(request, examiner, inspector, line)
-                case Prepare() as order:
-                    line.begin(order)
+        _work(line, spawner, examiner, inspector, place=device.place)
+
+
+def _work(line: WorkerLine, spawner: Spawner, examiner: Examiner, inspector: Inspector, *, place: str) -> NoReturn:
+    """Do what is ordered, one order after the other, and a rehearsal where nothing is."""
+    rehearsal: EvaluationRequest | None = None
+    while True:
+        if not line.has_order(within_s=QUIET_S):
+            if rehearsal is not None:
+                _rehearse(rehearsal, examiner, line)
+                rehearsal = None
+                continue
+            spawner.settle()
+            _share_memory(place)
+        match line.order():
+            case Evaluate(request=request):
+                rehearsal = None
+                _answer(request, examiner, inspector, line)
+            case Prepare() as order:
+                line.begin(order)
+                rehearsal = order.rehearsal
 
 
 def _examiner(device: Device, spawner: Spawner, config: WorkerConfig, line: WorkerLine) -> Examiner:
@@ -186,6 +198,12 @@ def _answer(request: EvaluationRequest, examiner: Examiner, inspector: Inspector
         line.send(Failure(number, str(error)))
     except JUDGE_FAULTS as error:  # a fault of this program: another worker would have it too
         line.send(Failure(number, f"the judge failed: {_where(error)}"))
+
+
+def _rehearse(request: EvaluationRequest, examiner: Examiner, line: WorkerLine) -> None:
+    """Check the baseline of what comes next until something comes. What fails is told whoever asks for it."""
+    with contextlib.suppress(EvaluatorError, *JUDGE_FAULTS):
+        examiner.rehearse(request, is_wanted=lambda: line.has_order(within_s=0.0))
 
 
 def _roofline(device: Device) -> Roofline:

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Limits, Subject, TimingPlan
+from pytest_avo.core.evaluation import BASELINE, KERNEL, EvaluationRequest, Limits, Subject, TimingPlan
 from pytest_avo.evaluation.correctness.battery import first_case
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.noise import generator
@@ -18,9 +19,10 @@ from pytest_avo.evaluation.devices.rates import Rates
 from pytest_avo.evaluation.judge import peers
 from pytest_avo.evaluation.judge.roofline import Roofline
 from tests.evaluation.judge.desk import ONE, TWO, WRONG_ON_TWO, Desk
-from tests.evaluation.laboratory import Laboratory, kernel, shape
+from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 
 PLAN = TimingPlan(min_rounds=3, max_rounds=3)
+LIMITS = Limits(build=PATIENCE_S, check=PATIENCE_S, time=PATIENCE_S)
 
 
 def test_a_right_kernel_is_right_on_every_shape(desk: Desk) -> None:
@@ -217,6 +219,37 @@ def test_a_baseline_is_asked_what_the_kernel_is(desk: Desk) -> None:
     assert found.timing is not None
     slow = {arm: min(seconds[0]) + found.timing.harness_s > 0.25 for arm, seconds in found.timing.seconds.items()}
     assert slow[KERNEL] == slow[BASELINE]
+
+
+def test_what_is_rehearsed_was_checked_before_it_is_a_baseline(desk: Desk) -> None:
+    desk.examiner._place = "cuda"  # where a baseline's process stays, and is checked where it is
+    arms, source = desk.laboratory.arms, kernel()
+    right, other = Subject("incumbent", source), Subject("other", source + "# another")
+    request = EvaluationRequest(
+        number=1, subject=right, baseline=right, shapes=(ONE, TWO), limits=LIMITS, plan=PLAN, claim_alone=True
+    )
+
+    def checked() -> list[bool]:
+        return [arms.is_checked(BASELINE, right, shape) for shape in (ONE, TWO)]
+
+    wanted = iter([False, True])
+    desk.examiner.rehearse(request, is_wanted=lambda: next(wanted))
+    assert checked() == [True, False]
+    desk.examiner.rehearse(msgspec.structs.replace(request, baseline=other), is_wanted=lambda: False)
+    desk.examiner.rehearse(request, is_wanted=lambda: False)
+    assert checked() == [True, True]
+    assert desk.leases == ["shared", "shared"]
+
+
+def test_a_baseline_that_fails_its_rehearsal_is_asked_again(desk: Desk) -> None:
+    desk.examiner._place = "cuda"
+    wrong = Subject("incumbent", kernel("return torch.zeros_like(q)"))
+    request = EvaluationRequest(
+        number=1, subject=wrong, baseline=wrong, shapes=(ONE,), limits=LIMITS, plan=PLAN, claim_alone=True
+    )
+    desk.examiner.rehearse(request, is_wanted=lambda: False)
+    assert not desk.laboratory.arms.is_checked(BASELINE, wrong, ONE)
+    assert not desk.laboratory.arms.has_another(BASELINE, Subject("any", ""))
 
 
 def test_onnxs_attention_operator_is_a_right_kernel(desk: Desk) -> None:

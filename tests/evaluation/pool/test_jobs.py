@@ -111,6 +111,25 @@ def test_what_a_worker_did_last_and_what_nobody_asks_of_it_it_is_not_told_of() -
     assert jobs._elsewhere({text_digest("")}) is None
 
 
+def test_a_worker_with_nothing_to_do_is_told_what_the_baseline_of_a_screening_is_asked() -> None:
+    incumbent, plan = Subject("seed (incumbent)", "1"), TimingPlan()
+    for more, rehearsed in (
+        ({"plan": plan, "baseline": incumbent}, True),
+        ({"plan": plan, "baseline": incumbent, "fresh": True}, False),  # in new processes, which nobody keeps
+        ({"plan": plan}, False),
+        ({"baseline": incumbent}, False),
+    ):
+        jobs = Jobs(workers=2)
+        jobs.put(job("seed", source="1", **more))
+        taken(jobs)
+        told = jobs._elsewhere(set())
+        assert told is not None
+        assert (told.rehearsal is not None) == rehearsed
+        if told.rehearsal is not None:
+            assert (told.rehearsal.baseline, told.rehearsal.shapes) == (incumbent, (ONE, TWO))
+            assert told.rehearsal.claim_alone
+
+
 def test_what_was_answered_is_not_left_and_does_not_fail() -> None:
     half = job()
     half.futures[ONE.id].set_result(Evaluation(ONE.id, "ok"))

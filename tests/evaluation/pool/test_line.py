@@ -60,6 +60,18 @@ def test_what_is_asked_next_is_prepared_between_two_steps_of_an_answer() -> None
     assert said == [Progress(3, "timing"), Progress(3, "timing on")]
 
 
+def test_a_request_that_comes_while_a_worker_rehearses_is_kept() -> None:
+    line, channel, prepared = opened()
+    for order in (NEXT, Evaluate(REQUEST), NEXT):
+        channel.tell(order)
+    line.say("checking")
+    line.say("checking on")
+    assert prepared == [NEXT]
+    assert line.has_order(within_s=0.0)
+    assert [line.order(), line.order()] == [Evaluate(REQUEST), NEXT]
+    assert not line.has_order(within_s=0.0)
+
+
 def test_an_order_that_was_waited_for_is_kept_and_none_is_made_up() -> None:
     line, channel, _ = opened()
     assert not line.has_order(within_s=0.001)
