@@ -165,11 +165,12 @@ def _examiner(device: Device, spawner: Spawner, config: WorkerConfig, line: Work
 
 
 def _prepare(ahead: Ahead, order: Prepare) -> None:
-    """Begin to compile what will be asked about soon."""
+    """Begin to compile what will be asked about soon. What fails is no fault of the kernel that is asked now."""
     from pytest_avo.evaluation.arms.ahead import PATIENT_NICENESS
 
     for subject in order.subjects:
-        ahead.begin(subject, order.shapes, claim_alone=order.claim_alone, niceness=PATIENT_NICENESS)
+        with contextlib.suppress(EvaluatorError, OSError, *JUDGE_FAULTS):
+            ahead.begin(subject, order.shapes, claim_alone=order.claim_alone, niceness=PATIENT_NICENESS)
 
 
 def _inspector(device: Device, config: WorkerConfig) -> Inspector:

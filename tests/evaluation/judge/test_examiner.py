@@ -185,6 +185,13 @@ def test_an_incumbent_that_fails_is_the_evaluators_failure(desk: Desk) -> None:
     assert desk.examine(kernel(), plan=PLAN, baseline=kernel())[ONE.id].timing is not None
 
 
+def test_an_incumbent_that_fails_once_is_timed_again(desk: Desk) -> None:
+    body = 'if not os.path.exists("tried"): os.close(os.open("tried", os.O_CREAT)); os._exit(0)'
+    found = desk.examine(kernel(), plan=PLAN, baseline=kernel(body))[ONE.id]
+    assert found.timing is not None
+    assert any(note.endswith("; it was timed again") for note in found.notes)
+
+
 def test_kernel_and_incumbent_are_timed_in_new_processes_and_peers_in_those_that_are_there(desk: Desk) -> None:
     arms, limits = desk.laboratory.arms, Limits()
 
