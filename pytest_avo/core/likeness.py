@@ -6,11 +6,13 @@ import ast
 import re
 import threading
 import warnings
+from functools import lru_cache
 
 _WARNINGS_LOCK = threading.Lock()
 _IGNORED_LINE = re.compile(r"\s*(#.*)?")
 
 
+@lru_cache(maxsize=64)  # of a candidate when it is proposed, and once more when it is what later ones may repeat
 def normalised(source: str) -> str:
     """The source without comments (provenance lines among them), blank lines, docstrings and layout.
 
