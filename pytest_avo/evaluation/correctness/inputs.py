@@ -144,7 +144,7 @@ class Stream:
             q, k, v = (each() for each in rows)
         scale = shape.softmax_scale
         impose_timed = TIMED_KINDS[kind].impose
-        impose_timed(q.flatten(0, 1), k.flatten(0, 1), scale=scale, generator=self._generator)
+        impose_timed(*(x.flatten(0, 1) for x in (q, k, v)), scale=scale, generator=self._generator)
         if float(torch.rand(1, generator=self._generator, device=self._generator.device)) < NEEDLES_IN:
             plant_needles(
                 q.flatten(0, 1),

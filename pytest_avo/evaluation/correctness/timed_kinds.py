@@ -20,22 +20,28 @@ if TYPE_CHECKING:
 SPREAD = 8.0
 """Standard deviation of scores."""
 SINK_WEIGHT = 0.9
-"""Of the first key at least, in nearly every row: so much where all keys are visible, more where few are."""
+"""Of the first key, in every row: so much where all keys are visible, more where few are. What is left must matter, or
+a kernel that knows the sink need not look at any other key."""
+SINK_VALUE = 2.0**-6
+"""By what the first key's value is smaller than others, as it is in models: else half precision rounds by more than all
+other keys together add."""
 RISE = 64.0
 """By how much scores grow from the first key to the last: in every tile of a long row the maximum moves."""
 LOCAL = 6.0
 """How far above the usual scores' sum the score of a query's own place is, on the log scale."""
 ALONG = 4.0
-"""Of every query along the direction that keys differ in, in standard deviations of its usual numbers there."""
+"""Of queries along the direction that keys differ in, in standard deviations of their usual numbers there."""
 
 
 class Impose(Protocol):
     """Makes numbers of mean 0 and deviation 1 ones of a kind, in place.
 
-    q (batch, heads_q, seqlen_q, head_dim), k (batch, heads_kv, seqlen_kv, head_dim).
+    q (batch, heads_q, seqlen_q, head_dim), k and v (batch, heads_kv, seqlen_kv, head_dim).
     """
 
-    def __call__(self, q: torch.Tensor, k: torch.Tensor, *, scale: float, generator: torch.Generator) -> None: ...
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, generator: torch.Generator
+    ) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,32 +53,33 @@ class TimedKind:
     impose: Impose
 
 
-def _normal(q: torch.Tensor, k: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
+def _normal(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
     pass
 
 
-def _spread(q: torch.Tensor, k: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
+def _spread(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
     q *= SPREAD / _deviation(q, scale)
 
 
-def _sink(q: torch.Tensor, k: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
-    # Queries lie along the direction, which makes the other keys' scores differ a little more than they did.
+def _sink(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
+    # All queries are alike along the direction, and so is the sink's weight; it makes the other keys' scores differ a
+    # little more than they did.
     direction = _direction(q, generator)
     others = math.log(k.shape[2]) + (_deviation(q, scale) ** 2 + (scale * ALONG) ** 2) / 2
-    q += ALONG * direction
-    # Queries differ along the direction by one: two deviations below the mean it is still a sink.
-    k[:, :, 0] = (others + math.log(SINK_WEIGHT / (1 - SINK_WEIGHT))) / (scale * (ALONG - 2)) * direction
+    q += (ALONG - q @ direction)[..., None] * direction
+    k[:, :, 0] = (others + math.log(SINK_WEIGHT / (1 - SINK_WEIGHT))) / (scale * ALONG) * direction
+    v[:, :, 0] *= SINK_VALUE
 
 
-def _rising(q: torch.Tensor, k: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
+def _rising(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
     _lift(q, k, _growth(k), scale=scale, generator=generator)
 
 
-def _falling(q: torch.Tensor, k: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
+def _falling(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
     _lift(q, k, 1 - _growth(k), scale=scale, generator=generator)
 
 
-def _local(q: torch.Tensor, k: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
+def _local(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, generator: torch.Generator) -> None:
     import torch
 
     head_dim, keys = q.shape[-1], k.shape[2]
@@ -89,7 +96,11 @@ TIMED_KINDS: dict[InputKind, TimedKind] = {
         "independent numbers of variance 1: scores of standard deviation 1 under the usual scale", _normal
     ),
     "spread": TimedKind("the same with scores of standard deviation 8: a few keys take the weight of a query", _spread),
-    "sink": TimedKind("the first key takes nine tenths of the weight of every query, or more", _sink),
+    "sink": TimedKind(
+        "the first key takes about nine tenths of the weight of every query, more where few are visible; its value is "
+        "small, so that the others matter",
+        _sink,
+    ),
     "rising": TimedKind("scores grow from the first key to the last, by 64 in all", _rising),
     "falling": TimedKind("scores fall from the first key to the last, by 64 in all", _falling),
     "local": TimedKind("keys near a query take most of its weight, as rotary embeddings make them", _local),
@@ -117,11 +128,12 @@ def _lift(q: torch.Tensor, k: torch.Tensor, rise: torch.Tensor, *, scale: float,
 
 
 def _direction(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A random direction, of length 1."""
+    """A random direction, of length 1: of the usual numbers, which tell nobody what it is."""
     import torch
 
-    signs = torch.randint(0, 2, (like.shape[-1],), generator=generator, device=generator.device) * 2 - 1
-    return (signs / math.sqrt(like.shape[-1])).to(like.dtype)
+    numbers = torch.randn(like.shape[-1], generator=generator, device=generator.device)
+    direction: torch.Tensor = numbers / numbers.norm()
+    return direction.to(like.dtype)
 
 
 def _rotary(places: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -78,7 +78,7 @@ def test_who_reads_arguments_when_they_are_asked_is_right_and_who_did_before_is_
     kind: InputKind, dtype: Dtype, present: int
 ) -> None:
     missed = 0
-    for seed, lengths in enumerate([(24, 40), (1, 90)]):
+    for seed, lengths in enumerate([(24, 40), (1, 90), (24, 40)]):
         for ahead in (False, True):
             played = Played(shape(lengths=lengths, dtype=dtype), kind=kind, seed=seed)
             left = range(present, CALLS)
@@ -92,7 +92,7 @@ def test_who_reads_arguments_when_they_are_asked_is_right_and_who_did_before_is_
                 missed += played.said() == ("", "")
             else:
                 assert played.said() == ("", "")
-    assert missed <= (present == 3), "of a single change there may be nothing to see"
+    assert missed <= 2 * (present == 3), "of a single change there may be nothing to see"
 
 
 def test_the_fault_names_what_was_done() -> None:

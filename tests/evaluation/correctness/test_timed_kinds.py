@@ -8,7 +8,8 @@ import msgspec
 import pytest
 import torch
 
-from pytest_avo.core.shape import USUAL, InputKind, Shape
+from pytest_avo.core.shape import USUAL, Dtype, InputKind, Shape
+from pytest_avo.evaluation.correctness.correctness import fault
 from pytest_avo.evaluation.correctness.inputs import Stream
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.timed_kinds import TIMED_KINDS
@@ -56,7 +57,7 @@ def near(found: torch.Tensor) -> float:
 CHECKS: dict[InputKind, Callable[[torch.Tensor], bool]] = {
     "normal": lambda found: thirds(found)[0] == pytest.approx(thirds(found)[1], abs=0.2),
     "spread": lambda found: float(found.std()) == pytest.approx(8, rel=0.1),
-    "sink": lambda found: first_key(found) > 0.9,
+    "sink": lambda found: first_key(found) == pytest.approx(0.9, abs=0.03),
     "rising": lambda found: 20 < thirds(found)[1] - thirds(found)[0] < 64,
     "falling": lambda found: -64 < thirds(found)[1] - thirds(found)[0] < -20,
     "local": lambda found: near(found) > 0.6,
@@ -80,3 +81,21 @@ def test_directions_are_drawn_afresh() -> None:
     stream = Stream(PLAIN, generator(7, "cpu"))
     one, two = (stream.draw(1, "sink")[0].k[0, 0, 0] for _ in range(2))
     assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+def test_a_sink_leaves_the_other_keys_a_part_in_every_result(dtype: Dtype) -> None:
+    # Whoever knows the sink, and its weight, would otherwise not have to look at any other key.
+    shape = msgspec.structs.replace(PLAIN, seqlen_kv=1024, dtype=dtype)
+    [inputs] = Stream(shape, generator(3, "cpu")).draw(1, "sink")
+    k, v = (x.double().repeat_interleave(2, 1) for x in (inputs.k, inputs.v))
+    weights = ((inputs.q.double() @ k.transpose(-1, -2)) * inputs.scale).softmax(-1)
+    assert fault(inputs, (weights @ v).to(inputs.q.dtype)) is None
+    assert fault(inputs, (weights[..., :1] * v[:, :, :1]).to(inputs.q.dtype)) is not None
+
+
+@pytest.mark.parametrize("kind", ["sink", "rising", "falling"])
+def test_no_key_has_a_form_by_which_a_kind_can_be_told(kind: InputKind) -> None:
+    # The first key once had equal magnitudes in all elements, which no key of a model has.
+    [inputs] = Stream(PLAIN, generator(7, "cpu")).draw(1, kind)
+    assert all(len(set(inputs.k[0, 0, at].abs().tolist())) > PLAIN.head_dim // 2 for at in (0, -1))
