@@ -14,6 +14,7 @@ import numpy as np
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing, TimingPlan
+from pytest_avo.core.ranking import ONE_SIDED_99, gains_by_kind, slowest
 from pytest_avo.core.shape import Shape, read_suite
 from pytest_avo.core.stats import Launches
 from pytest_avo.evaluation.judge.stopping import Stopping
@@ -68,6 +69,7 @@ class Race:
     ) -> None:
         """turns: how many kinds of inputs shapes have."""
         self.plan = plan
+        self._shapes = shapes
         self.stopping = Stopping(plan, shapes, turns=turns)
         self._logs: dict[str, dict[str, list[list[float]]]] = {shape.id: {arm: [] for arm in arms} for shape in shapes}
         self._kinds: dict[str, list[list[str]]] = {shape.id: [] for shape in shapes}
@@ -92,7 +94,7 @@ class Race:
 
     def is_over(self, launches: int) -> bool:
         """Whether so many launches suffice."""
-        return bool(self.stopping.after_launch(launches, self._paired, others=[BASELINE]))
+        return bool(self.stopping.after_launch(launches, self._paired, others=[BASELINE], slowest=self._slowest))
 
     @property
     def rounds(self) -> int:
@@ -102,6 +104,9 @@ class Race:
     def evaluations(self) -> dict[str, Evaluation]:
         """What was measured, by shape id."""
         return {shape: Evaluation(shape, "ok", timing=self._timing(shape)) for shape in self._logs}
+
+    def _slowest(self) -> float:
+        return slowest(gains_by_kind(self.evaluations(), self._shapes, confidence=ONE_SIDED_99))
 
     def _paired(self, shape: str, arm: str) -> Launches:
         rounds = zip(self._logs[shape][arm], self._logs[shape][KERNEL], strict=True)

@@ -127,6 +127,11 @@ def slower_kind(gains: Mapping[str, Interval], *, limit: float) -> str:
     return min(slower, key=lambda kind: slower[kind].estimate, default="")
 
 
+def slowest(gains: Mapping[str, Interval]) -> float:
+    """The log-ratio on the kind of inputs where a kernel gains least; 0 where there is but one."""
+    return min((gain.estimate for gain in gains.values()), default=0.0)
+
+
 def _timings(evaluations: Evaluations, shapes: Sequence[Shape]) -> dict[str, Timing]:
     found = {}
     for shape in shapes:

@@ -226,6 +226,8 @@ class Settlement:
         """
         if decision.ranking == "rejected":
             return Unshown(decision.reason, is_sure=True)
+        if decision.doubt:
+            return Unshown(decision.doubt, is_sure=False)
         assert beside is not None, "only the seed is beside nobody"
         campaign = self._campaign
         other = campaign.view.attempt(beside)

@@ -25,12 +25,14 @@ def timed(shape: Shape, *, gain: float, noise: float = 0.0005, launches: int = 1
     return Evaluation(shape.id, "ok", timing=Timing({KERNEL: kernel, BASELINE: baseline}, calls=1, stopped=""))
 
 
-def of_kinds(shape: Shape, gains: Mapping[str, float], *, rounds: int = 6, launches: int = 1) -> Evaluation:
+def of_kinds(
+    shape: Shape, gains: Mapping[str, float], *, rounds: int = 6, launches: int = 1, noise: float = 0.0005
+) -> Evaluation:
     """An evaluation in whose rounds kinds of inputs take turns, with a gain of their own each."""
     random = np.random.default_rng(0)
     kinds = tuple(list(gains) * rounds)
     baseline = tuple(
-        tuple(1e-3 * math.exp(gains[kind] + random.normal(0, 0.0005)) for kind in kinds) for _ in range(launches)
+        tuple(1e-3 * math.exp(gains[kind] + random.normal(0, noise)) for kind in kinds) for _ in range(launches)
     )
     kernel = ((1e-3,) * len(kinds),) * launches
     timing = Timing({KERNEL: kernel, BASELINE: baseline}, calls=1, stopped="", kinds=(kinds,) * launches)

@@ -193,6 +193,17 @@ def test_a_loss_on_one_kind_of_inputs_must_be_beyond_doubt_and_show_over_all_sha
     assert decide(made_up, [ONE, TWO], floor=FLOOR).ranking == "faster"
 
 
+def test_a_loss_on_one_kind_that_is_likely_but_not_sure_is_told() -> None:
+    """As on a busy machine, where a kernel at half the speed for sinks was promoted."""
+    gained = {"normal": 1.2, "spread": 1.2, "sink": -0.4}
+    doubtful = decide({ONE.id: of_kinds(ONE, gained, rounds=1, launches=6, noise=0.2)}, [ONE], floor=FLOOR)
+    assert doubtful.ranking == "faster"
+    assert doubtful.doubt.startswith("likely slower than the incumbent on sink inputs, 0.")
+    assert decide({ONE.id: of_kinds(ONE, gained, rounds=1, launches=6)}, [ONE], floor=FLOOR).ranking == "rejected"
+    honest = {"normal": 1.2, "spread": 1.2, "sink": 0.0}
+    assert decide({ONE.id: of_kinds(ONE, honest, rounds=1, launches=6)}, [ONE], floor=FLOOR).doubt == ""
+
+
 def test_a_single_round_of_a_kind_says_nothing_of_that_kind() -> None:
     """It has an interval without width: candidates screened in one turn of the kinds would be rejected by chance."""
     once = {"normal": 0.21, "spread": 0.20, "sink": -0.001}

@@ -18,7 +18,7 @@ from pytest_avo.evolution.decision import Decision, accepts, decide
 from pytest_avo.evolution.settlement import Settlement, status_of
 from pytest_avo.evolution.trials import Candidate, Trials
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
-from tests.evolution.world import FOR_NORMAL, SHAPES, World, candidate, measured_seed, source
+from tests.evolution.world import BUSY, FOR_NORMAL, SHAPES, World, candidate, measured_seed, source
 
 
 @pytest.fixture
@@ -156,6 +156,15 @@ def test_a_kernel_that_is_made_for_normal_inputs_is_not_promoted(world: World, c
     assert world.kernel.read_text() == source(100)
     world.changes = {"accept": "match"}
     assert Court(world, campaign).settle(candidate(campaign, source(301, note=FOR_NORMAL))).status == "rejected"
+    assert world.kernel.read_text() == source(100)
+
+
+def test_what_is_likely_made_for_normal_inputs_is_not_promoted_either(world: World, campaign: Campaign) -> None:
+    outcome = Court(world, campaign).settle(candidate(campaign, source(300, note=f"{FOR_NORMAL}, {BUSY}")))
+    assert outcome.status == "ambiguous"
+    assert outcome.reason.startswith("likely slower than the incumbent on spread inputs, 0.75")
+    assert outcome.confirmed is not None
+    assert outcome.confirmed.low > campaign.floor
     assert world.kernel.read_text() == source(100)
 
 

@@ -13,6 +13,7 @@ from statistics import NormalDist
 
 from pytest_avo.core import stats
 from pytest_avo.core.evaluation import BASELINE, TimingPlan
+from pytest_avo.core.ranking import SAME
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Launches, Located
 
@@ -31,6 +32,7 @@ HOPELESS = 0.1
 """Chance of getting above the margin with all rounds that are left, below which they are not made."""
 WORTH = 0.5
 """Least ratio of a shape's share of the doubt to its share of the time, for it to get further rounds."""
+PLAINLY_FASTER = "plainly faster"
 NOT_FASTER, HARDLY_FASTER = "not faster", "hardly can become faster"
 """Why a kernel is measured no further which did not get above the margin."""
 _DEVIATIONS = NormalDist().inv_cdf(0.99)
@@ -77,8 +79,14 @@ class Stopping:
         self.open = [x for x in self.open if max(_width(paired(x.id, arm)) for arm in others) >= plan.precision]
         return "" if self.open else "intervals narrow enough"
 
-    def after_launch(self, launches: int, paired: Paired, *, others: Collection[str]) -> str:
-        """Why no further launch is needed, or "". others: the arms that the kernel is compared with."""
+    def after_launch(
+        self, launches: int, paired: Paired, *, others: Collection[str], slowest: Callable[[], float]
+    ) -> str:
+        """Why no further launch is needed, or "".
+
+        others: the arms that the kernel is compared with; slowest: the log-ratio to the baseline on the kind of inputs
+        where the kernel gains least.
+        """
         plan = self._plan
         if plan.launches == 1:
             return ""
@@ -90,7 +98,9 @@ class Stopping:
             return "interval narrow enough" if max(widths) < plan.precision else ""
         if launches not in self._looks:
             return ""
-        return self._looked_at(launches, self._plan.launches, paired, {})
+        reason = self._looked_at(launches, plan.launches, paired, {})
+        # What may have been lost on one kind of inputs is known by then as badly as of a single launch.
+        return "" if reason == PLAINLY_FASTER and launches < plan.launches and slowest() < -SAME else reason
 
     def lets_go(self, reason: str) -> bool:
         """Whether that is why a candidate ends which had to be faster, so that nothing comes of its times."""
@@ -106,7 +116,7 @@ class Stopping:
         found = stats.located_together(shapes, self._weights)
         bound = stats.interval_of(found, confidence=confidence)
         if bound.low > margin:
-            return "plainly faster"
+            return PLAINLY_FASTER
         if bound.high < margin:
             return NOT_FASTER
         is_early = self._plan.launches > 1 and done < LEAST_LAUNCHES

@@ -22,7 +22,8 @@ from random import Random
 
 import torch
 
-from pytest_avo.core.evaluation import KERNEL, CallCost, Reading, Timing, TimingPlan
+from pytest_avo.core import ranking
+from pytest_avo.core.evaluation import KERNEL, CallCost, Evaluation, Reading, Timing, TimingPlan
 from pytest_avo.core.shape import InputKind, Shape
 from pytest_avo.evaluation.arms.arm import Arm, Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
@@ -132,7 +133,8 @@ class Race:
             self._require_standstill(arms)
             self._questions.require_nothing_waiting(arms, disturbed=self._disturbed)
             stopped = reason or stopped
-            if reason := stopping.after_launch(number + 1, self._paired, others=arms.keys() - {KERNEL, EMPTY}):
+            others = arms.keys() - {KERNEL, EMPTY}
+            if reason := stopping.after_launch(number + 1, self._paired, others=others, slowest=self._slowest):
                 stopped = reason
                 break
         self._check_clocks()
@@ -279,6 +281,11 @@ class Race:
 
     def _paired(self, shape: str, arm: str) -> list[list[float]]:
         return self._samples[shape].paired(arm)
+
+    def _slowest(self) -> float:
+        """The log-ratio to the baseline on the kind of inputs where the kernel gains least."""
+        found = {x.id: Evaluation(x.id, "ok", timing=self._timing(x, "", "")) for x in self._shapes}
+        return ranking.slowest(ranking.gains_by_kind(found, self._shapes, confidence=ranking.ONE_SIDED_99))
 
     def _check_clocks(self) -> None:
         """Reject a kernel whose process accounts for less, or more, of the measured time than the other arms do."""

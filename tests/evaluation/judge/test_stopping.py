@@ -35,9 +35,9 @@ def after(stopping: Stopping, rounds: int, found: Paired, spent_s: float = 1.0) 
     return stopping.after_round(rounds, spent_s, found, others=PEERS, round_s=ROUND_S)
 
 
-def launched(stopping: Stopping, launches: int, noise: float) -> str:
+def launched(stopping: Stopping, launches: int, noise: float, *, slowest: float = 0.0) -> str:
     found = paired(0.2, {QUIET.id: noise}, 3, launches=launches)
-    return stopping.after_launch(launches, found, others=PEERS)
+    return stopping.after_launch(launches, found, others=PEERS, slowest=lambda: slowest)
 
 
 SAME_NOISE = {QUIET.id: 0.02, NOISY.id: 0.02}
@@ -116,9 +116,15 @@ def test_two_launches_decide_what_is_plain_and_let_nobody_go() -> None:
     stopping = Stopping(TimingPlan(max_rounds=24, launches=8, margin=0.003), [QUIET], turns=3)
     assert launched(stopping, 2, 0.01) == "plainly faster"
     hardly = paired(-0.001, {QUIET.id: 0.01}, 3, launches=2)
-    assert stopping.after_launch(2, hardly, others=PEERS) == ""
+    assert stopping.after_launch(2, hardly, others=PEERS, slowest=lambda: -0.01) == ""
     hardly = paired(-0.001, {QUIET.id: 0.01}, 3, launches=3)
-    assert stopping.after_launch(3, hardly, others=PEERS) == "hardly can become faster"
+    assert stopping.after_launch(3, hardly, others=PEERS, slowest=lambda: -0.01) == "hardly can become faster"
+
+
+def test_a_kernel_that_may_be_slower_on_some_inputs_is_launched_as_often_as_it_may_be() -> None:
+    stopping = Stopping(TimingPlan(max_rounds=24, launches=8, margin=0.003), [QUIET], turns=3)
+    assert [launched(stopping, launches, 0.01, slowest=-0.1) for launches in (2, 3, 8)] == ["", "", "plainly faster"]
+    assert launched(stopping, 2, 0.01, slowest=-0.005) == "plainly faster"
 
 
 def test_where_looks_are_free_there_are_more_and_each_errs_by_all_of_the_risk() -> None:
