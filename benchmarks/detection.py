@@ -61,10 +61,10 @@ class Here:
         return 0.0
 
     def call(
-        self, batch: Sequence[Arguments], dtype: Any, *, guarded: bool = False, lse: bool = False, **_: object
+        self, batch: Sequence[Arguments] | Batch, dtype: Any, *, guarded: bool = False, lse: bool = False, **_: object
     ) -> Slice:
         """As `Arm.call`."""
-        laid = Batch(batch, dtype, guarded=guarded, lse=lse)
+        laid = batch if isinstance(batch, Batch) else Batch(batch, dtype, guarded=guarded, lse=lse)
         laid.write(self._given, self._result)
         given, result = (
             memory.tensor(torch.uint8, elements=memory.size, offset=0) for memory in (self._given, self._result)

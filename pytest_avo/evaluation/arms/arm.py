@@ -138,10 +138,9 @@ class Arm:
         found = self._slice(done, laid, written, seconds=seconds)
         return replace(found, worked_s=worked_s, disturbed=disturbed, is_captured=not request["calls"])
 
-    def enqueue(self, batch: Sequence[Arguments], dtype: Dtype, *, limit_s: float) -> Slice:
+    def enqueue(self, laid: Batch, *, limit_s: float) -> Slice:
         """The same for eager calls whose seconds are those until the last of them has returned, nothing waited for."""
         self.freeze()
-        laid = Batch(batch, dtype, guarded=False)
         written = laid.write(self.given, self.result)
         seconds, enqueued = self._ask(self._request("enqueue", laid.calls), phase="time", limit_s=limit_s)
         if not isinstance(enqueued, Enqueued):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from random import Random
 
 import torch
 
@@ -12,7 +13,7 @@ from pytest_avo.core.shape import DTYPE_BYTES, Dtype
 from pytest_avo.evaluation.arms.forms import lse_shape
 from pytest_avo.evaluation.arms.memory import Memory, Written
 from pytest_avo.evaluation.correctness.inputs import Arguments
-from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES
+from pytest_avo.evaluation.correctness.room import ALIGNMENT, GUARD_BYTES, PLACES
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 
 TOGETHER_BYTES = 8 << 20
@@ -23,8 +24,13 @@ to be asked for it, and is copied faster by itself."""
 class Batch:
     """The calls of one slice: what is sent of them, and where their arguments and results are."""
 
-    def __init__(self, arguments: Sequence[Arguments], dtype: Dtype, *, guarded: bool, lse: bool = False) -> None:
-        """guarded: all that lies around the arguments is NaN. lse: the log-sum-exp is asked for too."""
+    def __init__(
+        self, arguments: Sequence[Arguments], dtype: Dtype, *, guarded: bool, lse: bool = False, first: int = 0
+    ) -> None:
+        """guarded: all that lies around the arguments is NaN. lse: the log-sum-exp is asked for too.
+
+        first: byte at which the arguments begin, where they are not guarded.
+        """
         self.arguments = arguments
         self.dtype = dtype
         self.with_lse = lse
@@ -35,9 +41,19 @@ class Batch:
         """Of every call, which place is that of q."""
         self._outputs: list[int] = []
         self._lses: list[int] = []
-        self._end, self._out = GUARD_BYTES if guarded else 0, 0
+        self._end, self._out = GUARD_BYTES if guarded else first, 0
         for inputs in arguments:
             self._lay(inputs)
+
+    @classmethod
+    def anywhere(cls, arguments: Sequence[Arguments], dtype: Dtype, random: Random, *, place: str) -> Batch:
+        """A slice whose arguments begin where chance has it, as they do in models.
+
+        A kernel that prepares for the addresses of its arguments would be timed on ones that it knows. place: kind of
+        torch device; on a GPU they begin at the same place, since a graph is of addresses.
+        """
+        first = ALIGNMENT * random.randrange(PLACES) if place == "cpu" else 0
+        return cls(arguments, dtype, guarded=False, first=first)
 
     def write(self, given: Memory, result: Memory) -> list[Written]:
         """Copy the arguments to where they belong, and make the memory of results such as nobody has written to.

@@ -13,6 +13,8 @@ from pytest_avo.evaluation.correctness.sizes.beside import largest_beside, large
 ALIGNMENT = 256
 GUARD_BYTES = 1 << 20
 """NaN before, between and behind the arguments of a call that is checked alone: a tile or two of any layout."""
+PLACES = 1024
+"""At which the arguments of a slice may begin, ALIGNMENT apart; on a GPU at the first: a graph has addresses."""
 PROCESSES = 8
 """Kernels' processes that have to fit on a GPU at once: kernel, incumbent, five peers and the empty one."""
 
@@ -47,6 +49,7 @@ class Room:
         if self.fixed:
             return self.given_bytes, self.result_bytes
         sizes = [batch_bytes(shape, self.max_calls(shape)) for shape in shapes]
+        sizes = [(given + PLACES * ALIGNMENT, result) for given, result in sizes]
         sizes += [guarded_bytes(each) for shape in shapes for each in (shape, largest_beside(shape))]
         sizes += [batch_bytes(*largest_together(shape)) for shape in shapes]
         return max(self.given_bytes, *(x for x, _ in sizes)), max(self.result_bytes, *(x for _, x in sizes))

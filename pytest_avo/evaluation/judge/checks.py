@@ -16,6 +16,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.arms.arm import Arm, Slice
 from pytest_avo.evaluation.arms.arms import Arms
+from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.link import Phase
 from pytest_avo.evaluation.correctness.battery import beside_once, first_case, judged_in_full
@@ -184,7 +185,8 @@ class Checks:
             what = f"a slice with {', '.join(dict.fromkeys(each.kinds))} inputs" if each.kinds else "a slice"
             self._judgement.settle()
             try:
-                call = partial(arm.call, batch, shape.dtype, phase="check", like_timed=True, eager=eager)
+                laid = Batch.anywhere(batch, shape.dtype, random, place=self._place)
+                call = partial(arm.call, laid, shape.dtype, phase="check", like_timed=True, eager=eager)
                 result = spent.on(call)
             except KernelRaised as error:
                 raise raised(error, what, again=True) from None

@@ -68,7 +68,7 @@ class Questions:
         if self._place != "cpu" or samples.calls == 1 or not (slices := samples.slices[KERNEL][-1]):
             return True
         inputs = self._streams[shape.id].draw(samples.calls, self._random.choice(shape.inputs))
-        batch = Batch(inputs, shape.dtype, guarded=False)
+        batch = Batch.anywhere(inputs, shape.dtype, self._random, place=self._place)
         exchange = ArgumentExchange(batch, arm.given, arm.result, self._random)
         found = self._ask(shape, KERNEL, arm, batch, exchange.meanwhile(self._random.choice(slices)))
         self.note(shape, KERNEL, found.seconds)

@@ -200,10 +200,10 @@ class Race:
 
     def _call_costs(self, shape: Shape, arms: Mapping[str, Arm]) -> dict[str, CallCost]:
         def ask(name: str, batch: list[Inputs], enqueue: bool) -> Slice:
-            arm = arms[name]
+            arm, laid = arms[name], self._laid(shape, batch)
             if enqueue:
-                return self._ask(shape, name, arm, lambda: arm.enqueue(batch, shape.dtype, limit_s=self._limit_s))
-            call = partial(arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=True)
+                return self._ask(shape, name, arm, lambda: arm.enqueue(laid, limit_s=self._limit_s))
+            call = partial(arm.call, laid, shape.dtype, limit_s=self._limit_s, phase="time", eager=True)
             return self._ask(shape, name, arm, call)
 
         return call_costs(
@@ -219,7 +219,7 @@ class Race:
         batch = self._streams[shape.id].draw(samples.calls, kind)
         samples.kinds[-1].append(kind)
         unusual = mix_timed(batch, self._random, self._source)
-        laid, rival = Batch(batch, shape.dtype, guarded=False), rival_of(arms)
+        laid, rival = self._laid(shape, batch), rival_of(arms)
         out, other = torch.empty(0), torch.empty(0)
         for name in order:
             if name == EMPTY and self._place == "cpu":
@@ -237,6 +237,9 @@ class Race:
         compare = partial(look_at_slice, shape, batch, out, other if rival else None, groups=unusual)
         self._judgement.begin(partial(compare, random=Random(self._random.getrandbits(SEED_BITS))))
 
+    def _laid(self, shape: Shape, batch: Sequence[Inputs]) -> Batch:
+        return Batch.anywhere(batch, shape.dtype, self._random, place=self._place)
+
     def _slice(
         self,
         shape: Shape,
@@ -246,8 +249,9 @@ class Race:
         meanwhile: Meanwhile | None = None,
     ) -> Slice:
         eager = self._plan.calls == "eager"
+        laid = batch if isinstance(batch, Batch) else self._laid(shape, batch)
         call = partial(
-            arm.call, batch, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager, meanwhile=meanwhile
+            arm.call, laid, shape.dtype, limit_s=self._limit_s, phase="time", eager=eager, meanwhile=meanwhile
         )
         result = self._ask(shape, name, arm, call)
         self._disturbed += result.disturbed

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.memory import Memory, host_memory
 from pytest_avo.evaluation.correctness.inputs import Case, Stream, draw
+from pytest_avo.evaluation.correctness.room import HOST
 from pytest_avo.evaluation.devices.dtypes import TORCH_DTYPES
 from tests.evaluation.laboratory import shape
 
@@ -49,6 +53,18 @@ def test_one_element_that_is_changed_of_arguments_written_together_shows(dtype: 
     third_v, _ = laid.places(given, together=False)[8]
     third_v[5] += 1
     assert not given.unchanged(written)
+
+
+def test_a_slice_begins_anywhere_in_the_hosts_memory_and_there_is_room_for_that() -> None:
+    case, random = shape(lengths=(9, 70), batch=3), Random(1)
+    stream = Stream(case, torch.Generator().manual_seed(1))
+    given_bytes, _ = replace(HOST, given_bytes=0).for_shapes([case])
+    given = host_memory(given_bytes)
+    slices = [Batch.anywhere(stream.draw(HOST.max_calls(case)), "f32", random, place="cpu") for _ in range(20)]
+    firsts = {place.data_ptr() for laid in slices for place, x in laid.places(given, together=False)[:1]}
+    assert len(firsts) > 15
+    assert all(place.shape == x.shape for laid in slices for place, x in laid.places(given, together=False))
+    assert len({str(Batch.anywhere(stream.draw(2), "f32", random, place="cuda").calls) for _ in range(5)}) == 1
 
 
 def test_arguments_that_lie_anywhere_are_written_each() -> None:

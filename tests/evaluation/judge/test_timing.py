@@ -160,6 +160,14 @@ def test_what_single_calls_cost_and_what_the_harness_takes_are_measured_beside_t
     assert 0 < timing.harness_s < 2
 
 
+def test_a_kernel_that_prepares_for_addresses_is_timed_with_that(confined: Laboratory) -> None:
+    """As it would be in a model, whose arguments lie where there is room."""
+    source = kernel("time.sleep(0.02 * (q.data_ptr() not in KNOWN)); KNOWN.add(q.data_ptr())") + "\nKNOWN = set()\n"
+    plan = TimingPlan(min_rounds=6, max_rounds=6, precision=1e-9)
+    timing = race(confined, {KERNEL: source, BASELINE: ONCE}, plan)
+    assert sorted(x for launch in timing.seconds[KERNEL] for x in launch)[1] > 0.02, "one place may be known by chance"
+
+
 def test_kinds_of_inputs_take_turns_and_a_race_ends_with_whole_turns(confined: Laboratory) -> None:
     """The kernel is as fast as the other on usual inputs, and slower where scores spread."""
     made_for_normal = kernel("time.sleep(0.1 if float(q.std()) > 3 else 0.01)")
