@@ -97,7 +97,7 @@ class SpoolClient:
 
     # ---- Evaluator
 
-    def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
+    def submit(self, request: EvaluationRequest) -> Mapping[str, Future[Evaluation]]:
         futures: dict[str, Future[Evaluation]] = {}
         with self._lock:
             if self._closed:
@@ -106,7 +106,7 @@ class SpoolClient:
             for shape, name in tickets.items():
                 futures[shape] = self._futures[name] = Future()
             self._take_answers()
-            self._ask(request, {s: name for s, name in tickets.items() if name in self._futures}, urgent=urgent)
+            self._ask(request, {s: name for s, name in tickets.items() if name in self._futures})
         self._wake.set()
         return futures
 
@@ -155,7 +155,7 @@ class SpoolClient:
             return first
         return ticket(request, shape, scope=self._scope, kind=self._kind.kind, turn=turn)
 
-    def _ask(self, request: EvaluationRequest, tickets: dict[str, str], *, urgent: bool) -> None:
+    def _ask(self, request: EvaluationRequest, tickets: dict[str, str]) -> None:
         """Write a request for what neither is answered nor was asked for by this run before it was interrupted."""
         self._learn_requests()
         for ask in self._known.values():
@@ -167,7 +167,6 @@ class SpoolClient:
         ask = Ask(
             id=digest(sorted(tickets.values())),
             order=time.time_ns(),
-            urgent=urgent,
             version=__version__,
             kind=self._kind.kind,
             required=self._required,

@@ -30,7 +30,6 @@ class Ask(msgspec.Struct, frozen=True):
     id: str
     order: int
     """Among requests of one host: the earlier ones are smaller."""
-    urgent: bool
     version: str
     kind: str
     """The kind of device that alone may answer it; see Fingerprint.kind."""

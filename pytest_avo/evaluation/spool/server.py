@@ -160,9 +160,7 @@ class Server:
         """Requests that no worker here is at work on, best first: those whose kernels have processes already."""
         mine = {job.ask.id for job in self._jobs}
         waiting = [ask for ask in self._asks.values() if ask.id not in mine]
-        return sorted(
-            waiting, key=lambda ask: (not ask.urgent, ask.request.baseline != self._baseline, ask.order, ask.id)
-        )
+        return sorted(waiting, key=lambda ask: (ask.request.baseline != self._baseline, ask.order, ask.id))
 
     def _take(self, *, left_s: float) -> None:
         """Claim as many requests as workers can be busy with, and begin with them."""

@@ -51,7 +51,7 @@ class Clerk:
         self.each_s = each_s
         self.broken = ""
 
-    def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
+    def submit(self, request: EvaluationRequest) -> Mapping[str, Future[Evaluation]]:
         futures: dict[str, Future[Evaluation]] = {shape.id: Future() for shape in request.shapes}
         threading.Thread(target=self._work, args=(request, futures), daemon=True).start()
         return futures

@@ -61,9 +61,8 @@ def test_requests_beside_the_same_baseline_follow_each_other(
     client = connect()
     for number, baseline in enumerate(["a", "b", "a", "b"]):
         client.submit(request(str(number), baseline=baseline, shapes=SHAPES[:1]))
-    client.submit(request("urgent", baseline="c", shapes=SHAPES[:1]), urgent=True)
     serve(folder, clerk)
-    assert [line.split()[0] for line in lines(clerk)] == ["urgent", "0", "2", "1", "3"]
+    assert [line.split()[0] for line in lines(clerk)] == ["0", "2", "1", "3"]
 
 
 def test_another_kind_of_device_leaves_requests_alone(
@@ -139,11 +138,11 @@ def test_two_servers_share_a_spool_and_evaluate_nothing_twice(
     class Sociable(Clerk):
         """Begins when the other server has something to do too."""
 
-        def submit(self, request: EvaluationRequest, *, urgent: bool = False) -> Mapping[str, Future[Evaluation]]:
+        def submit(self, request: EvaluationRequest) -> Mapping[str, Future[Evaluation]]:
             if not self.has_met:
                 self.has_met = True
                 both.wait(PATIENCE_S)
-            return super().submit(request, urgent=urgent)
+            return super().submit(request)
 
         has_met = False
 
