@@ -43,9 +43,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True, optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    # -n auto of a run over kernels: a worker per device, not per core.
+    # -n auto of a run that times kernels: a worker per device, not per core.
     option = config.option
-    if not (option.avo_bench or option.avo_evolve or option.avo_serve) or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+    times = option.avo_bench or option.avo_evolve or option.avo_aa or option.avo_serve
+    if not times or "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     from pytest_avo.evaluation.devices.local import devices
 

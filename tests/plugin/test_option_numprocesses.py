@@ -52,7 +52,7 @@ def test_auto_is_a_worker_for_every_device_unless_the_environment_gives_a_number
         config = project.pytester.parseconfig("-p", "xdist", *arguments)
         return config.hook.pytest_xdist_auto_num_workers(config=config)
 
-    assert workers(*BENCH) == len(devices()) == 1
+    assert workers(*BENCH) == workers("--avo-aa") == len(devices()) == 1
     monkeypatch.setenv("PYTEST_XDIST_AUTO_NUM_WORKERS", "3")
     assert workers() == 3
     assert workers(*BENCH) == 3
