@@ -81,6 +81,8 @@ class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
     shapes: tuple[Shape, ...]
     claim_alone: bool = False
     """Whether they will be asked about what they claim alone."""
+    brief: bool = False
+    """Whether of that they will be asked plain calls alone."""
     rehearsal: EvaluationRequest | None = None
     """A request with the baseline of what comes next: one that has nothing else to do may check that meanwhile."""
 

@@ -72,17 +72,26 @@ class Ahead:
         self._running: dict[str, _Compiler] = {}
         self._compiled: dict[str, set[BuildKey]] = {}
 
-    def begin(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool, niceness: int = NICENESS) -> None:
+    def begin(
+        self,
+        subject: Subject,
+        shapes: Sequence[Shape],
+        *,
+        claim_alone: bool,
+        brief: bool = False,
+        niceness: int = NICENESS,
+    ) -> None:
         """Have a kernel compiled for shapes, unless it is already, or is being compiled. Does not wait.
 
-        claim_alone: for no calls beside them, which need builds of their own. niceness: towards other compilers too.
+        claim_alone: for no calls beside them, which need builds of their own; brief: for plain calls alone. niceness:
+        towards other compilers too.
         """
         self._end_done()
         digest = text_digest(subject.source)
         if digest in self._running or not self._spawner.is_alive:
             return
         known = self._compiled.setdefault(digest, set())
-        asked = _asked(shapes, claim_alone=claim_alone)
+        asked = _asked(shapes, claim_alone=claim_alone, brief=brief)
         left = [shape for shape in shapes if known.isdisjoint(_holding(shape, asked[shape.id]))]
         if not left:
             return
@@ -98,21 +107,23 @@ class Ahead:
         with suppress(OSError):  # it ended, which is noticed when it is waited for
             link.send(b"{}")
 
-    def finish(self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool, limit_s: float) -> float:
+    def finish(
+        self, subject: Subject, shapes: Sequence[Shape], *, claim_alone: bool, limit_s: float, brief: bool = False
+    ) -> float:
         """Wait until a kernel is compiled for shapes, at most for a share of the limit; the seconds that took.
 
         From then on nothing of it is at work.
         """
         start = time.perf_counter()
         digest = text_digest(subject.source)
-        self.begin(subject, shapes, claim_alone=claim_alone)
+        self.begin(subject, shapes, claim_alone=claim_alone, brief=brief)
         while (compiler := self._running.get(digest)) is not None:
             left_s = limit_s * LIMIT_SHARE - (time.perf_counter() - start)
             in_time, _, _ = select.select([compiler.link], [], [], max(0.0, left_s))
             self._end(digest)
             if not in_time:  # a lock that it held (torch's extensions have one) would hold up the kernel's own process
                 self._spawner.forget(subject)
-            self.begin(subject, shapes, claim_alone=claim_alone)  # what it was not begun for
+            self.begin(subject, shapes, claim_alone=claim_alone, brief=brief)  # what it was not begun for
         return time.perf_counter() - start
 
     def _end_done(self) -> None:
@@ -129,9 +140,9 @@ class Ahead:
         self._compiled[digest] |= compiler.asked
 
 
-def _asked(shapes: Sequence[Shape], *, claim_alone: bool) -> dict[str, Scope]:
+def _asked(shapes: Sequence[Shape], *, claim_alone: bool, brief: bool) -> dict[str, Scope]:
     """What a request asks about each of its shapes, by id."""
-    full = judged_in_full(shapes)
+    full = set[str]() if brief else judged_in_full(shapes)
     return {x.id: "all" if not claim_alone else "claim" if x.id in full else "plain call" for x in shapes}
 
 

@@ -126,8 +126,8 @@ class Examiner:
         if baseline is None or self._arms.has_another(BASELINE, baseline) or not self._asks_baseline(request):
             return
         if self._ahead is not None:
-            alone, limit_s = request.claim_alone, request.limits.build
-            self._ahead.finish(baseline, request.shapes, claim_alone=alone, limit_s=limit_s)
+            limit_s, alone, brief = request.limits.build, request.claim_alone, request.brief
+            self._ahead.finish(baseline, request.shapes, claim_alone=alone, brief=brief, limit_s=limit_s)
         for shape in request.shapes:
             if self._arms.is_checked(BASELINE, baseline, shape):
                 continue
@@ -146,11 +146,13 @@ class Examiner:
             return 0.0
         subjects = [request.subject]
         subjects += [] if request.baseline is None or request.plan is None else [request.baseline]
-        alone, limit_s = request.claim_alone, request.limits.build
+        limit_s, alone, brief = request.limits.build, request.claim_alone, request.brief
         for subject in subjects:
-            self._ahead.begin(subject, request.shapes, claim_alone=alone)
+            self._ahead.begin(subject, request.shapes, claim_alone=alone, brief=brief)
         self._say(f"compiling {request.subject.label}")
-        return sum(self._ahead.finish(x, request.shapes, claim_alone=alone, limit_s=limit_s) for x in subjects)
+        return sum(
+            self._ahead.finish(x, request.shapes, claim_alone=alone, brief=brief, limit_s=limit_s) for x in subjects
+        )
 
     def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
         seed = secrets.randbits(SEED_BITS)

@@ -169,7 +169,7 @@ class Feeder(threading.Thread):
         if not self._looks_ahead:
             return
         for request in self._jobs.upcoming(self.config.worker, most=PREPARED):
-            gateway.send(Prepare(subjects_of(request), request.shapes, request.claim_alone))
+            gateway.send(Prepare(subjects_of(request), request.shapes, request.claim_alone, request.brief))
 
 
 def _brief(error: Exception) -> str:

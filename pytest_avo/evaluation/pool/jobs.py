@@ -49,7 +49,7 @@ def _rehearsal(request: EvaluationRequest) -> EvaluationRequest | None:
     """What the baseline of a request will be asked by a worker that is asked such a request next."""
     if request.plan is None or request.baseline is None or request.fresh:
         return None
-    return msgspec.structs.replace(request, subject=request.baseline, claim_alone=True)
+    return msgspec.structs.replace(request, subject=request.baseline, claim_alone=True, brief=True)
 
 
 class Jobs:
@@ -118,7 +118,8 @@ class Jobs:
         for request in self._busy.values():
             unknown = tuple(x for x in subjects_of(request) if text_digest(x.source) not in known)
             if unknown and not request.look:
-                return Prepare(unknown, request.shapes, claim_alone=True, rehearsal=_rehearsal(request))
+                rehearsal = _rehearsal(request)
+                return Prepare(unknown, request.shapes, claim_alone=True, brief=True, rehearsal=rehearsal)
         return None
 
     def upcoming(self, worker: str, *, most: int) -> list[EvaluationRequest]:

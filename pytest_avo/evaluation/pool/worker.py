@@ -170,7 +170,9 @@ def _prepare(ahead: Ahead, order: Prepare) -> None:
 
     for subject in order.subjects:
         with contextlib.suppress(EvaluatorError, OSError, *JUDGE_FAULTS):
-            ahead.begin(subject, order.shapes, claim_alone=order.claim_alone, niceness=PATIENT_NICENESS)
+            ahead.begin(
+                subject, order.shapes, claim_alone=order.claim_alone, brief=order.brief, niceness=PATIENT_NICENESS
+            )
 
 
 def _inspector(device: Device, config: WorkerConfig) -> Inspector:

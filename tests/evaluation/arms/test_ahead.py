@@ -90,8 +90,14 @@ def test_of_a_screenings_larger_shapes_the_plain_call_alone_is_compiled_until_mo
         "return out", "return (out, out) if return_lse else out"
     )
     subject, compiler, larger = Subject("with lse", source), ahead(spawner), msgspec.structs.replace(SHAPE, seqlen_q=96)
-    for shapes, builds in (([larger, SHAPE], 3), ([larger, SHAPE], 3), ([larger], 4)):
-        compiler.finish(subject, shapes, claim_alone=True, limit_s=120.0)
+    for shapes, brief, builds in (
+        ([larger, SHAPE], True, 2),
+        ([larger, SHAPE], False, 3),
+        ([larger, SHAPE], False, 3),
+        ([larger, SHAPE], True, 3),
+        ([larger], False, 4),
+    ):
+        compiler.finish(subject, shapes, claim_alone=True, brief=brief, limit_s=120.0)
         assert len(compiled(spawner, subject)) == builds
     spawner.settle()
 

@@ -105,7 +105,7 @@ def test_what_a_worker_did_last_and_what_nobody_asks_of_it_it_is_not_told_of() -
     jobs.put(job("one"))
     assert taken(jobs) == "one"
     jobs.put(job("two"))
-    assert jobs._elsewhere(set()) == Prepare((Subject("one", ""),), (ONE, TWO), claim_alone=True)
+    assert jobs._elsewhere(set()) == Prepare((Subject("one", ""),), (ONE, TWO), claim_alone=True, brief=True)
     assert jobs._elsewhere(None) is None
     assert taken(jobs) == "two"  # what waits goes before what could be prepared
     assert jobs._elsewhere({text_digest("")}) is None
@@ -128,6 +128,7 @@ def test_a_worker_with_nothing_to_do_is_told_what_the_baseline_of_a_screening_is
         if told.rehearsal is not None:
             assert (told.rehearsal.baseline, told.rehearsal.shapes) == (incumbent, (ONE, TWO))
             assert told.rehearsal.claim_alone
+            assert told.rehearsal.brief
 
 
 def test_what_was_answered_is_not_left_and_does_not_fail() -> None:
