@@ -183,7 +183,7 @@ def stored(name: str, folder: Path, *, fingerprint: Fingerprint, allow_mismatch:
 
     InvalidInput where there is none, it cannot be read, or it comes from a machine whose figures do not compare.
     """
-    path = Path(name) if is_path(name) else baseline_path(name, folder)
+    path = Path(name) if is_path(name) else baseline_path(name, folder, option="--avo-compare")
     try:
         record = msgspec.json.decode(path.read_bytes(), type=BaselineFile)
     except FileNotFoundError:
@@ -207,10 +207,10 @@ def stored(name: str, folder: Path, *, fingerprint: Fingerprint, allow_mismatch:
     return StoredBaseline(path.stem, record)
 
 
-def baseline_path(name: str, folder: Path) -> Path:
-    """Where a baseline is stored; InvalidInput for a name that is no file's."""
+def baseline_path(name: str, folder: Path, *, option: str = "--avo-save") -> Path:
+    """Where a baseline is stored; InvalidInput for a name that is no file's, which was given with `option`."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InvalidInput(f"--avo-save: expected a name of letters, digits, '.', '_' and '-', got {name!r}")
+        raise InvalidInput(f"{option}: expected a name of letters, digits, '.', '_' and '-', got {name!r}")
     return folder / f"{name}.json"
 
 

@@ -84,6 +84,7 @@ def test_autosave_names_the_baseline(project: Project) -> None:
     ("options", "message"),
     [
         (["--avo-save", "a/b"], "--avo-save: expected a name of letters, digits, *, got 'a/b'"),
+        (["--avo-compare", ""], "--avo-compare: expected a name of letters, digits, *, got ''"),
         (["--avo-save", "a", "--avo-autosave"], "--avo-save and --avo-autosave: expected one of them"),
         (["--avo-compare", "nosuch"], "--avo-compare nosuch: there is no *nosuch.json; expected git:REF, a path or *"),
         (["--avo-allow-mismatch"], "--avo-allow-mismatch: expected --avo-compare too"),
