@@ -67,7 +67,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         sandbox=option.value("avo_sandbox"),
         gate=_gate(option),
         files={
-            each.name: Path(os.path.abspath(path))
+            each.name: _path(f"--avo-{each.name}", path)
             for each in FORMATS
             if (path := option.value(f"avo_{each.name}")) is not None
         },
@@ -85,7 +85,7 @@ def read_settings(config: pytest.Config) -> Settings | None:
         without_model=without_model,
         budget=_budget(option),
         prices=_prices(config),
-        serve=Path(os.path.abspath(served)) if (served := option.value("avo_serve")) is not None else None,
+        serve=None if (served := option.value("avo_serve")) is None else _path("--avo-serve", served),
         serve_for_s=_duration_s("--avo-serve-for", option.value("avo_serve_for")),
         submit=option.text("avo_submit"),
         seed=option.value("avo_seed"),
@@ -108,6 +108,13 @@ def _shapes(option: Choices, mode: str) -> tuple[str, ...]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _path(flag: str, text: str) -> Path:
+    """The path that an option gives; InvalidInput for "", as of an empty variable: that never means this folder."""
+    if not text:
+        raise InvalidInput(f"{flag}: expected a path, got ''")
+    return Path(os.path.abspath(text))
 
 
 def _limits(text: str) -> Limits:
@@ -172,7 +179,7 @@ def _agent(option: Choices) -> AgentSettings:
         model_timeout_s=option.value("avo_model_timeout"),
         turns=option.value("avo_turns"),
         context_tokens=option.value("avo_context"),
-        knowledge=tuple(Path(os.path.abspath(folder)) for folder in option.value("avo_knowledge")),
+        knowledge=tuple(_path("--avo-knowledge", folder) for folder in option.value("avo_knowledge")),
         use_supervisor=not option.value("avo_no_supervisor"),
         use_knowledge=not option.value("avo_no_knowledge"),
         use_memory=not option.value("avo_no_memory"),
@@ -188,7 +195,7 @@ def _external(option: Choices) -> ExternalSettings:
     return ExternalSettings(
         agent=option.text("avo_agent"),
         step_time_s=_duration_s("--avo-step-time", option.value("avo_step_time")) or STEP_TIME_S,
-        inbox=None if inbox is None else Path(os.path.abspath(inbox)),
+        inbox=None if inbox is None else _path("--avo-inbox", inbox),
         work=option.config.rootpath / WORK,
     )
 

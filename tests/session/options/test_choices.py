@@ -143,6 +143,20 @@ def test_a_mistake_is_told_with_the_place_of_its_value(
     assert with_place(pytester.parseconfig("--avo-evolve", option.flag, "x"), mistake) == mistake
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--avo-bench", "--avo-json"),
+        ("--avo-serve",),
+        ("--avo-evolve", "--avo-operator=inbox", "--avo-inbox"),
+        ("--avo-evolve", "--avo-operator=agent", "--avo-knowledge"),
+    ],
+)
+def test_an_empty_path_does_not_mean_the_present_folder(pytester: pytest.Pytester, arguments: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidInput, match=f"{arguments[-1]}: expected a path, got ''"):
+        read_settings(pytester.parseconfig(*arguments, ""))
+
+
 def test_a_mistake_that_is_of_no_such_option_stays_as_it_is(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\navo_agent = x\navo_model = x\n")
     for mistake in ("--avo-model-timeout: expected at least 1, got 0", "k.py: AVO", "--avo-peers: unknown peer 'x'"):
