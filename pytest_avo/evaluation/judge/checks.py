@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+import msgspec
 import torch
 
-from pytest_avo.core.evaluation import EvaluationRequest, Subject
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
 from pytest_avo.core.kernel import claim_of
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.source import text_digest
@@ -193,6 +194,30 @@ class Checks:
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({what}, {shape.id})") from None
             self._judgement.begin(partial(_judge_slice, batch, result, changed, what))
+
+
+def in_turn(request: EvaluationRequest) -> list[EvaluationRequest]:
+    """What is asked of a kernel, one after the other, of all shapes each.
+
+    Of a confirmed one, whose screening was brief, first what it claims, all shapes in a row without other calls in
+    between: some are wrong where a claimed size was called often enough in a row, as in timed calls.
+    """
+    if request.plan is None or not request.fresh or request.claim_alone:
+        return [request]
+    return [
+        msgspec.structs.replace(request, claim_alone=True),
+        msgspec.structs.replace(request, brief=True),  # the rest
+    ]
+
+
+def together(first: Evaluation, second: Evaluation) -> Evaluation:
+    """What was found in two turns: the second one's facts, with the time that both took."""
+    return msgspec.structs.replace(
+        second,
+        build_s=first.build_s + second.build_s,
+        check_s=first.check_s + second.check_s,
+        waited_s=first.waited_s + second.waited_s,
+    )
 
 
 def _is_screening(request: EvaluationRequest) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,7 +28,7 @@ from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault, KernelRaised
-from pytest_avo.evaluation.judge.checks import Checks, raised
+from pytest_avo.evaluation.judge.checks import Checks, in_turn, raised, together
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
 from pytest_avo.evaluation.judge.roofline import Roofline
 from pytest_avo.evaluation.judge.timing import Race
@@ -89,12 +90,17 @@ class Examiner:
             self._arms.drop(KERNEL)
         compiled_s = self._compile(request)
         right: dict[str, Evaluation] = {}
-        for number, shape in enumerate(request.shapes, start=1):
+        asked = in_turn(request)
+        for turn, (number, shape) in itertools.product(asked, enumerate(request.shapes, start=1)):
+            if turn is not asked[0] and shape.id not in right:
+                continue
             what = f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})"
             with self._lease(False) as waited_s:
-                evaluation = self._check(request, shape, what)
+                evaluation = self._check(turn, shape, what)
             evaluation = msgspec.structs.replace(evaluation, waited_s=waited_s, build_s=evaluation.build_s + compiled_s)
             compiled_s = 0.0
+            if before := right.pop(shape.id, None):
+                evaluation = together(before, evaluation)
             if evaluation.outcome == "ok" and request.plan is not None:
                 right[shape.id] = evaluation
             else:

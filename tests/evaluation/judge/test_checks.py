@@ -133,6 +133,24 @@ def test_a_kernel_that_is_briefly_right_is_not_timed_wrong(desk: Desk) -> None:
     assert found.reason.endswith("(a timed call)")
 
 
+def test_a_confirmed_kernel_is_asked_all_that_it_claims_without_other_calls_in_between(desk: Desk) -> None:
+    sizes = [(each.seqlen_q, each.seqlen_kv) for each in (ONE, TWO)]
+    wrong = kernel(
+        f"""
+        global row
+        row = row + 1 if (q.shape[2], k.shape[2]) in {sizes} else 0
+        if row > 20:
+            return torch.zeros_like(q)
+        """,
+        top="row = 0",
+    )
+    plan = TimingPlan(max_rounds=3)
+    found = desk.examine(wrong, shapes=[ONE, TWO], plan=plan, baseline=kernel(), fresh=True, claim_alone=False).values()
+    (reason,) = [x.reason for x in found if x.outcome == "incorrect"]
+    assert not reason.endswith("(a timed call)")
+    assert all(x.timing is None for x in found)
+
+
 def test_a_kernel_that_is_known_to_be_right_is_called_once_before_it_is_timed(desk: Desk) -> None:
     wrong_later = kernel("if calls > 1: return torch.zeros_like(q)")
     assert desk.examine(wrong_later, known_right=True)[ONE.id].outcome == "ok"
