@@ -22,7 +22,19 @@ from pytest_avo.report.rows import geomean
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- table made by benchmarks/figures.py -->", "<!-- end of table -->"
-SUITES = ("mha", "gqa", "hdim", "short", "chunked", "held-out", "prefill-odd", "decode", "decode-small", "single-user")
+SUITES = (
+    "mha",
+    "gqa",
+    "hdim",
+    "short",
+    "chunked",
+    "wide-odd",
+    "held-out",
+    "prefill-odd",
+    "decode",
+    "decode-small",
+    "single-user",
+)
 PEERS = {"cudnn": "over cuDNN", "fa2": "over FA2", "fa3": "over FA3", "fa4": "over FA4"}
 
 

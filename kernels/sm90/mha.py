@@ -1,5 +1,5 @@
-# avo: digest=d3473bf9966f9322 parent=8e63da3440429b1c run=1 generation=1 operator=inbox
-# avo: measured=1.036x [1.023, 1.049] over its parent, 1.036x over the seed, confirmed
+# avo: digest=7f6ef97e9f9eb4e9 parent=d3473bf9966f9322 run=1 generation=1 operator=inbox
+# avo: measured=1.073x [1.044, 1.103] over its parent, 1.073x over the seed, confirmed
 # avo: on NVIDIA H200, torch 2.11.0, 2026-11-29
 """Warp-specialised attention for Hopper in Gluon: TMA fills a ring of key and value tiles, wgmma reads them in place.
 
@@ -27,7 +27,9 @@ Why it is fast:
   the L2 cache (L2_MIB), and so many that every multiprocessor has one; a persistent program takes its next block from
   a counter and loads it while the last one finishes. With many more keys than queries it takes every n-th block
   instead. There, where some programs would have much more to do than others and few keys are read at once, rounds begin
-  with the longest and with the shortest blocks in turn.
+  with the longest and with the shortest blocks in turn. For 256 dimensions the host counts when the last block would
+  end, and has more heads worked on at once, blocks of few queries drawn, too, or some blocks in reverse order where
+  that is sooner.
 
 The log-sum-exp is the maximum that sums are taken relative to plus the logarithm of the sum, both of which are there at
 the end; a call that does not ask for it compiles to what it would without. Packed sequences have a plain Triton kernel
@@ -42,6 +44,7 @@ without a copy, and rows past the end are filled with zeros on load and dropped 
 
 from __future__ import annotations
 
+import heapq
 import inspect
 import itertools
 from typing import Any, NamedTuple
@@ -117,8 +120,13 @@ F16_LIMIT = gl.constexpr("0f47000000")
 BF16_LIMIT = gl.constexpr("0f5D800000")
 TURNED = gl.constexpr(1)  # orders of tiles that are not handed out by the counter, where 0 is longest first
 MIRRORED = gl.constexpr(2)
-ALIKE = 4  # with so many times more keys than queries, causal tiles are nearly of one length
+FOLDED = gl.constexpr(3)  # drawn from the counter, all heads in one section
+ALIKE = 4  # with so many times more keys than queries, causal tiles are nearly of one length, and need not be drawn
 SAVED = 16  # rounds are turned to save a 16th: of 3% nothing was left, for a card at its power limit only clocks lower
+BALANCED = 32  # of so many rounds of tiles or fewer it is worth a millisecond of the host to count how they end
+FOLDED_ROUNDS = 4  # of so many rounds of tiles or fewer
+FOLDED_ROWS = 16  # of a head, in tiles, at least
+FOLDS = 0.03  # what it has to save
 SHARED_LIMIT = 232448 - 1024  # bytes a block may allocate, less room for the mbarriers
 LOG2_E = 1.4426950408889634
 LN_2 = gl.constexpr(0.6931471805599453)
@@ -218,11 +226,16 @@ def locate(
 
     Tiles are numbered section by section; a section is a run of heads, and within it rows come before heads, the
     longest first. TURNED, every other section begins with its shortest. MIRRORED, the rows are those of the last
-    consumer; mirrored says where those of the first begin.
+    consumer; mirrored says where those of the first begin. FOLDED, all heads are one section, and some of its rows,
+    from one rank of length on up to another, come the shortest first; section has both ranks.
     """
     row_tiles, heads_total, heads_q, section, _seqlen_q, _seqlen_kv = sizes
     per_section = row_tiles * section
-    if CAUSAL or HEAD_DIM == 64:
+    if ORDER == FOLDED:
+        first_head = 0
+        width = heads_total
+        rest = tile
+    elif CAUSAL or HEAD_DIM == 64:
         # What is left over joins the last section, for a small one would end with a few long tiles on an idle device.
         # Without a mask only ptxas notices: its code is 2.7% faster for 64 dimensions and 1% slower for 128 (H200).
         which = gl.minimum(tile // per_section, heads_total // section - 1)
@@ -241,6 +254,10 @@ def locate(
             row = gl.where(which % 2 == 0, row_tiles - 1 - row, row)
         elif ORDER == MIRRORED:
             row = 2 * row_tiles - 1 - row
+        elif ORDER == FOLDED:
+            begin = section >> 16
+            end = section & 65535
+            row = row_tiles - 1 - gl.where((row >= begin) & (row < end), begin + end - 1 - row, row)
         else:
             row = row_tiles - 1 - row
     blocks, _whole = key_blocks(row * BLOCK_M, sizes, BLOCK_M, BLOCK_N, CAUSAL)
@@ -922,17 +939,74 @@ class Loop(NamedTuple):
         return cls(D128_CONSUMERS, D128_BLOCK_N, D128_STAGES, D128_PINGPONG, D128_LATE)
 
 
-def most_blocks(lengths: list[int], heads: int, section: int, programs: int, turned: bool) -> int:
-    """What the busiest program has to do where each takes every programs-th tile, in the order of locate.
+def causal_lengths(seqlen_q: int, seqlen_kv: int, height: int, block_n: int) -> list[int]:
+    """Key blocks of one head's causal tiles and one more, which is what a tile costs besides; the longest first."""
+    shift = seqlen_kv - seqlen_q
+    ends = range(shift + triton.cdiv(seqlen_q, height) * height, shift, -height)
+    return [max(1, triton.cdiv(min(end, seqlen_kv), block_n)) + 1 for end in ends]
 
-    Lengths are those of one head's causal tiles, longest first.
-    """
+
+def in_order(lengths: list[int], heads: int, section: int, turned: bool) -> list[int]:
+    """The lengths of all tiles in the order of locate, from those of one head's, longest first."""
     sections = heads // section
     tiles: list[int] = []
     for which in range(sections):
         width = section if which < sections - 1 else heads - which * section
         tiles += [length for length in (lengths[::-1] if turned and which % 2 else lengths) for _ in range(width)]
+    return tiles
+
+
+def most_blocks(lengths: list[int], heads: int, section: int, programs: int, turned: bool) -> int:
+    """What the busiest program has to do where each takes every programs-th tile, in the order of locate."""
+    tiles = in_order(lengths, heads, section, turned)
     return max(sum(tiles[program::programs]) for program in range(programs))
+
+
+def last_end(lengths: list[int], heads: int, section: int, programs: int) -> int:
+    """When the last tile ends, counted in blocks, where a program that is free takes the next one."""
+    free = [0] * programs
+    end = 0
+    for length in in_order(lengths, heads, section, False):
+        done = free[0] + length
+        end = max(end, done)
+        heapq.heapreplace(free, done)
+    return end
+
+
+def balanced(lengths: list[int], heads: int, section: int, group: int, programs: int) -> int:
+    """How many heads a section needs, from section on, for the last tile to end nearly as soon as it can.
+
+    Where a section is less than a round, or little more, the longest tiles of the last one begin too late. Of what ends
+    within 2% of the best the smallest is taken, for keys of few heads stay in the L2 cache.
+    """
+    least = max(lengths[0], sum(lengths) * heads / programs)
+    widest = triton.cdiv(4 * programs, len(lengths) * group) * group  # four rounds
+    ends: dict[int, int] = {}
+    for width in range(section, max(section, min(widest, heads)) + 1, group):
+        ends[width] = last_end(lengths, heads, width, programs)
+        if ends[width] <= 1.02 * least:
+            return width
+    best = min(ends.values())
+    return next(width for width, end in ends.items() if end <= 1.02 * best)
+
+
+def folded(lengths: list[int], heads: int, section: int, programs: int) -> int | None:
+    """The ranks of the FOLDED order that ends soonest, or None where it saves nothing that is worth another build.
+
+    With two or three tiles a program, longest first makes the first two of all programs equally long together, and of
+    the third ones there are too few. Ends of the folded part are tried in steps of an eighth of the rows.
+    """
+    before = last_end(lengths, heads, section, programs)
+    most = before / (1 + FOLDS)
+    least = max(lengths[0], sum(lengths) * heads / programs)
+    if least > most or len(lengths) < FOLDED_ROWS or len(lengths) * heads > FOLDED_ROUNDS * programs:
+        return None
+    found = []
+    for begin, end in itertools.combinations([len(lengths) * eighth // 8 for eighth in range(9)], 2):
+        order = lengths[:begin] + lengths[begin:end][::-1] + lengths[end:]
+        found.append((last_end(order, heads, heads, programs), begin << 16 | end))
+    after, ranks = min(found)
+    return ranks if after <= most else None
 
 
 class Plan:
@@ -970,16 +1044,27 @@ class Plan:
         # Pieces that results leave in; 0: through the queries.
         parts = 1 if room >= tile else 2 if room >= tile // 2 else 0
         section = min(section, batch * heads_q)
+        order = MIRRORED.value if loop.mirrored else 0
+        if head_dim == 256 and causal and CAUSAL_SCHEDULE == "dynamic" and processors < tiles <= BALANCED * processors:
+            lengths = causal_lengths(seqlen_q, seqlen_kv, self.height, loop.block_n)
+            width = balanced(lengths, batch * heads_q, section, group, processors)
+            if schedule == "static":
+                before = most_blocks(lengths, batch * heads_q, section, self.grid, False)
+                after = last_end(lengths, batch * heads_q, width, processors)
+                self.counted = SAVED * (before - after) >= before
+            if self.counted:
+                schedule, section = "dynamic", width
+                ranks = folded(lengths, batch * heads_q, width, processors)
+                if ranks is not None:
+                    order, section = FOLDED.value, ranks
         # With fewer tiles than that, queries ahead only stand in the way of keys that are waited for.
         q_stages = 2 if room >= 2 * tile and tiles >= 2 * processors else 1
-        order = MIRRORED.value if loop.mirrored else 0
         abreast = processors // (row_tiles * group)
         # A program has a tile of every round. Where a round is a section and every other one TURNED, all have as much
         # to do, but those on the same keys also read each block of them at once, with nobody ahead. On an H200 that
         # gained 8% with 8 MiB of keys a round and queries ahead, and took 23% longer with 64 MiB and none ahead.
         if schedule == "static" and causal and q_stages == 2 and 1 <= abreast <= cached:
-            ends = range(seqlen_kv - seqlen_q + row_tiles * self.height, seqlen_kv - seqlen_q, -self.height)
-            lengths = [triton.cdiv(min(end, seqlen_kv), loop.block_n) + 1 for end in ends]
+            lengths = causal_lengths(seqlen_q, seqlen_kv, self.height, loop.block_n)
             turned = abreast * group
             count = row_tiles * turned
             before = most_blocks(lengths, batch * heads_q, section, self.grid, False)
