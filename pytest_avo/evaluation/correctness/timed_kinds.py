@@ -66,7 +66,8 @@ def _sink(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, ge
     # little more than they did.
     direction = _direction(q, generator)
     others = math.log(k.shape[2]) + (_deviation(q, scale) ** 2 + (scale * ALONG) ** 2) / 2
-    q += (ALONG - q @ direction)[..., None] * direction
+    rows = q.transpose(1, 2)  # as they lie in memory: a product of the others would copy them
+    rows.addcmul_((ALONG - rows @ direction)[..., None], direction)
     k[:, :, 0] = (others + math.log(SINK_WEIGHT / (1 - SINK_WEIGHT))) / (scale * ALONG) * direction
     v[:, :, 0] *= SINK_VALUE
 
