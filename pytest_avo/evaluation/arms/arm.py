@@ -17,7 +17,7 @@ import torch
 
 from pytest_avo.core.shape import Dtype
 from pytest_avo.evaluation.arms.batch import Batch
-from pytest_avo.evaluation.arms.faults import KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.faults import KernelFault, KernelRaised, Suspected
 from pytest_avo.evaluation.arms.forms import check_form
 from pytest_avo.evaluation.arms.lateness import IDLE_S, Lateness
 from pytest_avo.evaluation.arms.link import Link, Phase, Said
@@ -222,7 +222,8 @@ class Arm:
     def require_standstill(self) -> None:
         """KernelFault where the process, frozen, did something all the same."""
         if self._tree.is_stopped and (movement := self._tree.movement()):
-            raise KernelFault("rejected", f"{movement} while it was to stand still")
+            found = KernelFault if movement.is_certain else Suspected
+            raise found("rejected", f"{movement.words} while it was to stand still")
 
     def busy(self, window_s: float) -> float:
         """CPU seconds per second that the process uses while nothing is asked of it, over a window."""

@@ -20,6 +20,10 @@ class KernelRaised(KernelFault):
     """The kernel raised in Python: its process is still there and can be asked again."""
 
 
+class Suspected(KernelFault):
+    """The kernel seems to have worked while it was to stand still: a busy machine may look like that, though seldom."""
+
+
 class KernelEnded(Exception):
     """The kernel's process is gone; how it went is known once it is reaped."""
 

@@ -27,7 +27,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.arms import Arms
-from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault, KernelRaised
+from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault, KernelRaised, Suspected
 from pytest_avo.evaluation.judge.checks import Checks, in_turn, raised, together
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
 from pytest_avo.evaluation.judge.roofline import Roofline
@@ -242,7 +242,8 @@ class Examiner:
                 reading=self._reading,
                 slice_calls=self._slice_calls.setdefault(request.plan.calls, {}),
             )
-            launch = _Launch(self._arms, subjects, request, both_new=self._place == "cpu" and BASELINE in subjects)
+            are_new = self._place == "cpu" or KERNEL in failed_once
+            launch = _Launch(self._arms, subjects, request, both_new=are_new and BASELINE in subjects)
             try:
                 if BASELINE in subjects:
                     self._check_baseline(request)
@@ -250,7 +251,8 @@ class Examiner:
                 timings = {shape.id: self._believed(shape, timings[shape.id]) for shape in request.shapes}
                 break
             except ArmFault as error:
-                if error.arm == KERNEL:
+                is_suspected = isinstance(error.error, Suspected) and error.arm not in failed_once
+                if error.arm == KERNEL and not is_suspected:
                     fault = error.error
                     if isinstance(fault, KernelRaised):
                         fault = raised(fault, "a timed call", again=True)
@@ -259,7 +261,8 @@ class Examiner:
                     return
                 found = self._arms.fault(error.arm, error.error)
                 is_needed = error.arm == EMPTY or (error.arm == BASELINE and not request.may_lack_baseline)
-                if is_needed and error.arm not in failed_once:  # chance may be why, and a run would end for it
+                if is_suspected or (is_needed and error.arm not in failed_once):
+                    # Chance may be why, and a run would end for it, or an honest kernel be called a cheat.
                     failed_once.add(error.arm)
                     notes.append(f"{error.arm}: {found.reason}; it was timed again")
                     continue

@@ -15,7 +15,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.arm import Arm, Meanwhile, Slice
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.exchange import ArgumentExchange
-from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
+from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault, Suspected
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.judge.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
 from pytest_avo.evaluation.judge.peers import EMPTY
@@ -91,7 +91,7 @@ class Questions:
             return self._ask(shape, EMPTY, arms[EMPTY], draw(), None).disturbed
 
         if name := waiting((name for name in (KERNEL, BASELINE) if name in arms), disturbs, nobody=EMPTY):
-            raise ArmFault(name, shape.id, KernelFault("rejected", "left work that waits for its next arguments"))
+            raise ArmFault(name, shape.id, Suspected("rejected", "left work that waits for its next arguments"))
 
     def require_nothing_running(self, arms: Mapping[str, Arm]) -> str:
         """Why nobody can say whether the kernel left work running, or ""; ArmFault where it did."""

@@ -37,6 +37,15 @@ _STOPPED, _ENDED, _UNINTERRUPTIBLE = frozenset("Tt"), frozenset("ZX"), "D"
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """What gives away that stopped processes did not stand still."""
+
+    words: str
+    is_certain: bool
+    """Or whether a machine whose cores are taken away may be why, time and again."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Standing:
     """One process when all of them stood still."""
 
@@ -92,20 +101,20 @@ class ProcessTree:
         processes.send(self._below, signal.SIGCONT)
         self.is_stopped = False
 
-    def movement(self) -> str:
-        """What gives away that stopped processes did not stand still, or ""."""
+    def movement(self) -> Movement | None:
+        """What gives away that stopped processes did not stand still, if anything does."""
         now = self._stood(self._tree())
         if self.root not in now:
-            return ""  # it ended, which is found out elsewhere
+            return None  # it ended, which is found out elsewhere
         if new := now.keys() - self._standing.keys():
-            return f"started {len(new)} processes"
+            return Movement(f"started {len(new)} processes", is_certain=True)
         if any(was.stopped and (pid not in now or not now[pid].stopped) for pid, was in self._standing.items()):
-            return "was continued"
+            return Movement("was continued", is_certain=True)
         used_s = sum(now[pid].used_s - self._standing[pid].used_s for pid in now)
         self._restless[-1] = used_s > SLACK_S + WAITING_SLACK_S * sum(x.waits for x in self._standing.values())
         if used_s > MOST_ONCE_S or sum(self._restless) >= OFTEN:
-            return f"used {used_s * 1e3:.1f} ms of processor time"
-        return ""
+            return Movement(f"used {used_s * 1e3:.1f} ms of processor time", is_certain=used_s > MOST_ONCE_S)
+        return None
 
     def pids(self) -> list[int]:
         """Who belongs to it at the moment."""

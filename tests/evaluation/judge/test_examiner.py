@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,9 @@ import msgspec
 import pytest
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import BASELINE, KERNEL, EvaluationRequest, Limits, Subject, TimingPlan
+from pytest_avo.core.evaluation import BASELINE, KERNEL, EvaluationRequest, Limits, Subject, Timing, TimingPlan
+from pytest_avo.evaluation.arms.arm import Arm
+from pytest_avo.evaluation.arms.faults import ArmFault, Suspected
 from pytest_avo.evaluation.correctness.battery import first_case
 from pytest_avo.evaluation.correctness.inputs import draw
 from pytest_avo.evaluation.correctness.noise import generator
@@ -18,6 +21,7 @@ from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.devices.rates import Rates
 from pytest_avo.evaluation.judge import peers
 from pytest_avo.evaluation.judge.roofline import Roofline
+from pytest_avo.evaluation.judge.timing import Race
 from tests.evaluation.judge.desk import ONE, TWO, WRONG_ON_TWO, Desk
 from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 
@@ -152,11 +156,11 @@ def test_a_kernel_that_fails_while_it_is_timed_fails_there(desk: Desk) -> None:
     late = kernel(
         "global row\n"
         "row = row + 1 if (q.shape[2], k.shape[2]) in ((48, 80), (1, 90)) else 0\n"
-        "if row > 60: return torch.zeros_like(q)",
+        "if row > 120: return torch.zeros_like(q)",
         top="row = 0",
     )
     # Of both shapes, whose slices may be of a single call on a slow machine.
-    found = desk.examine(late, shapes=[ONE, TWO], plan=TimingPlan(min_rounds=60, max_rounds=60), baseline=kernel())
+    found = desk.examine(late, shapes=[ONE, TWO], plan=TimingPlan(min_rounds=120, max_rounds=120), baseline=kernel())
     outcomes = sorted(x.outcome for x in found.values())
     assert outcomes == ["incorrect", "ok"]
     assert all(x.timing is None for x in found.values())
@@ -190,6 +194,39 @@ def test_an_incumbent_that_fails_once_is_timed_again(desk: Desk) -> None:
     found = desk.examine(kernel(), plan=PLAN, baseline=kernel(body))[ONE.id]
     assert found.timing is not None
     assert any(note.endswith("; it was timed again") for note in found.notes)
+
+
+SUSPECTED = Suspected("rejected", "used 1.8 ms of processor time while it was to stand still")
+
+
+def suspect(monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
+    """Have the kernel be suspected in so many races, as a machine whose cores are taken away may have it."""
+    run, left = Race.run, [None] * times
+
+    def suspecting(race: Race, launch: Callable[[], dict[str, Arm]], say: Callable[[str], None]) -> dict[str, Timing]:
+        found = run(race, launch, say)
+        if left:
+            left.pop()
+            raise ArmFault(KERNEL, ONE.id, SUSPECTED)
+        return found
+
+    monkeypatch.setattr(Race, "run", suspecting)
+
+
+def test_a_kernel_that_is_suspected_once_is_timed_again_in_a_new_process(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suspect(monkeypatch, times=1)
+    found = desk.examine(kernel(), plan=PLAN, baseline=kernel())[ONE.id]
+    assert found.outcome == "ok"
+    assert found.timing is not None
+    assert f"{KERNEL}: {SUSPECTED.reason}; it was timed again" in found.notes
+
+
+def test_a_kernel_that_is_suspected_twice_is_rejected(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspect(monkeypatch, times=2)
+    found = desk.examine(kernel(), plan=PLAN, baseline=kernel())[ONE.id]
+    assert (found.outcome, found.reason, found.timing) == ("rejected", SUSPECTED.reason, None)
 
 
 def test_kernel_and_incumbent_are_timed_in_new_processes_and_peers_in_those_that_are_there(desk: Desk) -> None:

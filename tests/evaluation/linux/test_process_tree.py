@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_avo.evaluation.linux import processes
-from pytest_avo.evaluation.linux.process_tree import MOST_ONCE_S, OFTEN, ProcessTree
+from pytest_avo.evaluation.linux.process_tree import MOST_ONCE_S, OFTEN, Movement, ProcessTree
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def run_on(tree: ProcessTree, cpu_s: float) -> None:
 
 def test_a_stopped_process_stands_still(spinning: ProcessTree) -> None:
     spinning.stop()
-    assert spinning.movement() == ""
+    assert spinning.movement() is None
 
 
 def test_a_little_time_is_movement_where_it_is_used_again_and_again(spinning: ProcessTree) -> None:
@@ -47,20 +47,26 @@ def test_a_little_time_is_movement_where_it_is_used_again_and_again(spinning: Pr
         found.append(spinning.movement())
         assert spinning.movement() == found[-1]  # asking twice is no second time
         spinning.resume()
-    assert found[:-1] == [""] * (OFTEN - 1)
-    assert "of processor time" in found[-1]
+    assert found[:-1] == [None] * (OFTEN - 1)
+    last = found[-1]
+    assert last is not None
+    assert "of processor time" in last.words
+    assert not last.is_certain
 
 
 def test_much_time_is_movement_at_once(spinning: ProcessTree) -> None:
     spinning.stop()
     run_on(spinning, MOST_ONCE_S + 0.02)
-    assert "of processor time" in spinning.movement()
+    found = spinning.movement()
+    assert found is not None
+    assert "of processor time" in found.words
+    assert found.is_certain
 
 
 def test_whoever_was_continued_is_found_at_once(spinning: ProcessTree) -> None:
     spinning.stop()
     os.kill(spinning.root, signal.SIGCONT)
-    assert spinning.movement() == "was continued"
+    assert spinning.movement() == Movement("was continued", is_certain=True)
 
 
 def test_time_of_children_that_ended_counts() -> None:
