@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,14 @@ from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
-from pytest_avo.evaluation.correctness.mixture import checked_slices, mix_all
+from pytest_avo.evaluation.correctness.mixture import CheckedSlice, checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
 from pytest_avo.evaluation.judge.judgement import DeferredJudgement
+
+ROW_CALLS, ROW_S = 40, 0.3
+"""Calls of a claimed size in a row that a check makes at the shape with the least work, and what they may take: timed
+slices of a fast kernel hold as many, those beside a slow one hold one or two, and some are wrong after twenty."""
 
 
 class _Spent:
@@ -102,7 +107,9 @@ class Checks:
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
                 self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"
-                self._check_slices(arm, shape, random, source, spent=checking, eager=eager)
+                least = min(request.shapes, key=lambda each: each.flops)
+                row = ROW_CALLS if shape == least else 0
+                self._check_slices(arm, shape, random, source, spent=checking, eager=eager, row=row)
         return building.seconds
 
     def _cases(
@@ -176,11 +183,25 @@ class Checks:
             self._judgement.begin(partial(_judge_nudge, nudge, result))
 
     def _check_slices(
-        self, arm: Arm, shape: Shape, random: Random, source: torch.Generator, *, spent: _Spent, eager: bool
+        self,
+        arm: Arm,
+        shape: Shape,
+        random: Random,
+        source: torch.Generator,
+        *,
+        spent: _Spent,
+        eager: bool,
+        row: int,
     ) -> None:
-        """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused."""
-        stream = Stream(shape, source)
-        for each in checked_slices(shape, random, most_calls=self._arms.room.max_calls(shape)):
+        """Slices as timed ones are, in which every unusual kind of inputs occurs; nothing here may be refused.
+
+        row: calls that are to follow each other, unless they take too long.
+        """
+        stream, most_calls = Stream(shape, source), self._arms.room.max_calls(shape)
+        due = deque(checked_slices(shape, random, most_calls=most_calls))
+        calls, seconds = 0, 0.0
+        while due:
+            each = due.popleft()
             batch = stream.draw(each.calls, each.base)
             changed = mix_all(batch, each.kinds, random, source)
             what = f"a slice with {', '.join(dict.fromkeys(each.kinds))} inputs" if each.kinds else "a slice"
@@ -194,6 +215,9 @@ class Checks:
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({what}, {shape.id})") from None
             self._judgement.begin(partial(_judge_slice, batch, result, changed, what))
+            calls, seconds = calls + each.calls, seconds + result.seconds
+            if not due and calls < row and seconds < ROW_S:
+                due.append(CheckedSlice(random.choice(shape.inputs), min(row - calls, most_calls), ()))
 
 
 def in_turn(request: EvaluationRequest) -> list[EvaluationRequest]:

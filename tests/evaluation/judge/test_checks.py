@@ -240,3 +240,12 @@ def test_a_hang_in_the_middle_of_a_check_is_a_timeout(desk: Desk) -> None:
     limits = Limits(build=1, check=1, time=1)
     found = desk.examine(kernel("if calls == 4:\n    while True: pass"), limits=limits)[ONE.id]
     assert found.outcome == "timeout"
+
+
+def test_a_kernel_that_is_wrong_after_thirty_calls_in_a_row_is_found_before_it_is_timed(desk: Desk) -> None:
+    """Timed slices beside a slow incumbent hold a call or two, so it would be promoted beside one."""
+    size = f"(q.shape[2], k.shape[2]) == {(ONE.seqlen_q, ONE.seqlen_kv)}"
+    late = kernel(f"global row\nrow = row + 1 if {size} else 0\nif row > 30: return torch.zeros_like(q)", top="row = 0")
+    found = desk.examine(late, shapes=[LARGER, ONE])
+    assert found[LARGER.id].outcome == "ok"  # the row is asked where calls take least
+    assert found[ONE.id].outcome == "incorrect"
