@@ -32,9 +32,10 @@ from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
 from pytest_avo.evaluation.judge.judgement import DeferredJudgement
 
-ROW_CALLS, ROW_S = 40, 0.3
-"""Calls of a claimed size in a row that a check makes at the shape with the least work, and what they may take: timed
-slices of a fast kernel hold as many, those beside a slow one hold one or two, and some are wrong after twenty."""
+ROW_CALLS, ROW_SLICE_CALLS, ROW_S = 40, 8, 0.3
+"""Calls of a claimed size in a row that a check makes at the shape with the least work, in slices of so many, and what
+they may take: timed slices of a fast kernel hold as many, those beside a slow one a call or two, and some kernels are
+wrong after twenty."""
 
 
 class _Spent:
@@ -217,7 +218,8 @@ class Checks:
             self._judgement.begin(partial(_judge_slice, batch, result, changed, what))
             calls, seconds = calls + each.calls, seconds + result.seconds
             if not due and calls < row and seconds < ROW_S:
-                due.append(CheckedSlice(random.choice(shape.inputs), min(row - calls, most_calls), ()))
+                size = min(row - calls, ROW_SLICE_CALLS, most_calls)
+                due.append(CheckedSlice(random.choice(shape.inputs), size, ()))
 
 
 def in_turn(request: EvaluationRequest) -> list[EvaluationRequest]:
