@@ -94,7 +94,8 @@ def instrument(parts: Parts) -> None:
     """Wrap what the judge does."""
     from pytest_avo.evaluation.arms import arm, arms, batch, memory
     from pytest_avo.evaluation.correctness import inputs
-    from pytest_avo.evaluation.judge import checks, examiner, judgement, questions, stopping, timing, warm_up
+    from pytest_avo.evaluation.judge import checks, examiner, judgement
+    from pytest_avo.evaluation.judge.race import questions, stopping, timing, warm_up
 
     stages = [
         (examiner.Examiner, "_check", "check"),

@@ -3,9 +3,9 @@
     python benchmarks/gate_rule.py [COMPARISONS [NOISE...]]
 
 Everything but the clock is what `--avo-compare-fail 3%` runs on one shape: the rules that end a race
-(evaluation/judge/stopping.py), and what is measured again and when that fails (gate/gate.py). NOISE is the deviation of
-a round (0.04: 4%), one in ten is late besides; that of a process is a third of it. A kernel that is slower by 3%, as
-slow as is allowed, shows how often chance fails one.
+(evaluation/judge/race/stopping.py), and what is measured again and when that fails (gate/gate.py). NOISE is the
+deviation of a round (0.04: 4%), one in ten is late besides; that of a process is a third of it. A kernel that is slower
+by 3%, as slow as is allowed, shows how often chance fails one.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     python benchmarks/promotion_rule.py [CANDIDATES [NOISE]]
 
 Everything but the clock is what an evolution runs: rounds with three kinds of inputs over five shapes, the rules that
-end them (evaluation/judge/stopping.py), the decision on a screening and on a confirmation (evolution/decision.py). The
-paired log-ratio of a round is the gain, the kind's own effect, a deviation of every process that differs from launch to
-launch, and noise of which one round in ten is late. NOISE is the deviation of a round (0.03: 3%), that of a process a
-third of it. A gain of 0 shows how many equal kernels would be promoted, the last line how many would that are as much
-faster as the floor, the worst case, if all of them were confirmed and none was screened.
+end them (evaluation/judge/race/stopping.py), the decision on a screening and on a confirmation (evolution/decision.py).
+The paired log-ratio of a round is the gain, the kind's own effect, a deviation of every process that differs from
+launch to launch, and noise of which one round in ten is late. NOISE is the deviation of a round (0.03: 3%), that of a
+process a third of it. A gain of 0 shows how many equal kernels would be promoted, the last line how many would that are
+as much faster as the floor, the worst case, if all of them were confirmed and none was screened.
 """
 
 from __future__ import annotations

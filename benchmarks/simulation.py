@@ -17,7 +17,7 @@ from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, Timing, Tim
 from pytest_avo.core.ranking import ONE_SIDED_99, gains_by_kind, slowest
 from pytest_avo.core.shape import Shape, read_suite
 from pytest_avo.core.stats import Launches
-from pytest_avo.evaluation.judge.stopping import Stopping
+from pytest_avo.evaluation.judge.race.stopping import Stopping
 
 SHAPES = read_suite(Path(__file__).parents[1] / "shapes" / "quickstart.toml")
 KINDS = ("normal", "spread", "sink")

@@ -30,8 +30,8 @@ from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault, KernelRaised, Suspected
 from pytest_avo.evaluation.judge.checks import Checks, in_turn, raised, together
 from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
+from pytest_avo.evaluation.judge.race.timing import Race
 from pytest_avo.evaluation.judge.roofline import Roofline
-from pytest_avo.evaluation.judge.timing import Race
 
 LOADING = ""
 """Stands for a shape where an arm failed while it was loaded: it will fail on every shape."""

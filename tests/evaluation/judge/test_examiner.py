@@ -20,8 +20,8 @@ from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.devices.cpu import CpuDevice
 from pytest_avo.evaluation.devices.rates import Rates
 from pytest_avo.evaluation.judge import peers
+from pytest_avo.evaluation.judge.race.timing import Race
 from pytest_avo.evaluation.judge.roofline import Roofline
-from pytest_avo.evaluation.judge.timing import Race
 from tests.evaluation.judge.desk import ONE, TWO, WRONG_ON_TWO, Desk
 from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 

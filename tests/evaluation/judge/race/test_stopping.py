@@ -11,7 +11,7 @@ import pytest
 from pytest_avo.core.evaluation import TimingPlan
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.stats import Launches, Located
-from pytest_avo.evaluation.judge.stopping import Paired, Stopping, chance_of_rising
+from pytest_avo.evaluation.judge.race.stopping import Paired, Stopping, chance_of_rising
 from tests.evaluation.laboratory import shape
 
 QUIET, NOISY = shape(), shape(heads=(2, 2))

@@ -17,9 +17,9 @@ from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.exchange import ArgumentExchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault, Suspected
 from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
-from pytest_avo.evaluation.judge.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
 from pytest_avo.evaluation.judge.peers import EMPTY
-from pytest_avo.evaluation.judge.samples import Samples
+from pytest_avo.evaluation.judge.race.aftermath import LEAST_DISTURBED, Aftermath, tried, waiting
+from pytest_avo.evaluation.judge.race.samples import Samples
 
 EXCHANGE_TRIES = 8
 """To exchange arguments in time on every shape at least once, after the rounds of the first launch."""

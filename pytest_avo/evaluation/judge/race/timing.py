@@ -32,15 +32,15 @@ from pytest_avo.evaluation.correctness.inputs import Inputs, Stream
 from pytest_avo.evaluation.correctness.mixture import mix_timed
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.room import HOST, Room
-from pytest_avo.evaluation.judge.call_costs import call_costs
 from pytest_avo.evaluation.judge.judgement import DeferredJudgement, look_at_slice, rival_of
-from pytest_avo.evaluation.judge.order import Order
 from pytest_avo.evaluation.judge.peers import EMPTY
-from pytest_avo.evaluation.judge.placement import Placement, uses_foreign_cores
-from pytest_avo.evaluation.judge.questions import Questions
-from pytest_avo.evaluation.judge.samples import Samples
-from pytest_avo.evaluation.judge.stopping import LEAST_ROUNDS, Stopping
-from pytest_avo.evaluation.judge.warm_up import WarmUp
+from pytest_avo.evaluation.judge.race.call_costs import call_costs
+from pytest_avo.evaluation.judge.race.order import Order
+from pytest_avo.evaluation.judge.race.placement import Placement, uses_foreign_cores
+from pytest_avo.evaluation.judge.race.questions import Questions
+from pytest_avo.evaluation.judge.race.samples import Samples
+from pytest_avo.evaluation.judge.race.stopping import LEAST_ROUNDS, Stopping
+from pytest_avo.evaluation.judge.race.warm_up import WarmUp
 
 EMPTY_SLICES = 4
 """Of the empty arm, where it is timed apart from the rounds. The least counts: one that was interrupted tells nothing

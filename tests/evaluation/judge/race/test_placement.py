@@ -10,7 +10,7 @@ import torch
 
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.correctness.inputs import Case, draw
-from pytest_avo.evaluation.judge.placement import Placement, Use, busy_threads, uses_foreign_cores
+from pytest_avo.evaluation.judge.race.placement import Placement, Use, busy_threads, uses_foreign_cores
 from pytest_avo.evaluation.linux.processes import threads
 from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 

@@ -14,7 +14,7 @@ from pytest_avo.evaluation.arms.arm import Arm, Slice
 from pytest_avo.evaluation.correctness.inputs import Inputs
 from pytest_avo.evaluation.correctness.room import Room
 from pytest_avo.evaluation.judge.peers import EMPTY
-from pytest_avo.evaluation.judge.samples import calls_in_slice
+from pytest_avo.evaluation.judge.race.samples import calls_in_slice
 
 NEAR = 1.3
 """The number of calls in a slice is kept while slices of so many say that it is right within this factor."""

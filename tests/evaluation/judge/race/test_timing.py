@@ -13,13 +13,13 @@ from pytest_avo.core.verdict import compare
 from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.exchange import ArgumentExchange
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelFault
-from pytest_avo.evaluation.judge import call_costs, warm_up
-from pytest_avo.evaluation.judge import timing as timing_module
-from pytest_avo.evaluation.judge.aftermath import Aftermath, Suspicion
 from pytest_avo.evaluation.judge.peers import EMPTY, peer
-from pytest_avo.evaluation.judge.samples import calls_in_slice
-from pytest_avo.evaluation.judge.stopping import NOT_FASTER, Stopping
-from pytest_avo.evaluation.judge.timing import Race
+from pytest_avo.evaluation.judge.race import call_costs, warm_up
+from pytest_avo.evaluation.judge.race import timing as timing_module
+from pytest_avo.evaluation.judge.race.aftermath import Aftermath, Suspicion
+from pytest_avo.evaluation.judge.race.samples import calls_in_slice
+from pytest_avo.evaluation.judge.race.stopping import NOT_FASTER, Stopping
+from pytest_avo.evaluation.judge.race.timing import Race
 from tests.evaluation.laboratory import PATIENCE_S, Laboratory, kernel, shape
 
 SHAPE = shape()

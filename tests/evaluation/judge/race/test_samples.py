@@ -7,7 +7,7 @@ import torch
 
 from pytest_avo.core.evaluation import BASELINE, KERNEL
 from pytest_avo.evaluation.arms.arm import Slice
-from pytest_avo.evaluation.judge.samples import Samples
+from pytest_avo.evaluation.judge.race.samples import Samples
 
 NOTHING = torch.empty(0)
 

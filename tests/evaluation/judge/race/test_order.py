@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from pytest_avo.core.evaluation import BASELINE, FIXED, KERNEL
-from pytest_avo.evaluation.judge.order import Order
+from pytest_avo.evaluation.judge.race.order import Order
 
 
 def test_kernel_and_baseline_run_one_right_after_the_other() -> None:

@@ -6,8 +6,8 @@ import torch
 from pytest_avo.core.evaluation import KERNEL
 from pytest_avo.evaluation.arms.arm import Slice
 from pytest_avo.evaluation.correctness.inputs import Inputs
-from pytest_avo.evaluation.judge.call_costs import TURNS, call_costs
 from pytest_avo.evaluation.judge.peers import EMPTY
+from pytest_avo.evaluation.judge.race.call_costs import TURNS, call_costs
 
 HOST_S = {KERNEL: 30e-6, "fa3": 20e-6, EMPTY: 5e-6}
 IDLE_S = {KERNEL: 90e-6, "fa3": 40e-6, EMPTY: 50e-6}

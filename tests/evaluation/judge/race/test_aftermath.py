@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from pytest_avo.evaluation.judge.aftermath import LEAST_SLICES, Aftermath, tried, waiting
+from pytest_avo.evaluation.judge.race.aftermath import LEAST_SLICES, Aftermath, tried, waiting
 
 ORDER = ("kernel", "other", "other", "kernel")
 """Two rounds, as a race has them: the other arm right after the kernel, and right before it."""

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_avo.evaluation.correctness.room import HOST, gpu_room
 from pytest_avo.evaluation.judge.peers import EMPTY
-from pytest_avo.evaluation.judge.warm_up import WarmUp
+from pytest_avo.evaluation.judge.race.warm_up import WarmUp
 from tests.evaluation.laboratory import shape
 
 SHAPE = shape()
