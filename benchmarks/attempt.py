@@ -94,13 +94,13 @@ def instrument(parts: Parts) -> None:
     """Wrap what the judge does."""
     from pytest_avo.evaluation.arms import arm, arms, batch, memory
     from pytest_avo.evaluation.correctness import inputs
-    from pytest_avo.evaluation.judge import checks, examiner, judgement
+    from pytest_avo.evaluation.judge import checks, examiner, judgement, timekeeper
     from pytest_avo.evaluation.judge.race import questions, stopping, timing, warm_up
 
     stages = [
         (examiner.Examiner, "_check", "check"),
         (examiner.Examiner, "_background_work", "watching it idle"),
-        (examiner.Examiner, "_believed", "roofline"),
+        (timekeeper.Timekeeper, "_believed", "roofline"),
         (warm_up.WarmUp, "first_calls", "warm-up"),
         (timing.Race, "_warm_up", "warm-up"),
         (timing.Race, "_rounds", "rounds"),

@@ -4,37 +4,20 @@ from __future__ import annotations
 
 import itertools
 import secrets
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
 
 import msgspec
 
-from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import (
-    BASELINE,
-    FIXED,
-    KERNEL,
-    Calls,
-    Evaluation,
-    EvaluationRequest,
-    Reading,
-    Subject,
-    Timing,
-    TimingPlan,
-)
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
-from pytest_avo.evaluation.arms.arm import Arm
 from pytest_avo.evaluation.arms.arms import Arms
-from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault, KernelRaised, Suspected
-from pytest_avo.evaluation.judge.checks import Checks, in_turn, raised, together
-from pytest_avo.evaluation.judge.peers import EMPTY, peer, version
-from pytest_avo.evaluation.judge.race.timing import Race
+from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
+from pytest_avo.evaluation.judge.checks import Checks, in_turn, together
 from pytest_avo.evaluation.judge.roofline import Roofline
+from pytest_avo.evaluation.judge.timekeeper import Timekeeper
 
-LOADING = ""
-"""Stands for a shape where an arm failed while it was loaded: it will fail on every shape."""
 Lease = Callable[[bool], AbstractContextManager[float]]
 """Hold the device's lease: alone (True) or shared (False); yields the seconds that it was waited for."""
 
@@ -74,12 +57,15 @@ class Examiner:
         self._device = device
         self._place = place
         self._checks = Checks(arms, say=say, place=place)
-        self._reading = reading
-        self._roofline = roofline
-        self._spins = spins
-        self._slice_calls: dict[Calls, dict[str, int]] = {}
-        self._absent: dict[Subject, str] = {}
-        """Peers and baselines that did not load, and why: they will not the next time."""
+        self._timekeeper = Timekeeper(
+            arms,
+            say=say,
+            place=place,
+            reading=reading,
+            roofline=roofline,
+            spins=spins,
+            check_baseline=self._check_baseline,
+        )
 
     def examine(self, request: EvaluationRequest) -> Iterator[Evaluation]:
         """Yield the facts of every shape as they are known.
@@ -192,7 +178,7 @@ class Examiner:
 
     def _asks_baseline(self, request: EvaluationRequest) -> bool:
         """Whether a baseline is to be checked: where both are timed in new processes, neither of those was asked."""
-        there = request.baseline is not None and request.baseline not in self._absent
+        there = request.baseline is not None and not self._timekeeper.is_absent(request.baseline)
         return there and request.plan is not None and not self._are_new(request)
 
     def _are_new(self, request: EvaluationRequest) -> bool:
@@ -220,75 +206,16 @@ class Examiner:
         return self._arms.fault(KERNEL, found)
 
     def _time(self, request: EvaluationRequest, right: dict[str, Evaluation]) -> Iterator[Evaluation]:
-        assert request.plan is not None
-        others = {name: peer(name) for name in request.peers}
-        if request.fixed:
-            others[FIXED] = peer(request.fixed)
-        if request.baseline is not None:
-            others[BASELINE] = request.baseline
-        notes = [f"{name}: {self._absent[other]}" for name, other in others.items() if other in self._absent]
-        subjects = {KERNEL: request.subject}
-        subjects |= {name: other for name, other in others.items() if other not in self._absent}
-        subjects[EMPTY] = peer(EMPTY)
-        start, failed_once = time.perf_counter(), set[str]()
-        while True:
-            race = Race(
-                shapes=list(request.shapes),
-                plan=request.plan if BASELINE in subjects else _undecided(request.plan),
-                limit_s=request.limits.time,
-                seed=secrets.randbits(128),
-                place=self._place,
-                room=self._arms.room,
-                reading=self._reading,
-                slice_calls=self._slice_calls.setdefault(request.plan.calls, {}),
-            )
-            are_new = self._place == "cpu" or KERNEL in failed_once
-            launch = _Launch(self._arms, subjects, request, both_new=are_new and BASELINE in subjects)
-            try:
-                if BASELINE in subjects:
-                    self._check_baseline(request)
-                timings = race.run(launch, lambda text: self._say(f"timing {request.subject.label}, {text}"))
-                timings = {shape.id: self._believed(shape, timings[shape.id]) for shape in request.shapes}
-                break
-            except ArmFault as error:
-                is_suspected = isinstance(error.error, Suspected) and error.arm not in failed_once
-                if error.arm == KERNEL and not is_suspected:
-                    fault = error.error
-                    if isinstance(fault, KernelRaised):
-                        fault = raised(fault, "a timed call", again=True)
-                    yield self._failed(right.pop(error.shape), fault)
-                    yield from right.values()
-                    return
-                found = self._arms.fault(error.arm, error.error)
-                is_needed = error.arm == EMPTY or (error.arm == BASELINE and not request.may_lack_baseline)
-                if is_suspected or (is_needed and error.arm not in failed_once):
-                    # Chance may be why, and a run would end for it, or an honest kernel be called a cheat.
-                    failed_once.add(error.arm)
-                    notes.append(f"{error.arm}: {found.reason}; it was timed again")
-                    continue
-                if error.arm == EMPTY:
-                    raise EvaluatorError(f"the empty kernel failed while it was timed: {found.reason}") from None
-                if error.arm == BASELINE and not request.may_lack_baseline:
-                    raise EvaluatorError(f"the incumbent failed while it was timed: {found.reason}") from None
-                failed = subjects.pop(error.arm)
-                notes.append(f"{error.arm}: {found.reason}")
-                if error.shape == LOADING:
-                    self._absent[failed] = found.reason
-        notes += [f"{name} {version(name)}" for name in request.peers if name in subjects and version(name)]
-        notes += race.notes
-        seconds = (time.perf_counter() - start) / len(right)
+        try:
+            timed = self._timekeeper.time(request)
+        except ArmFault as error:
+            yield self._failed(right.pop(error.shape), error.error)
+            yield from right.values()
+            return
         for shape, evaluation in right.items():
-            yield msgspec.structs.replace(evaluation, timing=timings[shape], time_s=seconds, notes=tuple(notes))
-
-    def _believed(self, shape: Shape, timing: Timing) -> Timing:
-        """The timing beside what the device can do; ArmFault where it is beyond that."""
-        timing = msgspec.structs.replace(timing, spins=self._spins)
-        if self._roofline is None:
-            return timing
-        bounded = self._roofline.bounded(shape, timing)
-        if found := self._roofline.fault(shape, bounded):
-            raise ArmFault(KERNEL, shape.id, KernelFault("rejected", found))
-        return bounded
+            yield msgspec.structs.replace(
+                evaluation, timing=timed.timings[shape], time_s=timed.seconds / len(right), notes=timed.notes
+            )
 
     def _failed(self, evaluation: Evaluation, error: KernelFault | KernelEnded) -> Evaluation:
         found = self._arms.fault(KERNEL, error)
@@ -298,40 +225,3 @@ class Examiner:
 
 def _later(evaluation: Evaluation, waited_s: float) -> Evaluation:
     return msgspec.structs.replace(evaluation, waited_s=evaluation.waited_s + waited_s)
-
-
-def _undecided(plan: TimingPlan) -> TimingPlan:
-    """The plan where there is no baseline: a margin is one to it, and without it no question is left open."""
-    return plan if plan.margin is None else msgspec.structs.replace(plan, margin=None, max_rounds=plan.min_rounds)
-
-
-class _Launch:
-    """Provides the arms of a race: new processes for each of several launches; of one launch the present ones.
-
-    What nobody is compared with in a verdict, the empty arm and the fixed one, keeps its process. both_new: for one
-    launch, too, kernel and baseline are started anew.
-    """
-
-    def __init__(
-        self, arms: Arms, subjects: Mapping[str, Subject], request: EvaluationRequest, *, both_new: bool
-    ) -> None:
-        self._arms = arms
-        self._subjects = subjects
-        self._request = request
-        self._both_new = both_new
-
-    def __call__(self) -> dict[str, Arm]:
-        plan = self._request.plan
-        started: dict[str, Arm] = {}
-        kept = {EMPTY, FIXED} if plan is not None and plan.launches > 1 else {EMPTY, FIXED, KERNEL}
-        again = plan is not None and (plan.launches > 1 or self._request.fresh)
-        anew = [name for name in self._subjects if again and name not in kept]
-        if self._both_new:
-            anew = list(dict.fromkeys([*anew, KERNEL, BASELINE]))
-        self._arms.begin(self._subjects, self._request.shapes, anew=anew)
-        for name, subject in self._subjects.items():
-            try:
-                started[name] = self._arms.get(name, subject, self._request.shapes, self._request.limits)
-            except KernelFault as error:
-                raise ArmFault(name, self._request.shapes[0].id if name == KERNEL else LOADING, error) from None
-        return started
