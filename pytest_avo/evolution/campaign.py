@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_avo.core.errors import InvalidInput
-from pytest_avo.core.evaluation import Evaluation, Evaluations
+from pytest_avo.core.evaluation import Evaluations
 from pytest_avo.core.kernel import Kernel, parse_kernel
 from pytest_avo.core.ranking import noise_floor
 from pytest_avo.core.source import source_digest
@@ -21,15 +21,14 @@ from pytest_avo.evolution.promotion import Provenance, check_unchanged, transfer
 from pytest_avo.evolution.selection import Contender, island_of, parents
 from pytest_avo.lineage import view as lineage_view
 from pytest_avo.lineage.database import FILE
-from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Raced, Resumed, SeedComparison, Spending
-from pytest_avo.lineage.records import STAGES, Attempt, AttemptOutcome, Purpose, Run
+from pytest_avo.lineage.evaluated import Evaluated
+from pytest_avo.lineage.events import Fact, NoiseFloor, Price, Resumed, SeedComparison
+from pytest_avo.lineage.records import Attempt, AttemptOutcome, Run
 from pytest_avo.lineage.run_lock import hold
 from pytest_avo.lineage.store import Store
 from pytest_avo.lineage.view import View
 from pytest_avo.operators.knowledge.programs import Programs
 from pytest_avo.operators.operator import Proposal
-
-DRAFT: Purpose = "draft"
 
 
 class Campaign:
@@ -40,6 +39,7 @@ class Campaign:
         self.store = store
         self.run = run
         self.view = View(store.path, run.id)
+        self.evaluated = Evaluated(self.view)
         self._programs = Programs(self.view)
         self._held: int | None = None
 
@@ -201,34 +201,6 @@ class Campaign:
             )
         self.store.add_outcome(outcome)
         return outcome
-
-    def spending(self) -> Spending | None:
-        """What the run had spent when it was interrupted; None where it begins."""
-        snapshots = self.view.events(Spending)
-        if not snapshots:
-            return None
-        # A kill may have come after an evaluation and before its snapshot. An attempt that was interrupted before it
-        # was recorded is begun, and counted, once more.
-        attempts = self.view.attempts()
-        drafts = [x for each in attempts for x in self.view.evaluations(each.id, DRAFT)]
-        tried = [x for each in attempts for purpose in STAGES for x in self.view.evaluations(each.id, purpose)]
-        races = [event.fact for event in self.view.events(Raced)]
-        return msgspec.structs.replace(
-            snapshots[-1].fact,
-            attempts=len(attempts) - 1,
-            evaluations=len(drafts) + sum(race.evaluations for race in races),
-            verifications=sum(x.attempt != attempts[0].id for x in tried),
-            evaluator_s=sum(x.evaluation.seconds for x in [*drafts, *tried]) + sum(race.seconds for race in races),
-        )
-
-    def stored(self, attempt: Attempt, purpose: Purpose) -> dict[str, Evaluation]:
-        """Evaluations of an attempt that are in the lineage already, by shape; all shapes or none."""
-        return {x.evaluation.shape: x.evaluation for x in self.view.evaluations(attempt.id, purpose)}
-
-    def drafts(self, parent: Attempt, source: str, *, timed: bool) -> dict[str, Evaluation]:
-        """What the lineage has of a draft on `parent`, by shape: what fails, or was asked as now, `timed` or not."""
-        stored = self.view.evaluations(parent.id, DRAFT, digest=source_digest(source))
-        return {x.evaluation.shape: x.evaluation for x in stored if x.evaluation.settles(timed=timed)}
 
     def provenance(self, attempt: Attempt, *, confirmed: Interval, over_seed: float) -> Provenance:
         """What the head of the promoted file says. over_seed: time of the seed / its time."""

@@ -13,9 +13,10 @@ from pytest_avo.core.evaluation import Evaluation, Evaluations
 from pytest_avo.core.ranking import geomean_gain
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.verdict import Verdict, judge, judge_alone
-from pytest_avo.evolution.campaign import DRAFT, Campaign
+from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.settlement import TOTAL_CONFIDENCE
 from pytest_avo.evolution.trials import Trials
+from pytest_avo.lineage.evaluated import DRAFT
 from pytest_avo.lineage.events import SeedComparison
 from pytest_avo.lineage.records import STAGES, Attempt
 from pytest_avo.lineage.view import View
@@ -108,7 +109,7 @@ def final_rows(campaign: Campaign, trials: Trials, *, say: Callable[[str], None]
     seed, best = campaign.view.attempts()[0], campaign.incumbent
     if best.id == seed.id:
         return []
-    confirmed, total = campaign.stored(best, "confirm"), campaign.total(best)
+    confirmed, total = campaign.evaluated.of(best, "confirm"), campaign.total(best)
     known: Evaluations = confirmed if best.parent == seed.id else {}
     if total is None or total.by_steps:
         say("timing the best kernel beside the seed and its peers")

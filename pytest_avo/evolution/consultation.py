@@ -13,9 +13,10 @@ from pytest_avo.core.kernel import Kernel
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.source import source_digest
 from pytest_avo.core.verdict import judge_together
-from pytest_avo.evolution.campaign import DRAFT, Campaign
+from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.decision import screening
 from pytest_avo.evolution.hooks import where
+from pytest_avo.lineage.evaluated import DRAFT
 from pytest_avo.lineage.events import Raced
 from pytest_avo.lineage.records import Attempt, AttemptOutcome
 from pytest_avo.operators.answer import checked
@@ -52,7 +53,7 @@ class Consultation:
         *,
         propose: Callable[[Task], Proposal | None],
     ) -> None:
-        self.ledger = Ledger(assessor.settings.budget, assessor.settings.prices, spent=campaign.spending())
+        self.ledger = Ledger(assessor.settings.budget, assessor.settings.prices, spent=campaign.evaluated.spending())
         self._assessor = assessor
         self._settings = assessor.settings
         self._campaign = campaign
@@ -136,7 +137,7 @@ class Consultation:
 
     def settled(self, attempt: Attempt, outcome: AttemptOutcome) -> None:
         """Compare what a finished attempt was predicted to gain with what it gained: later attempts learn from that."""
-        stored = self._campaign.stored(attempt, "confirm") or self._campaign.stored(attempt, "screen")
+        stored = self._campaign.evaluated.of(attempt, "confirm") or self._campaign.evaluated.of(attempt, "screen")
         if found := compared(attempt.predicted, measured_ratios(outcome, stored)):
             self._campaign.record(comparison(attempt.id, found))
             right = sum(each.judgement == "right" for each in found)
@@ -213,7 +214,7 @@ class Consultation:
         """Evaluate a draft; see EvaluateDraft. Each shape is on disk when it is finished: a kill loses none of them."""
         if self._stopping.is_set():
             raise OperatorStopped("the run is ending")
-        known = self._campaign.drafts(parent, source, timed=timed)
+        known = self._campaign.evaluated.draft(parent, source, timed=timed)
         if missing := tuple(shape for shape in shapes if shape.id not in known):
             self.ledger.check_time()
             self._check_evaluations(len(missing))

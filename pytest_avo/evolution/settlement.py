@@ -101,7 +101,7 @@ class Settlement:
         for (candidate, screened), trial in zip(promising, trials, strict=True):
             evaluations = self._trials.finish(trial)
             confirmed = self._decide(evaluations)
-            measured = [self._campaign.stored(candidate.attempt, "screen"), evaluations]
+            measured = [self._campaign.evaluated.of(candidate.attempt, "screen"), evaluations]
             if confirmed.gain is None:
                 self.settle(candidate.attempt, status_of(confirmed), confirmed, since=candidate.since)
             elif refusal := self._refusal(candidate.attempt.parent, confirmed, measured):
@@ -231,7 +231,7 @@ class Settlement:
         assert beside is not None, "only the seed is beside nobody"
         campaign = self._campaign
         other = campaign.view.attempt(beside)
-        then = [found for purpose in AS_CANDIDATE if (found := campaign.stored(other, purpose))]
+        then = [found for purpose in AS_CANDIDATE if (found := campaign.evaluated.of(other, purpose))]
         return unshown(measurements, then, campaign.plan.shapes, of_seed=other.parent is None)
 
     def _is_accepted(self, attempt: Attempt, measured: Interval) -> bool:

@@ -128,7 +128,7 @@ class Trials:
     def _begin(
         self, candidate: Candidate, purpose: Purpose, begin: Callable[[], Mapping[str, Future[Evaluation]]]
     ) -> Trial:
-        stored = self._campaign.stored(candidate.attempt, purpose)
+        stored = self._campaign.evaluated.of(candidate.attempt, purpose)
         return Trial(candidate, purpose, stored, {} if stored else begin())
 
     def _submit(

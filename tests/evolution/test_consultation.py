@@ -10,8 +10,9 @@ import pytest
 
 from pytest_avo.core.fingerprint import installed_version
 from pytest_avo.core.stats import Interval
-from pytest_avo.evolution.campaign import DRAFT, Campaign
+from pytest_avo.evolution.campaign import Campaign
 from pytest_avo.evolution.consultation import Consultation
+from pytest_avo.lineage.evaluated import DRAFT
 from pytest_avo.lineage.events import Spending
 from pytest_avo.lineage.records import AttemptOutcome
 from pytest_avo.operators.budget import Budget
@@ -142,8 +143,8 @@ def test_a_race_is_run_anew_and_counted_but_answers_no_evaluation(world: World, 
     consult(world, campaign, step)
     assert [request.baseline.source for request in world.evaluator.requests if request.baseline] == [source(50)] * 2
     assert {request.peers for request in world.evaluator.requests} == {("torch-sdpa",)}
-    assert campaign.drafts(campaign.incumbent, source(200), timed=True) == {}
-    spent = campaign.spending()
+    assert campaign.evaluated.draft(campaign.incumbent, source(200), timed=True) == {}
+    spent = campaign.evaluated.spending()
     assert spent is not None
     assert spent.evaluations == 2
 

@@ -180,7 +180,7 @@ def test_every_screening_is_presented_before_anything_follows_from_it(world: Wor
             loop.run()
         assert shown == [source(100), source(200)]
         assert world.statuses(loop.campaign) == ["seed"]
-        assert loop.campaign.stored(loop.campaign.view.attempts()[1], "screen") == {}
+        assert loop.campaign.evaluated.of(loop.campaign.view.attempts()[1], "screen") == {}
 
 
 def test_the_finish_of_a_generation_is_told_with_verdicts_against_the_parent(world: World) -> None:

@@ -219,7 +219,7 @@ def test_a_winner_over_its_parent_must_beat_the_kernel_in_the_file_too(world: Wo
     assert [outcome.status for outcome in court.told] == ["promoted", "kept"]
     assert court.told[1].reason == "1.50x the seed, the best is 2.00x"
     # By their scores alone: the two were not even measured beside each other.
-    assert campaign.stored(slower.attempt, "land") == {}
+    assert campaign.evaluated.of(slower.attempt, "land") == {}
     assert source(200) in world.kernel.read_text()
 
 
@@ -230,7 +230,7 @@ def test_what_a_confirmed_sibling_outdoes_is_not_measured_again(world: World, ca
     found = {outcome.attempt: outcome for outcome in court.told}
     assert [found[each.attempt.id].status for each in tried] == ["slower", "promoted", "slower"]
     assert found[tried[0].attempt.id].reason == "faster than its parent, but slower than generation 1"
-    assert campaign.stored(tried[0].attempt, "confirm") == {}
+    assert campaign.evaluated.of(tried[0].attempt, "confirm") == {}
 
 
 def test_what_a_sibling_outdoes_is_measured_where_that_is_not_confirmed(world: World, campaign: Campaign) -> None:

@@ -73,9 +73,9 @@ def test_what_a_trial_finds_is_kept_all_at_once_and_counted(
     tried = candidate(campaign, source(200))
     trial = trials.screen(tried, floor=0.01)
     assert trials.evaluation(trial, SHAPES[0]).shape == FIRST
-    assert campaign.stored(tried.attempt, "screen") == {}
+    assert campaign.evaluated.of(tried.attempt, "screen") == {}
     found = trials.finish(trial)
-    assert campaign.stored(tried.attempt, "screen") == found
+    assert campaign.evaluated.of(tried.attempt, "screen") == found
     assert set(found) == {FIRST, SECOND}
     assert counted == [(tried.attempt, 2)]
 
@@ -121,7 +121,7 @@ def test_nothing_is_kept_of_a_trial_that_the_evaluator_lost(
         trials.evaluation(trial, SHAPES[0])
     with pytest.raises(EvaluatorError, match="the worker was lost"):
         trials.finish(trial)
-    assert campaign.stored(tried.attempt, "screen") == {}
+    assert campaign.evaluated.of(tried.attempt, "screen") == {}
     assert counted == []
 
 

@@ -154,7 +154,8 @@ class Evolution(MeasuredRun):
         campaign = open_campaign(
             self._settings, file.kernel, shapes, device, operator=self.operator, peers=peers
         )  # fmt: skip
-        if before := [x.timing for x in campaign.stored(campaign.incumbent, "screen").values() if x.timing is not None]:
+        screened = campaign.evaluated.of(campaign.incumbent, "screen")
+        if before := [x.timing for x in screened.values() if x.timing is not None]:
             assessor.spins = before[0].spins  # a run that is resumed goes on as it began
         return Loop(
             assessor,
