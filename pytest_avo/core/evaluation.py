@@ -84,8 +84,8 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     """Check it on what it claims alone, and of shapes that differ by lengths one by an exact reference: another request
     does, or did, ask what it makes of other calls, and judge all of it in full."""
     brief: bool = False
-    """At what is claimed two plain calls of each shape; with `claim_alone` no more, and it is not watched while it
-    idles before it is timed. Another request does the rest before anything comes of the times, or did it."""
+    """With `claim_alone`: two plain calls of each shape, then timed without being watched while it idles. Another
+    request does the rest before anything comes of the times, or did it."""
     known_right: bool = False
     """A request of the same comparison found it right, and nothing hangs on asking that again: one call, then timed."""
     target: str = ""

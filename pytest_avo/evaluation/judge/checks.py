@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from random import Random
 
-import msgspec
 import torch
 
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.evaluation import EvaluationRequest, Subject
 from pytest_avo.core.kernel import claim_of
 from pytest_avo.core.shape import Shape
 from pytest_avo.core.source import text_digest
@@ -27,15 +26,16 @@ from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
+from pytest_avo.evaluation.correctness.kinds import UNUSUAL
 from pytest_avo.evaluation.correctness.mixture import CheckedSlice, checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
 from pytest_avo.evaluation.judge.judgement import DeferredJudgement
 
 ROW_CALLS, ROW_SLICE_CALLS, ROW_S = 40, 8, 0.3
-"""Calls of a claimed size in a row that a check makes at the shape with the least work, in slices of so many, and what
-they may take: timed slices of a fast kernel hold as many, those beside a slow one a call or two, and some kernels are
-wrong after twenty."""
+"""Calls of a claimed size in a row that a check makes at the cheapest shape of a dtype and head dimension, in slices
+of so many, and what they may take: timed slices of a fast kernel hold as many, those beside a slow one a call or two,
+and some kernels are wrong after twenty."""
 
 
 class _Spent:
@@ -108,8 +108,7 @@ class Checks:
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
                 self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"
-                least = min(request.shapes, key=lambda each: each.flops)
-                row = ROW_CALLS if shape == least else 0
+                row = ROW_CALLS if shape == _cheapest_like(shape, request.shapes) else 0
                 self._check_slices(arm, shape, random, source, spent=checking, eager=eager, row=row)
         return building.seconds
 
@@ -219,31 +218,9 @@ class Checks:
             calls, seconds = calls + each.calls, seconds + result.seconds
             if not due and calls < row and seconds < ROW_S:
                 size = min(row - calls, ROW_SLICE_CALLS, most_calls)
-                due.append(CheckedSlice(random.choice(shape.inputs), size, ()))
-
-
-def in_turn(request: EvaluationRequest) -> list[EvaluationRequest]:
-    """What is asked of a kernel, one after the other, of all shapes each.
-
-    Of a confirmed one, whose screening was brief, first what it claims, all shapes in a row without other calls in
-    between: some are wrong where a claimed size was called often enough in a row, as in timed calls.
-    """
-    if request.plan is None or not request.fresh or request.claim_alone:
-        return [request]
-    return [
-        msgspec.structs.replace(request, claim_alone=True),
-        msgspec.structs.replace(request, brief=True),  # the rest
-    ]
-
-
-def together(first: Evaluation, second: Evaluation) -> Evaluation:
-    """What was found in two turns: the second one's facts, with the time that both took."""
-    return msgspec.structs.replace(
-        second,
-        build_s=first.build_s + second.build_s,
-        check_s=first.check_s + second.check_s,
-        waited_s=first.waited_s + second.waited_s,
-    )
+                groups = size * shape.batch * shape.heads_kv
+                kinds = random.sample(UNUSUAL, k=min(len(UNUSUAL), groups - 1))  # one at least is as usual
+                due.append(CheckedSlice(random.choice(shape.inputs), size, tuple(kinds)))
 
 
 def _is_screening(request: EvaluationRequest) -> bool:
@@ -254,6 +231,12 @@ def _is_screening(request: EvaluationRequest) -> bool:
 def _judge_nudge(nudge: Nudge, result: Slice) -> None:
     if found := nudge.at.fault(nudge.inputs, result.output(0)):
         raise KernelFault("incorrect", f"{found} ({nudge.what})")
+
+
+def _cheapest_like(shape: Shape, shapes: Sequence[Shape]) -> Shape:
+    """The shape with the least work of its head dimension and dtype, for each of which kernels have other code."""
+    alike = [each for each in shapes if (each.head_dim, each.dtype) == (shape.head_dim, shape.dtype)]
+    return min(alike, key=lambda each: each.flops)
 
 
 def _judge_slice(batch: list[Inputs], result: Slice, changed: Collection[Group], what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, suppress
@@ -14,7 +13,7 @@ from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.faults import ArmFault, KernelEnded, KernelFault
-from pytest_avo.evaluation.judge.checks import Checks, in_turn, together
+from pytest_avo.evaluation.judge.checks import Checks
 from pytest_avo.evaluation.judge.roofline import Roofline
 from pytest_avo.evaluation.judge.timekeeper import Timekeeper
 
@@ -76,17 +75,12 @@ class Examiner:
             self._arms.drop(KERNEL)
         compiled_s = self._compile(request)
         right: dict[str, Evaluation] = {}
-        asked = in_turn(request)
-        for turn, (number, shape) in itertools.product(asked, enumerate(request.shapes, start=1)):
-            if turn is not asked[0] and shape.id not in right:
-                continue
+        for number, shape in enumerate(request.shapes, start=1):
             what = f"checking {request.subject.label} on {shape.id} ({number} of {len(request.shapes)})"
             with self._lease(False) as waited_s:
-                evaluation = self._check(turn, shape, what)
+                evaluation = self._check(request, shape, what)
             evaluation = msgspec.structs.replace(evaluation, waited_s=waited_s, build_s=evaluation.build_s + compiled_s)
             compiled_s = 0.0
-            if before := right.pop(shape.id, None):
-                evaluation = together(before, evaluation)
             if evaluation.outcome == "ok" and request.plan is not None:
                 right[shape.id] = evaluation
             else:

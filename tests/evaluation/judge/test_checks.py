@@ -133,7 +133,7 @@ def test_a_kernel_that_is_briefly_right_is_not_timed_wrong(desk: Desk) -> None:
     assert found.reason.endswith("(a timed call)")
 
 
-def test_a_confirmed_kernel_is_asked_all_that_it_claims_without_other_calls_in_between(desk: Desk) -> None:
+def test_a_confirmed_kernel_that_is_wrong_after_twenty_calls_in_a_row_is_found_before_it_is_timed(desk: Desk) -> None:
     sizes = [(each.seqlen_q, each.seqlen_kv) for each in (ONE, TWO)]
     wrong = kernel(
         f"""
