@@ -26,13 +26,12 @@ from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
 from pytest_avo.evaluation.correctness.extensions.drawing import draw_any
 from pytest_avo.evaluation.correctness.inputs import Arguments, Case, Inputs, Stream
-from pytest_avo.evaluation.correctness.kinds import UNUSUAL
 from pytest_avo.evaluation.correctness.mixture import CheckedSlice, checked_slices, mix_all
 from pytest_avo.evaluation.correctness.noise import generator
 from pytest_avo.evaluation.correctness.nudge import Nudge, nudges
 from pytest_avo.evaluation.judge.judgement import DeferredJudgement
 
-ROW_CALLS, ROW_SLICE_CALLS, ROW_S = 40, 8, 0.3
+ROW_CALLS, ROW_SLICE_CALLS, ROW_S = 32, 8, 0.3
 """Calls of a claimed size in a row that a check makes at the cheapest shape of a dtype and head dimension, in slices
 of so many, and what they may take: timed slices of a fast kernel hold as many, those beside a slow one a call or two,
 and some kernels are wrong after twenty."""
@@ -199,9 +198,12 @@ class Checks:
         """
         stream, most_calls = Stream(shape, source), self._arms.room.max_calls(shape)
         due = deque(checked_slices(shape, random, most_calls=most_calls))
-        calls, seconds = 0, 0.0
+        before = max(0, row - sum(each.calls for each in due))  # usual ones, so that unusual ones come late in the row
+        seconds = 0.0
         while due:
-            each = due.popleft()
+            size = min(before, ROW_SLICE_CALLS, most_calls) if seconds < ROW_S else 0
+            each = CheckedSlice(random.choice(shape.inputs), size, ()) if size else due.popleft()
+            before -= size
             batch = stream.draw(each.calls, each.base)
             changed = mix_all(batch, each.kinds, random, source)
             what = f"a slice with {', '.join(dict.fromkeys(each.kinds))} inputs" if each.kinds else "a slice"
@@ -215,12 +217,7 @@ class Checks:
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({what}, {shape.id})") from None
             self._judgement.begin(partial(_judge_slice, batch, result, changed, what))
-            calls, seconds = calls + each.calls, seconds + result.seconds
-            if not due and calls < row and seconds < ROW_S:
-                size = min(row - calls, ROW_SLICE_CALLS, most_calls)
-                groups = size * shape.batch * shape.heads_kv
-                kinds = random.sample(UNUSUAL, k=min(len(UNUSUAL), groups - 1))  # one at least is as usual
-                due.append(CheckedSlice(random.choice(shape.inputs), size, tuple(kinds)))
+            seconds += result.seconds
 
 
 def _is_screening(request: EvaluationRequest) -> bool:
