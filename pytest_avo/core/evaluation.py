@@ -95,6 +95,11 @@ class EvaluationRequest(msgspec.Struct, frozen=True):
     function: str = ""
     """The function whose machine code a look at what it compiles to is to show; "" for none."""
 
+    @property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The kernel, and the baseline that it is timed beside."""
+        return (self.subject,) if self.baseline is None or self.plan is None else (self.subject, self.baseline)
+
 
 class Reading(msgspec.Struct, frozen=True):
     """What a device says of itself while kernels are timed on it."""

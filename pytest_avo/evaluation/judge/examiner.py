@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, suppress
 
 import msgspec
 
-from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading
+from pytest_avo.core.evaluation import BASELINE, KERNEL, Evaluation, EvaluationRequest, Reading, Subject
 from pytest_avo.core.shape import Shape
 from pytest_avo.evaluation.arms.ahead import Ahead
 from pytest_avo.evaluation.arms.arms import Arms
@@ -112,8 +112,7 @@ class Examiner:
         if baseline is None or self._arms.has_another(BASELINE, baseline) or not self._asks_baseline(request):
             return
         if self._ahead is not None:
-            limit_s, alone, brief = request.limits.build, request.claim_alone, request.brief
-            self._ahead.finish(baseline, request.shapes, claim_alone=alone, brief=brief, limit_s=limit_s)
+            _compiled_s(self._ahead, baseline, request)
         for shape in request.shapes:
             if self._arms.is_checked(BASELINE, baseline, shape):
                 continue
@@ -130,15 +129,10 @@ class Examiner:
         """Have compiled what can be without the device, which others may have meanwhile; the seconds that took."""
         if self._ahead is None:
             return 0.0
-        subjects = [request.subject]
-        subjects += [] if request.baseline is None or request.plan is None else [request.baseline]
-        limit_s, alone, brief = request.limits.build, request.claim_alone, request.brief
-        for subject in subjects:
-            self._ahead.begin(subject, request.shapes, claim_alone=alone, brief=brief)
+        for subject in request.subjects:
+            self._ahead.begin(subject, request.shapes, claim_alone=request.claim_alone, brief=request.brief)
         self._say(f"compiling {request.subject.label}")
-        return sum(
-            self._ahead.finish(x, request.shapes, claim_alone=alone, brief=brief, limit_s=limit_s) for x in subjects
-        )
+        return sum(_compiled_s(self._ahead, subject, request) for subject in request.subjects)
 
     def _check(self, request: EvaluationRequest, shape: Shape, what: str) -> Evaluation:
         seed = secrets.randbits(SEED_BITS)
@@ -219,3 +213,14 @@ class Examiner:
 
 def _later(evaluation: Evaluation, waited_s: float) -> Evaluation:
     return msgspec.structs.replace(evaluation, waited_s=evaluation.waited_s + waited_s)
+
+
+def _compiled_s(ahead: Ahead, subject: Subject, request: EvaluationRequest) -> float:
+    """Wait until a kernel is compiled for what a request asks; the seconds that took."""
+    return ahead.finish(
+        subject,
+        request.shapes,
+        claim_alone=request.claim_alone,
+        brief=request.brief,
+        limit_s=request.limits.build,
+    )

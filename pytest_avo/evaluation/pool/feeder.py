@@ -12,7 +12,7 @@ from pytest_avo.core.errors import EvaluatorError
 from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.evaluator import PREPARED, Work
 from pytest_avo.evaluation.pool.gateway import Gateway, WorkerRefused
-from pytest_avo.evaluation.pool.jobs import Job, Jobs, subjects_of
+from pytest_avo.evaluation.pool.jobs import Job, Jobs
 from pytest_avo.evaluation.pool.roster import Roster
 from pytest_avo.evaluation.worker_messages import (
     Evaluate,
@@ -169,7 +169,7 @@ class Feeder(threading.Thread):
         if not self._looks_ahead:
             return
         for request in self._jobs.upcoming(self.config.worker, most=PREPARED):
-            gateway.send(Prepare(subjects_of(request), request.shapes, request.claim_alone, request.brief))
+            gateway.send(Prepare(request.subjects, request.shapes, request.claim_alone, request.brief))
 
 
 def _brief(error: Exception) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, InvalidStateError
 import msgspec
 
 from pytest_avo.core.errors import EvaluatorError
-from pytest_avo.core.evaluation import Evaluation, EvaluationRequest, Subject
+from pytest_avo.core.evaluation import Evaluation, EvaluationRequest
 from pytest_avo.core.source import text_digest
 from pytest_avo.evaluation.worker_messages import Prepare
 
@@ -37,12 +37,6 @@ class Job:
                 future.set_exception(error)
             except InvalidStateError:
                 continue
-
-
-def subjects_of(request: EvaluationRequest) -> tuple[Subject, ...]:
-    """The kernel of a request, and the baseline that it is timed beside."""
-    baseline = None if request.plan is None else request.baseline
-    return (request.subject,) if baseline is None else (request.subject, baseline)
 
 
 def _rehearsal(request: EvaluationRequest) -> EvaluationRequest | None:
@@ -116,7 +110,7 @@ class Jobs:
         if known is None:
             return None
         for request in self._busy.values():
-            unknown = tuple(x for x in subjects_of(request) if text_digest(x.source) not in known)
+            unknown = tuple(x for x in request.subjects if text_digest(x.source) not in known)
             if unknown and not request.look:
                 rehearsal = _rehearsal(request)
                 return Prepare(unknown, request.shapes, claim_alone=True, brief=True, rehearsal=rehearsal)
