@@ -6,7 +6,7 @@ in some row of a covering array every two choices meet. On these a kernel may re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Literal, get_args
 
@@ -176,10 +176,22 @@ def judged_in_full(shapes: Sequence[Shape]) -> set[str]:
     the more scores there are, and a kernel's code for the others differs by lengths. Outputs there are looked at as
     those of slices are.
     """
-    smallest: dict[tuple[object, ...], Shape] = {}
-    for shape in sorted(shapes, key=_scores):
-        smallest.setdefault((shape.heads_q, shape.heads_kv, shape.head_dim, shape.dtype, shape.causal), shape)
-    return {shape.id for shape in smallest.values()}
+    return _least_of_each(shapes, work=_scores, alike=lambda x: (x.heads_q, x.heads_kv, x.head_dim, x.dtype, x.causal))
+
+
+def called_in_a_row(shapes: Sequence[Shape]) -> set[str]:
+    """Ids of the shapes with the least work of each head dimension and dtype: kernels have other code for each."""
+    return _least_of_each(shapes, work=lambda x: x.flops, alike=lambda x: (x.head_dim, x.dtype))
+
+
+def _least_of_each(
+    shapes: Sequence[Shape], *, work: Callable[[Shape], float], alike: Callable[[Shape], tuple[object, ...]]
+) -> set[str]:
+    """Ids of the shapes that take least work among those that are alike."""
+    least: dict[tuple[object, ...], str] = {}
+    for shape in sorted(shapes, key=work):
+        least.setdefault(alike(shape), shape.id)
+    return set(least.values())
 
 
 def _scores(shape: Shape) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -20,7 +20,7 @@ from pytest_avo.evaluation.arms.arms import Arms
 from pytest_avo.evaluation.arms.batch import Batch
 from pytest_avo.evaluation.arms.faults import KernelEnded, KernelFault, KernelRaised
 from pytest_avo.evaluation.arms.link import Phase
-from pytest_avo.evaluation.correctness.battery import beside_once, first_case, judged_in_full
+from pytest_avo.evaluation.correctness.battery import beside_once, called_in_a_row, first_case, judged_in_full
 from pytest_avo.evaluation.correctness.cross_check import Group, call_fault, plain_outputs, slice_fault
 from pytest_avo.evaluation.correctness.extensions.answer import answer_fault
 from pytest_avo.evaluation.correctness.extensions.cases import SequencesCase, all_asked_instead, all_cases
@@ -107,7 +107,7 @@ class Checks:
             if isinstance(inputs, Inputs) and isinstance(case, Case) and case.required and case.kind == "needle":
                 self._check_nudges(arm, case, inputs, random, spent=checking)
                 eager = request.plan is not None and request.plan.calls == "eager"
-                row = ROW_CALLS if shape == _cheapest_like(shape, request.shapes) else 0
+                row = ROW_CALLS if shape.id in called_in_a_row(request.shapes) else 0
                 self._check_slices(arm, shape, random, source, spent=checking, eager=eager, row=row)
         return building.seconds
 
@@ -199,9 +199,9 @@ class Checks:
         stream, most_calls = Stream(shape, source), self._arms.room.max_calls(shape)
         due = deque(checked_slices(shape, random, most_calls=most_calls))
         before = max(0, row - sum(each.calls for each in due))  # usual ones, so that unusual ones come late in the row
-        seconds = 0.0
+        begun_s = spent.seconds
         while due:
-            size = min(before, ROW_SLICE_CALLS, most_calls) if seconds < ROW_S else 0
+            size = min(before, ROW_SLICE_CALLS, most_calls) if spent.seconds - begun_s < ROW_S else 0
             each = CheckedSlice(random.choice(shape.inputs), size, ()) if size else due.popleft()
             before -= size
             batch = stream.draw(each.calls, each.base)
@@ -217,7 +217,6 @@ class Checks:
             except KernelEnded as error:
                 raise KernelEnded(f"{error} ({what}, {shape.id})") from None
             self._judgement.begin(partial(_judge_slice, batch, result, changed, what))
-            seconds += result.seconds
 
 
 def _is_screening(request: EvaluationRequest) -> bool:
@@ -228,12 +227,6 @@ def _is_screening(request: EvaluationRequest) -> bool:
 def _judge_nudge(nudge: Nudge, result: Slice) -> None:
     if found := nudge.at.fault(nudge.inputs, result.output(0)):
         raise KernelFault("incorrect", f"{found} ({nudge.what})")
-
-
-def _cheapest_like(shape: Shape, shapes: Sequence[Shape]) -> Shape:
-    """The shape with the least work of its head dimension and dtype, for each of which kernels have other code."""
-    alike = [each for each in shapes if (each.head_dim, each.dtype) == (shape.head_dim, shape.dtype)]
-    return min(alike, key=lambda each: each.flops)
 
 
 def _judge_slice(batch: list[Inputs], result: Slice, changed: Collection[Group], what: str) -> None:
