@@ -266,10 +266,9 @@ class Campaign:
         )
 
 
-@lru_cache(
-    maxsize=64
-)  # parents, seed and candidates are wanted several times for every proposal, 15 to 50 ms each time
+@lru_cache(maxsize=64)
 def _parsed(source: str, path: Path) -> Kernel:
+    """Kept: parents, seed and candidates are wanted several times for every proposal, 15 to 50 ms each time."""
     try:
         return parse_kernel(source, path=path)
     except InvalidInput as error:

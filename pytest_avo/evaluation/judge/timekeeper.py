@@ -97,16 +97,15 @@ class Timekeeper:
                 timings = {shape.id: self._believed(shape, timings[shape.id]) for shape in request.shapes}
                 break
             except ArmFault as error:
-                is_suspected = isinstance(error.error, Suspected) and error.arm not in failed_once
-                if error.arm == KERNEL and not is_suspected:
+                is_needed = error.arm == EMPTY or (error.arm == BASELINE and not request.may_lack_baseline)
+                may_be_chance = error.arm not in failed_once and (is_needed or isinstance(error.error, Suspected))
+                if error.arm == KERNEL and not may_be_chance:
                     fault = error.error
                     if isinstance(fault, KernelRaised):
                         fault = raised(fault, "a timed call", again=True)
                     raise ArmFault(KERNEL, error.shape, fault) from None
                 found = self._arms.fault(error.arm, error.error)
-                is_needed = error.arm == EMPTY or (error.arm == BASELINE and not request.may_lack_baseline)
-                if is_suspected or (is_needed and error.arm not in failed_once):
-                    # Chance may be why, and a run would end for it, or an honest kernel be called a cheat.
+                if may_be_chance:  # a run would end for it, or an honest kernel be called a cheat
                     failed_once.add(error.arm)
                     notes.append(f"{error.arm}: {found.reason}; it was timed again")
                     continue
